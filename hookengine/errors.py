@@ -81,9 +81,7 @@ class Malformed(RequestError):
 
     code = "malformed"
 
-    def __init__(
-        self, detail: str | None = None, *, code: str | None = None, mistakes: tuple[Mistake, ...] = ()
-    ) -> None:
+    def __init__(self, detail: str | None = None, *, code: str | None = None, mistakes: tuple[Mistake, ...] = ()) -> None:
         super().__init__(detail, mistakes=mistakes)
         if code is not None:
             self.code = code  # type: ignore[misc]  # one class, several ways to be unreadable

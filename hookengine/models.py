@@ -190,6 +190,22 @@ class Health(Struct, frozen=True, kw_only=True, gc=False):
     enabled_at: int | None = None  # the last time it was enabled again
 
 
+class Rank(IntEnum):
+    """How far the scheduler trusts a subscription with slots."""
+
+    TRUSTED = 0
+    UNTRIED = 1  # no success yet, or none since it was enabled, and no failure either
+    FAILING = 2
+
+
+class Standing(Struct, frozen=True, kw_only=True, gc=False):
+    """What a subscription's health lets the scheduler give it."""
+
+    width: int  # attempts at a time, at most
+    rank: Rank
+    resume_at: int = 0  # an open breaker: nothing before this
+
+
 class SigningSecret(Struct, frozen=True, kw_only=True, gc=False):
     """A secret and until when it signs; the newest has no end."""
 
@@ -271,6 +287,7 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
     headers: tuple[tuple[str, str], ...]
     body: bytes
     timeout: int = 15_000  # ms over everything: lookup, connect, send, answer
+    hidden: frozenset[str] = frozenset()  # header names, in lower case, whose values are credentials
 
 
 class Attempt(Struct, frozen=True, kw_only=True, gc=False):

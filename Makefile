@@ -1,0 +1,47 @@
+# `make check` is what CI runs. Every target sets up what it needs.
+
+PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench clean
+
+help:
+	@echo 'make setup   install into $(VENV)'
+	@echo 'make run     a demonstration: daemon, receiver, sample events'
+	@echo 'make test    the tests'
+	@echo 'make check   lint, format, types, tests with coverage: what CI runs'
+	@echo 'make bench   the benchmarks (needs nginx)'
+	@echo 'make clean   remove what the tools left'
+
+setup: $(STAMP)
+
+# A virtual environment that no longer starts (its Python moved, or came without pip) is made anew.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'hookengine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first with --group
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+run: setup
+	$(BIN)/hookengine demo
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest --cov --cov-branch --cov-fail-under=95
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find hookengine tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

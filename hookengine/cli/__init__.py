@@ -1,0 +1,58 @@
+"""
+The command `hookengine`: verbs, grouped by the noun that they act on.
+
+A verb imports what it needs when it runs, so that `--help` and completion are quick.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from hookengine import __version__
+from hookengine.cli.config import check_config
+from hookengine.cli.delivery import delivery
+from hookengine.cli.demo import demo
+from hookengine.cli.event import event
+from hookengine.cli.exits import Exit, report
+from hookengine.cli.serve import serve
+from hookengine.cli.subscription import subscription
+from hookengine.errors import HookEngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def hookengine(context: click.Context) -> None:
+    """Send webhooks that arrive: one process, one SQLite file."""
+    if os.environ.get("NO_COLOR"):
+        context.color = False  # click itself does not know the variable
+
+
+for _verb in (serve, demo, event, subscription, delivery, check_config):
+    hookengine.add_command(_verb)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb with *argv*, by default the process's own, and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without Unicode shows an escape in place of a tick; it does not break the verb.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        # A verb returns its exit status, or nothing.
+        return int(hookengine.main(args=argv, prog_name="hookengine", standalone_mode=False) or Exit.OK)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return Exit.INTERRUPTED
+    except HookEngineError as error:
+        return report(error)

@@ -1,0 +1,72 @@
+"""The engine as a process: signals, and the file that tells other verbs where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hookengine.cli.output import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from hookengine.engine import Engine
+
+T = TypeVar("T")
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run *main* on an event loop of its own: uvloop's where the platform has it."""
+    try:
+        from uvloop import run  # noqa: PLC0415  # missing on some platforms
+    except ImportError:
+        return asyncio.run(main)
+    return run(main)
+
+
+async def run_daemon(engine: Engine, data: Path, greet: Callable[[str], None]) -> None:
+    """
+    Run *engine* until it is told to stop, or fails; *greet* is called with its URL when it is ready.
+
+    The first SIGTERM or SIGINT drains, the next ends the drain at once; SIGHUP, which a closing terminal sends, does nothing.
+    Raises what the engine's `start` and `wait_stopped` raise.
+    """
+    loop = asyncio.get_running_loop()
+    started = asyncio.Event()
+    stops: list[asyncio.Task[None]] = []  # one for each signal
+
+    async def stop(drain: int | None) -> None:
+        await started.wait()
+        await engine.stop(drain=drain)
+
+    def on_signal() -> None:
+        say("Stopping at once." if stops else "Stopping: attempts in flight may end; once more stops at once.")
+        stops.append(loop.create_task(stop(0 if stops else None)))
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await engine.start()
+    with announced(data, engine.url):
+        greet(engine.url)
+        started.set()
+        await engine.wait_stopped()
+        await asyncio.gather(*stops)
+
+
+@contextmanager
+def announced(data: Path, url: str) -> Iterator[None]:
+    """For as long as it lasts, a file in *data* says where this process's server is."""
+    path = data / "daemon.json"
+    fresh = data / f"daemon.json.{os.getpid()}"
+    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    fresh.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""`event send --wait`: the deliveries of an event, shown until each has ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from threading import Event
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hookengine.cli.exits import CliError
+from hookengine.cli.output import describe_attempt, printable, show_mark
+from hookengine.clock import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hookengine.cli.api import Api
+
+_FIRST_POLL, _LAST_POLL = 0.05, 1.0  # seconds
+# A held one waits for a person, who may never come.
+_ENDED = {"delivered", "failed", "cancelled", "held"}
+
+
+class Line(NamedTuple):
+    """What is said of a delivery."""
+
+    good: bool
+    words: str
+
+
+def follow(api: Api, event: str, tenant: str) -> bool:
+    """Show each attempt of the deliveries of *event* until all have ended, and return whether all are delivered."""
+    clock, pause = Clock(), _FIRST_POLL
+    seen: dict[str, int] = {}  # attempts shown, by delivery
+    ended: dict[str, str] = {}  # state, by delivery
+    while True:
+        found = list(_deliveries(api, event, tenant))
+        for listed in found:
+            if _is_news(listed, seen, ended):
+                delivery = api.read(api.get(api.path("deliveries", listed["id"])), "attempts")
+                for line in news(delivery, seen.get(delivery["id"], 0), now=clock.now()):
+                    show_mark(line.good, line.words, err=api.as_json)
+                seen[delivery["id"]] = delivery["attempt_count"]
+                if delivery["state"] in _ENDED:
+                    ended[delivery["id"]] = delivery["state"]
+        if not found:
+            raise CliError(f"the deliveries of {printable(event)} are no longer there")
+        if len(ended) == len(found):
+            return set(ended.values()) == {"delivered"}
+        # Not time.sleep: what reads the clock or waits on it is `clock`'s.
+        Event().wait(pause)
+        pause = min(pause * 1.5, _LAST_POLL)
+
+
+def news(delivery: Mapping[str, Any], seen: int, *, now: int) -> list[Line]:
+    """What to say of *delivery*, of which *seen* attempts were shown, at *now* (ms since the epoch)."""
+    attempts = [attempt for attempt in delivery["attempts"] if attempt["outcome"] != "interrupted"]
+    lines = [
+        Line(attempt["outcome"] == "accepted", f"{delivery['subscription']} {describe_attempt(attempt)}")
+        for attempt in attempts[seen:]
+    ]
+    ending = _ending(delivery, now)
+    if lines and ending:
+        lines[-1] = Line(lines[-1].good, f"{lines[-1].words}, {ending}")
+    elif ending:
+        lines = [Line(False, f"{delivery['subscription']} {ending}")]
+    return [Line(line.good, printable(line.words)) for line in lines]
+
+
+def _is_news(listed: Mapping[str, Any], seen: Mapping[str, int], ended: Mapping[str, str]) -> bool:
+    if listed["id"] in ended:
+        return False
+    return listed["state"] in _ENDED or listed["attempt_count"] > seen.get(listed["id"], 0)
+
+
+def _ending(delivery: Mapping[str, Any], now: int) -> str:
+    match delivery["state"]:
+        case "delivered":
+            return ""
+        case "pending":
+            due = delivery["next_attempt_at"]
+            return f"next try {_in(due, now)}" if due and delivery["attempt_count"] else ""
+        case "held":
+            return "held: the subscription is disabled"
+        case "failed":
+            label = delivery.get("failed_label")
+            return f"given up: {label}" if label else "given up"
+        case state:
+            return str(state)
+
+
+def _in(time: str, now: int) -> str:
+    wait = datetime.fromisoformat(time).timestamp() - now / 1000
+    return f"in {wait:.3g} s" if wait > 0 else "now"
+
+
+def _deliveries(api: Api, event: str, tenant: str) -> Iterator[dict[str, Any]]:
+    cursor = None
+    while True:
+        answer = api.get("/v1/deliveries", event=event, tenant=tenant, limit=250, cursor=cursor)
+        page = api.read(answer, "data", "next_cursor")
+        yield from page["data"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return

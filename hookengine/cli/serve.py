@@ -1,0 +1,57 @@
+"""`hookengine serve`: the daemon."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from hookengine import __version__
+from hookengine.cli.api import DEFAULT_DATA, data_option
+from hookengine.cli.config import load
+from hookengine.cli.output import say
+
+
+@click.command()
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file; without it none is read.")
+@data_option
+@click.option("--listen", metavar="HOST:PORT", help="Where to serve the API.  [default: 127.0.0.1:8700]")
+@click.option("--dev", is_flag=True, help="Allow receivers on http and on loopback.")
+def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> None:
+    """
+    Run the daemon.
+
+    SIGTERM or Ctrl-C stops it as soon as the attempts in flight have ended. A second signal does not wait for them: they
+    are made again after the next start.
+    """
+    # Imported here, since all other verbs do without the engine.
+    from hookengine.cli.daemon import run_daemon, run_loop  # noqa: PLC0415
+    from hookengine.engine import Engine  # noqa: PLC0415
+
+    config = load(file, listen=listen, dev=dev)
+    fresh = not (data / "hooks.db").exists()
+
+    def greet(url: str) -> None:
+        say(greeting(url, data, fresh=fresh, dev=dev, pid=os.getpid()))
+
+    run_loop(run_daemon(Engine.from_file(config, data=data), data, greet))
+
+
+def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:
+    """What the daemon says when it is ready: where it is, and lines to try."""
+    option = "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
+    receiver = "http://127.0.0.1:9000" if dev else "https://example.com/hook"
+    token = shlex.quote(str(data / "admin.token"))
+    lines = [
+        f"hookengine {__version__}  ·  data {data / 'hooks.db'}{' (new)' if fresh else ''}  ·  pid {pid}",
+        f"└─ API  {url}/v1",
+        "Try it:",
+        f"  hookengine subscription add {receiver}{option}",
+        f"""  hookengine event send order.created '{{"id": 1}}' --wait{option}""",
+        f"""  curl -H "Authorization: Bearer $(cat {token})" {url}/v1/events""",
+        *(["note: receivers on http and on loopback are allowed (--dev)"] if dev else []),
+        "Ready. Ctrl-C drains and stops.",
+    ]
+    return "\n".join(lines)

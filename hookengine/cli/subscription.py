@@ -1,0 +1,189 @@
+"""`hookengine subscription`: who wants which events, where and how."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hookengine.cli.api import Api, page_options, with_api
+from hookengine.cli.arguments import pairs, read_text
+from hookengine.cli.exits import Exit
+from hookengine.cli.output import cell, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@click.group()
+def subscription() -> None:
+    """Say who wants which events, where and how."""
+
+
+def _texts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [text.strip() for text in value.split(",") if text.strip()]
+
+
+def _secret(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else read_text(value)
+
+
+def _headers(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    return {name: text.strip() for name, text in pairs(value, ":").items()} or None
+
+
+def _metadata(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
+    return pairs(value, "=") or None
+
+
+def _basic(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, str] | None:
+    if value is None:
+        return None
+    username, mark, password = read_text(value).partition(":")
+    if not mark:
+        raise click.BadParameter("expected USER:PASSWORD")
+    return {"type": "basic", "username": username, "password": password}
+
+
+# Each is named as the API's member, so that what was given is the document to send.
+_SETTINGS = (
+    click.option("--types", "event_types", metavar="TYPE,…", callback=_texts, help="Exact, order.*, or * (the default)."),
+    click.option("--name", help="A name for people."),
+    click.option("--profile", help="How the endpoint is spoken to.  [default: the server's]"),
+    click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, callback=_headers, help="A further header."),
+    click.option("--basic", "auth", metavar="USER:PASSWORD|@FILE|-", callback=_basic, help="Basic authentication."),
+    click.option("--timeout", metavar="DURATION", help="For one attempt: 15s."),
+    click.option("--retry-schedule", metavar="DURATION,…", callback=_texts, help="Delays between attempts: 5s,5m."),
+    click.option("--max-concurrency", type=int, help="Attempts at the same time."),
+    click.option("--disable-after", "disable_after_failures", type=int, metavar="N", help="Disable after N failures running."),
+    click.option("--while-disabled", type=click.Choice(["hold", "skip"]), help="Hold or skip events while it is disabled."),
+    click.option("--metadata", metavar="KEY=VALUE", multiple=True, callback=_metadata, help="A label of yours."),
+)
+_OPTIONAL = (
+    "name",
+    "headers",
+    "auth",
+    "timeout",
+    "retry_schedule",
+    "disable_after_failures",
+    "while_disabled",
+    "max_concurrency",
+    "metadata",
+)
+
+
+def _settings(verb: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_SETTINGS):
+        verb = option(verb)
+    return verb
+
+
+_EXAMPLES = """\b
+hookengine subscription add https://example.com/hook --types 'order.*'
+hookengine subscription add https://example.com/hook --tenant acme --retry-schedule 5s,5m,1h
+"""
+
+
+@subscription.command(epilog=_EXAMPLES)
+@click.argument("endpoint", metavar="URL")
+@click.option("--tenant", help="Whose events it gets.")
+@click.option("--secret", metavar="VALUE|@FILE|-", callback=_secret, help="The signing secret, in place of a new one.")
+@_settings
+@with_api
+def add(api: Api, endpoint: str, **members: Any) -> None:
+    """Subscribe URL, and show the secret that its receiver verifies with."""
+    api.show(api.send("POST", "/v1/subscriptions", {"url": endpoint} | _given(members)))
+    if not api.as_json:
+        say("The secret is shown this once; `hookengine subscription secret ID` shows it again.")
+
+
+@subscription.command("list")
+@click.option("--tenant", help="Only this tenant's.")
+@click.option("--state", type=click.Choice(["active", "disabled"]), help="Only in this state.")
+@page_options
+@with_api
+def list_subscriptions(api: Api, **query: str | int | None) -> None:
+    """List subscriptions, newest first."""
+    members = ("id", "state", "tenant", "name", "url", "event_types", "profile", "consecutive_failures")
+    api.show_list(api.get("/v1/subscriptions", **query), members)
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@with_api
+def show(api: Api, id_: str) -> None:
+    """Show a subscription."""
+    api.show(api.get(api.path("subscriptions", id_)))
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@click.option("--endpoint", "new_url", metavar="URL", help="Send to this URL from now on.")
+@_settings
+@click.option(
+    "--unset", metavar="SETTING", multiple=True, type=click.Choice(_OPTIONAL), help="Back to the default: headers, timeout, …"
+)
+@with_api
+def edit(api: Api, id_: str, *, new_url: str | None, unset: tuple[str, ...], **members: Any) -> None:
+    """Change what is given, and nothing else."""
+    changes = _given({"url": new_url, **members})
+    if both := sorted(changes.keys() & set(unset)):
+        raise click.UsageError(f"set and unset at once: {', '.join(both)}")
+    patch = changes | dict.fromkeys(unset)
+    if not patch:
+        raise click.UsageError("nothing to change: name at least one option")
+    api.show(api.send("PATCH", api.path("subscriptions", id_), patch))
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@with_api
+def enable(api: Api, id_: str) -> None:
+    """Enable a subscription, reset its failure counters and send what was held."""
+    api.show(api.send("POST", api.path("subscriptions", id_, "enable")))
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@with_api
+def disable(api: Api, id_: str) -> None:
+    """Disable a subscription."""
+    api.show(api.send("POST", api.path("subscriptions", id_, "disable")))
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_api
+def delete(api: Api, id_: str, *, yes: bool) -> int | None:
+    """Delete a subscription and cancel its pending deliveries."""
+    question = f"Delete {cell(id_)} and cancel its pending deliveries?"
+    if not yes and sys.stdin.isatty() and not click.confirm(question, err=True):
+        return Exit.FAILED
+    api.send("DELETE", api.path("subscriptions", id_))
+    if not api.as_json:
+        say(f"{cell(id_)} is deleted")
+    return None
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@with_api
+def secret(api: Api, id_: str) -> None:
+    """Show the secret that the receiver verifies with."""
+    api.show(api.get(api.path("subscriptions", id_, "secret")))
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@click.option("--secret", metavar="VALUE|@FILE|-", callback=_secret, help="The new secret, in place of a made one.")
+@click.option("--overlap", metavar="DURATION", help="How long the old one signs too.  [default: 24h]")
+@with_api
+def rotate_secret(api: Api, id_: str, **members: Any) -> None:
+    """Replace the secret; for a while the old one signs too."""
+    api.show(api.send("POST", api.path("subscriptions", id_, "rotate-secret"), _given(members)))
+
+
+def _given(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}

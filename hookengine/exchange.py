@@ -1,0 +1,386 @@
+"""
+One HTTP/1.1 request and its answer, over a connection of aiohttp's own pool and through aiohttp's own parser.
+
+`ClientSession` does the same in about three times the CPU (docs/performance.md). What it guards is guarded here, and what it
+does not guard as well: floods of interim responses, answers without end, and bytes that arrive before anything was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from enum import Enum
+from functools import lru_cache, partial
+from ssl import SSLError
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import ClientConnectionError, ClientTimeout, TCPConnector
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+
+from hookengine import __version__
+from hookengine.models import Response
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from aiohttp.abc import AbstractResolver
+    from aiohttp.connector import Connection, SocketFactoryType
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
+    from yarl import URL
+
+    from hookengine.deadline import Deadline
+
+USER_AGENT = f"hookengine/{__version__}"
+
+CONNECT_BUDGET = 5.0  # s for lookup, TCP and TLS together
+KEEP_ALIVE = 4.0  # s; many servers close an idle connection after 5
+BODY_GRACE = 2.0  # s for the body once the verdict is known
+MAX_LINE = 8190  # bytes of the status line, and of one header
+MAX_HEADERS = 128
+MAX_INFORMATIONAL = 8
+MAX_ANSWER = 128 * 1024  # bytes of one answer that are parsed at all
+MAX_BODY = 64 * 1024  # bytes of a body that are waited for
+KEPT_BODY = 16 * 1024
+
+# A parser is not interruptible. In this many bytes it finds at most 700 interim responses, 2 ms of work.
+_SLICE = 16 * 1024
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VISIBLE = re.compile(r"[!-~]+")
+
+# Ours to set. But for the first they decide where a message ends or goes (RFC 9112, sections 6 and 9): two opinions on that
+# are request smuggling.
+_OWNED = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_BODILESS = frozenset({"GET"})
+
+_CONNECTING = ClientTimeout(total=None, connect=CONNECT_BUDGET)
+
+
+class Unsendable(ValueError):
+    """The request cannot be written as one unambiguous HTTP message; the text holds no values."""
+
+
+class TooManyInformational(Exception):
+    """More than eight 1xx responses came before the answer."""
+
+
+class HeadTooLarge(Exception):
+    """The answer was still without its status line and complete headers after 128 KiB."""
+
+
+class Phase(Enum):
+    """What an exchange was waiting for when it ended."""
+
+    CONNECT = "connect"
+    SEND = "send"  # the receiver had not taken the whole request
+    ANSWER = "answer"
+
+
+class Target:
+    """
+    Where a URL points: what the pool needs for a connection, and what the head of a request says of it.
+
+    Not frozen data: it holds aiohttp's own request object, of which the pool reads the origin.
+    """
+
+    __slots__ = ("host", "origin", "path")
+
+    def __init__(self, url: URL, loop: asyncio.AbstractEventLoop) -> None:
+        self.origin = ClientRequest("GET", url.origin(), loop=loop)
+        self.host = url.host_port_subcomponent or ""
+        self.path = url.raw_path_qs
+        for part in (self.host, self.path):
+            if _VISIBLE.fullmatch(part) is None:
+                raise Unsendable(f"not a part of a request head: {part!r}")
+
+
+def compose(method: str, target: Target, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
+    """
+    The bytes of a request.
+
+    Raises Unsendable where a name, a value or the body would let the receiver see another message than the one meant.
+    """
+    names, values = zip(*headers, strict=True) if headers else ((), ())
+    template, lines = _template(method, names)
+    if method not in _BODILESS:
+        values += (len(body),)
+    elif body:
+        raise Unsendable(f"{method} carries no body")
+    head = template % (target.path, target.host, *values)
+    if head.count("\r") != lines or head.count("\n") != lines or "\0" in head:
+        raise Unsendable("a header value holds a line break or NUL")
+    try:
+        return head.encode("latin-1") + body
+    except UnicodeEncodeError:
+        raise Unsendable("a header value has characters outside Latin-1") from None
+
+
+@lru_cache(maxsize=1024)
+def _template(method: str, names: tuple[str, ...]) -> tuple[str, int]:
+    """The head of a request with `%s` for what changes between requests, and its number of lines."""
+    for name in (method, *names):
+        if _TOKEN.fullmatch(name) is None:
+            raise Unsendable(f"not a token: {name[:100]!r}")
+    given = {name.lower() for name in names}
+    if owned := given & _OWNED:
+        raise Unsendable(f"{min(owned)} is not the caller's to set")
+    lines = [f"{method} %s HTTP/1.1", "Host: %s"]
+    if "user-agent" not in given:
+        lines.append(f"User-Agent: {USER_AGENT}")
+    lines.append("Accept-Encoding: identity")
+    lines += [name.replace("%", "%%") + ": %s" for name in names]
+    if method not in _BODILESS:
+        lines.append("Content-Length: %d")
+    lines += ["", ""]
+    return "\r\n".join(lines), len(lines) - 1
+
+
+class Wire(ResponseHandler):
+    """
+    One connection of the pool, as aiohttp's protocol, with bounds on what the other side may make us do.
+
+    Owned by the exchange that took it from the pool; nobody's while it is idle.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.served = 0  # exchanges that ended cleanly
+        self.idle = False
+        self.received = 0  # bytes of the present answer
+        self.overfull = False  # whether the present answer went on after MAX_ANSWER
+        self._informational = 0
+        self._answered = False
+
+    def begin(self) -> None:
+        """Expect one answer from here on."""
+        self.idle = self.overfull = self._answered = False
+        self.received = self._informational = 0
+        self.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=KEPT_BODY,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, as far as it can be an answer."""
+        if self.idle:
+            # Without this the pool would hand these bytes out as the answer to the next request (aiohttp issue 13656).
+            if data:
+                self.close()
+            return
+        room = MAX_ANSWER - self.received
+        overflow = len(data) > room
+        if overflow:
+            data = data[:room]
+        self.received += len(data)
+        if len(data) <= _SLICE:
+            super().data_received(data)
+        else:
+            for start in range(0, len(data), _SLICE):
+                super().data_received(data[start : start + _SLICE])
+                if self._exception is not None:
+                    break
+        if overflow:
+            self._refuse_more()
+        # aiohttp tells the reader of the head when the parser gives up, and leaves the reader of the body alone.
+        if self._exception is not None and self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(self._exception)
+
+    def _refuse_more(self) -> None:
+        self.overfull = True
+        self.force_close()
+        self._pause_transport_reading()
+        if not self._answered:
+            self.set_exception(HeadTooLarge())
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Queue the answer; count what comes before it, and drop what comes after it."""
+        code = data[0].code
+        if self._answered:
+            self.force_close()
+        elif 100 <= code <= 199 and code != 101:
+            self._informational += 1
+            if self._informational == MAX_INFORMATIONAL + 1:
+                self.set_exception(TooManyInformational())
+        else:
+            self._answered = True
+            super().feed_data(data, size)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Keep what TLS said, which aiohttp would reduce to an error number."""
+        if isinstance(exc, SSLError):
+            self.set_exception(exc)
+        super().connection_lost(exc)
+
+    def close(self) -> None:
+        """Close without waiting for the other side: for it to take the rest of the request, or to end TLS."""
+        self.abort()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of the request is still on our side."""
+        transport = self.transport
+        return transport is not None and (transport.get_write_buffer_size() > 0 or _unacknowledged(transport) > 0)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether request and answer are both through, whole and alone."""
+        transport = self.transport
+        return transport is not None and not self.should_close and transport.get_write_buffer_size() == 0
+
+
+class Pool(TCPConnector):
+    """
+    aiohttp's connection pool, with our protocol in its connections.
+
+    To be made inside the running loop that uses it.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl: ssl.SSLContext,
+        resolver: AbstractResolver,
+        socket_factory: SocketFactoryType,
+    ) -> None:
+        # No limit: how many requests go out at once, and to whom, is the scheduler's to say.
+        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=ssl, resolver=resolver, socket_factory=socket_factory)
+        self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop))
+
+    async def take(self, target: Target) -> Connection:
+        """A connection, idle or new."""
+        return await self.connect(target.origin, [], _CONNECTING)
+
+    async def take_new(self, target: Target) -> Connection:
+        """A connection that has carried nothing yet; idle ones to the same origin are closed."""
+        while wire_of(connection := await self.take(target)).served:
+            connection.close()
+        return connection
+
+
+def wire_of(connection: Connection) -> Wire:
+    """The protocol of a connection of `Pool`."""
+    return cast("Wire", connection.protocol)
+
+
+class Exchange:
+    """
+    One request and its answer; what is known so far stays readable when it is cut short.
+
+    Owned by the attempt that made it.
+    """
+
+    __slots__ = ("_body", "_head", "_truncated", "phase")
+
+    def __init__(self) -> None:
+        self.phase = Phase.CONNECT
+        self._head: RawResponseMessage | None = None
+        self._body = b""
+        self._truncated = True
+
+    @property
+    def response(self) -> Response | None:
+        """The answer, once its head is complete."""
+        return None if self._head is None else self._response(self._head)
+
+    async def run(self, pool: Pool, target: Target, request: bytes, deadline: Deadline) -> Response:
+        """
+        Send *request*, wait for the head of the answer and for a reasonable part of its body.
+
+        *deadline* is moved nearer once the head is there. Raises what aiohttp and the event loop raise; from the moment that
+        there is a `response`, nothing but what ends the waiting.
+        """
+        connection = await pool.take(target)
+        wire = wire_of(connection)
+        if wire.served:
+            try:
+                return await self._converse(connection, wire, request, deadline)
+            except (ClientConnectionError, OSError):
+                # The other side closed the idle connection while we took it (RFC 9112, section 9.3.1): not its refusal.
+                if wire.received:
+                    raise
+            self.phase = Phase.CONNECT
+            connection = await pool.take_new(target)
+            wire = wire_of(connection)
+        return await self._converse(connection, wire, request, deadline)
+
+    async def _converse(self, connection: Connection, wire: Wire, request: bytes, deadline: Deadline) -> Response:
+        self.phase = Phase.ANSWER
+        reusable = False
+        try:
+            wire.begin()
+            if wire.transport is not None:
+                wire.transport.write(request)
+            self._head, payload = await wire.read()
+            if payload.at_eof():
+                self._truncated = False
+            else:
+                await self._read_body(wire, payload, deadline)
+            reusable = wire.reusable
+        finally:
+            if reusable:
+                wire.served += 1
+                wire.idle = True
+                connection.release()
+            else:
+                if wire.unsent:
+                    self.phase = Phase.SEND
+                connection.close()
+        return self._response(self._head)
+
+    def _response(self, head: RawResponseMessage) -> Response:
+        return Response(
+            status=head.code,
+            headers=tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.raw_headers]),
+            body=self._body[:KEPT_BODY],
+            truncated=self._truncated or len(self._body) > KEPT_BODY,
+        )
+
+    async def _read_body(self, wire: Wire, payload: StreamReader, deadline: Deadline) -> None:
+        deadline.no_later_than(BODY_GRACE)
+        try:
+            while len(self._body) < MAX_BODY and not wire.overfull:
+                self._body += await payload.readany()
+                if payload.at_eof():
+                    self._truncated = False
+                    return
+                # What is in the buffers already is read without waiting, and there may be much of it in small pieces.
+                await asyncio.sleep(0)
+        except Exception:  # noqa: BLE001  # whatever befalls the body, the verdict stands
+            return
+
+
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """How many bytes the other side's kernel has not taken yet, as far as this platform tells."""
+    if sys.platform == "win32":
+        return 0
+    try:
+        count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):
+        return 0
+    return int.from_bytes(count, sys.byteorder)

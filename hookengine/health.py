@@ -1,0 +1,106 @@
+"""Failure counters, the breaker, the widths, and when a subscription is disabled."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from hookengine.models import (
+    Accepted,
+    Broken,
+    DisabledReason,
+    Health,
+    Interrupted,
+    Outcome,
+    Rank,
+    Refused,
+    Rules,
+    Standing,
+    Unreachable,
+)
+
+FAILING_AFTER = 3  # failures running, from which on a subscription is not trusted with more than one slot
+BREAKER_OPENS_AFTER = 10
+BREAKER_FIRST_PAUSE = 5_000  # ms
+BREAKER_LONGEST_PAUSE = 300_000
+
+
+def count(health: Health, outcome: Outcome, *, now: int) -> Health:
+    """The counters after *outcome*; what is not the endpoint's doing moves none."""
+    match outcome:
+        case Accepted():
+            return replace(health, consecutive_failures=0, last_success_at=now, failing_since=None)
+        case Refused() | Unreachable():
+            return replace(
+                health,
+                consecutive_failures=health.consecutive_failures + 1,
+                last_failure_at=now,
+                failing_since=now if health.failing_since is None else health.failing_since,
+            )
+        case Interrupted() | Broken():
+            return health
+        case _:
+            assert_never(outcome)
+
+
+def enabled(health: Health, *, now: int) -> Health:
+    """The counters of a subscription that is enabled again: a new run, and trust to be earned."""
+    return replace(health, consecutive_failures=0, failing_since=None, enabled_at=now)
+
+
+def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> DisabledReason | None:
+    """Whether *outcome*, already in the counters, disables the subscription, and why."""
+    if not isinstance(outcome, Refused | Unreachable):
+        return None
+    if isinstance(outcome, Refused) and outcome.response is not None and outcome.response.status in rules.gone:
+        return DisabledReason.GONE
+    if rules.disable_after_failures is not None and health.consecutive_failures >= rules.disable_after_failures:
+        return DisabledReason.FAILURES
+    run = 0 if health.failing_since is None else now - health.failing_since
+    if rules.disable_after is not None and run >= rules.disable_after:
+        return DisabledReason.FAILURES
+    return None
+
+
+def rank(health: Health) -> Rank:
+    """How far a subscription with these counters is trusted: the same after a restart, because they are rows."""
+    if health.consecutive_failures >= FAILING_AFTER:
+        return Rank.FAILING
+    if health.last_success_at is not None and health.last_success_at >= (health.enabled_at or 0):
+        return Rank.TRUSTED
+    return Rank.FAILING if health.consecutive_failures else Rank.UNTRIED
+
+
+def standing(health: Health, rules: Rules, *, max_concurrency: int) -> Standing:
+    """What the scheduler may give a subscription of which only the counters are known: after a start, or a change by hand."""
+    width = max_concurrency if rank(health) is Rank.TRUSTED else 1
+    return Standing(width=width, rank=rank(health), resume_at=_breaker(health, rules))
+
+
+def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *, max_concurrency: int) -> Standing:
+    """
+    What the scheduler may give after *outcome*, already in the counters.
+
+    A success widens by one, a throttling answer halves, and who is not trusted has one slot.
+    """
+    width = before.width
+    match outcome:
+        case Accepted():
+            width = min(max_concurrency, width + 1)
+        case Refused(response=response) if response is not None and response.status in rules.throttle:
+            width = max(1, width // 2)
+    resume_at = _breaker(health, rules)
+    if resume_at or rank(health) is not Rank.TRUSTED:
+        width = 1
+    return Standing(width=width, rank=rank(health), resume_at=resume_at)
+
+
+def _breaker(health: Health, rules: Rules) -> int:
+    """When the open breaker lets the next probe through; 0 while it is closed."""
+    beyond = health.consecutive_failures - BREAKER_OPENS_AFTER
+    if not rules.breaker or beyond < 0 or health.last_failure_at is None:
+        return 0
+    # The exponent is bounded before the shift: a run of a million failures must not make a number of a million bits.
+    pause = min(BREAKER_FIRST_PAUSE << min(beyond, 16), BREAKER_LONGEST_PAUSE)
+    return health.last_failure_at + pause

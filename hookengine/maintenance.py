@@ -1,0 +1,72 @@
+"""Upkeep in small steps between other work: what was enabled, deleted, has expired or is past its retention."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TYPE_CHECKING
+
+from hookengine.errors import StorageFailed, Unavailable
+from hookengine.models import SubscriptionState
+from hookengine.observers import Fault, Happening, SubscriptionChanged
+from hookengine.store import changes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hookengine.store import Store, Transaction
+
+EVERY = 30.0  # s between rounds that nothing asked for
+
+
+class Maintenance:
+    """Runs each kind of upkeep, a step to a commit, until nothing is left; then sleeps until a change or the next round."""
+
+    def __init__(self, store: Store, *, retention: int, observe: Callable[[Happening], None]) -> None:
+        self._store = store
+        self._observe = observe
+        self._steps: tuple[Callable[[Transaction], Awaitable[int]], ...] = (
+            changes.bring_forward,
+            changes.cancel_rest,
+            changes.expire,
+            changes.prune(retention),
+        )
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def __call__(self, happening: Happening) -> None:
+        """Look at once when a subscription was enabled or deleted."""
+        if not isinstance(happening, SubscriptionChanged) or happening.before is None:
+            return
+        was_held = happening.before.state is SubscriptionState.DISABLED
+        if happening.after is None or (was_held and happening.after.state is SubscriptionState.ACTIVE):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        while not self._stopping:
+            self._wake.clear()
+            for step in self._steps:
+                await self._finish(step)
+            await self._sleep()
+
+    def stop(self) -> None:
+        """Begin no further step."""
+        self._stopping = True
+        self._wake.set()
+
+    async def _finish(self, step: Callable[[Transaction], Awaitable[int]]) -> None:
+        """Repeat *step* until it finds nothing; what keeps it from that is tried again in the next round."""
+        try:
+            while not self._stopping:
+                if not await self._store.writer.change(step):
+                    return
+        except (Unavailable, StorageFailed):
+            pass  # the writer tells of it
+        except sqlite3.Error as error:
+            self._observe(Fault(where="upkeep", error=repr(error)))
+
+    async def _sleep(self) -> None:
+        timer = asyncio.get_running_loop().call_later(EVERY, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()

@@ -1,0 +1,154 @@
+"""Who hears of what happened: logs, and whoever waits for an event to be done."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import structlog
+
+    from hookengine.models import Attempt, Delivery, Subscription
+
+
+class AttemptFinished(Struct, frozen=True, kw_only=True, gc=False):
+    """An attempt ended and is recorded; `delivery` is as it stands after it."""
+
+    delivery: Delivery
+    attempt: Attempt | None  # None: it expired without one
+    subscription: Subscription | None  # None: deleted meanwhile
+
+
+class DeliveryOverruled(Struct, frozen=True, kw_only=True, gc=False):
+    """A delivery was changed by hand, or because its subscription was enabled."""
+
+    delivery: Delivery
+
+
+class SubscriptionChanged(Struct, frozen=True, kw_only=True, gc=False):
+    """A subscription was made (no `before`), changed, or deleted (no `after`)."""
+
+    before: Subscription | None
+    after: Subscription | None
+
+
+class StorageTrouble(Struct, frozen=True, kw_only=True, gc=False):
+    """Commits fail, or (without an error) work again."""
+
+    error: str | None
+
+
+class LocalTrouble(Struct, frozen=True, kw_only=True, gc=False):
+    """This machine, not an endpoint, keeps requests from going out; the engine waits for `pause` ms."""
+
+    error: str
+    pause: int
+
+
+class Fault(Struct, frozen=True, kw_only=True, gc=False):
+    """Something in our own code or in a stored row is wrong; `where` names it."""
+
+    where: str
+    error: str
+
+
+Happening = AttemptFinished | DeliveryOverruled | SubscriptionChanged | StorageTrouble | LocalTrouble | Fault
+
+
+class Observer(Protocol):
+    """Hears of what happened; must not wait and should not raise."""
+
+    def __call__(self, happening: Happening) -> None:
+        """Take note."""
+
+
+class Waiters:
+    """Wakes those who wait for something to happen to an event's deliveries."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, set[asyncio.Event]] = {}  # by event
+
+    def __call__(self, happening: Happening) -> None:
+        """Wake whom it concerns."""
+        if not self._waiting:
+            return
+        match happening:
+            case AttemptFinished(delivery=delivery) | DeliveryOverruled(delivery=delivery):
+                woken = list(self._waiting.get(delivery.event, ()))
+            case SubscriptionChanged():  # its deliveries read differently now
+                woken = [each for some in self._waiting.values() for each in some]
+            case _:
+                return
+        for each in woken:
+            each.set()
+
+    @contextmanager
+    def watch(self, event: int) -> Iterator[asyncio.Event]:
+        """A flag that is set whenever something happens to the event with this key."""
+        flag = asyncio.Event()
+        self._waiting.setdefault(event, set()).add(flag)
+        try:
+            yield flag
+        finally:
+            self._waiting[event].discard(flag)
+            if not self._waiting[event]:
+                del self._waiting[event]
+
+
+class LogObserver:
+    """
+    Writes what happened into a structlog logger; the names of events and fields are part of the documentation.
+
+    An accepted attempt is logged at debug level: a healthy engine is quiet.
+    """
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+        self._log = logger
+
+    def __call__(self, happening: Happening) -> None:
+        """Write one line."""
+        match happening:
+            case AttemptFinished():
+                self._attempt(happening)
+            case DeliveryOverruled(delivery=delivery):
+                self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
+            case SubscriptionChanged(before=before, after=after):
+                self._subscription(before, after)
+            case StorageTrouble(error=None):
+                self._log.info("storage_recovered")
+            case StorageTrouble(error=error):
+                self._log.error("storage_unavailable", error=error)
+            case LocalTrouble(error=error, pause=pause):
+                self._log.warning("local_trouble", error=error, pause_ms=pause)
+            case Fault(where=where, error=error):
+                self._log.error("fault", where=where, error=error)
+
+    def _attempt(self, happening: AttemptFinished) -> None:
+        delivery, attempt = happening.delivery, happening.attempt
+        fields = {
+            "delivery": delivery.id,
+            "subscription": happening.subscription.id if happening.subscription else None,
+            "state": delivery.state.value,
+            "attempt_count": delivery.attempt_count,
+        }
+        if attempt is None:
+            self._log.warning("delivery_expired", **fields)
+            return
+        error = getattr(attempt.outcome, "error", None)
+        if error is None:
+            self._log.debug("attempt_accepted", duration_ms=attempt.duration, **fields)
+        else:
+            self._log.warning("attempt_failed", error=error.code.value, duration_ms=attempt.duration, **fields)
+
+    def _subscription(self, before: Subscription | None, after: Subscription | None) -> None:
+        if after is None:
+            self._log.info("subscription_deleted", subscription=before.id if before else None)
+        elif before is None:
+            self._log.info("subscription_created", subscription=after.id)
+        elif before.state is not after.state:
+            self._log.info(f"subscription_{after.state.value}", subscription=after.id, reason=after.disabled_reason)

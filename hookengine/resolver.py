@@ -1,0 +1,184 @@
+"""The DNS lookups of the client pool: in threads of their own, with a deadline, shared and cached."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from hookengine.errors import HookEngineError
+from hookengine.models import ErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    _Lookup = Callable[..., Sequence[tuple[int, int, int, str, tuple[Any, ...]]]]
+    _Key = tuple[str, int, int]  # host in lower case, port, family
+    _Answer = tuple[ResolveResult, ...] | BaseException
+    _Flight = tuple[asyncio.Future[_Answer], asyncio.TimerHandle]
+
+_THREADS = 32  # as many names can hang without delaying the others
+_DEADLINE = 3.0  # seconds; getaddrinfo cannot be cancelled, so only the wait for it ends
+_MOST_ADDRESSES = 16  # of one answer
+_KEEP_ADDRESSES = 30.0  # seconds
+_KEEP_FAILURE = 5.0  # seconds
+_MOST_KEPT = 1024  # answers
+
+_SENTENCES = {
+    ErrorCode.DNS_NXDOMAIN: "The host name does not exist.",
+    ErrorCode.DNS_NO_ADDRESS: "The host name has no address.",
+    ErrorCode.DNS_TEMPORARY: "The host name could not be looked up now.",
+    ErrorCode.INVALID_URL: "The host name cannot be looked up: it is not one.",
+    ErrorCode.LOCAL_RESOURCES: "This machine lacks the resources for a lookup.",
+}
+# What getaddrinfo(3) says; not every platform has every constant. All else is taken to pass.
+_BY_EAI = {
+    getattr(socket, name): error
+    for name, error in (
+        ("EAI_NONAME", ErrorCode.DNS_NXDOMAIN),
+        ("EAI_NODATA", ErrorCode.DNS_NXDOMAIN),
+        ("EAI_ADDRFAMILY", ErrorCode.DNS_NO_ADDRESS),
+        ("EAI_MEMORY", ErrorCode.LOCAL_RESOURCES),
+    )
+    if hasattr(socket, name)
+}
+# Only these are surely ours: a malformed answer, too, can come out of libc as a system error, and must not stop the engine.
+_LOCAL_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_ANSWER = frozenset({ErrorCode.DNS_TEMPORARY, ErrorCode.INVALID_URL, ErrorCode.LOCAL_RESOURCES})
+
+
+class LookupFailed(HookEngineError):
+    """A host name gave no address; `error` is what an attempt reports."""
+
+    code = "lookup_failed"
+
+    def __init__(self, error: ErrorCode) -> None:
+        super().__init__(_SENTENCES[error])
+        self.error = error
+
+
+class Resolver(AbstractResolver):
+    """
+    Resolves names for one TCPConnector, in one event loop.
+
+    `admit(address, port)` raises for an address that must not be called: one such address refuses the whole answer. Give it
+    to the connector by name, with `use_dns_cache=False`; without, aiohttp picks its own resolver. A thread that hangs in a
+    lookup outlives `close`, and the interpreter waits for it at its exit.
+    """
+
+    def __init__(self, admit: Callable[[str, int], None], *, lookup: _Lookup = socket.getaddrinfo) -> None:
+        self._admit = admit
+        self._lookup = lookup
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hookengine-lookup")  # starts them when needed
+        # All below is touched in the event loop only.
+        self._running: dict[_Key, Future[tuple[ResolveResult, ...]]] = {}  # until the thread is back, however late
+        self._flights: dict[_Key, _Flight] = {}  # what callers wait for: until the answer or the deadline
+        self._kept: dict[_Key, tuple[float, _Answer]] = {}  # until when, and what; oldest first
+        self.last_answer_at: float | None = None  # loop time at which a lookup of any name was last answered, also with "no"
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """
+        The addresses of *host*, up to 16, each of which may be called.
+
+        Raises LookupFailed, and what `admit` raises. Callers of the same lookup share it; one that is cancelled leaves it to
+        the others.
+        """
+        loop = asyncio.get_running_loop()
+        key = (host.lower(), port, int(family))
+        until, answer = self._kept.get(key, (0.0, ()))
+        if loop.time() >= until:
+            shared, _ = self._flights.get(key) or self._take_off(key, loop)
+            answer = await asyncio.shield(shared)
+        if isinstance(answer, BaseException):
+            # One object for many callers: without this its traceback grows with each of them.
+            raise answer.with_traceback(None)
+        return list(answer)
+
+    async def close(self) -> None:
+        """Let nobody wait any longer; to be called last, after the connector."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._running.clear()
+        for key in tuple(self._flights):
+            self._settle(key, LookupFailed(ErrorCode.LOCAL_RESOURCES))
+
+    def _take_off(self, key: _Key, loop: asyncio.AbstractEventLoop) -> _Flight:
+        flight = (loop.create_future(), loop.call_later(_DEADLINE, self._give_up, key, loop))
+        self._flights[key] = flight
+        try:
+            # A lookup that still hangs is joined, not repeated: one name holds one thread.
+            if key not in self._running:
+                self._running[key] = self._threads.submit(self._ask, key)
+                self._running[key].add_done_callback(partial(self._report, loop, key))
+        except RuntimeError:
+            # No thread to be had, or closed.
+            self._settle(key, LookupFailed(ErrorCode.LOCAL_RESOURCES))
+        return flight
+
+    def _ask(self, key: _Key) -> tuple[ResolveResult, ...]:
+        """The answer of libc, in a thread."""
+        host, port, family = key
+        try:
+            found = self._lookup(host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        except socket.gaierror as error:
+            raise LookupFailed(_BY_EAI.get(error.errno, ErrorCode.DNS_TEMPORARY)) from error
+        except OSError as error:
+            local = error.errno in _LOCAL_ERRORS
+            raise LookupFailed(ErrorCode.LOCAL_RESOURCES if local else ErrorCode.DNS_TEMPORARY) from error
+        except ValueError as error:
+            # UnicodeError, for a label that is empty or too long, is one of these.
+            raise LookupFailed(ErrorCode.INVALID_URL) from error
+        # As dict keys, because a hosts file can name an address twice. A Python without IPv6 gives its addresses as bytes.
+        addresses = {peer[0]: kind for kind, _, _, _, peer in found if isinstance(peer[0], str)}
+        if not addresses:
+            raise LookupFailed(ErrorCode.DNS_NO_ADDRESS)
+        # All are judged, also those beyond the 16: servers rotate their answers, and the verdict must not rotate with them.
+        for address in addresses:
+            self._admit(address, port)
+        return tuple(
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
+            for address, kind in tuple(addresses.items())[:_MOST_ADDRESSES]
+        )
+
+    def _report(self, loop: asyncio.AbstractEventLoop, key: _Key, running: Future[tuple[ResolveResult, ...]]) -> None:
+        """Hand the thread's result to the event loop."""
+        if not running.cancelled():
+            with suppress(RuntimeError):  # the loop is closed, nobody waits any more
+                loop.call_soon_threadsafe(self._land, loop, key, running)
+
+    def _land(self, loop: asyncio.AbstractEventLoop, key: _Key, running: Future[tuple[ResolveResult, ...]]) -> None:
+        self._running.pop(key, None)
+        failure = running.exception()
+        error = failure.error if isinstance(failure, LookupFailed) else None
+        if error not in _NO_ANSWER:
+            self.last_answer_at = loop.time()
+        if error is not ErrorCode.LOCAL_RESOURCES:
+            self._keep(key, failure or running.result(), loop.time())
+        self._settle(key, failure or running.result())
+
+    def _give_up(self, key: _Key, loop: asyncio.AbstractEventLoop) -> None:
+        failure = LookupFailed(ErrorCode.DNS_TEMPORARY)
+        self._keep(key, failure, loop.time())
+        self._settle(key, failure)
+        # One that has not begun need not begin: the queue behind 32 hanging lookups holds no names that nobody waits for.
+        if self._running[key].cancel():
+            del self._running[key]
+
+    def _settle(self, key: _Key, answer: _Answer) -> None:
+        flight = self._flights.pop(key, None)
+        if flight is not None:
+            shared, timer = flight
+            timer.cancel()
+            shared.set_result(answer)
+
+    def _keep(self, key: _Key, answer: _Answer, now: float) -> None:
+        self._kept.pop(key, None)
+        if len(self._kept) >= _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = (now + (_KEEP_FAILURE if isinstance(answer, BaseException) else _KEEP_ADDRESSES), answer)

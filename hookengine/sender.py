@@ -1,0 +1,305 @@
+"""One attempt over the client pool: whatever happens to it ends as an outcome, here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+import ssl
+import traceback
+from functools import lru_cache, partial
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from hookengine.deadline import Deadlines
+from hookengine.exchange import Exchange, HeadTooLarge, Phase, Pool, Target, TooManyInformational, Unsendable, compose
+from hookengine.models import Accepted, AttemptError, Broken, ErrorCode, Interrupted, Refused, Rules, Unreachable
+from hookengine.netguard import AddressBlocked, Policy, UrlRefused, admit, socket_factory, vet_url
+from hookengine.resolver import LookupFailed, Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hookengine.models import Outcome, Request, Response
+
+_KNOWN_URLS = 4096
+
+# While no lookup of any name has got an answer for this long, the outage is ours; after a day it is the names'.
+_DNS_OUTAGE = (30.0, 24 * 3600.0)  # s
+
+_PREVIEW = 100  # characters of what could not be parsed
+_DEFAULT_RULES = Rules()
+_TEST_NET = ("192.0.2.1", 9)  # RFC 5737: nobody's
+
+# How aiohttp's parser begins the message of an error about a size.
+_OVERSIZE = ("Got more than", "Too many headers")
+
+_REFUSALS = frozenset({
+    ErrorCode.HTTP_STATUS,
+    ErrorCode.REDIRECT_NOT_FOLLOWED,
+    ErrorCode.MALFORMED_RESPONSE,
+    ErrorCode.RESPONSE_HEADER_TOO_LARGE,
+    ErrorCode.TOO_MANY_INFORMATIONAL,
+})  # fmt: skip
+
+_TIMEOUTS = {
+    Phase.CONNECT: ErrorCode.TIMEOUT_CONNECT,
+    Phase.SEND: ErrorCode.TIMEOUT_SEND,
+    Phase.ANSWER: ErrorCode.TIMEOUT_RESPONSE,
+}
+
+# Surely this machine's. What a firewall or a router says of one destination (EACCES, EPERM, EHOSTUNREACH) is not: one URL
+# could then hold up everybody's deliveries.
+_LOCAL_ERRNOS = {
+    errno.EMFILE: ErrorCode.LOCAL_RESOURCES,
+    errno.ENFILE: ErrorCode.LOCAL_RESOURCES,
+    errno.ENOBUFS: ErrorCode.LOCAL_RESOURCES,
+    errno.ENOMEM: ErrorCode.LOCAL_RESOURCES,
+    errno.EADDRNOTAVAIL: ErrorCode.LOCAL_RESOURCES,  # all local ports are taken
+    errno.ENETUNREACH: ErrorCode.LOCAL_NETWORK,
+    errno.ENETDOWN: ErrorCode.LOCAL_NETWORK,
+}
+_OURS = frozenset(_LOCAL_ERRNOS.values())
+_ERRNOS = {
+    errno.ECONNRESET: ErrorCode.RESET,
+    errno.ECONNABORTED: ErrorCode.RESET,
+    errno.EPIPE: ErrorCode.DISCONNECTED,
+    errno.ENOTCONN: ErrorCode.DISCONNECTED,
+    errno.ESHUTDOWN: ErrorCode.DISCONNECTED,
+    **_LOCAL_ERRNOS,
+}
+# How aiohappyeyeballs tells of several addresses that failed in different ways.
+_ERRNO_IN_TEXT = re.compile(r"\[Errno (\d+)\]")
+
+# X509_V_ERR_* of OpenSSL; all others are about whom to trust.
+_VERIFY_CODES = {
+    9: ErrorCode.TLS_NOT_YET_VALID,
+    10: ErrorCode.TLS_EXPIRED,
+    62: ErrorCode.TLS_HOSTNAME,
+    64: ErrorCode.TLS_HOSTNAME,  # an address in place of a name
+}
+
+# The first match counts. The second half is never raised on our way, but belongs to the same family of aiohttp's.
+_EXCEPTIONS: tuple[tuple[type[Exception], ErrorCode], ...] = (
+    (TooManyInformational, ErrorCode.TOO_MANY_INFORMATIONAL),
+    (HeadTooLarge, ErrorCode.RESPONSE_HEADER_TOO_LARGE),
+    (HttpProcessingError, ErrorCode.MALFORMED_RESPONSE),
+    (ssl.SSLError, ErrorCode.TLS_PROTOCOL),
+    (aiohttp.ServerDisconnectedError, ErrorCode.DISCONNECTED),
+    (aiohttp.ClientConnectionResetError, ErrorCode.RESET),
+    (aiohttp.ServerFingerprintMismatch, ErrorCode.TLS_UNTRUSTED),
+    (aiohttp.ClientProxyConnectionError, ErrorCode.PROXY_ERROR),
+    (aiohttp.ClientHttpProxyError, ErrorCode.PROXY_ERROR),
+    (aiohttp.ClientConnectorDNSError, ErrorCode.DNS_TEMPORARY),
+    (aiohttp.TooManyRedirects, ErrorCode.REDIRECT_NOT_FOLLOWED),
+    (aiohttp.RedirectClientError, ErrorCode.REDIRECT_NOT_FOLLOWED),
+    (aiohttp.ClientResponseError, ErrorCode.MALFORMED_RESPONSE),
+    (aiohttp.ClientPayloadError, ErrorCode.MALFORMED_RESPONSE),
+    (aiohttp.InvalidURL, ErrorCode.INVALID_URL),
+    (aiohttp.NonHttpUrlClientError, ErrorCode.INVALID_URL),
+    (aiohttp.UploadAbortedError, ErrorCode.DISCONNECTED),
+)
+
+_SENTENCES = {
+    ErrorCode.TIMEOUT_CONNECT: "No connection to {host} came about in time.",
+    ErrorCode.TIMEOUT_SEND: "{host} did not take the whole request in time.",
+    ErrorCode.TIMEOUT_RESPONSE: "{host} did not answer in time.",
+    ErrorCode.CONNECT_REFUSED: "{host} refuses connections or is out of reach.",
+    ErrorCode.RESET: "{host} reset the connection before it answered.",
+    ErrorCode.DISCONNECTED: "{host} closed the connection before it answered.",
+    ErrorCode.TLS_EXPIRED: "The certificate of {host} has expired.",
+    ErrorCode.TLS_NOT_YET_VALID: "The certificate of {host} is not valid yet.",
+    ErrorCode.TLS_HOSTNAME: "The certificate of {host} is made out to another name.",
+    ErrorCode.TLS_UNTRUSTED: "The certificate of {host} is not trusted.",
+    ErrorCode.TLS_PROTOCOL: "No TLS connection with {host} came about.",
+    ErrorCode.PROXY_ERROR: "The proxy did not let the request through.",
+    ErrorCode.DNS_TEMPORARY: "{host} could not be looked up now.",
+    ErrorCode.INVALID_URL: "The URL cannot be called.",
+    ErrorCode.REDIRECT_NOT_FOLLOWED: "{host} redirects, which is not followed.",
+    ErrorCode.MALFORMED_RESPONSE: (
+        "The answer is not HTTP/1.1, or more bytes follow than it announces (a body on 204, a Content-Length too small)."
+    ),
+    ErrorCode.RESPONSE_HEADER_TOO_LARGE: "The answer has a header over 8190 bytes, more than 128 of them, or no end of them.",
+    ErrorCode.TOO_MANY_INFORMATIONAL: "More than 8 interim (1xx) responses came before the answer.",
+    ErrorCode.LOCAL_NETWORK: "This machine has no network.",
+    ErrorCode.LOCAL_RESOURCES: "This machine is short of file descriptors, ports or memory.",
+}
+_HINTS = {
+    "WRONG_VERSION_NUMBER": "it seems to speak plain HTTP on this port",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it demands a client certificate",
+    "UNSUPPORTED_PROTOCOL": "it offers nothing newer than TLS 1.1",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it offers nothing newer than TLS 1.1",
+}
+
+
+class Sender:
+    """
+    The client pool and the attempts that use it.
+
+    To be made inside the running loop, and closed there. *tls* is what every https connection is made with; *routed* says
+    whether this machine has a network at all.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+        routed: Callable[[], bool] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._resolver = resolver or Resolver(partial(admit, policy=policy))
+        self._pool = Pool(ssl=tls or tls_context(), resolver=self._resolver, socket_factory=socket_factory(policy))
+        self._deadlines = Deadlines()
+        self._routed = routed or has_ipv4_route
+        self._started_at = self._loop.time()
+        # The verdict on a URL is always the same, and takes as long as the rest of an attempt.
+        self._target = lru_cache(_KNOWN_URLS)(partial(_aim, policy=policy, loop=self._loop))
+
+    async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES) -> Outcome:
+        """
+        Send *request* once and say how it ended.
+
+        Raises nothing but CancelledError.
+        """
+        exchange = Exchange()
+        try:
+            target = self._target(request.url)
+            message = compose(request.method, target, request.headers, request.body)
+            with self._deadlines.after(request.timeout / 1000) as deadline:
+                response = await exchange.run(self._pool, target, message, deadline)
+        except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
+            answered = exchange.response
+            return verdict(answered, rules) if answered else self._failure(error, exchange.phase, request.url)
+        return verdict(response, rules)
+
+    async def close(self) -> None:
+        """Close all connections; attempts still running end as Interrupted."""
+        await self._pool.close()
+        await self._resolver.close()
+        self._deadlines.close()
+
+    def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
+        if self._pool.closed:
+            return Interrupted()
+        code = error_code(error, phase, tls=url.lower().startswith("https:"))
+        host = url.partition("//")[2].partition("/")[0].partition("?")[0]
+        if code is ErrorCode.DNS_TEMPORARY and self._lookups_fail():
+            code = ErrorCode.LOCAL_NETWORK
+        elif code is ErrorCode.LOCAL_NETWORK and self._routed():
+            # An address of a network that this machine is not part of, such as IPv6: out of reach, but not an outage.
+            code = ErrorCode.CONNECT_REFUSED
+        reason = AttemptError(code=code, detail=_detail(code, error, host))
+        if code in _REFUSALS:
+            return Refused(error=reason)
+        if code in _OURS:
+            return Interrupted(error=reason)
+        if code is ErrorCode.INTERNAL_ERROR:
+            return Broken(error=reason)
+        return Unreachable(error=reason)
+
+    def _lookups_fail(self) -> bool:
+        """Whether no lookup of any name gets an answer."""
+        least, most = _DNS_OUTAGE
+        return least <= self._loop.time() - (self._resolver.last_answer_at or self._started_at) <= most
+
+
+def verdict(response: Response, rules: Rules) -> Accepted | Refused:
+    """What an answer means: its status decides alone (Standard Webhooks 1.0.0, delivery)."""
+    status = response.status
+    if 200 <= status <= 599 and rules.succeeds(status):
+        return Accepted(response=response)
+    code, detail = ErrorCode.HTTP_STATUS, f"The endpoint answered {status}."
+    if 300 <= status <= 399 and response.header("location"):
+        code, detail = ErrorCode.REDIRECT_NOT_FOLLOWED, f"The endpoint answered {status}; redirects are not followed."
+    return Refused(error=AttemptError(code=code, detail=detail), response=response)
+
+
+def error_code(error: Exception, phase: Phase, *, tls: bool) -> ErrorCode:
+    """What *error*, in an attempt that had come to *phase*, is called."""
+    if isinstance(error, UrlRefused | AddressBlocked | LookupFailed):
+        return error.error
+    cause = _cause(error)
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return _VERIFY_CODES.get(cause.verify_code, ErrorCode.TLS_UNTRUSTED)
+        case HttpProcessingError() if cause.message.startswith(_OVERSIZE):
+            return ErrorCode.RESPONSE_HEADER_TOO_LARGE
+        case TimeoutError():
+            return _TIMEOUTS[phase]
+        case OSError() if not isinstance(cause, _LISTED_OS_ERRORS):
+            code = _errno_code(cause, phase)
+            # Before a connection stands only TLS exchanges bytes that can be cut off.
+            lost = code in {ErrorCode.RESET, ErrorCode.DISCONNECTED}
+            return ErrorCode.TLS_PROTOCOL if tls and lost and phase is Phase.CONNECT else code
+        case _:
+            return next((code for kind, code in _EXCEPTIONS if isinstance(cause, kind)), ErrorCode.INTERNAL_ERROR)
+
+
+def tls_context() -> ssl.SSLContext:
+    """Verify against the system's authorities; TLS 1.2 or newer."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def has_ipv4_route() -> bool:
+    """Whether this machine has an IPv4 network: a datagram socket's connect asks the routing table and sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_TEST_NET)
+        except OSError:
+            return False
+        return True
+
+
+def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop) -> Target:
+    return Target(vet_url(url, policy), loop)
+
+
+def _cause(error: Exception) -> Exception:
+    """What aiohttp wrapped because it happened on the way to a connection."""
+    kept = aiohttp.ClientConnectorDNSError | aiohttp.ClientProxyConnectionError
+    return error.os_error if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, kept) else error
+
+
+def _errno_code(error: OSError, phase: Phase) -> ErrorCode:
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError):
+        return ErrorCode.RESET
+    unknown = ErrorCode.CONNECT_REFUSED if phase is Phase.CONNECT else ErrorCode.RESET
+    numbers = [error.errno] if error.errno else map(int, _ERRNO_IN_TEXT.findall(str(error)))
+    codes = [_TIMEOUTS[phase] if number == errno.ETIMEDOUT else _ERRNOS.get(number, unknown) for number in numbers]
+    # Of several addresses one that was reached says more than one that this machine could not try.
+    return next((code for code in codes if code not in _OURS), codes[0] if codes else unknown)
+
+
+def _detail(code: ErrorCode, error: Exception, host: str) -> str:
+    """A sentence for users; it never holds an address that a name stands for, nor a value of ours."""
+    cause = _cause(error)
+    match cause:
+        case UrlRefused():
+            return cause.detail
+        case AddressBlocked() | LookupFailed() if code is cause.error:
+            return f"{host}: {cause.detail}"
+        case Unsendable():
+            return f"The request cannot be sent: {cause}"
+        case ssl.SSLCertVerificationError() if code is ErrorCode.TLS_UNTRUSTED:
+            reason = cause.verify_message
+        case ssl.SSLError() if code is ErrorCode.TLS_PROTOCOL:
+            known = cause.reason or "the handshake failed"
+            reason = _HINTS.get(known, known.lower().replace("_", " "))
+        case HttpProcessingError() if code is ErrorCode.MALFORMED_RESPONSE:
+            reason = ascii(" ".join(cause.message.split())[:_PREVIEW])
+        case _:
+            reason = ""
+    if code is ErrorCode.INTERNAL_ERROR:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__} in {PurePath(frame.filename).name}, line {frame.lineno}"
+    sentence = _SENTENCES[code].format(host=host)
+    return f"{sentence.removesuffix('.')}: {reason}." if reason else sentence

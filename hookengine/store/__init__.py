@@ -1,0 +1,25 @@
+"""Events, subscriptions, deliveries and attempts in one SQLite file."""
+
+from hookengine.store import changes
+from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result
+from hookengine.store.reader import BEFORE_ALL, Reader, Slice
+from hookengine.store.rows import StoredAttempt
+from hookengine.store.store import Store
+from hookengine.store.writer import Transaction, Writer
+
+__all__ = [
+    "BEFORE_ALL",
+    "Answer",
+    "Draft",
+    "Key",
+    "Reader",
+    "Receipt",
+    "Recorded",
+    "Result",
+    "Slice",
+    "Store",
+    "StoredAttempt",
+    "Transaction",
+    "Writer",
+    "changes",
+]

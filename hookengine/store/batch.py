@@ -1,0 +1,198 @@
+"""What one commit holds: decided in memory, then written, then told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from hookengine import health as counters
+from hookengine.errors import EventExists, IdempotencyMismatch
+from hookengine.models import (
+    Delivery,
+    DeliveryState,
+    DisabledReason,
+    Event,
+    Health,
+    Interrupted,
+    Subscription,
+    SubscriptionState,
+)
+from hookengine.store import rows
+from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result
+from hookengine.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from hookengine.clock import Clock
+    from hookengine.matching import Index
+    from hookengine.vault import Vault
+
+Scope = tuple[str, str, str, str]
+EventName = tuple[str, str]  # (id, tenant)
+Seen = tuple[bytes | None, Receipt]  # the digest of the request that brought an event, and its receipt
+
+
+class Keys:
+    """The numbers of rows: each is given once, in the order of commits. A commit that fails leaves a gap."""
+
+    def __init__(self, subscriptions: int, events: int, deliveries: int) -> None:
+        self.subscriptions = subscriptions
+        self.events = events
+        self.deliveries = deliveries
+
+
+class Batch:
+    """
+    Results and publications that are committed together.
+
+    Reads the index and the counters and changes neither: what changes is in `health` and `disabled`, and takes effect when the
+    commit has succeeded.
+    """
+
+    def __init__(self, *, now: int, clock: Clock, keys: Keys, index: Index, health: Mapping[int, Health]) -> None:
+        self.accepted: list[tuple[Delivery, Event]] = []
+        self.recorded: list[Recorded] = []
+        self.health: dict[int, Health] = {}
+        self.disabled: dict[int, Subscription] = {}
+        self._now = now
+        self._clock = clock
+        self._keys = keys
+        self._index = index
+        self._health_before = health
+        self._answers: dict[Scope, tuple[bytes, Answer]] = {}
+        self._seen: dict[EventName, Seen] = {}
+        self._events: list[tuple[Any, ...]] = []
+        self._deliveries: list[tuple[Any, ...]] = []
+        self._idempotency: list[tuple[Any, ...]] = []
+        self._settled: list[tuple[Any, ...]] = []
+        self._attempts: list[tuple[Any, ...]] = []
+        self._interrupted: list[tuple[int]] = []
+
+    def know(self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen]) -> None:
+        """What earlier commits hold of the keys and event ids that are about to come."""
+        self._answers.update(answers)
+        self._seen.update(seen)
+
+    def add_result(self, result: Result) -> None:
+        """Record what became of a delivery, count it, and disable its subscription where that is due."""
+        after, attempt = result.after, result.attempt
+        subscription = self.disabled.get(after.subscription) or self._index.get(after.subscription)
+        if subscription is None:  # deleted while the attempt ran: the state stays cancelled
+            after = replace(result.before, state=DeliveryState.CANCELLED, finished_at=self._now, failed_label=None)
+        health = self._health(after.subscription)
+        reason = None
+        if attempt is not None:
+            if isinstance(attempt.outcome, Interrupted):
+                self._interrupted.append((after.seq,))
+            self._attempts.append(rows.attempt_row(after.seq, attempt, result.profile))
+            if subscription is not None:
+                ended_at = attempt.at + attempt.duration
+                health = counters.count(health, attempt.outcome, now=ended_at)
+                self.health[subscription.seq] = health
+                if subscription.state is SubscriptionState.ACTIVE:
+                    reason = counters.disables(health, attempt.outcome, result.rules, now=ended_at)
+                    if reason is not None:
+                        self.disabled[subscription.seq] = _disabled(subscription, reason, now=ended_at)
+        if after is not result.before:
+            self._settled.append(rows.settled_row(result.before, after))
+        self.recorded.append(Recorded(result=result, delivery=after, health=health, disabled=reason))
+
+    def add_publication(
+        self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None
+    ) -> list[Receipt] | Answer:
+        """Accept *drafts*, or tell how they were answered; adds nothing if it raises EventExists or IdempotencyMismatch."""
+        if key is not None and key.scope in self._answers:
+            digest, answer = self._answers[key.scope]
+            if digest != key.digest:
+                raise IdempotencyMismatch
+            return answer
+        seen: dict[EventName, Seen] = {}
+        receipts: list[Receipt] = []
+        fresh: list[tuple[Receipt, Draft, list[Delivery]]] = []
+        for draft in drafts:
+            before = self._seen_before(draft, seen)
+            if before is not None:
+                receipts.append(before)
+                continue
+            event = self._event(draft)
+            deliveries = [self._delivery(event, s, draft) for s in self._index.match(draft.tenant, draft.type, draft.only)]
+            receipt = Receipt(event=event, deliveries=len(deliveries))
+            receipts.append(receipt)
+            fresh.append((receipt, draft, deliveries))
+            if draft.id is not None:
+                seen[draft.id, draft.tenant] = (draft.digest, receipt)
+        self._seen.update(seen)
+        for receipt, draft, deliveries in fresh:
+            self._events.append(rows.event_row(receipt.event, receipt.deliveries, draft.digest))
+            for delivery in deliveries:
+                self._deliveries.append(rows.new_delivery_row(delivery))
+                self.accepted.append((delivery, receipt.event))
+        if key is not None and render is not None:
+            answer = Answer(status=202, body=render(receipts))
+            self._answers[key.scope] = (key.digest, answer)
+            self._idempotency.append((*key.scope, key.digest, answer.status, answer.body, self._now))
+        return receipts
+
+    def statements(self, vault: Vault) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+        """The statements to execute, each with its rows, in an order that foreign keys allow."""
+        yield sql.settle_delivery, self._settled
+        yield sql.forget_last_interrupted, self._interrupted
+        yield sql.insert_attempt, self._attempts
+        yield sql.save_health, [rows.health_row(seq, health) for seq, health in self.health.items()]
+        yield sql.update_subscription, [(*rows.subscription_row(s, vault), s.seq) for s in self.disabled.values()]
+        yield sql.insert_event, self._events
+        yield sql.insert_delivery, self._deliveries
+        yield sql.insert_idempotency_key, self._idempotency
+
+    def _health(self, subscription: int) -> Health:
+        return self.health.get(subscription) or self._health_before.get(subscription) or Health()
+
+    def _seen_before(self, draft: Draft, mine: Mapping[EventName, Seen]) -> Receipt | None:
+        if draft.id is None:
+            return None
+        name = (draft.id, draft.tenant)
+        before = self._seen.get(name) or mine.get(name)
+        if before is None:
+            return None
+        digest, receipt = before
+        if digest != draft.digest:
+            raise EventExists(f"another event with the id {draft.id} was accepted before")
+        return receipt
+
+    def _event(self, draft: Draft) -> Event:
+        self._keys.events += 1
+        return Event(
+            seq=self._keys.events,
+            id=draft.id or self._clock.new_id("evt"),
+            tenant=draft.tenant,
+            type=draft.type,
+            data=draft.data,
+            accepted_at=self._now,
+            occurred_at=self._now if draft.occurred_at is None else draft.occurred_at,
+            ordering_key=draft.ordering_key,
+        )
+
+    def _delivery(self, event: Event, subscription: Subscription, draft: Draft) -> Delivery:
+        self._keys.deliveries += 1
+        return Delivery(
+            seq=self._keys.deliveries,
+            id=self._clock.new_id("dlv"),
+            event=event.seq,
+            subscription=subscription.seq,
+            priority=draft.priority,
+            due_at=self._now if draft.deliver_at is None else max(self._now, draft.deliver_at),
+            created_at=self._now,
+            expires_at=draft.expires_at,
+        )
+
+
+def _disabled(subscription: Subscription, reason: DisabledReason, *, now: int) -> Subscription:
+    return replace(
+        subscription,
+        state=SubscriptionState.DISABLED,
+        disabled_reason=reason,
+        version=subscription.version + 1,
+        updated_at=now,
+    )

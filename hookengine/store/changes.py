@@ -1,0 +1,219 @@
+"""The changes that run alone in their transaction: subscriptions, deliveries by hand, and upkeep in small steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from hookengine import health as counters
+from hookengine.errors import (
+    DeliveryNotFound,
+    DeliveryStateConflict,
+    IdempotencyMismatch,
+    PreconditionFailed,
+    SubscriptionDisabled,
+    SubscriptionNotFound,
+)
+from hookengine.models import (
+    Delivery,
+    DeliveryState,
+    DisabledReason,
+    Health,
+    Priority,
+    Subscription,
+    SubscriptionState,
+    Trigger,
+)
+from hookengine.store import rows
+from hookengine.store.intake import Answer, Key
+from hookengine.store.queries import sql
+from hookengine.store.writer import KEY_LIFETIME
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hookengine.store.writer import Transaction
+
+STEP = 500  # rows of one commit of upkeep: short enough that publishers do not notice
+
+_ENABLING = "enabling:"
+
+
+def add_subscription(
+    subscription: Subscription, key: Key | None = None, render: Callable[[Subscription], bytes] | None = None
+) -> Callable[[Transaction], Awaitable[Subscription | Answer]]:
+    """Store *subscription* under a new key; a repetition with *key* gets the first one's Answer."""
+
+    async def step(tx: Transaction) -> Subscription | Answer:
+        if key is not None and (answer := await _answered(tx, key)) is not None:
+            return answer
+        new = replace(subscription, seq=tx.new_subscription())
+        await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
+        await tx.run(sql.save_health, rows.health_row(new.seq, Health()))
+        if key is not None and render is not None:
+            await tx.run(sql.insert_idempotency_key, (*key.scope, key.digest, 201, render(new), tx.now))
+        tx.put(new, Health())
+        return new
+
+    return step
+
+
+def edit_subscription(
+    id: str,  # noqa: A002
+    tenant: str | None,
+    edit: Callable[[Subscription, int], Subscription],
+    *,
+    version: int | None = None,
+) -> Callable[[Transaction], Awaitable[Subscription]]:
+    """
+    Let *edit* change the subscription as it is now; raises PreconditionFailed unless it has *version*.
+
+    A state that *edit* changes takes its consequences: enabling starts the counters anew and lets what was held go.
+    """
+
+    async def step(tx: Transaction) -> Subscription:
+        before = _subscription(tx, id, tenant)
+        if version is not None and before.version != version:
+            raise PreconditionFailed
+        edited = edit(before, tx.now)
+        if edited == before:
+            return before
+        health = tx.health.get(before.seq, Health())
+        if edited.state is not before.state:
+            if edited.state is SubscriptionState.ACTIVE:
+                edited = replace(edited, disabled_reason=None)
+                health = counters.enabled(health, now=tx.now)
+                await tx.run(sql.set_meta, (f"{_ENABLING}{before.seq}", tx.now))
+            else:
+                edited = replace(edited, disabled_reason=DisabledReason.MANUAL)
+            await tx.run(sql.save_health, rows.health_row(before.seq, health))
+        after = replace(edited, version=before.version + 1, updated_at=tx.now)
+        await tx.run(sql.update_subscription, (*rows.subscription_row(after, tx.vault), after.seq))
+        tx.put(after, health)
+        return after
+
+    return step
+
+
+def delete_subscription(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:  # noqa: A002
+    """One row now; its deliveries read as cancelled from then on, and upkeep rewrites them."""
+
+    async def step(tx: Transaction) -> None:
+        subscription = _subscription(tx, id, tenant)
+        await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
+        tx.drop(subscription)
+
+    return step
+
+
+def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:  # noqa: A002
+    """Make a delivery due now, with its whole schedule again."""
+
+    async def step(tx: Transaction) -> None:
+        before, subscription = await _delivery(tx, id, tenant)
+        if subscription is None or before.state is DeliveryState.DELIVERED:
+            state = DeliveryState.CANCELLED if before.state is DeliveryState.PENDING else before.state
+            raise DeliveryStateConflict(f"the delivery is {state}" + ("" if subscription else " and its subscription deleted"))
+        if subscription.state is SubscriptionState.DISABLED:
+            raise SubscriptionDisabled(f"the subscription is disabled ({subscription.disabled_reason}): enable it first")
+        after = replace(
+            before,
+            state=DeliveryState.PENDING,
+            due_at=tx.now,
+            step=0,
+            trigger=Trigger.MANUAL,
+            finished_at=None,
+            failed_label=None,
+            expires_at=None,
+        )
+        await tx.run(sql.retry_delivery, (tx.now, before.seq))
+        tx.overrule(before, after)
+
+    return step
+
+
+def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:  # noqa: A002
+    """Give up a delivery that waits or is held."""
+
+    async def step(tx: Transaction) -> None:
+        before, subscription = await _delivery(tx, id, tenant)
+        if subscription is None or before.state is not DeliveryState.PENDING:
+            state = DeliveryState.CANCELLED if before.state is DeliveryState.PENDING else before.state
+            raise DeliveryStateConflict(f"the delivery is {state}")
+        await tx.run(sql.cancel_delivery, (tx.now, before.seq))
+        tx.overrule(before, replace(before, state=DeliveryState.CANCELLED, finished_at=tx.now))
+
+    return step
+
+
+async def bring_forward(tx: Transaction) -> int:
+    """
+    Of the subscriptions that were enabled, let some retries go now; how many, 0 when none is left.
+
+    Which are left is in rows, so that a restart goes on where it was.
+    """
+    for seq, enabled_at in await tx.fetch(sql.enabling):
+        for priority in Priority:
+            found = await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP))
+            if not found:
+                continue
+            await tx.run_many(sql.bring_forward, [(tx.now, row[0]) for row in found])
+            for row in found:
+                before = rows.delivery(row)
+                tx.overrule(before, replace(before, due_at=tx.now))
+            return len(found)
+        await tx.run(sql.drop_meta, (f"{_ENABLING}{seq}",))
+    return 0
+
+
+async def cancel_rest(tx: Transaction) -> int:
+    """Of the subscriptions that were deleted, write down that some deliveries are cancelled; how many, 0 when none is left."""
+    for seq, deleted_at in await tx.fetch(sql.deleted_with_rest):
+        return await tx.run(sql.cancel_some, (deleted_at, seq, STEP))
+    return 0
+
+
+async def expire(tx: Transaction) -> int:
+    """Give up some held deliveries whose time is over; those of lanes that are served, the dispatcher finds itself."""
+    return await tx.run(sql.expire_some, {"now": tx.now, "limit": STEP})
+
+
+def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
+    """Delete some of what finished more than *retention* ms ago; how many rows, 0 when none is left."""
+
+    async def step(tx: Transaction) -> int:
+        bounds = {"before": tx.now - retention, "limit": STEP}
+        attempts = await tx.run(sql.prune_attempts, bounds)
+        deliveries = await tx.run(sql.prune_deliveries, bounds)
+        events = await tx.run(sql.prune_events, bounds)
+        keys = await tx.run(sql.prune_keys, {"before": tx.now - KEY_LIFETIME, "limit": STEP})
+        return attempts + deliveries + events + keys
+
+    return step
+
+
+def _subscription(tx: Transaction, id: str, tenant: str | None) -> Subscription:  # noqa: A002
+    subscription = tx.index.by_id(id)
+    if subscription is None or tenant not in (None, subscription.tenant):
+        raise SubscriptionNotFound
+    return subscription
+
+
+async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Delivery, Subscription | None]:  # noqa: A002
+    found = await tx.fetch(sql.delivery, (id, tenant, tenant))
+    if not found:
+        raise DeliveryNotFound
+    delivery = rows.delivery(found[0])
+    return delivery, tx.index.get(delivery.subscription)
+
+
+async def _answered(tx: Transaction, key: Key) -> Answer | None:
+    found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
+    if not found:
+        await tx.run(sql.drop_key, (*key.scope, tx.now - KEY_LIFETIME))
+        return None
+    row: Any = found[0]
+    if row[4] != key.digest:
+        raise IdempotencyMismatch
+    return Answer(status=row[5], body=row[6])

@@ -1,0 +1,149 @@
+"""The file itself: who owns it, how it is opened, and which schema it has."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import aiosqlite
+
+from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
+from hookengine.store.queries import migrations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SYNCHRONOUS = {"normal": 1, "full": 2}
+
+# Beside each setting the reason; section 7.3 of the research has the measurements.
+_WRITER = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA mmap_size = 0",  # mapped I/O turns a disk error into SIGBUS
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA journal_size_limit = 67108864",  # what a long reader made the WAL grow to is given back
+    "PRAGMA wal_autocheckpoint = 1000",  # checkpoints run on this connection only: the WAL-reset bug needs two
+)
+_READER = (
+    "PRAGMA query_only = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA mmap_size = 0",
+    "PRAGMA wal_autocheckpoint = 0",
+)
+
+
+class Lock:
+    """
+    The right to be the one engine on a database file: a lock on a file beside it, held for life, with our pid inside.
+
+    The system gives it back when the process ends, however that happens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._database = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Raises AlreadyRunning with the owner's pid."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 20).strip()
+            os.close(descriptor)
+            raise AlreadyRunning(str(self._database), int(pid) if pid.isdigit() else None) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let the next engine in; twice does no harm."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def make_file(path: Path) -> bool:
+    """Make the database file (0600) and its name durable; False if it exists and is not empty."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"{path} cannot be opened for writing: {error.strerror}") from error
+    try:
+        fresh = os.fstat(descriptor).st_size == 0
+    finally:
+        os.close(descriptor)
+    if fresh:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else a power cut may take the name away, with everything that was accepted
+        finally:
+            os.close(folder)
+    return fresh
+
+
+async def open_writer(path: Path, *, synchronous: str) -> aiosqlite.Connection:
+    """The one connection that writes; refuses to start if SQLite does not take the durability that was asked for."""
+    db = await _connect(path)
+    try:
+        await db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
+        await db.execute("PRAGMA journal_mode = WAL")
+        level = _SYNCHRONOUS[synchronous]
+        await db.execute(f"PRAGMA synchronous = {level}")
+        for pragma in _WRITER:
+            await db.execute(pragma)
+        await _check_durability(db, path, level)
+    except sqlite3.Error as error:
+        await db.close()
+        raise StartError(f"{path} cannot be used: {error}") from error
+    except BaseException:
+        await db.close()
+        raise
+    return db
+
+
+async def _check_durability(db: aiosqlite.Connection, path: Path, level: int) -> None:
+    taken = (await _value(db, "PRAGMA journal_mode"), await _value(db, "PRAGMA synchronous"))
+    if taken != ("wal", level):
+        raise StartError(f"{path}: SQLite runs with journal_mode, synchronous = {taken}, not with ('wal', {level})")
+
+
+async def open_reader(path: Path) -> aiosqlite.Connection:
+    """A connection that cannot write."""
+    db = await _connect(path)
+    for pragma in _READER:
+        await db.execute(pragma)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+async def migrate(db: aiosqlite.Connection, path: Path) -> None:
+    """Bring the schema up to date, each step in a transaction of its own; raises DatabaseTooNew for a newer file."""
+    scripts = migrations()
+    version = await _value(db, "PRAGMA user_version")
+    if version > len(scripts):
+        raise DatabaseTooNew(str(path), version, len(scripts))
+    for number, script in enumerate(scripts[version:], version + 1):
+        try:
+            await db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except sqlite3.Error as error:
+            await db.rollback()
+            raise StartError(f"{path}: the step to schema version {number} failed: {error}") from error
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds.
+    return await aiosqlite.connect(path, isolation_level=None, timeout=5)
+
+
+async def _value(db: aiosqlite.Connection, sql: str) -> Any:
+    async with db.execute(sql) as cursor:
+        row = await cursor.fetchone()
+    return None if row is None else row[0]

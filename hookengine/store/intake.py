@@ -1,0 +1,101 @@
+"""What goes into the writer, and what it tells of its commits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from hookengine.models import Attempt, Delivery, DisabledReason, Event, Health, Priority, Rules, Subscription
+
+if TYPE_CHECKING:
+    from hookengine.scheduler import Mark, Refill
+
+
+class Draft(Struct, frozen=True, kw_only=True, gc=False):
+    """An event that a producer wants accepted; `digest` is of its request, where the producer chose the id."""
+
+    id: str | None = None
+    tenant: str
+    type: str
+    data: bytes
+    occurred_at: int | None = None
+    priority: Priority = Priority.NORMAL
+    ordering_key: str | None = None
+    deliver_at: int | None = None
+    expires_at: int | None = None
+    only: frozenset[str] | None = None
+    digest: bytes | None = None
+
+
+class Key(Struct, frozen=True, kw_only=True, gc=False):
+    """An Idempotency-Key with its scope, and the digest of the request's bytes."""
+
+    tenant: str
+    method: str
+    path: str
+    key: str
+    digest: bytes
+
+    @property
+    def scope(self) -> tuple[str, str, str, str]:
+        """What must be the same for the key to be the same."""
+        return (self.tenant, self.method, self.path, self.key)
+
+
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
+    """What was answered to the first request with an Idempotency-Key."""
+
+    status: int
+    body: bytes
+
+
+class Receipt(Struct, frozen=True, kw_only=True, gc=False):
+    """An accepted event, and how many deliveries it made."""
+
+    event: Event
+    deliveries: int
+
+
+class Result(Struct, frozen=True, kw_only=True, gc=False):
+    """What became of a delivery: without an attempt, it expired."""
+
+    before: Delivery
+    after: Delivery
+    attempt: Attempt | None
+    rules: Rules
+    profile: str | None = None
+
+
+class Recorded(Struct, frozen=True, kw_only=True, gc=False):
+    """A committed result, with the counters after it and the reason if it disabled the subscription."""
+
+    result: Result
+    delivery: Delivery
+    health: Health
+    disabled: DisabledReason | None = None
+
+
+class Listener(Protocol):
+    """Who is told of commits; called between two of them, and must not wait."""
+
+    def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
+        """New deliveries are committed."""
+
+    def recorded(self, results: list[Recorded]) -> None:
+        """Results are committed, in the order of their attempts' ends."""
+
+    def unrecorded(self, result: Result, error: Exception) -> None:
+        """A result cannot be stored; its delivery stays as it was on disk."""
+
+    def changed(self, before: Subscription | None, after: Subscription | None) -> None:
+        """A subscription was made, changed, enabled, disabled or deleted."""
+
+    def overruled(self, before: Delivery, after: Delivery) -> None:
+        """Somebody else than its attempt has changed a delivery."""
+
+    def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
+        """The answer to a refill."""
+
+    def storage(self, error: Exception | None) -> None:
+        """Commits fail with *error*, or work again."""

@@ -1,0 +1,270 @@
+-- insert_event
+-- An accepted event.
+INSERT INTO events (seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, deliveries, digest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- insert_delivery
+-- A delivery, when its event is accepted or replayed.
+INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, expires_at)
+VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?);
+
+-- insert_idempotency_key
+-- The answer to a request that may be repeated.
+INSERT INTO idempotency_keys (tenant, method, path, key, digest, status, answer, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- settle_delivery
+-- What an attempt did to its delivery; nothing if somebody else changed it after the attempt began.
+UPDATE deliveries
+SET state = ?, due_at = ?, attempt_count = ?, step = ?, trigger = ?, finished_at = ?, failed_label = ?
+WHERE seq = ? AND state = 'pending' AND due_at = ? AND step = ?;
+
+-- insert_attempt
+-- An attempt.
+INSERT INTO attempts (delivery, number, at, duration, trigger, outcome, status_code, error_code, error_detail, request, response,
+                      body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- forget_last_interrupted
+-- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before.
+DELETE FROM attempts
+WHERE seq = (SELECT seq FROM attempts WHERE delivery = ? ORDER BY seq DESC LIMIT 1) AND outcome = 'interrupted';
+
+-- save_health
+-- The failure counters of a subscription.
+INSERT INTO health (subscription, consecutive_failures, last_success_at, last_failure_at, failing_since, enabled_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (subscription) DO UPDATE
+SET consecutive_failures = excluded.consecutive_failures, last_success_at = excluded.last_success_at,
+    last_failure_at = excluded.last_failure_at, failing_since = excluded.failing_since, enabled_at = excluded.enabled_at;
+
+-- insert_subscription
+-- A new subscription.
+INSERT INTO subscriptions (seq, id, tenant, settings, sealed, state, disabled_reason, version, created_at, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- update_subscription
+-- Changed settings, state or secrets of a subscription that is not deleted.
+UPDATE subscriptions
+SET settings = ?, sealed = ?, state = ?, disabled_reason = ?, version = ?, updated_at = ?
+WHERE seq = ? AND deleted_at IS NULL;
+
+-- delete_subscription
+-- The subscription goes; its history stays readable. Its secrets go at once.
+UPDATE subscriptions
+SET deleted_at = ?, updated_at = ?, sealed = x''
+WHERE seq = ? AND deleted_at IS NULL;
+
+-- subscriptions
+-- All that are not deleted, with their counters.
+SELECT s.seq, s.id, s.tenant, s.settings, s.sealed, s.state, s.disabled_reason, s.version, s.created_at, s.updated_at,
+       h.consecutive_failures, h.last_success_at, h.last_failure_at, h.failing_since, h.enabled_at
+FROM subscriptions AS s
+LEFT JOIN health AS h ON h.subscription = s.seq
+WHERE s.deleted_at IS NULL
+ORDER BY s.seq;
+
+-- last_keys
+-- The newest key of each table that is numbered by commits.
+SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions) AS subscriptions,
+       (SELECT coalesce(max(seq), 0) FROM events) AS events,
+       (SELECT coalesce(max(seq), 0) FROM deliveries) AS deliveries;
+
+-- heads
+-- The first pending delivery of each lane and priority: two index seeks each, however many rows wait.
+SELECT s.seq AS subscription, p.value AS priority, d.due_at, d.seq
+FROM subscriptions AS s
+CROSS JOIN json_each('[0, 1, 2]') AS p
+CROSS JOIN deliveries AS d ON d.seq = (
+    SELECT seq FROM deliveries INDEXED BY deliveries_due
+    WHERE state = 'pending' AND subscription = s.seq AND priority = p.value
+    ORDER BY due_at, seq LIMIT 1)
+WHERE s.deleted_at IS NULL AND s.state = 'active';
+
+-- refill
+-- The rows of a lane and priority from a mark on.
+SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
+       failed_label
+FROM deliveries INDEXED BY deliveries_due
+WHERE state = 'pending' AND subscription = ? AND priority = ? AND (due_at, seq) >= (?, ?)
+ORDER BY due_at, seq
+LIMIT ?;
+
+-- delivery
+-- One delivery as the engine sees it.
+SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
+       failed_label
+FROM deliveries
+WHERE id = ? AND (? IS NULL OR (SELECT tenant FROM events WHERE seq = deliveries.event) = ?);
+
+-- events_by_seq
+-- The events of a turn, in one go.
+SELECT e.seq, e.id, e.tenant, e.type, e.data, e.accepted_at, e.occurred_at, e.ordering_key
+FROM json_each(?) AS wanted
+CROSS JOIN events AS e ON e.seq = wanted.value;
+
+-- known_events
+-- Which of the given (id, tenant) pairs were accepted before.
+SELECT e.id, e.tenant, e.type, e.accepted_at, e.occurred_at, e.ordering_key, e.deliveries, e.digest
+FROM json_each(?) AS wanted
+CROSS JOIN events AS e ON e.id = json_extract(wanted.value, '$[0]') AND e.tenant = json_extract(wanted.value, '$[1]');
+
+-- known_keys
+-- Which of the given (tenant, method, path, key) were used since a time.
+SELECT k.tenant, k.method, k.path, k.key, k.digest, k.status, k.answer
+FROM json_each(?) AS wanted
+CROSS JOIN idempotency_keys AS k
+    ON k.tenant = json_extract(wanted.value, '$[0]') AND k.method = json_extract(wanted.value, '$[1]')
+    AND k.path = json_extract(wanted.value, '$[2]') AND k.key = json_extract(wanted.value, '$[3]')
+WHERE k.created_at > ?;
+
+-- drop_key
+-- An idempotency key whose time is over makes room for its next use.
+DELETE FROM idempotency_keys WHERE tenant = ? AND method = ? AND path = ? AND key = ? AND created_at <= ?;
+
+-- retry_delivery
+-- By hand: due now, with its whole schedule again.
+UPDATE deliveries
+SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL
+WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled');
+
+-- cancel_delivery
+-- By hand.
+UPDATE deliveries SET state = 'cancelled', finished_at = ? WHERE seq = ? AND state = 'pending';
+
+-- waiting_for_retry
+-- What waited for a retry when its subscription was enabled, and may go at once.
+SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
+       failed_label
+FROM deliveries INDEXED BY deliveries_due
+WHERE state = 'pending' AND subscription = ? AND priority = ? AND due_at > ? AND step > 0
+  AND NOT EXISTS (SELECT 1 FROM attempts WHERE delivery = deliveries.seq AND at >= ?)
+ORDER BY due_at, seq
+LIMIT ?;
+
+-- bring_forward
+-- A retry that need not wait any longer.
+UPDATE deliveries SET due_at = ? WHERE seq = ? AND state = 'pending';
+
+-- cancel_some
+-- Some of what a deleted subscription leaves behind.
+UPDATE deliveries SET state = 'cancelled', finished_at = ?
+WHERE seq IN (SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = ? LIMIT ?);
+
+-- deleted_with_rest
+-- Deleted subscriptions that still have pending rows.
+SELECT s.seq, s.deleted_at FROM subscriptions AS s
+WHERE s.deleted_at IS NOT NULL
+  AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq);
+
+-- expire_some
+-- Deliveries of lanes that are not served whose time is over.
+UPDATE deliveries SET state = 'failed', finished_at = :now, failed_label = 'expired'
+WHERE seq IN (
+    SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_expiring
+    CROSS JOIN subscriptions AS s ON s.seq = d.subscription
+    WHERE d.state = 'pending' AND d.expires_at <= :now AND s.state = 'disabled' AND s.deleted_at IS NULL
+    LIMIT :limit);
+
+-- prune_attempts
+-- The attempts of deliveries that finished before a time.
+DELETE FROM attempts WHERE delivery IN (
+    SELECT seq FROM deliveries INDEXED BY deliveries_finished WHERE finished_at < :before
+    ORDER BY finished_at, seq LIMIT :limit);
+
+-- prune_deliveries
+-- The deliveries that finished before a time, of which the attempts are gone.
+DELETE FROM deliveries WHERE seq IN (
+    SELECT seq FROM deliveries INDEXED BY deliveries_finished WHERE finished_at < :before
+    ORDER BY finished_at, seq LIMIT :limit);
+
+-- prune_events
+-- Old events that no delivery needs any more, among the oldest.
+DELETE FROM events WHERE seq IN (
+    SELECT e.seq FROM events AS e
+    WHERE e.accepted_at < :before AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.event = e.seq)
+    ORDER BY e.seq LIMIT :limit);
+
+-- prune_keys
+-- Idempotency keys whose time is over.
+DELETE FROM idempotency_keys WHERE (tenant, method, path, key) IN (
+    SELECT tenant, method, path, key FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT :limit);
+
+-- meta
+-- A value that belongs to the file as a whole.
+SELECT value FROM meta WHERE name = ?;
+
+-- set_meta
+-- Keep such a value.
+INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- drop_meta
+-- Forget such a value.
+DELETE FROM meta WHERE name = ?;
+
+-- enabling
+-- The subscriptions whose retries are still to be brought forward.
+SELECT CAST(substr(name, 10) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS enabled_at
+FROM meta WHERE name LIKE 'enabling:%';
+
+-- list_events
+-- A page of events, newest first.
+SELECT seq, id, type, tenant, accepted_at, occurred_at, ordering_key, deliveries
+FROM events
+WHERE seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:type IS NULL OR type = :type)
+  AND (:since IS NULL OR accepted_at >= :since) AND (:until IS NULL OR accepted_at < :until)
+ORDER BY seq DESC
+LIMIT :limit;
+
+-- show_event
+-- One event; the newest where several tenants use the id.
+SELECT seq, id, type, tenant, accepted_at, occurred_at, ordering_key, deliveries, data
+FROM events
+WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant)
+ORDER BY seq DESC
+LIMIT 1;
+
+-- deliveries_of_event
+-- Where one event went.
+SELECT * FROM deliveries_shown WHERE event_seq = ? ORDER BY seq;
+
+-- list_deliveries
+-- A page of deliveries, newest first.
+SELECT * FROM deliveries_shown
+WHERE seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:state IS NULL OR state = :state)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC
+LIMIT :limit;
+
+-- list_deliveries_of_subscription
+-- The same, of one subscription.
+SELECT * FROM deliveries_shown
+WHERE subscription_seq = :subscription AND seq < :before AND (:tenant IS NULL OR tenant = :tenant)
+  AND (:state IS NULL OR state = :state)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC
+LIMIT :limit;
+
+-- list_deliveries_of_event
+-- The same, of one event.
+SELECT * FROM deliveries_shown
+WHERE event_seq = :event AND seq < :before AND (:subscription IS NULL OR subscription_seq = :subscription)
+  AND (:tenant IS NULL OR tenant = :tenant) AND (:state IS NULL OR state = :state)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC
+LIMIT :limit;
+
+-- show_delivery
+-- One delivery as it reads.
+SELECT * FROM deliveries_shown WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant);
+
+-- attempts_of_delivery
+-- Every attempt of a delivery, oldest first.
+SELECT number, at, duration, trigger, outcome, status_code, error_code, error_detail, request, response, body
+FROM attempts
+WHERE delivery = ?
+ORDER BY seq;
+
+-- subscription_key
+-- The key of a subscription, deleted ones too: their history stays readable.
+SELECT seq FROM subscriptions WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant);

@@ -1,0 +1,134 @@
+"""The store as a whole: opened in order, closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+from hookengine.errors import StorageCorrupt
+from hookengine.matching import Index
+from hookengine.store import rows
+from hookengine.store.batch import Keys
+from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
+from hookengine.store.queries import sql
+from hookengine.store.reader import Reader
+from hookengine.store.writer import Writer
+from hookengine.vault import Vault, find_keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import aiosqlite
+
+    from hookengine.clock import Clock
+    from hookengine.models import Health
+    from hookengine.store.intake import Listener
+
+_CHECK_VALUE = "vault_check"
+
+
+class Store:
+    """One SQLite file, with the one writer, the reader, and the key that opens its secrets."""
+
+    def __init__(self, path: Path, *, clock: Clock, synchronous: str = "full", encryption_key: str | None = None) -> None:
+        self.path = path
+        self.is_new = False
+        self.unreadable: list[StorageCorrupt] = []  # subscriptions that a start could not read, and left alone
+        self._clock = clock
+        self._synchronous = synchronous
+        self._encryption_key = encryption_key
+        self._lock = Lock(path)
+        self._connections: list[aiosqlite.Connection] = []
+        self._task: asyncio.Task[None] | None = None
+        self.writer: Writer
+        self.reader: Reader
+
+    async def open(self, listener: Listener) -> None:
+        """Take the file; raises AlreadyRunning, DatabaseTooNew, KeyUnusable or StartError, and leaves nothing open then."""
+        self._lock.acquire()
+        try:
+            await self._open(listener)
+        except BaseException:
+            await self._close_connections()
+            self._lock.release()
+            raise
+
+    async def _open(self, listener: Listener) -> None:
+        fresh = make_file(self.path)
+        db = await open_writer(self.path, synchronous=self._synchronous)
+        self._connections.append(db)
+        await migrate(db, self.path)
+        vault = await self._unlock(db, fresh=fresh)
+        reading = await open_reader(self.path)
+        self._connections.append(reading)
+        index, health = await self._subscriptions(reading, vault)
+        (keys,) = await reading.execute_fetchall(sql.last_keys)
+        self.is_new = fresh
+        self.reader = Reader(reading)
+        self.writer = Writer(
+            db,
+            clock=self._clock,
+            vault=vault,
+            index=index,
+            health=health,
+            keys=Keys(subscriptions=keys["subscriptions"], events=keys["events"], deliveries=keys["deliveries"]),
+            listener=listener,
+        )
+        # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
+        self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
+
+    async def failed(self) -> None:
+        """Return when the writer has ended; raises what ended it."""
+        assert self._task is not None  # noqa: S101  # open() made it
+        await asyncio.shield(self._task)
+
+    async def close(self) -> None:
+        """Let the writer finish what it was sent, fold the WAL back into the file, and let the next engine in."""
+        if self._task is not None:
+            self.writer.close()
+            await asyncio.wait([self._task])
+            if self._task.exception() is None:
+                with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
+                    await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._task = None
+        await self._close_connections()
+        self._lock.release()
+
+    async def _unlock(self, db: aiosqlite.Connection, *, fresh: bool) -> Vault:
+        """
+        The vault, once its key has opened the check value.
+
+        A start that was cut between the key's making and the check value's has stored nothing yet: it may begin again.
+        """
+        found = list(await db.execute_fetchall(sql.meta, (_CHECK_VALUE,)))
+        keys = find_keys(
+            self.path.with_name("secret.key"),
+            self._encryption_key,
+            may_create=fresh or not found,
+            new_bytes=self._clock.new_bytes,
+        )
+        vault = Vault(keys, self._clock.new_bytes)
+        if found:
+            vault.check(found[0][0])
+        else:
+            await db.execute(sql.set_meta, (_CHECK_VALUE, vault.check_value()))
+        return vault
+
+    async def _subscriptions(self, db: aiosqlite.Connection, vault: Vault) -> tuple[Index, dict[int, Health]]:
+        index = Index()
+        health: dict[int, Health] = {}
+        for row in await db.execute_fetchall(sql.subscriptions):
+            try:
+                index.put(rows.subscription(row, vault))
+            except StorageCorrupt as error:
+                self.unreadable.append(error)
+                continue
+            health[row["seq"]] = rows.health(row)
+        return index, health
+
+    async def _close_connections(self) -> None:
+        for db in reversed(self._connections):
+            await db.close()
+        self._connections.clear()

@@ -1,0 +1,413 @@
+"""
+The one task that writes: it groups what waits into commits, without a timer.
+
+While one commit runs, the next batch gathers. A change of one's own runs alone in its transaction. The task is never
+cancelled, because a cancelled statement still runs, and could leave a transaction open: it is ended by a flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageFailed, StorageUnavailable
+from hookengine.models import Event
+from hookengine.store import rows
+from hookengine.store.batch import Batch, Keys
+from hookengine.store.intake import Answer, Draft, Key, Listener, Receipt, Result
+from hookengine.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    import aiosqlite
+
+    from hookengine.clock import Clock
+    from hookengine.matching import Index
+    from hookengine.models import Delivery, Health, Subscription
+    from hookengine.scheduler import Refill
+    from hookengine.vault import Vault
+
+T = TypeVar("T")
+
+KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
+MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
+MOST_WAITING_BYTES = 64 << 20
+_BATCH = 1_000  # events, and results, of one commit
+_SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
+_LONGEST_REST = 5.0
+
+# After these nobody knows what is on disk, and a second fsync may claim success for pages that are lost: never go on.
+_FATAL = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB"})
+
+
+class _Publication:
+    __slots__ = ("done", "drafts", "key", "render", "size")
+
+    def __init__(self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None) -> None:
+        self.drafts = drafts
+        self.key = key
+        self.render = render
+        self.size = sum(len(draft.data) for draft in drafts)
+        self.done: asyncio.Future[list[Receipt] | Answer] = asyncio.get_running_loop().create_future()
+
+
+class Transaction:
+    """What a change may do: statements, a new key, and what follows once it is committed."""
+
+    def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, now: int) -> None:
+        self.now = now
+        self.index = writer.index
+        self.health = writer.health
+        self.vault = writer.vault
+        self.listener = writer.listener
+        self.after: list[Callable[[], None]] = []
+        self._db = db
+        self._keys = keys
+
+    async def run(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> int:
+        """Execute *statement*; the number of rows that it changed."""
+        async with self._db.execute(statement, values if isinstance(values, dict) else tuple(values)) as cursor:
+            return cursor.rowcount
+
+    async def run_many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
+        """Execute *statement* for each of *values*."""
+        await self._db.executemany(statement, values)
+
+    async def fetch(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+        """The rows that *statement* gives."""
+        return list(await self._db.execute_fetchall(statement, tuple(values)))
+
+    def new_subscription(self) -> int:
+        """The key of a new subscription."""
+        self._keys.subscriptions += 1
+        return self._keys.subscriptions
+
+    def put(self, subscription: Subscription, health: Health | None = None) -> None:
+        """Let the index, and with *health* the counters, follow once this is committed."""
+
+        def follow() -> None:
+            before = self.index.get(subscription.seq)
+            self.index.put(subscription)
+            if health is not None:
+                self.health[subscription.seq] = health
+            self.listener.changed(before, subscription)
+
+        self.after.append(follow)
+
+    def drop(self, subscription: Subscription) -> None:
+        """Take *subscription* out of the index once this is committed."""
+
+        def follow() -> None:
+            self.index.remove(subscription.seq)
+            self.health.pop(subscription.seq, None)
+            self.listener.changed(subscription, None)
+
+        self.after.append(follow)
+
+    def overrule(self, before: Delivery, after: Delivery) -> None:
+        """Tell of a changed delivery once this is committed."""
+        self.after.append(lambda: self.listener.overruled(before, after))
+
+
+class Writer:
+    """
+    Owns the write connection, the index and the failure counters.
+
+    Others send it work, by methods that append and wake. What it has committed it tells the listener itself.
+    """
+
+    def __init__(
+        self,
+        db: aiosqlite.Connection,
+        *,
+        clock: Clock,
+        vault: Vault,
+        index: Index,
+        health: dict[int, Health],
+        keys: Keys,
+        listener: Listener,
+    ) -> None:
+        self.vault = vault
+        self.index = index  # changed here only, after a commit
+        self.health = health  # by subscription; changed here only, after a commit
+        self._db = db
+        self._clock = clock
+        self._keys = keys
+        self.listener = listener
+        self._publications: deque[_Publication] = deque()
+        self._waiting = 0  # events in `_publications`
+        self._waiting_bytes = 0
+        self._results: deque[Result] = deque()
+        self._changes: deque[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]] = deque()
+        self._refills: deque[Refill] = deque()
+        self._in_hand: list[asyncio.Future[Any]] = []  # who waits for the present turn
+        self._work = asyncio.Event()
+        self._closing = False
+        self._failed: StorageFailed | None = None
+        self._rest = 0.0  # s to wait before the next commit is tried; above 0 while commits fail
+
+    async def publish(
+        self, drafts: list[Draft], *, key: Key | None = None, render: Callable[[list[Receipt]], bytes] | None = None
+    ) -> list[Receipt] | Answer:
+        """
+        Accept *drafts*, all or none: returned once they are on disk, with their deliveries and *key*.
+
+        A repetition with *key* gets the Answer whose body *render* made for the first. A cancelled caller may have been heard
+        all the same. Raises EventExists, IdempotencyMismatch, Overloaded, StorageUnavailable, StorageFailed.
+        """
+        self._check()
+        if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
+            raise Overloaded
+        publication = _Publication(drafts, key, render)
+        self._publications.append(publication)
+        self._waiting += len(drafts)
+        self._waiting_bytes += publication.size
+        self._work.set()
+        return await publication.done
+
+    async def change(self, step: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run *step* alone in a transaction; what it put into `after` follows the commit at once."""
+        self._check()
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._changes.append((step, done))
+        self._work.set()
+        return await done
+
+    def record(self, result: Result) -> None:
+        """Store *result*, however long that takes."""
+        self._results.append(result)
+        self._work.set()
+
+    def refill(self, refill: Refill) -> None:
+        """Read *refill*, after every result recorded before."""
+        self._refills.append(refill)
+        self._work.set()
+
+    def close(self) -> None:
+        """Let `run` end once everything that was sent is done."""
+        self._closing = True
+        self._work.set()
+
+    async def run(self) -> None:
+        """Work until closed; raises StorageFailed if the storage failed for good."""
+        try:
+            while not (self._closing and self._idle()):
+                if self._idle():
+                    self._work.clear()
+                    await self._work.wait()
+                else:
+                    await self._turn()
+        except StorageFailed as failed:
+            self._failed = failed
+            raise
+        finally:
+            self._refuse_all(self._failed or Stopping())
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._closing:
+            raise Stopping
+
+    def _idle(self) -> bool:
+        return not (self._publications or self._results or self._changes or self._refills)
+
+    async def _turn(self) -> None:
+        """Results and publications in one commit, then the changes, then the refills: each sees what was sent before it."""
+        results = _some(self._results, _BATCH)
+        publications = self._some_publications()
+        changes = _some(self._changes, len(self._changes))
+        refills = _some(self._refills, len(self._refills))
+        self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
+        if results or publications:
+            await self._commit(results, publications)
+        for step, done in changes:
+            await self._change(step, done)
+        for refill in refills:
+            await self._refill(refill)
+
+    def _some_publications(self) -> list[_Publication]:
+        taken: list[_Publication] = []
+        events = 0
+        while self._publications and events < _BATCH:
+            publication = self._publications.popleft()
+            events += len(publication.drafts)
+            self._waiting_bytes -= publication.size
+            taken.append(publication)
+        self._waiting -= events
+        return taken
+
+    async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
+        try:
+            await self._db.execute("BEGIN IMMEDIATE")
+            batch, answers = await self._stage(results, publications)
+            for statement, values in batch.statements(self.vault):
+                if values:
+                    await self._db.executemany(statement, values)
+            await self._db.commit()
+        except sqlite3.OperationalError as error:
+            await self._roll_back(error)
+            await self._pause(error, results, publications)
+        except Exception as error:  # noqa: BLE001  # a row that SQLite refuses, or a fault of ours: it must not stop the task
+            await self._roll_back(error)
+            await self._one_by_one(results, publications, error)
+        else:
+            self._follow(batch, answers)
+
+    async def _stage(
+        self, results: list[Result], publications: list[_Publication]
+    ) -> tuple[Batch, list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]]:
+        now = self._clock.now()
+        batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.index, health=self.health)
+        for result in results:
+            batch.add_result(result)
+        await self._look_up(batch, publications, now)
+        answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]] = []
+        for publication in publications:
+            try:
+                answer = batch.add_publication(publication.drafts, publication.key, publication.render)
+            except HookEngineError as refused:
+                answers.append((publication, refused))
+            else:
+                answers.append((publication, answer))
+        return batch, answers
+
+    async def _look_up(self, batch: Batch, publications: list[_Publication], now: int) -> None:
+        """
+        Tell *batch* which keys and event ids are taken.
+
+        `executemany` would only say that some row of many was a duplicate; this says which.
+        """
+        keys = [publication.key for publication in publications if publication.key is not None]
+        chosen = [(d.id, d.tenant) for publication in publications for d in publication.drafts if d.id is not None]
+        answers, seen = {}, {}
+        if keys:
+            kept_since = now - KEY_LIFETIME
+            found = await self._db.execute_fetchall(sql.known_keys, (rows.json_text([key.scope for key in keys]), kept_since))
+            answers = {tuple(row[:4]): (row[4], Answer(status=row[5], body=row[6])) for row in found}
+            await self._db.executemany(sql.drop_key, [(*key.scope, kept_since) for key in keys])
+        if chosen:
+            found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
+            seen = {(row[0], row[1]): (row[7], _receipt(row)) for row in found}
+        batch.know(answers, seen)
+
+    def _follow(self, batch: Batch, answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]) -> None:
+        """What a commit entails, before anybody else can run."""
+        if self._rest:
+            self._rest = 0.0
+            self.listener.storage(None)
+        self.health.update(batch.health)
+        for subscription in batch.disabled.values():
+            before = self.index.get(subscription.seq)
+            self.index.put(subscription)
+            self.listener.changed(before, subscription)
+        if batch.recorded:
+            self.listener.recorded(batch.recorded)
+        if batch.accepted:
+            self.listener.accepted(batch.accepted)
+        for publication, answer in answers:
+            if isinstance(answer, HookEngineError):
+                _fail(publication.done, answer)
+            elif not publication.done.done():
+                publication.done.set_result(answer)
+
+    async def _one_by_one(self, results: list[Result], publications: list[_Publication], error: Exception) -> None:
+        """One of them is guilty: give each a transaction of its own, so that only the guilty one fails."""
+        if len(results) + len(publications) > 1:
+            for result in results:
+                await self._commit([result], [])
+            for publication in publications:
+                await self._commit([], [publication])
+            return
+        for result in results:
+            self.listener.unrecorded(result, error)
+        _refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
+
+    async def _pause(self, error: sqlite3.Error, results: list[Result], publications: list[_Publication]) -> None:
+        """Publishers hear of it at once; results must not be lost, so they wait for better times."""
+        self._results.extendleft(reversed(results))
+        _refuse(publications, StorageUnavailable(f"the storage does not take writes: {error}"))
+        self.listener.storage(error)
+        self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
+        if results:
+            await asyncio.sleep(self._rest)
+
+    async def _change(self, step: Callable[[Transaction], Awaitable[T]], done: asyncio.Future[T]) -> None:
+        transaction = Transaction(self, self._db, self._keys, self._clock.now())
+        try:
+            await self._db.execute("BEGIN IMMEDIATE")
+            value = await step(transaction)
+            await self._db.commit()
+        except sqlite3.OperationalError as error:
+            await self._roll_back(error)
+            _fail(done, StorageUnavailable(f"the storage does not take writes: {error}"))
+        except Exception as error:  # noqa: BLE001  # the caller's, whatever it is: the task goes on
+            await self._roll_back(error)
+            _fail(done, error)
+        else:
+            for follow in transaction.after:
+                follow()
+            if not done.done():
+                done.set_result(value)
+
+    async def _refill(self, refill: Refill) -> None:
+        seq, priority, mark, limit = refill
+        try:
+            found = await self._db.execute_fetchall(sql.refill, (seq, priority, *mark, limit + 1))
+        except sqlite3.Error as error:
+            _raise_if_fatal(error)
+            self.listener.refilled(refill, [], mark)  # asked again when the lane looks again
+            return
+        deliveries = [rows.delivery(row) for row in found]
+        beyond = deliveries.pop() if len(deliveries) > limit else None
+        self.listener.refilled(refill, deliveries, None if beyond is None else (beyond.due_at, beyond.seq))
+
+    async def _roll_back(self, error: Exception) -> None:
+        _raise_if_fatal(error)
+        if self._db.in_transaction:
+            await self._db.rollback()
+
+    def _refuse_all(self, error: HookEngineError) -> None:
+        """Nobody waits for ever for a task that has ended."""
+        _refuse(self._publications, error)
+        for done in (*self._in_hand, *(done for _, done in self._changes)):
+            _fail(done, error)
+        self._publications.clear()
+        self._changes.clear()
+
+
+def _raise_if_fatal(error: Exception) -> None:
+    if getattr(error, "sqlite_errorname", "") in _FATAL:
+        raise StorageFailed(f"the storage failed: {error}") from error
+
+
+def _some(queue: deque[T], limit: int) -> list[T]:
+    return [queue.popleft() for _ in range(min(limit, len(queue)))]
+
+
+def _refuse(publications: Iterable[_Publication], error: Exception) -> None:
+    for publication in publications:
+        _fail(publication.done, error)
+
+
+def _fail(done: asyncio.Future[Any], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)
+
+
+def _receipt(row: Any) -> Receipt:
+    id_, tenant, type_, accepted_at, occurred_at, ordering_key, deliveries, _ = row
+    event = Event(
+        seq=0,
+        id=id_,
+        tenant=tenant,
+        type=type_,
+        data=b"",
+        accepted_at=accepted_at,
+        occurred_at=occurred_at,
+        ordering_key=ordering_key,
+    )
+    return Receipt(event=event, deliveries=deliveries)

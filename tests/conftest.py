@@ -1,0 +1,31 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture(scope="session")
+def find_program() -> Callable[[str], str]:
+    """
+    The path of a program that a test drives, such as nginx or node.
+
+    Where it is missing the test is skipped; with HOOKENGINE_REQUIRE_TOOLS set, as in CI, it fails.
+    """
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+        if os.environ.get("HOOKENGINE_REQUIRE_TOOLS"):
+            pytest.fail(f"{name} is not installed, and HOOKENGINE_REQUIRE_TOOLS is set")
+        pytest.skip(f"{name} is not installed")
+
+    return find
