@@ -45,7 +45,7 @@ OWNER = Principal(user="owner", scopes=frozenset({Scope.ADMIN}))  # whoever can 
 
 def digest(token: str) -> bytes:
     """What is kept of a token: it has 256 random bits, so one plain hash is enough."""
-    return sha256(token.encode("utf-8", "surrogateescape")).digest()
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def authenticate(authorization: str | None, tokens: Mapping[bytes, Principal]) -> Principal:
@@ -54,7 +54,8 @@ def authenticate(authorization: str | None, tokens: Mapping[bytes, Principal]) -
 
     Raises Unauthorized, with the same words for an unknown and for a malformed token.
     """
-    scheme, _, token = (authorization or "").partition(" ")
+    scheme, _, rest = (authorization or "").partition(" ")
+    token = rest.lstrip(" ")
     principal = tokens.get(digest(token)) if token and len(token) <= _LONGEST_TOKEN else None
     if scheme.lower() != "bearer" or principal is None:
         raise Unauthorized("send a valid token as 'Authorization: Bearer <token>'")

@@ -37,7 +37,7 @@ HookEngineError
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,10 @@ class HookEngineError(Exception):
     def __init__(self, detail: str | None = None) -> None:
         self.detail = detail if detail is not None else (self.__doc__ or "").strip().partition("\n")[0]
         super().__init__(self.detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call __init__ with `args`, which is not what every class here takes.
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class RequestError(HookEngineError):
@@ -292,8 +296,8 @@ class VerificationError(HookEngineError):
     """
     A signature does not verify.
 
-    `reason` is stable: missing_header, unsigned_profile, invalid_secret, invalid_timestamp, timestamp_too_old,
-    timestamp_too_new, no_match, malformed_signature, unknown_profile.
+    `reason` is stable: missing_header, repeated_header, unsigned_profile, invalid_secret, invalid_timestamp,
+    timestamp_too_old, timestamp_too_new, no_match, malformed_signature, unknown_profile.
     """
 
     code = "verification_failed"

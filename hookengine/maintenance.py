@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from typing import TYPE_CHECKING
 
 from hookengine.errors import StorageFailed, Unavailable
@@ -63,7 +62,7 @@ class Maintenance:
                     return
         except (Unavailable, StorageFailed):
             pass  # the writer tells of it
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  # a row that cannot be read must end neither upkeep nor the engine
             self._observe(Fault(where="upkeep", error=repr(error)))
 
     async def _sleep(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hookengine.models import SubscriptionState, WhileDisabled
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from hookengine.models import Subscription
 
 EVERYTHING = "*"
-_REMEMBERED = 10_000  # answers kept
 
 
 def matches(pattern: str, event_type: str) -> bool:
@@ -24,18 +24,24 @@ def matches(pattern: str, event_type: str) -> bool:
     return pattern == event_type
 
 
+@lru_cache(maxsize=4096)
+def patterns(event_type: str) -> tuple[str, ...]:
+    """Every pattern that takes in *event_type*."""
+    dots = [place for place, char in enumerate(event_type) if char == "."]
+    return (EVERYTHING, *(f"{event_type[:dot]}.*" for dot in dots), event_type)
+
+
 class Index:
     """
     The subscriptions that are not deleted, found by key, by id, and by what they want.
 
-    Changed by the writer alone, when a change commits.
+    Changed by the writer alone, when a change commits. What a match costs grows with what it finds, not with what there is.
     """
 
     def __init__(self, subscriptions: Iterable[Subscription] = ()) -> None:
         self._by_seq: dict[int, Subscription] = {}
         self._by_id: dict[str, Subscription] = {}
-        self._by_tenant: dict[str, dict[int, Subscription]] = {}
-        self._answers: dict[tuple[str, str], tuple[Subscription, ...]] = {}
+        self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
         for subscription in subscriptions:
             self.put(subscription)
 
@@ -47,20 +53,17 @@ class Index:
 
     def put(self, subscription: Subscription) -> None:
         """Add *subscription*, or replace the one with its key."""
-        self._answers.clear()
+        before = self._by_seq.get(subscription.seq)
+        if before is not None:
+            self._forget(before)
         self._by_seq[subscription.seq] = subscription
         self._by_id[subscription.id] = subscription
-        self._by_tenant.setdefault(subscription.tenant, {})[subscription.seq] = subscription
+        for pattern in subscription.event_types:
+            self._wanting.setdefault((subscription.tenant, pattern), {})[subscription.seq] = subscription
 
     def remove(self, seq: int) -> None:
         """Forget the subscription with key *seq*."""
-        self._answers.clear()
-        subscription = self._by_seq.pop(seq)
-        del self._by_id[subscription.id]
-        tenants = self._by_tenant[subscription.tenant]
-        del tenants[seq]
-        if not tenants:
-            del self._by_tenant[subscription.tenant]
+        self._forget(self._by_seq.pop(seq))
 
     def get(self, seq: int) -> Subscription | None:
         """The subscription with key *seq*."""
@@ -72,22 +75,26 @@ class Index:
 
     def match(self, tenant: str, event_type: str, only: Collection[str] | None = None) -> tuple[Subscription, ...]:
         """
-        Those of *tenant* that get an event of *event_type* now.
+        Those of *tenant* that get an event of *event_type* now, in the order of their making.
 
         With *only*, exactly those ids, whatever their types. Disabled ones are left out if they skip.
         """
-        mine = self._by_tenant.get(tenant)
-        if mine is None:
-            return ()
-        if only is not None:
-            return tuple(s for s in mine.values() if s.id in only and _takes(s))
-        found = self._answers.get((tenant, event_type))
-        if found is None:
-            found = tuple(s for s in mine.values() if _takes(s) and any(matches(p, event_type) for p in s.event_types))
-            if len(self._answers) >= _REMEMBERED:
-                self._answers.clear()
-            self._answers[tenant, event_type] = found
-        return found
+        found: dict[int, Subscription] = {}
+        if only is None:
+            for pattern in patterns(event_type):
+                found |= self._wanting.get((tenant, pattern), {})
+        else:
+            asked = (self._by_id.get(each) for each in only)
+            found |= {s.seq: s for s in asked if s is not None and s.tenant == tenant}
+        return tuple(found[seq] for seq in sorted(found) if _takes(found[seq]))
+
+    def _forget(self, subscription: Subscription) -> None:
+        del self._by_id[subscription.id]
+        for pattern in set(subscription.event_types):
+            wanting = self._wanting[subscription.tenant, pattern]
+            del wanting[subscription.seq]
+            if not wanting:
+                del self._wanting[subscription.tenant, pattern]
 
 
 def _takes(subscription: Subscription) -> bool:

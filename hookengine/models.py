@@ -98,7 +98,7 @@ class ErrorCode(StrEnum):
 
 
 class Secret(str):
-    """A text that does not show itself: in logs, tracebacks and dumps it reads `***`."""
+    """A text that does not show itself: its repr, and that of every record that holds it, reads `***`."""
 
     __slots__ = ()
 

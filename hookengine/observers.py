@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
 from msgspec import Struct
+
+from hookengine.models import Accepted, Broken, Interrupted, Refused, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import structlog
 
     from hookengine.models import Attempt, Delivery, Subscription
 
@@ -100,6 +102,14 @@ class Waiters:
                 del self._waiting[event]
 
 
+def host_logger() -> structlog.typing.FilteringBoundLogger:
+    """A logger into the standard library's `hookengine`, whose level and output are the host program's business."""
+    processors: list[structlog.typing.Processor] = [structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs]
+    return structlog.wrap_logger(
+        logging.getLogger("hookengine"), processors=processors, wrapper_class=structlog.stdlib.BoundLogger
+    )
+
+
 class LogObserver:
     """
     Writes what happened into a structlog logger; the names of events and fields are part of the documentation.
@@ -139,16 +149,26 @@ class LogObserver:
         if attempt is None:
             self._log.warning("delivery_expired", **fields)
             return
-        error = getattr(attempt.outcome, "error", None)
-        if error is None:
-            self._log.debug("attempt_accepted", duration_ms=attempt.duration, **fields)
-        else:
-            self._log.warning("attempt_failed", error=error.code.value, duration_ms=attempt.duration, **fields)
+        fields["duration_ms"] = attempt.duration
+        match attempt.outcome:
+            case Accepted():
+                self._log.debug("attempt_accepted", **fields)
+            case Interrupted(error=error):
+                self._log.debug("attempt_interrupted", error=error.code.value if error else None, **fields)
+            case Refused(error=error, response=response):
+                status = response.status if response else None
+                self._log.warning("attempt_failed", error=error.code.value, status_code=status, **fields)
+            case Unreachable(error=error) | Broken(error=error):
+                self._log.warning("attempt_failed", error=error.code.value, status_code=None, **fields)
 
     def _subscription(self, before: Subscription | None, after: Subscription | None) -> None:
         if after is None:
             self._log.info("subscription_deleted", subscription=before.id if before else None)
         elif before is None:
             self._log.info("subscription_created", subscription=after.id)
-        elif before.state is not after.state:
-            self._log.info(f"subscription_{after.state.value}", subscription=after.id, reason=after.disabled_reason)
+        elif before.state is after.state:
+            return
+        elif after.disabled_reason is None:
+            self._log.info("subscription_enabled", subscription=after.id)
+        else:
+            self._log.warning("subscription_disabled", subscription=after.id, reason=after.disabled_reason.value)

@@ -2,29 +2,32 @@
 The priority queue: what may go now, and when to ask again.
 
 It is a window on the store. Per subscription there is a lane, per lane and priority a queue in the order (`due_at`, `seq`) and
-a mark: every pending row before the mark is in the queue or in flight, every row from the mark on is on disk only. Without a
-mark nothing is on disk only.
+a mark: every pending row before the mark is in the queue or in flight, every row from the mark on is on disk only, if it is
+not in flight. Without a mark nothing is on disk only.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import deque
-from heapq import heappop, heappush
+from collections import OrderedDict, deque
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from hookengine.models import Delivery, Priority, Rank, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-Mark = tuple[int, int]  # (due_at, seq) of the first row that is on disk only
+Mark = tuple[int, int]  # (due_at, seq): no row that is on disk only comes before it
 
 CHUNK = 500  # rows of one refill
 PREFETCH = 1_000  # ms: rows due within this are fetched ahead of their time
 FROM_THE_START: Mark = (0, 0)
 _PRIORITIES = tuple(Priority)
+_TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
 _NOTHING_ON_DISK: list[Mark | None] = [None, None, None]
+
+_Entry = tuple[int, int, Delivery]  # (due_at, seq, delivery); `seq` is unique, so deliveries are never compared
 
 
 class Refill(NamedTuple):
@@ -36,12 +39,6 @@ class Refill(NamedTuple):
     limit: int
 
 
-class _Entry(NamedTuple):
-    due_at: int
-    seq: int
-    delivery: Delivery  # never compared: `seq` is unique
-
-
 class _Lane:
     """The queue of one subscription."""
 
@@ -51,8 +48,10 @@ class _Lane:
         "marks",
         "max_concurrency",
         "open",
+        "place",
         "queues",
         "size",
+        "slots",
         "standing",
         "subscription",
         "timer",
@@ -68,45 +67,81 @@ class _Lane:
         self.in_flight = 0
         self.standing = Standing(width=1, rank=Rank.UNTRIED)
         self.max_concurrency = 1
+        self.slots = 1  # the smaller of its width and `max_concurrency`
         self.open = False
-        self.turn = 0  # its place in line; 0 while it does not stand in one
+        self.place: _Place | None = None  # where it stands; nowhere without entries
+        self.turn = (0, 0)  # (in flight, number) when it came to its place
         self.timer: int | None = None  # the time at which it looks again
 
     @property
     def full(self) -> bool:
         """Whether it holds all the slots that it may have."""
-        return self.in_flight >= min(self.standing.width, self.max_concurrency)
+        return self.in_flight >= self.slots
 
     def ready_queue(self, now: int) -> deque[_Entry] | None:
         """The queue whose head goes next, or None if none is due."""
         for queue in self.queues:
-            if queue and queue[0].due_at <= now:
+            if queue and queue[0][0] <= now:
                 return queue
         return None
 
-    def next_time(self) -> int | None:
-        """When the first of its entries is due."""
-        return min((queue[0].due_at for queue in self.queues if queue), default=None)
+    def ready_at(self) -> int:
+        """When the first of its entries may go; it has some."""
+        return max(self.standing.resume_at, min([queue[0][0] for queue in self.queues if queue]))
 
     def due_before(self, priority: Priority, time: int) -> int:
-        """How many of its entries of *priority* or a smaller one are due before *time*."""
-        return sum(bisect_left(queue, (time,)) for queue in self.queues[: priority + 1])
+        """How many of its entries go before a row of *priority* that is due at *time*."""
+        return sum([bisect_left(queue, (time + 1,)) for queue in self.queues[: priority + 1] if queue])
 
     def last_queue(self, now: int) -> int:
         """The priority whose tail can best be spared: a waiting one before a due one, then the lowest, then the latest."""
         return max(
             (priority for priority in _PRIORITIES if self.queues[priority]),
-            key=lambda p: (self.queues[p][-1].due_at > now, p),
+            key=lambda p: (self.queues[p][-1][0] > now, p),
         )
+
+
+class _Place:
+    """Lanes that stand for the same reason: first those with the fewest in flight, of these the one that came first."""
+
+    __slots__ = ("_lanes", "length")
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, OrderedDict[int, _Lane]] = {}  # by in flight; never empty ones
+        self.length = 0
+
+    def __iter__(self) -> Iterator[_Lane]:
+        return (lane for lanes in self._lanes.values() for lane in lanes.values())
+
+    def add(self, lane: _Lane) -> None:
+        lanes = self._lanes.get(lane.in_flight)
+        if lanes is None:
+            lanes = self._lanes[lane.in_flight] = OrderedDict()
+        lanes[lane.subscription] = lane
+        self.length += 1
+
+    def remove(self, lane: _Lane) -> None:
+        lanes = self._lanes[lane.turn[0]]
+        del lanes[lane.subscription]
+        if not lanes:
+            del self._lanes[lane.turn[0]]
+        self.length -= 1
+
+    def first(self) -> _Lane | None:
+        return next(iter(self._lanes[min(self._lanes)].values())) if self.length else None
+
+    def last(self) -> _Lane | None:
+        return next(reversed(self._lanes[max(self._lanes)].values())) if self.length else None
 
 
 class Scheduler:
     """
-    A window of at most *queue_size* deliveries, of which at most *concurrency* are in flight.
+    A window of at most *queue_size* deliveries, beside at most *concurrency* in flight.
 
-    Never awaits. Turns between subscriptions are fair whatever the priority of their events; within one, the smaller priority
-    goes first, then the earlier due. Subscriptions that are not trusted hold together at most half of the slots; none gets a
-    further slot unless those it has are fewer than half of the free ones.
+    Never awaits. Between subscriptions turns are fair whatever the priority of their events: who has fewest in flight goes
+    first, then who has stood longest. Within one, the smaller priority goes first, then the earlier due. Subscriptions that
+    are not trusted hold together at most half of the slots; none gets a further slot unless those it has are fewer than half
+    of the free ones. *queue_size* is at least *concurrency*.
     """
 
     def __init__(self, *, concurrency: int, queue_size: int) -> None:
@@ -116,11 +151,14 @@ class Scheduler:
         self._in_flight: dict[int, _Lane] = {}  # by delivery
         self._doubtful = 0  # in flight for subscriptions that are not trusted
         self._size = 0  # entries in all queues
-        self._filled = 0  # lanes with entries
         self._turn = 0
-        self._lines: dict[Rank, deque[tuple[int, _Lane]]] = {rank: deque() for rank in Rank}  # (turn, lane)
-        self._timers: list[tuple[int, int, _Lane]] = []
-        self._hungry: dict[int, _Lane] = {}  # lanes that may want a refill
+        # A lane with entries is in one place: in the line of its rank, or it has no slot left, or nothing of it may go yet.
+        self._lines = tuple(_Place() for _ in Rank)
+        self._blocked = _Place()
+        self._waiting = _Place()
+        self._timers: list[tuple[int, int, _Lane]] = []  # (time, number, lane)
+        self._hungry: dict[Rank, OrderedDict[int, _Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
+        self._coming = 0  # rows asked for
 
     def __repr__(self) -> str:
         return (
@@ -155,11 +193,11 @@ class Scheduler:
         lane = self._lanes.get(subscription)
         if lane is None:
             lane = self._lanes[subscription] = _Lane(subscription)
-        lane.max_concurrency = max_concurrency
-        self._stand(lane, standing)
         if not lane.open:
             lane.open = True
             lane.marks = list(marks)
+        lane.max_concurrency = max_concurrency
+        self._stand(lane, standing)
         self._look(lane, now)
 
     def close(self, subscription: int) -> None:
@@ -167,35 +205,43 @@ class Scheduler:
         lane = self._lanes.get(subscription)
         if lane is None:
             return
-        self._resize(lane, -lane.size)
         lane.open = False
-        lane.turn = 0
         lane.marks = [None, None, None]
         for queue in lane.queues:
             queue.clear()
-        self._hungry.pop(subscription, None)
+        self._size -= lane.size
+        lane.size = 0
+        self._move(lane, None)
+        self._hungry[lane.standing.rank].pop(subscription, None)
         self._drop_idle(lane)
 
     def push(self, delivery: Delivery, *, now: int) -> bool:
-        """Take in a committed pending delivery; False if it stays on disk, to be fetched when its lane gets there."""
+        """
+        Take in a committed pending delivery; False if it stays on disk, to be fetched when its lane gets there.
+
+        What was in flight is released first.
+        """
         lane = self._lanes.get(delivery.subscription)
         if lane is None or not lane.open:
             return False
-        entry = _Entry(delivery.due_at, delivery.seq, delivery)
-        mark = lane.marks[delivery.priority]
+        priority, entry = delivery.priority, (delivery.due_at, delivery.seq, delivery)
+        mark = lane.marks[priority]
         if mark is not None and entry[:2] >= mark:
-            self._look(lane, now)
             return False
-        queue = lane.queues[delivery.priority]
+        queue = lane.queues[priority]
         if not queue or queue[-1] < entry:
             queue.append(entry)
         else:
             insort(queue, entry)
-        self._resize(lane, 1)
-        if self._size > self._queue_size:
-            self._make_room(lane, now)
-        self._look(lane, now)
-        return True
+        lane.size += 1
+        self._size += 1
+        if queue[0] is entry:
+            self._look(lane, now)
+        if self._size <= self._queue_size:
+            return True
+        self._make_room(lane, now)
+        mark = lane.marks[priority]
+        return mark is None or entry[:2] < mark
 
     def discard(self, delivery: Delivery) -> None:
         """Forget one waiting delivery, given as it was pushed."""
@@ -204,38 +250,29 @@ class Scheduler:
             return
         queue = lane.queues[delivery.priority]
         at = bisect_left(queue, (delivery.due_at, delivery.seq))
-        if at < len(queue) and queue[at].seq == delivery.seq:
+        if at < len(queue) and queue[at][1] == delivery.seq:
             del queue[at]
-            self._resize(lane, -1)
+            lane.size -= 1
+            self._size -= 1  # an empty lane keeps its place until it is looked at
+            if lane.marks != _NOTHING_ON_DISK:
+                self._hungry[lane.standing.rank][lane.subscription] = lane
 
     def take(self, now: int, limit: int) -> list[Delivery]:
         """What may go now, at most *limit*: each holds a slot until it is released."""
         self._ring_timers(now)
         taken: list[Delivery] = []
-        passed_over: list[tuple[int, _Lane]] = []  # runnable, but not entitled to one more slot
-        while len(taken) < limit and (free := self._concurrency - len(self._in_flight)) > 0:
-            place = self._next_in_line()
-            if place is None:
-                break
-            _, lane = place
-            queue = self._runnable(lane, now)
-            if queue is None:
-                self._look(lane, now)
-            elif lane.in_flight and lane.in_flight * 2 >= free:
-                passed_over.append(place)
-            else:
+        while len(taken) < limit and (lane := self._next_in_line()) is not None:
+            queue = lane.ready_queue(now)
+            if queue is not None and lane.standing.resume_at <= now:
                 taken.append(self._start(lane, queue.popleft()))
-                self._look(lane, now)
-        for turn, lane in reversed(passed_over):  # they keep their places
-            lane.turn = turn
-            self._lines[lane.standing.rank].appendleft((turn, lane))
+            self._look(lane, now)
         return taken
 
     def release(self, seq: int, standing: Standing | None, *, now: int) -> None:
         """Give back the slot of delivery *seq*; *standing* is what its subscription has earned, None if nothing changed."""
         lane = self._in_flight.pop(seq)
         lane.in_flight -= 1
-        if lane.standing.rank is not Rank.TRUSTED:
+        if lane.standing.rank is not _TRUSTED:
             self._doubtful -= 1
         if standing is not None:
             self._stand(lane, standing)
@@ -249,14 +286,20 @@ class Scheduler:
 
     def refills(self, now: int) -> list[Refill]:
         """What to fetch from the store; each is asked for once and answered by `refilled`."""
+        self._ring_timers(now)
         wanted = []
-        for subscription, lane in list(self._hungry.items()):
-            del self._hungry[subscription]
-            for priority in _PRIORITIES:
-                mark = lane.marks[priority]
-                if mark is not None and (limit := self._appetite(lane, priority, mark, now)):
-                    lane.asked[priority] = True
-                    wanted.append(Refill(subscription, priority, mark, limit))
+        share = self._share(more=sum(map(len, self._hungry.values())))
+        ahead = 0  # lanes that are not displaced by one of this rank
+        for rank, hungry in self._hungry.items():
+            ahead += self._lines[rank].length
+            while hungry and self._coming < self._queue_size - ahead:
+                _, lane = hungry.popitem(last=False)
+                for priority in _PRIORITIES:
+                    mark = lane.marks[priority]
+                    if mark is not None and (limit := self._appetite(lane, priority, mark, share, now)):
+                        lane.asked[priority] = True
+                        self._coming += limit
+                        wanted.append(Refill(lane.subscription, priority, mark, limit))
         return wanted
 
     def refilled(self, refill: Refill, rows: Iterable[Delivery], mark: Mark | None, *, now: int) -> None:
@@ -265,6 +308,7 @@ class Scheduler:
 
         Must be given before any later commit is pushed. A row in flight is skipped: its result is not committed yet.
         """
+        self._coming -= refill.limit
         lane = self._lanes.get(refill.subscription)
         if lane is None:
             return
@@ -278,123 +322,148 @@ class Scheduler:
         self._look(lane, now)
 
     def next_due(self) -> int | None:
-        """When to ask again if nothing happens before; None if only a push or a release can change the answer."""
+        """When to ask both again if nothing happens before; None if only a push, an answer or a release can change theirs."""
         return self._timers[0][0] if self._timers else None
 
-    def _runnable(self, lane: _Lane, now: int) -> deque[_Entry] | None:
-        if not lane.open or lane.full or lane.standing.resume_at > now:
-            return None
-        return lane.ready_queue(now)
-
     def _look(self, lane: _Lane, now: int) -> None:
-        """Put *lane* where its state says: in line, on a timer, in want of a refill, or none of these."""
+        """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
         if not lane.open:
             return
-        next_time: int | None = None
-        if lane.size and not lane.full:
-            if self._runnable(lane, now) is not None:
-                if not lane.turn:
-                    self._line_up(lane)
+        place = wake_at = None
+        if lane.size:
+            if lane.full:
+                place = self._blocked
+            elif (ready_at := lane.ready_at()) <= now:
+                place = self._lines[lane.standing.rank]
             else:
-                due_at = lane.next_time()
-                next_time = None if due_at is None else max(due_at, lane.standing.resume_at)
+                place, wake_at = self._waiting, ready_at
+        if place is not lane.place or (place is not None and lane.turn[0] != lane.in_flight):
+            self._move(lane, place)
         if lane.marks != _NOTHING_ON_DISK:
-            for priority in _PRIORITIES:
-                mark = lane.marks[priority]
-                if mark is None or lane.asked[priority]:
-                    continue
-                if mark[0] - PREFETCH > now:
-                    next_time = min(mark[0] - PREFETCH, next_time or mark[0])
-                elif self._appetite(lane, priority, mark, now):
-                    self._hungry[lane.subscription] = lane
-        if next_time is not None and (lane.timer is None or next_time < lane.timer):
-            lane.timer = next_time
-            heappush(self._timers, (next_time, lane.subscription, lane))
+            wake_at = self._look_at_disk(lane, wake_at, now)
+        if wake_at is not None and (lane.timer is None or wake_at < lane.timer):
+            self._set_timer(lane, wake_at)
 
-    def _line_up(self, lane: _Lane) -> None:
-        self._turn += 1
-        lane.turn = self._turn
-        self._lines[lane.standing.rank].append((lane.turn, lane))
+    def _look_at_disk(self, lane: _Lane, wake_at: int | None, now: int) -> int | None:
+        """Note that *lane* may want a refill; when to look again, which is not after *wake_at*."""
+        for priority, mark in enumerate(lane.marks):
+            if mark is None or lane.asked[priority]:
+                continue
+            look_at = max(mark[0], lane.standing.resume_at)
+            if look_at - PREFETCH <= now:
+                self._hungry[lane.standing.rank][lane.subscription] = lane
+            else:
+                look_at -= PREFETCH
+            if look_at > now and (wake_at is None or look_at < wake_at):
+                wake_at = look_at
+        return wake_at
 
-    def _next_in_line(self) -> tuple[int, _Lane] | None:
-        """The lane whose turn it is, with its turn, taken out of its line."""
-        best = self._head(Rank.TRUSTED)
-        if self._doubtful < max(1, self._concurrency // 2):
-            doubtful = self._head(Rank.UNTRIED) or self._head(Rank.FAILING)
-            if doubtful is not None and (best is None or doubtful[0] < best[0]):
-                best = doubtful
-        if best is not None:
-            lane = best[1]
-            self._lines[lane.standing.rank].popleft()
-            lane.turn = 0
-        return best
+    def _move(self, lane: _Lane, place: _Place | None) -> None:
+        if lane.place is not None:
+            lane.place.remove(lane)
+        lane.place = place
+        if place is not None:
+            self._turn += 1
+            lane.turn = (lane.in_flight, self._turn)
+            place.add(lane)
 
-    def _head(self, rank: Rank) -> tuple[int, _Lane] | None:
-        line = self._lines[rank]
-        while line:
-            turn, lane = line[0]
-            if lane.turn == turn:
-                return line[0]
-            line.popleft()  # it stands elsewhere since, or nowhere
-        return None
+    def _next_in_line(self) -> _Lane | None:
+        """The lane that is entitled to the next slot."""
+        trusted, untried, failing = self._lines
+        lane = trusted.first()
+        if (untried.length or failing.length) and self._doubtful < max(1, self._concurrency // 2):
+            doubtful = untried.first() or failing.first()
+            if doubtful is not None and (lane is None or doubtful.turn < lane.turn):
+                lane = doubtful
+        free = self._concurrency - len(self._in_flight)
+        # Nobody in line has fewer in flight, so if it is not entitled, none is.
+        if lane is None or free <= 0 or (lane.in_flight and lane.in_flight * 2 >= free):
+            return None
+        return lane
 
     def _start(self, lane: _Lane, entry: _Entry) -> Delivery:
-        self._resize(lane, -1)
+        lane.size -= 1
+        self._size -= 1
         lane.in_flight += 1
-        self._in_flight[entry.seq] = lane
-        if lane.standing.rank is not Rank.TRUSTED:
+        self._in_flight[entry[1]] = lane
+        if lane.standing.rank is not _TRUSTED:
             self._doubtful += 1
-        return entry.delivery
+        return entry[2]
 
     def _stand(self, lane: _Lane, standing: Standing) -> None:
         was, is_now = lane.standing.rank, standing.rank
         lane.standing = standing
-        if was is is_now:
-            return
-        self._doubtful += lane.in_flight * ((is_now is not Rank.TRUSTED) - (was is not Rank.TRUSTED))
-        if lane.turn:
-            self._line_up(lane)  # the place in its old line is passed over
+        lane.slots = min(standing.width, lane.max_concurrency)
+        if was is not is_now:
+            self._doubtful += lane.in_flight * ((is_now is not _TRUSTED) - (was is not _TRUSTED))
+            if self._hungry[was].pop(lane.subscription, None) is not None:
+                self._hungry[is_now][lane.subscription] = lane
 
-    def _resize(self, lane: _Lane, by: int) -> None:
-        before = lane.size
-        lane.size += by
-        self._size += by
-        self._filled += (lane.size > 0) - (before > 0)
+    def _share(self, *, more: int = 0) -> int:
+        """The entries that each lane with due ones may have, and *more* lanes; 0 where there are more lanes than entries."""
+        lanes = self._blocked.length + sum([line.length for line in self._lines]) + more
+        return self._queue_size // max(1, lanes)
 
-    def _share(self) -> int:
-        return max(1, self._queue_size // max(1, self._filled))
-
-    def _appetite(self, lane: _Lane, priority: Priority, mark: Mark, now: int) -> int:
+    def _appetite(self, lane: _Lane, priority: Priority, mark: Mark, share: int, now: int) -> int:
         """How many rows of *priority* to fetch now: a chunk, if the lane's share has room beside what goes before them."""
-        soon = now + PREFETCH
-        if not lane.open or lane.asked[priority] or mark[0] > soon:
+        ready_at = max(mark[0], lane.standing.resume_at)
+        if lane.asked[priority] or ready_at - PREFETCH > now:
             return 0
-        share = self._share()
         chunk = min(CHUNK, max(1, share // 2))
-        return chunk if lane.due_before(priority, soon + 1) + chunk <= share else 0
+        if lane.due_before(priority, max(ready_at, now)) + chunk > max(1, share):
+            return 0
+        if ready_at <= now and not lane.full:
+            return chunk
+        # What may not go at once would be the first to be evicted, and be asked for again: only free room is for it.
+        return max(0, min(chunk, self._queue_size - self._size - self._coming))
 
     def _make_room(self, lane: _Lane, now: int) -> None:
-        """Bring the window back to its size, at the cost of those who hold more than their share."""
-        share = self._share()
-        if lane.size > share:
-            self._evict(lane, now)
-            return
-        for other in self._lanes.values():
-            while other.size > share:
-                self._evict(other, now)
-        if self._size > self._queue_size:
-            self._evict(lane, now)
+        """
+        Bring the window back to its size after a push to *lane*.
+
+        Lanes that wait for their time give way first, then those with more than their share. Where due lanes are more than
+        the window has entries, those without a slot give way, then the last in line.
+        """
+        while self._size > self._queue_size:
+            share = self._share()
+            if lane.place is self._waiting or (not self._waiting.length and lane.size > max(1, share)):
+                victim = lane
+            elif self._waiting.length or not share:
+                places = (self._waiting, self._blocked, *reversed(self._lines))
+                victim = next(last for place in places if (last := place.last()) is not None)
+            else:
+                self._trim(max(1, share * 7 // 8), now)
+                return
+            if victim.size:
+                self._evict(victim, now)
+            self._look(victim, now)
+
+    def _trim(self, share: int, now: int) -> None:
+        """Bring all lanes down to *share*: an eighth of the window at once, because it looks at every lane."""
+        for place in (self._blocked, *self._lines):
+            for lane in place:
+                while lane.size > share:
+                    self._evict(lane, now)
 
     def _evict(self, lane: _Lane, now: int) -> None:
         priority = lane.last_queue(now)
         entry = lane.queues[priority].pop()
         lane.marks[priority] = entry[:2]
-        self._resize(lane, -1)
+        lane.size -= 1
+        self._size -= 1
+
+    def _set_timer(self, lane: _Lane, time: int) -> None:
+        if len(self._timers) > 2 * len(self._lanes) + 100:  # most of them are of earlier times that did not last
+            self._timers = [each for each in self._timers if each[2].timer == each[0]]
+            heapify(self._timers)
+        self._turn += 1
+        lane.timer = time
+        heappush(self._timers, (time, self._turn, lane))
 
     def _ring_timers(self, now: int) -> None:
         while self._timers and self._timers[0][0] <= now:
-            at, _, lane = heappop(self._timers)
-            if lane.timer == at:
+            time, _, lane = heappop(self._timers)
+            if lane.timer == time:
                 lane.timer = None
                 self._look(lane, now)
 

@@ -83,25 +83,21 @@ _VERIFY_CODES = {
     64: ErrorCode.TLS_HOSTNAME,  # an address in place of a name
 }
 
-# The first match counts. The second half is never raised on our way, but belongs to the same family of aiohttp's.
-_EXCEPTIONS: tuple[tuple[type[Exception], ErrorCode], ...] = (
+# The first match counts. From the fourth on they are never raised on our way, but belong to aiohttp's family.
+_KINDS: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (TooManyInformational, ErrorCode.TOO_MANY_INFORMATIONAL),
     (HeadTooLarge, ErrorCode.RESPONSE_HEADER_TOO_LARGE),
-    (HttpProcessingError, ErrorCode.MALFORMED_RESPONSE),
-    (ssl.SSLError, ErrorCode.TLS_PROTOCOL),
-    (aiohttp.ServerDisconnectedError, ErrorCode.DISCONNECTED),
-    (aiohttp.ClientConnectionResetError, ErrorCode.RESET),
+    (MemoryError, ErrorCode.LOCAL_RESOURCES),
     (aiohttp.ServerFingerprintMismatch, ErrorCode.TLS_UNTRUSTED),
-    (aiohttp.ClientProxyConnectionError, ErrorCode.PROXY_ERROR),
     (aiohttp.ClientHttpProxyError, ErrorCode.PROXY_ERROR),
-    (aiohttp.ClientConnectorDNSError, ErrorCode.DNS_TEMPORARY),
     (aiohttp.TooManyRedirects, ErrorCode.REDIRECT_NOT_FOLLOWED),
     (aiohttp.RedirectClientError, ErrorCode.REDIRECT_NOT_FOLLOWED),
     (aiohttp.ClientResponseError, ErrorCode.MALFORMED_RESPONSE),
     (aiohttp.ClientPayloadError, ErrorCode.MALFORMED_RESPONSE),
     (aiohttp.InvalidURL, ErrorCode.INVALID_URL),
     (aiohttp.NonHttpUrlClientError, ErrorCode.INVALID_URL),
-    (aiohttp.UploadAbortedError, ErrorCode.DISCONNECTED),
+    (aiohttp.ClientError, ErrorCode.DISCONNECTED),
+    (Exception, ErrorCode.INTERNAL_ERROR),
 )
 
 _SENTENCES = {
@@ -227,24 +223,30 @@ def error_code(error: Exception, phase: Phase, *, tls: bool) -> ErrorCode:
     cause = _cause(error)
     match cause:
         case ssl.SSLCertVerificationError():
-            return _VERIFY_CODES.get(cause.verify_code, ErrorCode.TLS_UNTRUSTED)
-        case HttpProcessingError() if cause.message.startswith(_OVERSIZE):
-            return ErrorCode.RESPONSE_HEADER_TOO_LARGE
+            code = _VERIFY_CODES.get(cause.verify_code, ErrorCode.TLS_UNTRUSTED)
+        case ssl.SSLError():
+            code = ErrorCode.TLS_PROTOCOL
+        case HttpProcessingError():
+            oversize = cause.message.startswith(_OVERSIZE)
+            code = ErrorCode.RESPONSE_HEADER_TOO_LARGE if oversize else ErrorCode.MALFORMED_RESPONSE
         case TimeoutError():
-            return _TIMEOUTS[phase]
-        case OSError() if not isinstance(cause, _LISTED_OS_ERRORS):
-            code = _errno_code(cause, phase)
-            # Before a connection stands only TLS exchanges bytes that can be cut off.
-            lost = code in {ErrorCode.RESET, ErrorCode.DISCONNECTED}
-            return ErrorCode.TLS_PROTOCOL if tls and lost and phase is Phase.CONNECT else code
+            code = _TIMEOUTS[phase]
+        case aiohttp.ClientProxyConnectionError():
+            code = ErrorCode.PROXY_ERROR
+        case aiohttp.ClientConnectorDNSError():
+            code = ErrorCode.DNS_TEMPORARY
+        case OSError():
+            code = _errno_code(cause, phase, tls=tls)
         case _:
-            return next((code for kind, code in _EXCEPTIONS if isinstance(cause, kind)), ErrorCode.INTERNAL_ERROR)
+            code = next(code for kind, code in _KINDS if isinstance(cause, kind))
+    return code
 
 
 def tls_context() -> ssl.SSLContext:
     """Verify against the system's authorities; TLS 1.2 or newer."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False  # RFC 9525, section 2: a subject's name is no server's
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -269,14 +271,19 @@ def _cause(error: Exception) -> Exception:
     return error.os_error if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, kept) else error
 
 
-def _errno_code(error: OSError, phase: Phase) -> ErrorCode:
+def _errno_code(error: OSError, phase: Phase, *, tls: bool) -> ErrorCode:
+    connecting = phase is Phase.CONNECT
+    unknown = ErrorCode.CONNECT_REFUSED if connecting else ErrorCode.RESET
     if isinstance(error, ConnectionResetError | ConnectionAbortedError):
-        return ErrorCode.RESET
-    unknown = ErrorCode.CONNECT_REFUSED if phase is Phase.CONNECT else ErrorCode.RESET
-    numbers = [error.errno] if error.errno else map(int, _ERRNO_IN_TEXT.findall(str(error)))
+        numbers = [errno.ECONNRESET]  # asyncio raises them without a number
+    else:
+        numbers = [error.errno] if error.errno else [int(number) for number in _ERRNO_IN_TEXT.findall(str(error))]
     codes = [_TIMEOUTS[phase] if number == errno.ETIMEDOUT else _ERRNOS.get(number, unknown) for number in numbers]
-    # Of several addresses one that was reached says more than one that this machine could not try.
-    return next((code for code in codes if code not in _OURS), codes[0] if codes else unknown)
+    # Of several addresses one that was tried says more than one that this machine has no way to.
+    code = next((code for code in codes if code not in _OURS), codes[0] if codes else unknown)
+    # Before a connection stands nothing but TLS exchanges bytes that could be cut off.
+    lost = code in {ErrorCode.RESET, ErrorCode.DISCONNECTED}
+    return ErrorCode.TLS_PROTOCOL if tls and connecting and lost else code
 
 
 def _detail(code: ErrorCode, error: Exception, host: str) -> str:

@@ -9,10 +9,10 @@ import time
 from binascii import a2b_base64, b2a_base64, unhexlify
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from hookengine.errors import VerificationError
 
@@ -34,6 +34,10 @@ Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
 _VARIABLES = ("id", "attempt", "event", "method", "url", "signatures")
 _SYMMETRIC, _PRIVATE, _PUBLIC = "whsec_", "whsk_", "whpk_"
+_ENCODERS: dict[Encoding, Callable[[bytes], str]] = {
+    "hex": bytes.hex,
+    "base64": lambda raw: b2a_base64(raw, newline=False).decode("ascii"),
+}
 _DIGESTS = {"hmac-sha256": "sha256", "hmac-sha1": "sha1", "hmac-sha512": "sha512"}
 _KEY_BYTES = range(24, 65)  # Standard Webhooks 1.0.0, "Signature scheme"
 _NEW_KEY_BYTES = 32
@@ -60,9 +64,9 @@ class _Item(NamedTuple):
 class _Templates(NamedTuple):
     """Those of a scheme, compiled: `signed` is cut where the body goes, `value` takes the joined signatures last."""
 
-    before_body: Fill
-    after_body: Fill
+    message: Callable[[Values, bytes], bytes]  # the bytes that are signed
     value: Fill
+    bare: bool
     signature: _Item
     timestamp: _Item | None
 
@@ -132,14 +136,16 @@ def _compile(scheme: Scheme) -> _Templates:
             items[name] = _Item(head, tail)
     if "signature" not in items:
         raise ValueError(f"value has {{signature}}: {scheme.value}")
+    if "timestamp" in items and len(items["timestamp"].find(_items(scheme, scheme.value))) > 1:
+        raise ValueError(f"in value, nothing tells the timestamp from what is beside it: {scheme.value}")
     if "timestamp" in signed and scheme.timestamp_header is None and "timestamp" not in items:
         raise ValueError("the timestamp is signed, but neither timestamp_header nor value says where it is")
     before, after = scheme.signed.split("{body}")
     value = scheme.value.replace("{signature}".join(items["signature"]), "{signatures}")
     return _Templates(
-        before_body=_fill(before, scheme),
-        after_body=_fill(after, scheme),
+        message=_message(_fill(before, scheme), _fill(after, scheme) if after else None),
         value=_fill(value, scheme),
+        bare=value == "{signatures}",
         signature=items["signature"],
         timestamp=items.get("timestamp"),
     )
@@ -150,6 +156,15 @@ def _variables(template: str, known: set[str]) -> list[str]:
     if not known.issuperset(names) or not len(names) == template.count("{") == template.count("}"):
         raise ValueError(f"a template has no braces but those of {', '.join(sorted(known))}: {template}")
     return names
+
+
+def _message(before: Fill, after: Fill | None) -> Callable[[Values, bytes], bytes]:
+    # Servers hand on header bytes that are no UTF-8 as surrogates; no two texts may become the same bytes.
+    if after is None:
+        return lambda values, body: before(*values).encode("utf-8", "surrogatepass") + body
+    return lambda values, body: (
+        before(*values).encode("utf-8", "surrogatepass") + body + after(*values).encode("utf-8", "surrogatepass")
+    )
 
 
 def _fill(template: str, scheme: Scheme) -> Fill:
@@ -237,40 +252,47 @@ def sign(
     unsigned. Raises ValueError for a secret that cannot sign.
     """
     values = (id, str(timestamp), str(event_timestamp), method, url)
-    return tuple(
-        [
-            (header, fill(*values, separator.join([make(values, body) for make in makers])))
-            for header, fill, separator, makers in _plan(tuple(schemes), tuple(secrets))
-        ]
-    )
+    return tuple([(header, make(values, body)) for header, make in _plan(tuple(schemes), tuple(secrets))])
 
 
 @lru_cache(maxsize=4096)
-def _plan(schemes: tuple[Scheme, ...], secrets: tuple[str, ...]) -> tuple[tuple[str, Fill, str, list[Maker]], ...]:
-    """The headers that requests carry: name, template, and what makes the signatures in it, with their separator."""
+def _plan(schemes: tuple[Scheme, ...], secrets: tuple[str, ...]) -> tuple[tuple[str, Maker], ...]:
+    """The headers that requests carry, each with what makes its value."""
     for secret in secrets if schemes else ():
         check_secret(schemes, secret)
-    plan: dict[str, tuple[Fill, str, list[Maker]]] = {}
+    plan: dict[str, Maker] = {}
+    signed: dict[str, list[Maker]] = {}
     for scheme in schemes:
         if scheme.id_header is not None:
-            plan[scheme.id_header] = _fill("{id}", scheme), "", []
+            plan[scheme.id_header] = _value_of("id")
         if scheme.timestamp_header is not None:
-            plan[scheme.timestamp_header] = _fill("{timestamp}", scheme), "", []
-    for scheme in schemes:
+            plan[scheme.timestamp_header] = _value_of(scheme.timestamp)
         fitting = [secret for secret in secrets if scheme.takes(secret)]
-        for secret in fitting if scheme.several else fitting[:1]:
-            # Several schemes may share a header.
-            _, _, makers = plan.setdefault(scheme.header, (scheme.templates.value, scheme.separator, []))
-            makers.append(_maker(scheme, secret))
-    return tuple((header, *line) for header, line in plan.items())
+        makers = [_maker(scheme, secret) for secret in (fitting if scheme.several else fitting[:1])]
+        if makers:
+            # Schemes of one profile may share a header.
+            signed.setdefault(scheme.header, []).extend(makers)
+            plan[scheme.header] = _joined(scheme, signed[scheme.header])
+    return tuple(plan.items())
+
+
+def _value_of(variable: str) -> Maker:
+    place = _VARIABLES.index(variable)
+    return lambda values, _: values[place]
+
+
+def _joined(scheme: Scheme, makers: list[Maker]) -> Maker:
+    fill, separator = scheme.templates.value, scheme.separator
+    if scheme.templates.bare and len(makers) == 1:
+        return makers[0]  # the usual case, without the templates
+    return lambda values, body: fill(*values, separator.join([make(values, body) for make in makers]))
 
 
 def _maker(scheme: Scheme, secret: str) -> Maker:
     """What makes a signature as it stands in the header, such as `v1,…`."""
     head, tail = scheme.templates.signature
-    sign, encode = _signer(scheme, secret), _ENCODERS[scheme.encoding]
-    before, after, *_ = scheme.templates
-    return lambda values, body: head + encode(sign(before(*values).encode() + body + after(*values).encode())) + tail
+    message, sign, encode = scheme.templates.message, _signer(scheme, secret), _ENCODERS[scheme.encoding]
+    return lambda values, body: head + encode(sign(message(values, body))) + tail
 
 
 def verify(
@@ -305,13 +327,15 @@ def verify(
     found = _by_name(headers)
     at = time.time() if now is None else now
 
-    wanted = [scheme for scheme in schemes if any(scheme.takes(each) or scheme.takes_public(each) for each in secrets)]
+    wanted = [scheme for scheme in schemes if any(_fits(scheme, each) for each in secrets)]
     present = [scheme for scheme in wanted if scheme.header.lower() in found]
-    claims = [_claim(scheme, found, {"method": method, "url": url or ""}) for scheme in present or wanted[:1]]
+    if not present:
+        raise _unsigned(wanted[0], found)
+    claims = [_claim(scheme, found, method, url or "") for scheme in present]
     for claim in claims:
         if claim.timestamp is not None:
             _check_age(claim.timestamp, at, tolerance)
-    if not any(claim.holds(secrets, body) for claim in claims):
+    if not _hold(claims, secrets, body):
         raise _refusal(claims, schemes, found, secrets, body)
 
 
@@ -338,10 +362,13 @@ def new_secret(random: bytes) -> str:
 
 
 def public_key(secret: str) -> str | None:
-    """The public key for what an Ed25519 secret signs; None for other secrets. Raises ValueError where it holds no key."""
+    """The public key that verifies what an Ed25519 secret signs; None for secrets that are none."""
     if not secret.startswith(_PRIVATE):
         return None
-    raw = _private_key(secret.removeprefix(_PRIVATE)).public_key().public_bytes_raw()
+    try:
+        raw = _private_key(secret.removeprefix(_PRIVATE)).public_key().public_bytes_raw()
+    except ValueError:
+        return None  # a profile whose key is the secret's characters takes such a text
     return _PUBLIC + b2a_base64(raw, newline=False).decode("ascii")
 
 
@@ -351,37 +378,34 @@ class _Claim(NamedTuple):
     scheme: Scheme
     signatures: list[str]
     timestamp: str | None
-    values: Mapping[str, str]
+    values: Values
 
-    def holds(self, secrets: list[str], body: bytes) -> bool:
-        """Whether one of the signatures is by one of *secrets*."""
-        message = _message(self.scheme, self.values, body)
-        return any(_matches(self.scheme, each, message, self.signatures) for each in secrets if _fits(self.scheme, each))
+    def holds(self, secret: str, body: bytes) -> bool:
+        """Whether one of the signatures is by *secret*, or by the secret of that public key."""
+        if self.scheme.algorithm == "ed25519":
+            public, message = _verifying_key(self.scheme, secret), self.scheme.templates.message(self.values, body)
+            return any(_ed25519_verifies(public, each, message, self.scheme.encoding) for each in self.signatures)
+        expected = _maker(self.scheme, secret)(self.values, body).encode()
+        head, tail = self.scheme.templates.signature
+        candidates = [(head + each + tail).encode("utf-8", "surrogatepass") for each in self.signatures]
+        compared = [hmac.compare_digest(expected, each) for each in candidates]
+        return any(compared)
 
 
-def _claim(scheme: Scheme, found: Mapping[str, list[str]], values: Mapping[str, str]) -> _Claim:
-    _, _, _, _, signature, stamp = scheme.templates
+def _claim(scheme: Scheme, found: Mapping[str, list[str]], method: str, url: str) -> _Claim:
+    *_, signature, stamp = scheme.templates
     items = _items(scheme, _one(found, scheme.header))
     signatures = signature.find(items)
     if len(signatures) > _MAX_SIGNATURES:
         raise VerificationError("malformed_signature", f"{scheme.header} holds more than {_MAX_SIGNATURES} signatures")
-    stamps = stamp.find(items) if stamp is not None else []
-    if stamp is not None and len(set(stamps)) != 1:
-        raise VerificationError("malformed_signature", f"{scheme.header} is not of the form {scheme.value}")
+    stamps = set(stamp.find(items)) if stamp is not None else set()
     if scheme.timestamp_header is not None:
-        stamps = [_one(found, scheme.timestamp_header)]
-    timestamp = stamps[0] if stamps else None
+        stamps.add(_one(found, scheme.timestamp_header))
+    if len(stamps) != int(stamp is not None or scheme.timestamp_header is not None):
+        raise VerificationError("malformed_signature", f"{scheme.header} is not of the form {scheme.value}")
+    timestamp = stamps.pop() if stamps else None
     id_ = _one(found, scheme.id_header) if scheme.id_header is not None else ""
-    return _Claim(scheme, signatures, timestamp, {**values, "id": id_, scheme.timestamp: timestamp or ""})
-
-
-def _matches(scheme: Scheme, secret: str, message: bytes, signatures: list[str]) -> bool:
-    if scheme.algorithm == "ed25519":
-        public = _verifying_key(scheme, secret)
-        return any(_ed25519_verifies(public, each, message, scheme.encoding) for each in signatures)
-    expected = _encoded(scheme, _signer(scheme, secret)(message)).encode()
-    compared = [hmac.compare_digest(expected, _utf8(each)) for each in signatures]
-    return any(compared)
+    return _Claim(scheme, signatures, timestamp, (id_, timestamp or "", timestamp or "", method, url))
 
 
 def _check_age(timestamp: str, now: float, tolerance: float) -> None:
@@ -407,6 +431,16 @@ def _span(seconds: float) -> str:
     return " ".join(words[:2]) or "0 seconds"
 
 
+def _hold(claims: list[_Claim], secrets: list[str], body: bytes) -> bool:
+    return any(claim.holds(secret, body) for claim in claims for secret in secrets if _fits(claim.scheme, secret))
+
+
+def _unsigned(scheme: Scheme, found: Mapping[str, list[str]]) -> VerificationError:
+    others = (profile for profile, rows in SCHEMES.items() if any(row.header.lower() in found for row in rows))
+    hint = "".join(f"; there is one of the profile {profile}" for profile in others)
+    return VerificationError("missing_header", f"the header {scheme.header} is missing{hint}")
+
+
 def _refusal(
     claims: list[_Claim], schemes: Sequence[Scheme], found: Mapping[str, list[str]], secrets: list[str], body: bytes
 ) -> VerificationError:
@@ -418,7 +452,7 @@ def _refusal(
             return VerificationError("no_match", f"the signatures in {scheme.header} are of another kind than the secret")
         return VerificationError("malformed_signature", f"{scheme.header} holds no signature of the form {scheme.value}")
     for original, words in _originals(body):
-        if any(claim.holds(secrets, original) for claim in claims if claim.scheme.algorithm != "ed25519"):
+        if _hold([claim for claim in claims if claim.scheme.algorithm != "ed25519"], secrets, original):
             return VerificationError("no_match", f"the signature fits the body {words}: something changed it on the way")
     return VerificationError(
         "no_match", f"no signature fits: another secret, or a part of {scheme.signed} is not as the sender signed it"
@@ -429,7 +463,8 @@ def _originals(body: bytes) -> Iterator[tuple[bytes, str]]:
     """What *body* may have been before it was printed again, with a word for each."""
     if len(body) > _MAX_HINT_BODY:
         return
-    yield body.rstrip(b"\r\n"), "without its final newline"
+    if body.endswith(b"\n"):
+        yield body.rstrip(b"\r\n"), "without its final newline"
     yield body + b"\n", "with a final newline"
     try:
         document = json.loads(body)
@@ -441,10 +476,10 @@ def _originals(body: bytes) -> Iterator[tuple[bytes, str]]:
 def _by_name(headers: Headers) -> dict[str, list[str]]:
     """All values of each header, by its name in lower case."""
     found: dict[str, list[str]] = {}
-    # Looked for by name, not by type: those of http.server and of several frameworks are no Mapping.
-    items = getattr(headers, "items", None)
+    # Not by type: the headers of http.server and of several frameworks are no Mapping.
+    pairs: Any = headers.items() if hasattr(headers, "items") else headers
     try:
-        for name, value in items() if callable(items) else headers:
+        for name, value in pairs:
             if isinstance(name, str | bytes) and isinstance(value, str | bytes):
                 found.setdefault(_text(name).lower(), []).append(_text(value).strip(" \t"))
     except (TypeError, ValueError):
@@ -459,19 +494,17 @@ def _one(found: Mapping[str, list[str]], name: str) -> str:
         # A framework hands on the first or the last: what was verified must be what the receiver then reads.
         raise VerificationError("repeated_header", f"the header {name} is there more than once, with different values")
     if values <= {""}:
-        others = [known for known, schemes in SCHEMES.items() for scheme in schemes if scheme.header.lower() in found]
-        hint = f"; there is one of the profile {others[0]}" if others and name.lower() not in found else ""
-        raise VerificationError("missing_header", f"the header {name} is missing or empty{hint}")
+        raise VerificationError("missing_header", f"the header {name} is missing or empty")
     return values.pop()
 
 
 def _known_secrets(schemes: Sequence[Scheme], secret: str | list[str]) -> list[str]:
     """The secrets to verify with, each of them checked."""
-    secrets = [secret] if isinstance(secret, str) else secret
-    if not isinstance(secrets, Iterable) or not all(isinstance(each, str) for each in secrets):
-        raise ValueError("a secret is text")
+    secrets = [secret] if isinstance(secret, str) else list(secret or ())
     if not secrets:
         raise VerificationError("invalid_secret", "no secret was given")
+    if not all(isinstance(each, str) for each in secrets):
+        raise ValueError("a secret is text")
     for each in secrets:
         try:
             _check_form(schemes, each)
@@ -504,7 +537,8 @@ def _signer(scheme: Scheme, secret: str) -> Callable[[bytes], bytes]:
     if scheme.algorithm == "ed25519":
         return _private_key(encoded).sign
     key = _decoded_key(encoded) if scheme.key == "base64" else _text_key(secret)
-    return partial(hmac.digest, key, digest=_DIGESTS[scheme.algorithm])
+    digest = _DIGESTS[scheme.algorithm]
+    return lambda message: hmac.digest(key, message, digest)
 
 
 def _text_key(secret: str) -> bytes:
@@ -571,8 +605,3 @@ def _ed25519_verifies(public: Ed25519PublicKey, signature: str, message: bytes, 
 
 def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("latin-1")
-
-
-def _utf8(text: str) -> bytes:
-    # Servers hand on header bytes that are no UTF-8 as surrogates; no two texts may become the same bytes.
-    return text.encode("utf-8", "surrogatepass")

@@ -1,37 +1,36 @@
 """
-From untrusted input to frozen Structs: JSON texts are read strictly, and every mistake in them is reported at once.
+From JSON values, keyword arguments and TOML tables to frozen Structs, with every mistake in them reported at once.
 
-`read_json` and `read_objects` split a text into members; `Problems` makes Structs of them, and of keyword arguments and TOML
-tables alike. What is written as a text but means something else is a type with a `parse` classmethod, such as `Duration`.
+Field types are those that msgspec knows. What is written as a text but means something else is a type with a `parse`
+classmethod, such as `Duration`, or is annotated with `Meta(extra={"parse": function})`; `extra={"expected": "a …"}` words
+what a pattern asks for.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError
 
-from hookengine.errors import Invalid, Malformed, Mistake
+from hookengine.errors import Invalid, Mistake
 
 S = TypeVar("S", bound=Struct)
 
-DEEPEST = 64  # levels of arrays and objects in a JSON text
 LONGEST_DURATION = 36_500 * 86_400_000  # ms
 
 _LONGEST_ECHO = 100  # characters of the input that an error repeats
 _MOST_MISTAKES = 1000
 _MOST_SUGGESTIONS = 100  # each costs about 0.1 ms
-_KEPT = frozenset({"data"})
+_DEEPEST = 64  # levels of arrays and objects under Any, as in a JSON text
 
 _DURATION = re.compile(r"0*([0-9]{1,13})(ms|s|m|h|d)")
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # largest first
@@ -125,8 +124,7 @@ class Time(int):
 
 def quoted(text: str) -> str:
     """*text* for an error: in quotes, its control characters escaped, and cut where it is long."""
-    shown = text if len(text) <= _LONGEST_ECHO else text[: _LONGEST_ECHO - 1] + "…"
-    return "'" + "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown) + "'"
+    return f"'{''.join(char if char.isprintable() else repr(char)[1:-1] for char in _cut(text))}'"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -144,102 +142,314 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_ECHO else text[: _LONGEST_ECHO - 1] + "…"
 
 
-class _Repeated(Exception):  # noqa: N818  # no error of its own: the way out of json's parser
-    """An object has a member twice."""
+_BAD: Any = object()  # in place of a value that is wrong
 
 
-_OBJECT = msgspec.json.Decoder(dict[str, Raw])
-_SYNTAX = msgspec.json.Decoder(Raw)
-_OFFSET = re.compile(r"JSON is malformed: (.*) \(byte ([0-9]+)\)")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_WHITESPACE = b" \t\r\n"
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_TOO_MANY_OPEN = b"[" * (DEEPEST + 1)
-# Sizes in the order that is fast for both flat and steep texts.
-_SIBLINGS = tuple(b"]" * levels + b"[" * levels for levels in (1, 1, 1, 32, 16, 8, 4, 2, 1))
+class Draft(Generic[S]):
+    """An S as far as it is valid."""
+
+    __slots__ = ("_values", "whole")
+
+    def __init__(self, whole: S | None, values: Mapping[str, Any]) -> None:
+        self.whole = whole  # None: something in it is wrong
+        self._values = values  # where it is not whole
+
+    def get(self, name: str) -> Any:
+        """The value of field *name*, or its default; None where it is wrong, missing or UNSET."""
+        value = self._values.get(name) if self.whole is None else getattr(self.whole, name)
+        return None if value is UNSET else value
 
 
-def read_json(raw: bytes, *, kept: frozenset[str] = _KEPT) -> Any:
+class Problems:
     """
-    The value of a JSON text (RFC 8259) of ours: of an object, its members, those in *kept* as the bytes they are.
+    The mistakes found in one input, gathered so that they are raised together.
 
-    Raises Malformed with the code invalid_encoding, invalid_json, json_too_deep or duplicate_key. Integers beyond 64 bits and
-    floats beyond doubles come back as some integer beyond 64 bits and as infinity, which `Problems` refuses.
+    A caller converts, looks at what is valid for mistakes of meaning, adds those, and then asks for the whole.
     """
-    _check_encoding(raw)
-    try:
-        value = _read(raw, kept)
-    except msgspec.DecodeError as error:
-        _refuse_syntax(error, raw)
-    except RecursionError:
-        _refuse_depth()
-    _check_depth(raw)
-    return value
 
+    __slots__ = ("mistakes",)
 
-def read_objects(raw: bytes, *, ndjson: bool = False, most: int = 1000, kept: frozenset[str] = _KEPT) -> list[Any]:
-    """
-    The elements of a JSON array, or the lines of an NDJSON text, each as `read_json` would give it.
+    def __init__(self) -> None:
+        self.mistakes: list[Mistake] = []
 
-    Raises Malformed as `read_json` does, and Invalid where it is no array or has more than *most* elements.
-    """
-    _check_encoding(raw)
-    try:
-        elements = _lines(raw, most) if ndjson else _elements(raw, most)
-        _check_depth(raw)
-        return [_read(element, kept) for element in elements]
-    except msgspec.DecodeError as error:
-        _refuse_syntax(error, raw)
-    except RecursionError:
-        _refuse_depth()
+    def add(self, pointer: str, code: str, detail: str) -> None:
+        """Note a mistake; those beyond a thousand are dropped."""
+        if not self._is_full:
+            self.mistakes.append(Mistake(code=code, detail=detail, pointer=pointer))
 
+    def raise_if_any(self) -> None:
+        """Raise Invalid with every mistake, if there are any."""
+        if self.mistakes:
+            detail = f"Only the first {_MOST_MISTAKES} mistakes are named." if self._is_full else None
+            raise Invalid(detail, mistakes=tuple(self.mistakes))
 
-def _elements(raw: bytes, most: int) -> list[bytes]:
-    try:
-        array = _array_of(most).decode(raw)
-    except ValidationError as error:
-        _SYNTAX.decode(raw)
-        if "at most" in str(error):
-            raise Invalid(mistakes=(_too_many(most),)) from None
-        raise Invalid(mistakes=(Mistake(code="invalid_type", detail=_words(str(error)), pointer=""),)) from None
-    return [bytes(element) for element in msgspec.structs.astuple(array) if element is not UNSET]
+    def require(self, draft: Draft[S]) -> S:
+        """What *draft* holds, once nothing is wrong; else as `raise_if_any`."""
+        self.raise_if_any()
+        return cast("S", draft.whole)  # where it is not whole, its mistakes are here
 
+    def convert(self, type_: type[S], raw: Any, pointer: str = "") -> Draft[S]:
+        """
+        A *type_* of *raw*, a mapping of member names to JSON values; *pointer* is where *raw* is.
 
-@lru_cache(maxsize=8)
-def _array_of(most: int) -> msgspec.json.Decoder[Any]:
-    # A list's length is checked when all of it is in memory; an array-like Struct refuses the first element too many.
-    members = [(f"m{i}", Raw | UnsetType, UNSET) for i in range(most)]
-    return msgspec.json.Decoder(msgspec.defstruct("Elements", members, array_like=True, forbid_unknown_fields=True))
+        A value of UNSET counts as absent.
+        """
+        if _is_exact(type_):
+            try:
+                return Draft(msgspec.convert(raw, type_, dec_hook=_decode), {})
+            except ValidationError:
+                pass  # it names the first mistake only
+        return self._struct(type_, raw, pointer)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self.mistakes) >= _MOST_MISTAKES
 
-def _lines(raw: bytes, most: int) -> list[bytes]:
-    lines = raw.rstrip(_WHITESPACE).split(b"\n", most)
-    if len(lines) > most:
-        raise Invalid(mistakes=(_too_many(most),))
-    if lines == [b""]:
-        return []
-    for number, line in enumerate(lines):
+    def _struct(self, type_: type[S], raw: Any, at: str) -> Draft[S]:
+        if isinstance(raw, type_):
+            return Draft(raw, {})
+        if not isinstance(raw, Mapping):
+            self.add(at, "invalid_type", f"expected an object, got {_kind(raw)}")
+            return Draft(None, {})
+        fields = _fields(type_)
+        config = type_.__struct_config__
+        values: dict[str, Any] = {}
+        given = {name: value for name, value in raw.items() if value is not UNSET and name != config.tag_field}
+        for name, value in given.items():
+            if field := fields.get(name):
+                values[field.name] = self._value(field.type, value, at + pointer(name))
+            elif config.forbid_unknown_fields:
+                self._unknown(name, fields, at)
+        for name, field in fields.items():
+            if field.required and name not in given:
+                values[field.name] = _BAD
+                self.add(at + pointer(name), "missing_member", f"{quoted(name)} is missing")
+        return self._filled(type_, values, at)
+
+    def _filled(self, type_: type[S], values: dict[str, Any], at: str) -> Draft[S]:
+        valid = {name: value for name, value in values.items() if value is not _BAD}
+        if len(valid) == len(values):
+            try:
+                return Draft(type_(**values), {})
+            except ValueError as error:  # from __post_init__
+                self.add(at, getattr(error, "code", "invalid_value"), str(error))
+        defaults = {field.name: _default(field) for field in _fields(type_).values() if field.name not in values}
+        return Draft(None, defaults | valid)
+
+    def _unknown(self, name: Any, known: Iterable[str], at: str) -> None:
+        if self._is_full:
+            return
+        suggestion = did_you_mean(str(name), known) if len(self.mistakes) < _MOST_SUGGESTIONS else ""
+        self.add(at + pointer(name), "unknown_member", f"unknown member {quoted(str(name))}{suggestion}")
+
+    def _value(self, hint: Any, raw: Any, at: str) -> Any:
+        if self._is_full:
+            return _BAD
+        bare, metas = _bare(hint)
+        origin, arguments = get_origin(bare) or bare, get_args(bare)
+        if parse := _parser(bare, metas):
+            value = self._parsed(parse, bare, raw, at)
+        elif bare is Any:
+            value = self._anything(raw, at)
+        elif origin in (Union, UnionType):
+            value = self._union(hint, metas, arguments, raw, at)
+        elif _is_struct(origin):
+            whole = self._struct(origin, raw, at).whole
+            value = _BAD if whole is None else whole
+        elif origin in (list, set, frozenset) or (origin is tuple and Ellipsis in arguments):
+            value = self._array(origin, metas, arguments[0], raw, at)
+        elif origin in (dict, Mapping):
+            value = self._object(metas, arguments, raw, at)
+        else:
+            value = self._leaf(hint, raw, at)
+        return value
+
+    def _parsed(self, parse: Callable[[str], Any], bare: Any, raw: Any, at: str) -> Any:
+        if isinstance(raw, bare):
+            return raw
+        if not isinstance(raw, str):
+            self.add(at, "invalid_type", f"expected a string, got {_kind(raw)}")
+            return _BAD
         try:
-            _SYNTAX.decode(line)
-        except msgspec.DecodeError as error:
-            _refuse_syntax(error, line, first_line=number + 1)
-    return lines
+            return parse(raw)
+        except ValueError as error:
+            self.add(at, getattr(error, "code", "invalid_value"), str(error))
+            return _BAD
+
+    def _union(self, hint: Any, metas: tuple[Meta, ...], options: tuple[Any, ...], raw: Any, at: str) -> Any:
+        if raw is None and NoneType in options:
+            return None
+        others = [option for option in options if option not in (NoneType, UnsetType)]
+        if len(others) == 1:
+            return self._value(_annotated(others[0], metas), raw, at)
+        if not all(map(_is_struct, others)) or not isinstance(raw, Mapping):
+            return self._leaf(hint, raw, at)
+        structs = {struct.__struct_config__.tag: struct for struct in others}
+        member = others[0].__struct_config__.tag_field
+        if member not in raw:
+            self.add(at + pointer(member), "missing_member", f"{quoted(member)} is missing")
+            return _BAD
+        tag = self._leaf(Literal[tuple(structs)], raw[member], at + pointer(member))
+        return _BAD if tag is _BAD else self._value(structs[tag], raw, at)
+
+    def _array(self, origin: Any, metas: tuple[Meta, ...], item: Any, raw: Any, at: str) -> Any:
+        elements = self._leaf(_annotated(list[Any], metas), raw, at)
+        if elements is _BAD:
+            return _BAD
+        values = [self._value(item, element, f"{at}/{i}") for i, element in enumerate(elements)]
+        return _BAD if any(value is _BAD for value in values) else origin(values)
+
+    def _object(self, metas: tuple[Meta, ...], hints: tuple[Any, ...], raw: Any, at: str) -> Any:
+        members = self._leaf(_annotated(dict[Any, Any], metas), raw, at)
+        if members is _BAD:
+            return _BAD
+        values = {}
+        for name, value in members.items():
+            below = at + pointer(name)
+            values[self._value(hints[0], name, below)] = self._value(hints[1], value, below)
+        return _BAD if _BAD in values or any(value is _BAD for value in values.values()) else values
+
+    def _anything(self, raw: Any, at: str, level: int = 0) -> Any:
+        """*raw* if it can be printed as JSON."""
+        match raw:
+            case None | bool() | str() | Raw():
+                return raw
+            case int() if -(2**63) <= raw < 2**64:
+                return raw
+            case float() if math.isfinite(raw):
+                return raw
+            case int() | float():
+                self.add(at, "invalid_value", "the number is out of range")
+            case list() | tuple() if level < _DEEPEST:
+                values = [self._anything(value, f"{at}/{i}", level + 1) for i, value in enumerate(raw)]
+                return _BAD if any(value is _BAD for value in values) else values
+            case Mapping() if level < _DEEPEST and all(isinstance(name, str) for name in raw):
+                members = {name: self._anything(value, at + pointer(name), level + 1) for name, value in raw.items()}
+                return _BAD if any(value is _BAD for value in members.values()) else members
+            case list() | tuple() | Mapping() if level >= _DEEPEST:
+                self.add(at, "invalid_value", f"more than {_DEEPEST} levels of arrays and objects")
+            case _:
+                self.add(at, "invalid_type", f"expected a JSON value, got {_kind(raw)}")
+        return _BAD
+
+    def _leaf(self, hint: Any, raw: Any, at: str) -> Any:
+        try:
+            value = msgspec.convert(raw, hint, dec_hook=_decode)
+        except ValidationError as error:
+            self.add(at, *_explained(error, hint, raw))
+            return _BAD
+        if (type(value) is int and not -(2**63) <= value < 2**63) or (type(value) is float and not math.isfinite(value)):
+            self.add(at, "invalid_value", "the number is out of range")
+            return _BAD
+        return value
 
 
-def _too_many(most: int) -> Mistake:
-    return Mistake(code="too_many_elements", detail=f"expected at most {most} elements", pointer="")
+_NAMES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "a boolean",
+    "null": "null",
+    "array": "an array",
+    "object": "an object",
+}
 
 
-def _read(raw: bytes, kept: frozenset[str]) -> Any:
+def _kind(raw: Any) -> str:
     try:
-        members = _OBJECT.decode(raw)
-    except ValidationError:  # no object
-        _SYNTAX.decode(raw)
-        return _value(raw, "")
-    # Every member takes its key, its value, two quotes, a colon and a comma. If the text is longer, a member is there twice, or
-    # a key is written with escapes.
-    content = b"".join((*members.values(), "".join(members).encode()))
-    if len(raw.translate(None, _WHITESPACE)) != len(content.translate(None, _WHITESPACE)) + (4 * len(members) + 1 or 2):
-        _check_names(raw)
-    return {name: Raw(bytes(value)) if name in kept else _value(value, name) for name, value in members.items()}
+        msgspec.convert(raw, NoneType)
+    except ValidationError as error:
+        return _words(str(error)).partition(", got ")[2]
+    return "null"
+
+
+def _words(message: str) -> str:
+    """A message of msgspec's in the words of JSON."""
+
+    def named(found: re.Match[str]) -> str:
+        return " or ".join(_NAMES.get(name, name) for name in found[1].split(" | "))
+
+    sentence = re.sub(r"`([^`]*)`", named, message.partition(" - at ")[0])
+    return sentence[0].lower() + sentence[1:]
+
+
+def _explained(error: ValidationError, hint: Any, raw: Any) -> tuple[str, str]:
+    """The code and the sentence for what msgspec refused."""
+    message = str(error)
+    if message.startswith("Expected ") and ", got " in message:
+        return "invalid_type", _words(message)
+    bare, metas = _bare(hint)
+    if choices := _choices(bare):
+        named = ", ".join(quoted(choice) if isinstance(choice, str) else str(choice) for choice in choices)
+        suggestion = did_you_mean(raw, filter(lambda choice: isinstance(choice, str), choices)) if isinstance(raw, str) else ""
+        return "invalid_value", f"expected one of {named}{suggestion}"
+    for meta in metas:
+        if expected := (meta.extra or {}).get("expected"):
+            return "invalid_value", f"expected {expected}"
+    # "Invalid ..." repeats the input, however long.
+    return "invalid_value", _words(message) if message.startswith("Expected ") else "this value is not allowed here"
+
+
+def _choices(bare: Any) -> list[Any]:
+    if get_origin(bare) is Literal:
+        return list(get_args(bare))
+    return [member.value for member in bare] if isinstance(bare, type) and issubclass(bare, Enum) else []
+
+
+def _parser(bare: Any, metas: tuple[Meta, ...]) -> Callable[[str], Any] | None:
+    for meta in metas:
+        if parse := (meta.extra or {}).get("parse"):
+            return cast("Callable[[str], Any]", parse)
+    # A plain subclass of str, such as `Secret`, is made of any text.
+    return getattr(bare, "parse", bare if _is_kind_of_text(bare) else None)
+
+
+def _is_kind_of_text(bare: Any) -> bool:
+    return isinstance(bare, type) and issubclass(bare, str) and bare is not str and not issubclass(bare, Enum)
+
+
+def _decode(type_: Any, value: Any) -> Any:
+    """What msgspec does with a type that it does not know."""
+    parse = _parser(type_, ())
+    if isinstance(value, type_) or parse is None or not isinstance(value, str):
+        return value  # which msgspec refuses unless it is a *type_*
+    return parse(value)
+
+
+def _bare(hint: Any) -> tuple[Any, tuple[Meta, ...]]:
+    if get_origin(hint) is Annotated:
+        return hint.__origin__, tuple(meta for meta in hint.__metadata__ if isinstance(meta, Meta))
+    return hint, ()
+
+
+def _annotated(hint: Any, metas: tuple[Meta, ...]) -> Any:
+    return Annotated[(hint, *metas)] if metas else hint
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Struct) and not hasattr(hint, "parse")
+
+
+@lru_cache(maxsize=256)
+def _fields(type_: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+@lru_cache(maxsize=256)
+def _is_exact(hint: Any) -> bool:
+    """Whether msgspec alone tells right from wrong: it admits numbers, and things under Any, that no store or JSON holds."""
+    bare, metas = _bare(hint)
+    if bare is int:
+        lower = any(meta.ge is not None or meta.gt is not None for meta in metas)
+        return lower and any(meta.le is not None or meta.lt is not None for meta in metas)
+    if any("parse" in (meta.extra or {}) for meta in metas):
+        return False
+    if _is_struct(bare):
+        return all(_is_exact(field.type) for field in _fields(bare).values())
+    if get_origin(bare) is Literal:
+        return True
+    return bare not in (Any, float) and all(map(_is_exact, get_args(bare)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hookengine.errors import KeyUnusable, StorageCorrupt
+from hookengine.errors import KeyUnusable, StartError, StorageCorrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +55,7 @@ class Vault:
             raise StorageCorrupt(f"the secrets of {context} were sealed with another key")
         try:
             return cipher.decrypt(nonce, body, context.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: it is cut within the nonce
             raise StorageCorrupt(f"the secrets of {context} do not open") from None
 
     def check_value(self) -> bytes:
@@ -75,7 +74,8 @@ def find_keys(path: Path, given: str | None, *, may_create: bool, new_bytes: Cal
     """
     The keys in *given* (base64, comma between several), else the one in the file at *path*.
 
-    A key is made only where *may_create* says that the database is new. Raises KeyUnusable if there is none, or it is no key.
+    A key is made only where *may_create* says that the database is new. Raises KeyUnusable if there is none, or it is no key,
+    and StartError if it cannot be written.
     """
     if given is not None:
         return [_decode(text, KEY_VARIABLE) for text in given.split(",")]
@@ -84,30 +84,41 @@ def find_keys(path: Path, given: str | None, *, may_create: bool, new_bytes: Cal
     except FileNotFoundError:
         if not may_create:
             raise KeyUnusable(f"the encryption key {path} is missing, and this database was made with one") from None
+    except OSError as error:
+        raise KeyUnusable(f"the encryption key {path} cannot be read: {error.strerror}") from error
     key = new_bytes(KEY_SIZE)
     write_private(path, base64.b64encode(key) + b"\n")
     return [key]
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Make a new file that only its owner can read (0600), synced to disk together with its name."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """
+    Make a file that only its owner can read (0600), whole or not at all, synced to disk together with its name.
+
+    Raises StartError if that cannot be done.
+    """
+    draft = path.with_name(f"{path.name}.new")
     try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        draft.unlink(missing_ok=True)  # left by a start that was cut
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        draft.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StartError(f"{path} cannot be made: {error.strerror}") from error
 
 
 def _decode(text: str, source: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         key = b""
     if len(key) != KEY_SIZE:
         raise KeyUnusable(f"{source} is not an encryption key: expected {KEY_SIZE} bytes in base64")

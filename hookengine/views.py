@@ -6,17 +6,19 @@ Times are aware datetimes in UTC; durations are texts such as "15s".
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
 T = TypeVar("T")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def moment(ms: int) -> datetime:
     """The datetime of *ms* since the epoch."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return _EPOCH + timedelta(milliseconds=ms)  # exact in every year; a float of seconds is not
 
 
 def optional_moment(ms: int | None) -> datetime | None:
@@ -105,6 +107,9 @@ class OldSecret(Struct, frozen=True, kw_only=True):
 
     secret: str
     expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"OldSecret(expires_at={self.expires_at!r})"
 
 
 class SubscriptionSecret(Struct, frozen=True, kw_only=True):

@@ -29,9 +29,9 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     return run(main)
 
 
-async def run_daemon(engine: Engine, data: Path, greet: Callable[[str], None]) -> None:
+async def run_daemon(engine: Engine, data: Path, greet: Callable[[], None]) -> None:
     """
-    Run *engine* until it is told to stop, or fails; *greet* is called with its URL when it is ready.
+    Run *engine* until it is told to stop, or fails; *greet* is called when it is ready.
 
     The first SIGTERM or SIGINT drains, the next ends the drain at once; SIGHUP, which a closing terminal sends, does nothing.
     Raises what the engine's `start` and `wait_stopped` raise.
@@ -40,7 +40,7 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[str], None]) -
     started = asyncio.Event()
     stops: list[asyncio.Task[None]] = []  # one for each signal
 
-    async def stop(drain: int | None) -> None:
+    async def stop(drain: float | None) -> None:
         await started.wait()
         await engine.stop(drain=drain)
 
@@ -52,11 +52,14 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[str], None]) -
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await engine.start()
-    with announced(data, engine.url):
-        greet(engine.url)
+    with announced(data, str(engine.url)):
+        greet()
         started.set()
-        await engine.wait_stopped()
-        await asyncio.gather(*stops)
+        try:
+            await engine.wait_stopped()
+        finally:
+            # They raise what `wait_stopped` raises.
+            await asyncio.gather(*stops, return_exceptions=True)
 
 
 @contextmanager

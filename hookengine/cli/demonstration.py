@@ -80,8 +80,8 @@ async def _daemon(data: Path) -> AsyncIterator[Client]:
     engine = Engine.from_file(load(None, listen="127.0.0.1:0", dev=True, environ={}), data=data)
     await engine.start()
     try:
-        with announced(data, engine.url):
-            yield Client(engine.url, (data / "admin.token").read_text().strip())
+        with announced(data, str(engine.url)):
+            yield Client(str(engine.url), (data / "admin.token").read_text().strip())
     finally:
         await engine.stop(drain=0)
 

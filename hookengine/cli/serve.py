@@ -30,13 +30,12 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> No
     from hookengine.cli.daemon import run_daemon, run_loop  # noqa: PLC0415
     from hookengine.engine import Engine  # noqa: PLC0415
 
-    config = load(file, listen=listen, dev=dev)
-    fresh = not (data / "hooks.db").exists()
+    engine = Engine.from_file(load(file, listen=listen, dev=dev), data=data)
 
-    def greet(url: str) -> None:
-        say(greeting(url, data, fresh=fresh, dev=dev, pid=os.getpid()))
+    def greet() -> None:
+        say(greeting(str(engine.url), data, fresh=engine.is_new, dev=dev, pid=os.getpid()))
 
-    run_loop(run_daemon(Engine.from_file(config, data=data), data, greet))
+    run_loop(run_daemon(engine, data, greet))
 
 
 def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:

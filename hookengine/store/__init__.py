@@ -5,7 +5,8 @@ from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Resul
 from hookengine.store.reader import BEFORE_ALL, Reader, Slice
 from hookengine.store.rows import StoredAttempt
 from hookengine.store.store import Store
-from hookengine.store.writer import Transaction, Writer
+from hookengine.store.transaction import Transaction
+from hookengine.store.writer import Writer
 
 __all__ = [
     "BEFORE_ALL",

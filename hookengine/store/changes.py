@@ -33,7 +33,7 @@ from hookengine.store.writer import KEY_LIFETIME
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hookengine.store.writer import Transaction
+    from hookengine.store.transaction import Transaction
 
 STEP = 500  # rows of one commit of upkeep: short enough that publishers do not notice
 
@@ -64,18 +64,16 @@ def edit_subscription(
     tenant: str | None,
     edit: Callable[[Subscription, int], Subscription],
     *,
-    version: int | None = None,
+    versions: frozenset[int] | None = None,
 ) -> Callable[[Transaction], Awaitable[Subscription]]:
     """
-    Let *edit* change the subscription as it is now; raises PreconditionFailed unless it has *version*.
+    Let *edit* change the subscription as it is now; raises PreconditionFailed unless it has one of *versions*.
 
     A state that *edit* changes takes its consequences: enabling starts the counters anew and lets what was held go.
     """
 
     async def step(tx: Transaction) -> Subscription:
-        before = _subscription(tx, id, tenant)
-        if version is not None and before.version != version:
-            raise PreconditionFailed
+        before = _subscription(tx, id, tenant, versions)
         edited = edit(before, tx.now)
         if edited == before:
             return before
@@ -96,12 +94,18 @@ def edit_subscription(
     return step
 
 
-def delete_subscription(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:  # noqa: A002
+def delete_subscription(
+    id: str,  # noqa: A002
+    tenant: str | None,
+    *,
+    versions: frozenset[int] | None = None,
+) -> Callable[[Transaction], Awaitable[None]]:
     """One row now; its deliveries read as cancelled from then on, and upkeep rewrites them."""
 
     async def step(tx: Transaction) -> None:
-        subscription = _subscription(tx, id, tenant)
+        subscription = _subscription(tx, id, tenant, versions)
         await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
+        await tx.run(sql.drop_meta, (f"{_ENABLING}{subscription.seq}",))
         tx.drop(subscription)
 
     return step
@@ -183,20 +187,30 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
     """Delete some of what finished more than *retention* ms ago; how many rows, 0 when none is left."""
 
     async def step(tx: Transaction) -> int:
-        bounds = {"before": tx.now - retention, "limit": STEP}
-        attempts = await tx.run(sql.prune_attempts, bounds)
-        deliveries = await tx.run(sql.prune_deliveries, bounds)
-        events = await tx.run(sql.prune_events, bounds)
-        keys = await tx.run(sql.prune_keys, {"before": tx.now - KEY_LIFETIME, "limit": STEP})
-        return attempts + deliveries + events + keys
+        before = tx.now - retention
+        found = await tx.fetch(sql.finished_before, (before, STEP))
+        deliveries = rows.json_text([row[0] for row in found])
+        pruned = await tx.run(sql.prune_attempts, (deliveries,))
+        pruned += await tx.run(sql.prune_deliveries, (deliveries,))
+        pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
+        pruned += await tx.run(sql.prune_unwanted_events, (before, STEP))
+        pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, STEP))
+        return pruned
 
     return step
 
 
-def _subscription(tx: Transaction, id: str, tenant: str | None) -> Subscription:  # noqa: A002
+def _subscription(
+    tx: Transaction,
+    id: str,  # noqa: A002
+    tenant: str | None,
+    versions: frozenset[int] | None,
+) -> Subscription:
     subscription = tx.index.by_id(id)
     if subscription is None or tenant not in (None, subscription.tenant):
         raise SubscriptionNotFound
+    if versions is not None and subscription.version not in versions:
+        raise PreconditionFailed
     return subscription
 
 

@@ -42,7 +42,8 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".lock")
+        real = path.resolve()  # a symbolic link is the same file, so it has the same lock
+        self._path = real.with_name(real.name + ".lock")
         self._database = path
         self._descriptor: int | None = None
 
@@ -72,10 +73,7 @@ class Lock:
 
 def make_file(path: Path) -> bool:
     """Make the database file (0600) and its name durable; False if it exists and is not empty."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(f"{path} cannot be opened for writing: {error.strerror}") from error
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fresh = os.fstat(descriptor).st_size == 0
     finally:
@@ -100,9 +98,6 @@ async def open_writer(path: Path, *, synchronous: str) -> aiosqlite.Connection:
         for pragma in _WRITER:
             await db.execute(pragma)
         await _check_durability(db, path, level)
-    except sqlite3.Error as error:
-        await db.close()
-        raise StartError(f"{path} cannot be used: {error}") from error
     except BaseException:
         await db.close()
         raise
@@ -118,8 +113,12 @@ async def _check_durability(db: aiosqlite.Connection, path: Path, level: int) ->
 async def open_reader(path: Path) -> aiosqlite.Connection:
     """A connection that cannot write."""
     db = await _connect(path)
-    for pragma in _READER:
-        await db.execute(pragma)
+    try:
+        for pragma in _READER:
+            await db.execute(pragma)
+    except BaseException:
+        await db.close()
+        raise
     db.row_factory = sqlite3.Row
     return db
 

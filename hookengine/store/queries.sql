@@ -28,7 +28,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- forget_last_interrupted
 -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before.
 DELETE FROM attempts
-WHERE seq = (SELECT seq FROM attempts WHERE delivery = ? ORDER BY seq DESC LIMIT 1) AND outcome = 'interrupted';
+WHERE seq = (SELECT seq FROM attempts WHERE delivery = ? ORDER BY seq DESC LIMIT 1)
+  AND outcome = 'interrupted' AND error_code IS NOT 'internal_error';
 
 -- save_health
 -- The failure counters of a subscription.
@@ -166,29 +167,34 @@ WHERE seq IN (
     WHERE d.state = 'pending' AND d.expires_at <= :now AND s.state = 'disabled' AND s.deleted_at IS NULL
     LIMIT :limit);
 
+-- finished_before
+-- Some deliveries that finished before a time, with their events.
+SELECT seq, event FROM deliveries INDEXED BY deliveries_finished WHERE finished_at < ? ORDER BY finished_at, seq LIMIT ?;
+
 -- prune_attempts
--- The attempts of deliveries that finished before a time.
-DELETE FROM attempts WHERE delivery IN (
-    SELECT seq FROM deliveries INDEXED BY deliveries_finished WHERE finished_at < :before
-    ORDER BY finished_at, seq LIMIT :limit);
+-- The attempts of these deliveries.
+DELETE FROM attempts WHERE delivery IN (SELECT value FROM json_each(?));
 
 -- prune_deliveries
--- The deliveries that finished before a time, of which the attempts are gone.
-DELETE FROM deliveries WHERE seq IN (
-    SELECT seq FROM deliveries INDEXED BY deliveries_finished WHERE finished_at < :before
-    ORDER BY finished_at, seq LIMIT :limit);
+-- These deliveries, once their attempts are gone.
+DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?));
 
 -- prune_events
--- Old events that no delivery needs any more, among the oldest.
+-- Of these events, those that no delivery needs any more.
+DELETE FROM events
+WHERE seq IN (SELECT value FROM json_each(?)) AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = events.seq);
+
+-- prune_unwanted_events
+-- Events from before a time that nobody wanted, nor had replayed since.
 DELETE FROM events WHERE seq IN (
-    SELECT e.seq FROM events AS e
-    WHERE e.accepted_at < :before AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.event = e.seq)
-    ORDER BY e.seq LIMIT :limit);
+    SELECT e.seq FROM events AS e INDEXED BY events_unwanted
+    WHERE e.deliveries = 0 AND e.accepted_at < ? AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = e.seq)
+    ORDER BY e.accepted_at LIMIT ?);
 
 -- prune_keys
 -- Idempotency keys whose time is over.
 DELETE FROM idempotency_keys WHERE (tenant, method, path, key) IN (
-    SELECT tenant, method, path, key FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT :limit);
+    SELECT tenant, method, path, key FROM idempotency_keys WHERE created_at <= ? ORDER BY created_at LIMIT ?);
 
 -- meta
 -- A value that belongs to the file as a whole.
@@ -218,7 +224,7 @@ LIMIT :limit;
 
 -- show_event
 -- One event; the newest where several tenants use the id.
-SELECT seq, id, type, tenant, accepted_at, occurred_at, ordering_key, deliveries, data
+SELECT seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, deliveries
 FROM events
 WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant)
 ORDER BY seq DESC

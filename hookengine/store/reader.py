@@ -75,7 +75,7 @@ class Reader:
             data=row["data"],
             deliveries=[views.EventDelivery(id=d["id"], subscription=d["subscription"], state=d["state"]) for d in went],
         )
-        return detail, (await self.events_by_seq([row["seq"]]))[row["seq"]]
+        return detail, rows.event(row[:8])
 
     async def event_key(self, id: str, tenant: str | None) -> int | None:  # noqa: A002
         """The key of an event."""
@@ -115,8 +115,9 @@ class Reader:
         return None if row is None else row["seq"]
 
     async def _one(self, statement: str, values: dict[str, Any]) -> Row | None:
-        async with self._db.execute(statement, values) as cursor:
-            return await cursor.fetchone()
+        # In one step: a caller that is cancelled between two would leave an open cursor, and with it an old snapshot.
+        found = list(await self._db.execute_fetchall(statement, values))
+        return found[0] if found else None
 
     async def _page(self, statement: str, part: Slice, **more: Any) -> tuple[list[Row], int | None]:
         values = {

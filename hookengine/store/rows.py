@@ -185,7 +185,7 @@ def subscription(row: Row, vault: Vault) -> models.Subscription:
         fields |= msgspec.json.decode(row["settings"])
         fields |= msgspec.json.decode(vault.open(row["sealed"], row["id"]))
         return msgspec.convert(fields, models.Subscription, dec_hook=_secret)
-    except (msgspec.MsgspecError, TypeError, StorageCorrupt) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError, StorageCorrupt) as error:
         raise StorageCorrupt(f"subscription {row['id']} (row {row['seq']}) cannot be read: {error}") from error
 
 

@@ -7,7 +7,7 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
-from hookengine.errors import StorageCorrupt
+from hookengine.errors import StartError, StorageCorrupt
 from hookengine.matching import Index
 from hookengine.store import rows
 from hookengine.store.batch import Keys
@@ -47,12 +47,14 @@ class Store:
 
     async def open(self, listener: Listener) -> None:
         """Take the file; raises AlreadyRunning, DatabaseTooNew, KeyUnusable or StartError, and leaves nothing open then."""
-        self._lock.acquire()
         try:
+            self._lock.acquire()
             await self._open(listener)
-        except BaseException:
+        except BaseException as error:
             await self._close_connections()
             self._lock.release()
+            if isinstance(error, OSError | sqlite3.Error):
+                raise StartError(f"{self.path} cannot be used: {error}") from error
             raise
 
     async def _open(self, listener: Listener) -> None:
@@ -89,7 +91,7 @@ class Store:
         if self._task is not None:
             self.writer.close()
             await asyncio.wait([self._task])
-            if self._task.exception() is None:
+            if not self._task.cancelled() and self._task.exception() is None:
                 with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
                     await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._task = None

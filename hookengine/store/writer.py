@@ -8,6 +8,7 @@ cancelled, because a cancelled statement still runs, and could leave a transacti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
+from hookengine.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
-    from hookengine.models import Delivery, Health, Subscription
+    from hookengine.models import Health
     from hookengine.scheduler import Refill
     from hookengine.vault import Vault
 
@@ -35,12 +37,15 @@ T = TypeVar("T")
 KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
 MOST_WAITING_BYTES = 64 << 20
-_BATCH = 1_000  # events, and results, of one commit
+_BATCH = 1_000  # events of one commit
+_MOST_DELIVERIES = 5_000  # once a commit makes so many, further publications wait for the next
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 5.0
 
+_PROBE = ("probe", bytes(65_536))  # a value that needs new pages, so that a full disk does not take it
+
 # After these nobody knows what is on disk, and a second fsync may claim success for pages that are lost: never go on.
-_FATAL = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB"})
+_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 class _Publication:
@@ -52,64 +57,6 @@ class _Publication:
         self.render = render
         self.size = sum(len(draft.data) for draft in drafts)
         self.done: asyncio.Future[list[Receipt] | Answer] = asyncio.get_running_loop().create_future()
-
-
-class Transaction:
-    """What a change may do: statements, a new key, and what follows once it is committed."""
-
-    def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, now: int) -> None:
-        self.now = now
-        self.index = writer.index
-        self.health = writer.health
-        self.vault = writer.vault
-        self.listener = writer.listener
-        self.after: list[Callable[[], None]] = []
-        self._db = db
-        self._keys = keys
-
-    async def run(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> int:
-        """Execute *statement*; the number of rows that it changed."""
-        async with self._db.execute(statement, values if isinstance(values, dict) else tuple(values)) as cursor:
-            return cursor.rowcount
-
-    async def run_many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
-        """Execute *statement* for each of *values*."""
-        await self._db.executemany(statement, values)
-
-    async def fetch(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
-        """The rows that *statement* gives."""
-        return list(await self._db.execute_fetchall(statement, tuple(values)))
-
-    def new_subscription(self) -> int:
-        """The key of a new subscription."""
-        self._keys.subscriptions += 1
-        return self._keys.subscriptions
-
-    def put(self, subscription: Subscription, health: Health | None = None) -> None:
-        """Let the index, and with *health* the counters, follow once this is committed."""
-
-        def follow() -> None:
-            before = self.index.get(subscription.seq)
-            self.index.put(subscription)
-            if health is not None:
-                self.health[subscription.seq] = health
-            self.listener.changed(before, subscription)
-
-        self.after.append(follow)
-
-    def drop(self, subscription: Subscription) -> None:
-        """Take *subscription* out of the index once this is committed."""
-
-        def follow() -> None:
-            self.index.remove(subscription.seq)
-            self.health.pop(subscription.seq, None)
-            self.listener.changed(subscription, None)
-
-        self.after.append(follow)
-
-    def overrule(self, before: Delivery, after: Delivery) -> None:
-        """Tell of a changed delivery once this is committed."""
-        self.after.append(lambda: self.listener.overruled(before, after))
 
 
 class Writer:
@@ -196,31 +143,44 @@ class Writer:
         try:
             while not (self._closing and self._idle()):
                 if self._idle():
-                    self._work.clear()
-                    await self._work.wait()
+                    await self._wait()
                 else:
                     await self._turn()
         except StorageFailed as failed:
             self._failed = failed
             raise
+        except Exception as error:
+            # A fault of ours, in a listener for instance: something is committed and not told, which only a new start reads.
+            self._failed = StorageFailed(f"the writer failed: {error!r}")
+            raise self._failed from error
         finally:
+            self._closing = True
             self._refuse_all(self._failed or Stopping())
 
     def _check(self) -> None:
         if self._failed is not None:
-            raise self._failed
+            raise self._failed.with_traceback(None)  # else it would grow with every caller
         if self._closing:
             raise Stopping
 
     def _idle(self) -> bool:
         return not (self._publications or self._results or self._changes or self._refills)
 
+    async def _wait(self) -> None:
+        """Wait for work; while commits fail try one now and then, because those who heard of it send none."""
+        self._work.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._rest or None):
+                await self._work.wait()
+                return
+        await self._probe()
+
     async def _turn(self) -> None:
         """Results and publications in one commit, then the changes, then the refills: each sees what was sent before it."""
-        results = _some(self._results, _BATCH)
+        results = _all(self._results)  # not many: each holds a slot of the scheduler
         publications = self._some_publications()
-        changes = _some(self._changes, len(self._changes))
-        refills = _some(self._refills, len(self._refills))
+        changes = _all(self._changes)
+        refills = _all(self._refills)
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
         if results or publications:
             await self._commit(results, publications)
@@ -228,6 +188,7 @@ class Writer:
             await self._change(step, done)
         for refill in refills:
             await self._refill(refill)
+        self._in_hand = []
 
     def _some_publications(self) -> list[_Publication]:
         taken: list[_Publication] = []
@@ -239,6 +200,14 @@ class Writer:
             taken.append(publication)
         self._waiting -= events
         return taken
+
+    def _put_back(self, publications: list[_Publication], position: int) -> None:
+        """Leave what stands from *position* on in *publications* to the next commit."""
+        for publication in reversed(publications[position:]):
+            self._publications.appendleft(publication)
+            self._waiting += len(publication.drafts)
+            self._waiting_bytes += publication.size
+        del publications[position:]
 
     async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
         try:
@@ -266,7 +235,10 @@ class Writer:
             batch.add_result(result)
         await self._look_up(batch, publications, now)
         answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]] = []
-        for publication in publications:
+        for position, publication in enumerate(publications):
+            if len(batch.accepted) >= _MOST_DELIVERIES:
+                self._put_back(publications, position)
+                break
             try:
                 answer = batch.add_publication(publication.drafts, publication.key, publication.render)
             except HookEngineError as refused:
@@ -296,9 +268,7 @@ class Writer:
 
     def _follow(self, batch: Batch, answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]) -> None:
         """What a commit entails, before anybody else can run."""
-        if self._rest:
-            self._rest = 0.0
-            self.listener.storage(None)
+        self._works()
         self.health.update(batch.health)
         for subscription in batch.disabled.values():
             before = self.index.get(subscription.seq)
@@ -328,12 +298,35 @@ class Writer:
 
     async def _pause(self, error: sqlite3.Error, results: list[Result], publications: list[_Publication]) -> None:
         """Publishers hear of it at once; results must not be lost, so they wait for better times."""
-        self._results.extendleft(reversed(results))
         _refuse(publications, StorageUnavailable(f"the storage does not take writes: {error}"))
+        self._fails(error)
+        if self._closing:  # no better times come: these attempts are made again after the next start
+            for result in results:
+                self.listener.unrecorded(result, error)
+        elif results:
+            self._results.extendleft(reversed(results))
+            await asyncio.sleep(self._rest)
+
+    async def _probe(self) -> None:
+        try:
+            await self._db.execute("BEGIN IMMEDIATE")
+            await self._db.execute(sql.set_meta, _PROBE)
+            await self._db.execute(sql.drop_meta, _PROBE[:1])
+            await self._db.commit()
+        except sqlite3.OperationalError as error:
+            await self._roll_back(error)
+            self._fails(error)
+        else:
+            self._works()
+
+    def _fails(self, error: Exception) -> None:
         self.listener.storage(error)
         self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
-        if results:
-            await asyncio.sleep(self._rest)
+
+    def _works(self) -> None:
+        if self._rest:
+            self._rest = 0.0
+            self.listener.storage(None)
 
     async def _change(self, step: Callable[[Transaction], Awaitable[T]], done: asyncio.Future[T]) -> None:
         transaction = Transaction(self, self._db, self._keys, self._clock.now())
@@ -380,12 +373,14 @@ class Writer:
 
 
 def _raise_if_fatal(error: Exception) -> None:
-    if getattr(error, "sqlite_errorname", "") in _FATAL:
+    if getattr(error, "sqlite_errorname", "").startswith(_FATAL):  # CORRUPT has longer names
         raise StorageFailed(f"the storage failed: {error}") from error
 
 
-def _some(queue: deque[T], limit: int) -> list[T]:
-    return [queue.popleft() for _ in range(min(limit, len(queue)))]
+def _all(queue: deque[T]) -> list[T]:
+    taken = list(queue)
+    queue.clear()
+    return taken
 
 
 def _refuse(publications: Iterable[_Publication], error: Exception) -> None:

@@ -44,6 +44,9 @@ CREATE TABLE events (
     UNIQUE (id, tenant)
 );
 
+-- With the last of its deliveries an event goes; these never had one.
+CREATE INDEX events_unwanted ON events (accepted_at) WHERE deliveries = 0;
+
 CREATE TABLE deliveries (
     seq           INTEGER PRIMARY KEY,
     id            TEXT    NOT NULL UNIQUE,

@@ -1,0 +1,499 @@
+"""The engine: builds the parts, owns the order of start and stop, and is the Python API."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from hookengine.access import OWNER, TOKEN_PREFIX, digest
+from hookengine.clock import Clock
+from hookengine.config import Config
+from hookengine.dispatcher import Dispatcher
+from hookengine.errors import StartError, StorageFailed
+from hookengine.maintenance import Maintenance
+from hookengine.netguard import Policy
+from hookengine.observers import Fault, LogObserver, Waiters, host_logger
+from hookengine.scheduler import Scheduler
+from hookengine.sender import Sender
+from hookengine.server import Server
+from hookengine.service import Service
+from hookengine.store import Answer, Store
+from hookengine.vault import write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    import structlog
+
+    from hookengine.observers import Happening, Observer
+    from hookengine.views import Delivery, Event, EventDetail, Page, Subscription, SubscriptionSecret
+
+Moment = datetime | str  # an aware datetime, or RFC 3339
+
+DATABASE = "hooks.db"
+TOKEN_FILE = "admin.token"  # noqa: S105  # its name, not its content
+
+
+class Engine:
+    """
+    One webhook sender on one SQLite file.
+
+    *serve* is `HOST:PORT` of the HTTP API, which is not served without it. *logger* takes what happens; without one it goes to the
+    standard library's logger `hookengine`, for the host program to configure. Nothing is opened before `start`. The methods raise
+    the errors of `hookengine.errors`, and RuntimeError while the engine does not run.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        config: Config | None = None,
+        serve: str | None = None,
+        logger: structlog.typing.FilteringBoundLogger | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._config = config or Config()
+        self._serve = serve
+        self._logger = logger
+        self._supervisor: asyncio.Task[None] | None = None
+        self._parts: _Parts | None = None
+        self._stop_asked = asyncio.Event()
+        self._drain = 0.0  # s, once a stop was asked for
+        self._owner: int | None = None  # the process that started it: a fork must not use it
+
+    @classmethod
+    def from_file(
+        cls,
+        config: str | os.PathLike[str] | Config | None,
+        *,
+        data: str | os.PathLike[str],
+        logger: structlog.typing.FilteringBoundLogger | None = None,
+    ) -> Engine:
+        """The daemon's engine: *config* is a TOML file, or what was read from one; *data* is a directory, made (0700) if need be."""
+        if isinstance(config, Config):
+            chosen = config
+        else:
+            chosen = Config.load(None if config is None else Path(config), environ=os.environ, flags={})
+        folder = Path(data)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"the data directory {folder} cannot be made: {error.strerror}") from error
+        return cls(folder / DATABASE, config=chosen, serve=chosen.server.listen, logger=logger)
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._path} {'running' if self._parts else 'stopped'}>"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # Its life.
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._path
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this start made the database."""
+        return self._running.store.is_new
+
+    @property
+    def url(self) -> str | None:
+        """Where the HTTP API is served."""
+        server = self._running.server
+        return None if server is None else server.url
+
+    async def start(self) -> None:
+        """Open the file and begin to deliver; raises StartError, such as AlreadyRunning, and leaves nothing open then."""
+        if self._supervisor is not None:
+            raise RuntimeError("the engine was started already")
+        self._stop_asked = asyncio.Event()
+        self._owner = os.getpid()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise(ready), name="hookengine")
+        try:
+            await asyncio.shield(ready)
+        except asyncio.CancelledError:
+            await self.stop(drain=0)
+            raise
+        except BaseException:
+            await asyncio.wait([self._supervisor])
+            self._supervisor = None
+            raise
+
+    async def stop(self, *, drain: float | None = None) -> None:
+        """
+        Stop in order, with *drain* seconds for the attempts in flight; again with less to be quicker. Twice does no harm.
+
+        Raises what ended the engine, if it ended by itself.
+        """
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        self._drain = self._config.delivery.drain / 1000 if drain is None else drain
+        self._stop_asked.set()
+        if self._parts is not None and self._parts.stopping:
+            self._parts.dispatcher.stop(self._drain)
+        try:
+            await asyncio.shield(supervisor)
+        finally:
+            if supervisor.done():
+                self._supervisor = None
+
+    async def wait_stopped(self) -> None:
+        """Return when the engine has stopped; raises what ended it, such as StorageFailed."""
+        if self._supervisor is not None:
+            await asyncio.shield(self._supervisor)
+
+    async def _supervise(self, ready: asyncio.Future[None]) -> None:
+        async with AsyncExitStack() as stack:
+            try:
+                self._parts = parts = await self._build(stack)
+            except BaseException as error:
+                _tell(ready, error)
+                raise
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(parts.dispatcher.run(parts.store), name="hookengine-dispatcher")
+                    group.create_task(parts.maintenance.run(), name="hookengine-maintenance")
+                    group.create_task(_end_with(parts.store, self._stop_asked), name="hookengine-watch")
+                    _tell(ready, None)
+                    await self._stop_asked.wait()
+                    await self._stop(parts)
+            except* StorageFailed as failed:
+                raise _first(failed) from None
+            finally:
+                self._parts = None
+
+    async def _build(self, stack: AsyncExitStack) -> _Parts:
+        """Every part in the order of need; the stack closes them in reverse."""
+        config = self._config
+        clock = Clock()
+        waiters = Waiters()
+        observers: list[Observer] = [LogObserver(self._logger or host_logger()), waiters]
+        policy = Policy(
+            allow_http=config.security.allow_http,
+            allow_networks=config.security.allow_networks,
+            allow_ports=config.security.allow_ports,
+        )
+        sender = Sender(policy)
+        stack.push_async_callback(sender.close)
+        dispatcher = Dispatcher(
+            scheduler=Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size),
+            sender=sender,
+            clock=clock,
+            observe=_to_all(observers),
+            payload_cache=config.delivery.payload_cache,
+        )
+        store = Store(
+            self._path,
+            clock=clock,
+            synchronous=config.store.synchronous,
+            encryption_key=os.environ.get("HOOKENGINE_ENCRYPTION_KEY"),
+        )
+        await store.open(dispatcher)
+        stack.push_async_callback(store.close)
+        for unreadable in store.unreadable:
+            _to_all(observers)(Fault(where="start", error=str(unreadable)))
+        maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
+        observers.append(maintenance)
+        service = Service(store, waiters=waiters, clock=clock, config=config, policy=policy)
+        server = None
+        if self._serve is not None:
+            tokens = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}
+            server = Server(service, tokens=tokens, config=config)
+            await server.start(self._serve)
+            stack.push_async_callback(server.close)
+        return _Parts(store, dispatcher, maintenance, service, server)
+
+    async def _stop(self, parts: _Parts) -> None:
+        parts.stopping = True
+        # 1. Nothing new is accepted; what is asked can still be answered.
+        parts.service.refuse()
+        # 2. Nothing more is taken; attempts in flight have the drain to end in, then they are cut and recorded as interrupted.
+        parts.dispatcher.stop(self._drain)
+        # 3. Upkeep ends with its present step.
+        parts.maintenance.stop()
+        # 4. The group waits for these two. 5. The stack closes the server, then the store: the writer commits what it was sent, folds
+        # the WAL into the file, and gives the lock back. 6. The client pool goes last.
+
+    @property
+    def _running(self) -> _Parts:
+        if self._parts is None:
+            raise RuntimeError("the engine does not run: call start() first")
+        if self._owner != os.getpid():
+            raise RuntimeError("this process is a fork of the one that started the engine: start one of its own")
+        return self._parts
+
+    @property
+    def _service(self) -> Service:
+        return self._running.service
+
+    # Events.
+
+    async def publish(
+        self,
+        type: str,  # noqa: A002
+        data: object,
+        *,
+        tenant: str | None = None,
+        id: str | None = None,  # noqa: A002
+        occurred_at: Moment | None = None,
+        priority: Literal["high", "normal", "low"] | None = None,
+        ordering_key: str | None = None,
+        deliver_at: Moment | None = None,
+        expires_at: Moment | None = None,
+        subscriptions: Sequence[str] | None = None,
+    ) -> Event:
+        """
+        Accept an event: returned once it is on disk with its deliveries.
+
+        *data* as bytes is JSON text and kept as it is, else it is printed by orjson. The rest as in `POST /v1/events`.
+        """
+        event = {
+            "type": type,
+            "data": data,
+            "tenant": tenant,
+            "id": id,
+            "occurred_at": occurred_at,
+            "priority": priority,
+            "ordering_key": ordering_key,
+            "deliver_at": deliver_at,
+            "expires_at": expires_at,
+            "subscriptions": None if subscriptions is None else list(subscriptions),
+        }
+        return (await self._service.publish_values(OWNER, [event], single=True))[0]
+
+    async def publish_batch(self, events: Sequence[Mapping[str, Any]]) -> list[Event]:
+        """Accept up to 1,000 events, all or none; each is a mapping of `publish`'s parameters."""
+        return await self._service.publish_values(OWNER, events)
+
+    async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:  # noqa: A002
+        """One event with its data and where it went."""
+        return await self._service.event(OWNER, id, tenant=tenant)
+
+    async def events(
+        self,
+        *,
+        type: str | None = None,  # noqa: A002
+        tenant: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Event]:
+        """A page of events, newest first."""
+        query = {"type": type, "tenant": tenant, "since": since, "until": until, "limit": limit, "cursor": cursor}
+        return await self._service.events(OWNER, query)
+
+    async def wait(self, event_id: str, timeout: float) -> list[Delivery]:  # noqa: ASYNC109  # CONTRACT.md's name
+        """
+        The deliveries of an event once each is delivered, failed or cancelled.
+
+        Raises TimeoutError after *timeout* seconds, and as soon as one is held; EventNotFound for an unknown id.
+        """
+        return await self._service.wait(OWNER, event_id, timeout)
+
+    # Subscriptions.
+
+    async def subscribe(
+        self,
+        url: str,
+        *,
+        event_types: Sequence[str] | None = None,
+        name: str | None = None,
+        tenant: str | None = None,
+        profile: str | None = None,
+        secret: str | None = None,
+        method: Literal["POST", "PUT", "DELETE", "GET"] | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: Mapping[str, str] | None = None,
+        timeout: str | None = None,  # noqa: ASYNC109  # of its attempts
+        retry_schedule: Sequence[str] | None = None,
+        disable_after_failures: int | None = None,
+        while_disabled: Literal["hold", "skip"] | None = None,
+        max_concurrency: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        state: Literal["active", "disabled"] | None = None,
+    ) -> Subscription:
+        """A new subscription, with its `secret` this once; durations are texts such as "15s"."""
+        given = {
+            "url": url,
+            "event_types": None if event_types is None else list(event_types),
+            "name": name,
+            "tenant": tenant,
+            "profile": profile,
+            "secret": secret,
+            "method": method,
+            "headers": headers,
+            "auth": auth,
+            "timeout": timeout,
+            "retry_schedule": None if retry_schedule is None else list(retry_schedule),
+            "disable_after_failures": disable_after_failures,
+            "while_disabled": while_disabled,
+            "max_concurrency": max_concurrency,
+            "metadata": metadata,
+            "state": state,
+        }
+        made = await self._service.subscribe(OWNER, given)
+        assert not isinstance(made, Answer)  # noqa: S101  # there was no key
+        return made
+
+    async def subscription(self, id: str) -> Subscription:  # noqa: A002
+        """One subscription."""
+        return await self._service.subscription(OWNER, id)
+
+    async def subscriptions(
+        self,
+        *,
+        tenant: str | None = None,
+        state: Literal["active", "disabled"] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Subscription]:
+        """A page of subscriptions, newest first."""
+        return await self._service.subscriptions(OWNER, {"tenant": tenant, "state": state, "limit": limit, "cursor": cursor})
+
+    async def update_subscription(self, id: str, *, version: int | None = None, **changes: Any) -> Subscription:  # noqa: A002
+        """
+        Change settings, named as in `subscribe`; None takes one back to its default.
+
+        With *version*, raises PreconditionFailed if the settings have another.
+        """
+        versions = None if version is None else frozenset({version})
+        return await self._service.update_subscription(OWNER, id, changes, versions=versions)
+
+    async def unsubscribe(self, id: str) -> None:  # noqa: A002
+        """Delete a subscription: what waits for it is cancelled, its history stays readable."""
+        await self._service.unsubscribe(OWNER, id)
+
+    async def enable(self, id: str) -> Subscription:  # noqa: A002
+        """Let a subscription get deliveries again, held ones first."""
+        return await self._service.enable(OWNER, id)
+
+    async def disable(self, id: str) -> Subscription:  # noqa: A002
+        """Keep a subscription from getting deliveries until it is enabled."""
+        return await self._service.disable(OWNER, id)
+
+    async def secret(self, id: str) -> SubscriptionSecret:  # noqa: A002
+        """The signing secret, and those it replaced that still sign."""
+        return await self._service.secret(OWNER, id)
+
+    async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:  # noqa: A002
+        """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
+        return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
+
+    # Deliveries.
+
+    async def delivery(self, id: str) -> Delivery:  # noqa: A002
+        """One delivery with its attempts."""
+        return await self._service.delivery(OWNER, id)
+
+    async def deliveries(
+        self,
+        *,
+        subscription: str | None = None,
+        event: str | None = None,
+        tenant: str | None = None,
+        state: Literal["pending", "delivered", "failed", "cancelled", "held"] | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Delivery]:
+        """A page of deliveries, newest first."""
+        query = {
+            "subscription": subscription,
+            "event": event,
+            "tenant": tenant,
+            "state": state,
+            "since": since,
+            "until": until,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        return await self._service.deliveries(OWNER, query)
+
+    async def retry(self, id: str) -> Delivery:  # noqa: A002
+        """Make a delivery due now, with its whole schedule again."""
+        return await self._service.retry(OWNER, id)
+
+    async def cancel(self, id: str) -> Delivery:  # noqa: A002
+        """Give up a delivery that waits."""
+        return await self._service.cancel(OWNER, id)
+
+
+class _Parts:
+    """What runs between start and stop."""
+
+    def __init__(
+        self, store: Store, dispatcher: Dispatcher, maintenance: Maintenance, service: Service, server: Server | None
+    ) -> None:
+        self.store = store
+        self.dispatcher = dispatcher
+        self.maintenance = maintenance
+        self.service = service
+        self.server = server
+        self.stopping = False
+
+
+def _to_all(observers: list[Observer]) -> Any:
+    """One observer that is many; one that raises does not keep the others from hearing, nor the engine from working."""
+
+    def observe(happening: Happening) -> None:
+        for observer in observers:
+            with suppress(Exception):
+                observer(happening)
+
+    return observe
+
+
+def _owner_token(path: Path, clock: Clock) -> str:
+    """The owner's token from its file (0600), made at the first start."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        token = TOKEN_PREFIX + clock.new_bytes(32).hex()
+        write_private(path, token.encode() + b"\n")
+        return token
+
+
+async def _end_with(store: Store, stop_asked: asyncio.Event) -> None:
+    """Raise what ended the writer, as soon as it ends by itself."""
+    ended = asyncio.create_task(store.failed())
+    asked = asyncio.create_task(stop_asked.wait())
+    await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not ended.done():
+        ended.cancel()
+        return
+    await ended
+
+
+def _tell(ready: asyncio.Future[None], error: BaseException | None) -> None:
+    if ready.done():
+        return
+    if error is None:
+        ready.set_result(None)
+    else:
+        ready.set_exception(error)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -1,0 +1,311 @@
+"""What users may send: the members of events and subscriptions, and what must hold between them."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import orjson
+from msgspec import Meta, Raw, Struct
+
+from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
+from hookengine.netguard import Policy, UrlRefused, vet_url
+from hookengine.profiles import PROFILES, Profile
+from hookengine.signing import check_secret
+from hookengine.validation import Draft, Duration, Problems, Time, did_you_mean, format_duration, pointer, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hookengine import models
+
+DEFAULT_TENANT = "default"
+OURS = "hookengine"  # the tenant, and the first word of the event types, that are the engine's own
+
+HIDDEN = "***"
+
+LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # a token of RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
+_MOST_HEADERS = 32
+_HEADER_BYTES = 8192
+
+# Names that HTTP, the request's way, or we own. Such a header could smuggle a second request, keep the body from being sent, or
+# speak for somebody else.
+_RESERVED_NAMES = frozenset({
+    "accept-encoding", "connection", "content-encoding", "content-language", "content-length", "content-location",
+    "content-range", "content-type", "cookie", "date", "expect", "forwarded", "host", "http2-settings", "keep-alive",
+    "metadata", "metadata-flavor", "range", "te", "trailer", "trailers", "transfer-encoding", "upgrade", "via",
+    "x-http-method-override", "x-metadata-token", "x-real-ip",
+})  # fmt: skip
+_RESERVED_PREFIXES = ("proxy-", "sec-", "webhook-", "svix-", "x-forwarded-", "x-aws-ec2-", "x-hookengine-", "content-")
+
+
+def _form(pattern: str, longest: int, expected: str) -> Meta:
+    return Meta(pattern=f"^(?:{pattern})\\Z", max_length=longest, extra={"expected": expected})
+
+
+EventType = Annotated[
+    str,
+    _form(
+        r"[A-Za-z0-9_]+([.:/-][A-Za-z0-9_]+)*",
+        128,
+        "an event type of at most 128 characters, such as 'order.created': words of letters, digits and _ joined by . : / or -",
+    ),
+]
+TypePattern = Annotated[
+    str,
+    _form(
+        r"\*|[A-Za-z0-9_]+([.:/-][A-Za-z0-9_]+)*(\.\*)?",
+        130,
+        "an event type, such as 'order.created', all that start with some words, such as 'order.*', or '*'",
+    ),
+]
+Tenant = Annotated[str, _form(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*", 64, "at most 64 letters, digits and _ . : @ -")]
+EventId = Annotated[str, _form(r"[A-Za-z0-9_-]+", 64, "1 to 64 letters, digits, _ and -")]
+Line = Annotated[str, _form(r"[^\x00-\x1f\x7f]*", 200, "at most 200 characters, none of them a control character")]
+OrderingKey = Annotated[str, _form(r"[^\x00-\x1f\x7f]+", 200, "1 to 200 characters, none of them a control character")]
+AnyText = Annotated[str, Meta(max_length=4096)]
+Timeout = Duration
+
+
+class EventInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event to accept."""
+
+    type: EventType
+    data: Raw
+    tenant: Tenant | None = None
+    id: EventId | None = None
+    occurred_at: Time | None = None
+    priority: Literal["high", "normal", "low"] | None = None
+    ordering_key: OrderingKey | None = None
+    deliver_at: Time | None = None
+    expires_at: Time | None = None
+    subscriptions: Annotated[list[AnyText], Meta(max_length=1000)] | None = None
+
+
+class BasicAuthInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="basic", tag_field="type"):
+    """User name and password for the endpoint."""
+
+    username: Annotated[
+        str, Meta(max_length=256, pattern=r"^[^:\x00-\x1f\x7f]*\Z", extra={"expected": "no colon, no control characters"})
+    ]
+    password: Line
+
+
+class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A subscription to make."""
+
+    url: AnyText
+    event_types: Annotated[list[TypePattern], Meta(min_length=1, max_length=100)] | None = None
+    name: Line | None = None
+    tenant: Tenant | None = None
+    profile: AnyText | None = None
+    secret: AnyText | None = None
+    method: Literal["POST", "PUT", "DELETE", "GET"] | None = None
+    headers: dict[str, str] | None = None
+    auth: BasicAuthInput | None = None
+    timeout: Duration | None = None
+    retry_schedule: Annotated[list[Duration], Meta(max_length=50)] | None = None
+    disable_after_failures: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    while_disabled: Literal["hold", "skip"] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    metadata: dict[str, Any] | None = None
+    state: Literal["active", "disabled"] | None = None
+
+
+class RotationInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new secret, and for how long the one before signs beside it."""
+
+    secret: AnyText | None = None
+    overlap: Duration | None = None
+
+
+def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:
+    """What an event must hold beside the forms of its members."""
+    type_, own = draft.get("type"), draft.get("tenant")
+    if isinstance(type_, str) and re.match(rf"{OURS}(?![A-Za-z0-9_])", type_):
+        problems.add(at + "/type", "reserved_type", f"types that start with '{OURS}.' are the engine's own")
+    if own == OURS:
+        problems.add(at + "/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
+    deliver_at, expires_at = draft.get("deliver_at"), draft.get("expires_at")
+    if deliver_at is not None and deliver_at > now + LATEST_DELIVERY:
+        problems.add(at + "/deliver_at", "too_late", "an event can be delivered at most 365 days from now")
+    if expires_at is not None and expires_at <= max(now, deliver_at or 0):
+        problems.add(at + "/expires_at", "already_expired", "expires_at must lie after now and after deliver_at")
+
+
+def event_digest(event: EventInput, tenant: str) -> bytes:
+    """What tells two requests with the same event id apart."""
+    members = (
+        tenant,
+        event.type,
+        event.occurred_at,
+        event.priority,
+        event.ordering_key,
+        event.deliver_at,
+        event.expires_at,
+        event.subscriptions,
+    )
+    return sha256(orjson.dumps([None if m is None else _plain(m) for m in members]) + bytes(event.data)).digest()
+
+
+def priority_of(event: EventInput) -> Priority:
+    """Its priority as the scheduler has it."""
+    return Priority.NORMAL if event.priority is None else Priority[event.priority.upper()]
+
+
+def check_subscription(
+    problems: Problems, draft: Draft[SubscriptionInput], *, policy: Policy, default_profile: str, vet: bool = True
+) -> None:
+    """What a subscription must hold beside the forms of its members; with *vet*, its URL may be called."""
+    url = draft.get("url")
+    if vet and isinstance(url, str):
+        try:
+            vet_url(url, policy)
+        except UrlRefused as refused:
+            problems.add("/url", "invalid_url", refused.detail)
+    name = draft.get("profile") or default_profile
+    profile = PROFILES.get(name)
+    if profile is None:
+        known = ", ".join(quoted(each) for each in PROFILES)
+        problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, PROFILES)}")
+    if draft.get("tenant") == OURS:
+        problems.add("/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
+    _check_secret(problems, draft.get("secret"), profile)
+    _check_headers(problems, draft.get("headers"), draft.get("auth"), profile)
+    timeout = draft.get("timeout")
+    if timeout is not None and not 100 <= timeout <= 300_000:  # ms
+        problems.add("/timeout", "invalid_value", "expected 100ms to 5m")
+    for position, delay in enumerate(draft.get("retry_schedule") or ()):
+        if delay > 30 * 86_400_000:  # ms
+            problems.add(pointer("retry_schedule", position), "invalid_value", "expected at most 30d")
+    metadata = draft.get("metadata")
+    if metadata is not None and len(orjson.dumps(metadata)) > 16384:  # bytes
+        problems.add("/metadata", "too_large", "expected at most 16 KiB of JSON")
+
+
+def _check_secret(problems: Problems, secret: str | None, profile: Profile | None) -> None:
+    if secret is None or profile is None:
+        return
+    try:
+        check_secret(profile.schemes, secret)
+    except ValueError as error:
+        problems.add("/secret", "invalid_secret", str(error))
+
+
+def _check_headers(
+    problems: Problems, headers: Mapping[str, str] | None, auth: BasicAuthInput | None, profile: Profile | None
+) -> None:
+    if not headers:
+        return
+    if len(headers) > _MOST_HEADERS or sum(len(n) + len(v) for n, v in headers.items()) > _HEADER_BYTES:
+        problems.add("/headers", "too_large", f"expected at most {_MOST_HEADERS} headers of together {_HEADER_BYTES} bytes")
+    signing = {each.lower() for each in _header_names(profile)}
+    seen: set[str] = set()
+    for name, value in headers.items():
+        at, lower = pointer("headers", name), name.lower()
+        if not _HEADER_NAME.fullmatch(name):
+            problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
+        elif lower in _RESERVED_NAMES or lower.startswith(_RESERVED_PREFIXES) or lower in signing:
+            problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself")
+        elif lower == "authorization" and auth is not None:
+            problems.add(at, "conflicting_auth", "give either auth or a header of your own")
+        elif lower in seen:
+            problems.add(at, "duplicate_header", f"{quoted(name)} is there twice, in other letters")
+        seen.add(lower)
+        if not _HEADER_VALUE.fullmatch(value):
+            problems.add(at, "invalid_header_value", "expected at most 2048 visible ASCII characters, spaces and tabs")
+
+
+def _header_names(profile: Profile | None) -> set[str]:
+    if profile is None:
+        return set()
+    names = {name for name, _ in profile.headers}
+    for scheme in profile.schemes:
+        names |= {each for each in (scheme.header, scheme.id_header, scheme.timestamp_header) if each is not None}
+    return names
+
+
+def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any]:
+    """The fields of models.Subscription that *given* sets, with their defaults."""
+    auth = None if given.auth is None else BasicAuth(username=given.auth.username, password=Secret(given.auth.password))
+    return {
+        "url": given.url,
+        "event_types": tuple(dict.fromkeys(given.event_types or ["*"])),
+        "name": given.name,
+        "profile": given.profile or default_profile,
+        "method": given.method,
+        "headers": tuple((name, Secret(value.strip(" \t"))) for name, value in (given.headers or {}).items()),
+        "auth": auth,
+        "timeout": None if given.timeout is None else int(given.timeout),
+        "retry_schedule": None if given.retry_schedule is None else tuple(int(delay) for delay in given.retry_schedule),
+        "disable_after_failures": given.disable_after_failures,
+        "while_disabled": WhileDisabled(given.while_disabled or "hold"),
+        "max_concurrency": 8 if given.max_concurrency is None else given.max_concurrency,
+        "metadata": given.metadata or {},
+        "state": SubscriptionState(given.state or "active"),
+    }
+
+
+def as_given(subscription: models.Subscription) -> dict[str, Any]:
+    """The input that would make *subscription*, secrets and all: what a merge patch is applied to."""
+    auth = subscription.auth
+    return {
+        "url": subscription.url,
+        "event_types": list(subscription.event_types),
+        "name": subscription.name,
+        "tenant": subscription.tenant,
+        "profile": subscription.profile,
+        "method": subscription.method,
+        "headers": {name: str(value) for name, value in subscription.headers},
+        "auth": None if auth is None else {"type": "basic", "username": auth.username, "password": str(auth.password)},
+        "timeout": None if subscription.timeout is None else format_duration(subscription.timeout),
+        "retry_schedule": None
+        if subscription.retry_schedule is None
+        else [format_duration(delay) for delay in subscription.retry_schedule],
+        "disable_after_failures": subscription.disable_after_failures,
+        "while_disabled": subscription.while_disabled.value,
+        "max_concurrency": subscription.max_concurrency,
+        "metadata": subscription.metadata,
+        "state": subscription.state.value,
+    }
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """*patch* applied to *target* (RFC 7396, section 2)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), value)
+    return merged
+
+
+def keep_hidden(patch: dict[str, Any], subscription: models.Subscription) -> dict[str, Any]:
+    """*patch* without the header values that read `***`: whoever sends back what was shown keeps what is there."""
+    headers = patch.get("headers")
+    if not isinstance(headers, dict):
+        return patch
+    known = {name for name, _ in subscription.headers}
+    kept = {name: value for name, value in headers.items() if value != HIDDEN or name not in known}
+    return {**patch, "headers": kept}
+
+
+def rotated(subscription: models.Subscription, secret: str, *, overlap: int, now: int) -> tuple[SigningSecret, ...]:
+    """The secrets after a rotation: the new one signs from now on, the one before it for *overlap* ms more."""
+    before = [
+        SigningSecret(value=each.value, expires_at=now + overlap if each.expires_at is None else each.expires_at)
+        for each in subscription.secrets
+    ]
+    valid = [each for each in before if each.expires_at is not None and each.expires_at > now]
+    return (SigningSecret(value=Secret(secret)), *valid)
+
+
+def _plain(member: Any) -> Any:
+    return int(member) if isinstance(member, int) else member

@@ -1,0 +1,88 @@
+"""The parameters of lists, and the pages that they give."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+
+from hookengine import views
+from hookengine.errors import Invalid, Mistake
+from hookengine.store import BEFORE_ALL, Slice
+from hookengine.validation import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MOST_ROWS = 250  # of one page
+
+
+class Query:
+    """The parameters of a list, with every mistake in them."""
+
+    def __init__(self, given: Mapping[str, Any], known: set[str]) -> None:
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._mistakes = [
+            Mistake(parameter=name[:100], code="unknown_parameter", detail="there is no such parameter")
+            for name in self._given
+            if name not in known | {"limit", "cursor"}
+        ]
+
+    def text(self, name: str) -> str | None:
+        """A parameter as it is."""
+        value = self._given.get(name)
+        return None if value is None else str(value)
+
+    def choice(self, name: str, known: list[str]) -> str | None:
+        """A parameter that is one of *known*."""
+        value = self.text(name)
+        if value is not None and value not in known:
+            self._wrong(name, f"expected one of {', '.join(known)}")
+        return value
+
+    def slice(self, tenant: str | None) -> Slice:
+        """The part of the list that is asked for; raises Invalid with all mistakes."""
+        part = Slice(
+            limit=self._limit(), before=self._before(), tenant=tenant, since=self._time("since"), until=self._time("until")
+        )
+        if self._mistakes:
+            raise Invalid(mistakes=tuple(self._mistakes))
+        return part
+
+    def _wrong(self, name: str, detail: str) -> None:
+        self._mistakes.append(Mistake(parameter=name, code="invalid_value", detail=detail))
+
+    def _limit(self) -> int:
+        text = self.text("limit") or "50"
+        if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_ROWS:  # digits
+            return int(text)
+        self._wrong("limit", f"expected 1 to {MOST_ROWS}")
+        return 1
+
+    def _before(self) -> int:
+        cursor = self.text("cursor")
+        if cursor is None:
+            return BEFORE_ALL
+        try:
+            before = int(base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").removeprefix("before:"))
+        except (ValueError, binascii.Error, UnicodeError):
+            before = 0
+        if not 0 < before <= BEFORE_ALL:
+            self._wrong("cursor", "expected a next_cursor of an earlier page")
+        return before
+
+    def _time(self, name: str) -> int | None:
+        value = self._given.get(name)
+        if value is None:
+            return None
+        try:
+            return parse_time(value if isinstance(value, str) else value.isoformat())
+        except (ValueError, AttributeError) as error:
+            self._wrong(name, str(error))
+            return None
+
+
+def page(data: list[Any], after: int | None) -> views.Page[Any]:
+    """A page whose next one starts before the row with key *after*; None on the last."""
+    cursor = None if after is None else base64.urlsafe_b64encode(f"before:{after}".encode()).decode()
+    return views.Page(data=data, next_cursor=cursor)

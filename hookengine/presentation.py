@@ -1,0 +1,114 @@
+"""Records to views: what is shown of them, and what never is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from msgspec import UNSET
+
+from hookengine import inputs, models, views
+from hookengine.profiles import PROFILES
+from hookengine.signing import public_key
+from hookengine.views import moment, optional_moment
+
+if TYPE_CHECKING:
+    from hookengine.models import Health
+    from hookengine.store import Receipt, StoredAttempt
+
+
+def shown_events(receipts: list[Receipt]) -> list[views.Event]:
+    """Accepted events."""
+    return [
+        views.Event(
+            id=receipt.event.id,
+            type=receipt.event.type,
+            tenant=receipt.event.tenant,
+            accepted_at=moment(receipt.event.accepted_at),
+            occurred_at=moment(receipt.event.occurred_at),
+            ordering_key=receipt.event.ordering_key,
+            deliveries=receipt.deliveries,
+        )
+        for receipt in receipts
+    ]
+
+
+def shown_subscription(s: models.Subscription, health: Health) -> views.Subscription:
+    """A subscription, without its credentials."""
+    given = inputs.as_given(s)
+    auth = given["auth"]
+    return views.Subscription(
+        id=s.id,
+        tenant=s.tenant,
+        name=s.name,
+        url=s.url,
+        event_types=given["event_types"],
+        profile=s.profile,
+        method=s.method,
+        headers={name: inputs.HIDDEN for name, _ in s.headers},
+        auth=None if auth is None else {name: value for name, value in auth.items() if name != "password"},
+        timeout=given["timeout"],
+        retry_schedule=given["retry_schedule"],
+        disable_after_failures=s.disable_after_failures,
+        while_disabled=s.while_disabled.value,
+        max_concurrency=s.max_concurrency,
+        metadata=s.metadata,
+        state=s.state.value,
+        disabled_reason=None if s.disabled_reason is None else s.disabled_reason.value,
+        consecutive_failures=health.consecutive_failures,
+        last_success_at=optional_moment(health.last_success_at),
+        last_failure_at=optional_moment(health.last_failure_at),
+        created_at=moment(s.created_at),
+        updated_at=moment(s.updated_at),
+        version=s.version,
+    )
+
+
+def shown_secret(s: models.Subscription, now: int) -> views.SubscriptionSecret:
+    """The secret that signs, and those that still sign beside it."""
+    newest = next((str(each.value) for each in s.secrets if each.expires_at is None), None)
+    public = None if newest is None else public_key(newest)
+    return views.SubscriptionSecret(
+        secret=newest,
+        previous=[
+            views.OldSecret(secret=str(each.value), expires_at=moment(each.expires_at))
+            for each in s.secrets
+            if each.expires_at is not None and each.expires_at > now
+        ],
+        public_key=UNSET if public is None else public,
+    )
+
+
+def shown_attempt(a: StoredAttempt, event: models.Event | None) -> views.Attempt:
+    """An attempt, with what was sent and what was answered."""
+    request = response = error = None
+    if a.method is not None and a.url is not None:
+        request = views.AttemptRequest(method=a.method, url=a.url, headers=a.headers, body=_sent_body(a, event))
+    if a.response_headers is not None:
+        response = views.AttemptResponse(
+            headers=a.response_headers,
+            body=(a.body or b"").decode("utf-8", "backslashreplace"),
+            truncated=a.truncated,
+        )
+    if a.error_code is not None:
+        error = views.AttemptError(code=a.error_code, detail=a.error_detail or "")
+    return views.Attempt(
+        number=a.number,
+        at=moment(a.at),
+        outcome=a.outcome,
+        duration_ms=a.duration,
+        trigger=a.trigger,
+        status_code=a.status_code,
+        error=error,
+        request=request,
+        response=response,
+    )
+
+
+def _sent_body(a: StoredAttempt, event: models.Event | None) -> str | None:
+    """The body as it was sent: made again from the event, and shown only if it is the same."""
+    profile = PROFILES.get(a.profile or "")
+    if profile is None or event is None:
+        return None
+    body = profile.envelope(event)
+    return body.decode("utf-8", "backslashreplace") if crc32(body) == a.checksum else None

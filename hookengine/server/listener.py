@@ -1,0 +1,95 @@
+"""The sockets on which the API is served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from hookengine.config import split_address
+from hookengine.errors import StartError
+from hookengine.server import routes
+from hookengine.server.problems import SAFE, problem_of_status, tell_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hookengine.access import Principal
+    from hookengine.config import Config
+    from hookengine.service import Service
+
+_KEEP_ALIVE = 30.0  # s that an idle connection is kept
+_LINGER = 2.0  # s in which the rest of a refused upload is read
+_PATIENCE = 5.0  # s for requests under way when the server closes
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, which answers what cannot be parsed without repeating it."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # aiohttp's, with the client's bytes in it
+    ) -> web.StreamResponse:
+        """A problem of *status*, after which the connection is closed."""
+        if status >= 500:  # a fault of ours
+            self.log_exception("request_failed", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        response = problem_of_status(status, headers=SAFE)
+        response.force_close()
+        return response
+
+
+class Server:
+    """The HTTP API of one engine, for one or more listening sockets."""
+
+    def __init__(self, service: Service, *, tokens: Mapping[bytes, Principal], config: Config) -> None:
+        app = web.Application(middlewares=[tell_errors, routes.authenticate], logger=logging.getLogger("hookengine.server"))
+        app[routes.SERVICE] = service
+        app[routes.TOKENS] = tokens
+        app[routes.LIMITS] = (config.server.max_body, config.server.max_batch_body)
+        app.add_routes(routes.table())
+        self._options: dict[str, Any] = {
+            "keepalive_timeout": _KEEP_ALIVE,
+            "lingering_time": _LINGER,
+            "access_log": None,
+            "auto_decompress": False,
+        }
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_PATIENCE, **self._options)
+        self._listening: asyncio.Server | None = None
+        self.url = ""
+        self.addresses: tuple[tuple[str, int], ...] = ()
+
+    async def start(self, listen: str) -> None:
+        """Serve on *listen*, `HOST:PORT`; port 0 is any free one. Raises StartError."""
+        host, port = split_address(listen)
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        handler = self._runner.server
+        try:
+            self._listening = await loop.create_server(
+                lambda: _Connection(handler, loop=loop, **self._options),  # type: ignore[arg-type]  # setup() made it
+                host,
+                port,
+                backlog=1024,
+            )
+        except OSError as error:
+            await self._runner.cleanup()
+            raise StartError(f"cannot listen on {listen}: {error.strerror or error}") from error
+        self.addresses = tuple(sock.getsockname()[:2] for sock in self._listening.sockets)
+        host, port = self.addresses[0]
+        self.url = (
+            f"http://[{host}]:{port}" if self._listening.sockets[0].family is socket.AF_INET6 else f"http://{host}:{port}"
+        )
+
+    async def close(self) -> None:
+        """Accept no more connections, and let requests under way end."""
+        if self._listening is not None:
+            self._listening.close()
+        await self._runner.cleanup()

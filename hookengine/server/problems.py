@@ -1,0 +1,115 @@
+"""Errors as `application/problem+json` (RFC 9457), whatever raised them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from hookengine.errors import (
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestError,
+    StorageFailed,
+    StorageUnavailable,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hookengine.errors import Mistake
+
+MEDIA_TYPE = "application/problem+json"
+
+# On every answer: what is stored is other people's, and must not be taken for a page of ours.
+SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+
+_BY_STATUS: dict[int, type[RequestError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: PayloadTooLarge,
+    415: UnsupportedMediaType,
+}
+
+
+def problem(error: RequestError) -> web.Response:
+    """The answer that tells of *error*."""
+    return _problem(error.status, error.code, error.detail, error.mistakes, _headers(error))
+
+
+def problem_of_status(status: int, detail: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
+    """The answer for what aiohttp itself refuses."""
+    kind = _BY_STATUS.get(status)
+    code = kind.code if kind is not None else HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    return _problem(status, code, detail or (kind().detail if kind else HTTPStatus(status).description), (), headers or {})
+
+
+def internal_error() -> web.Response:
+    """The answer for a fault of ours: nothing of it is told."""
+    return _problem(500, "internal_error", "Something went wrong here; the log has the details.", (), {})
+
+
+def render(error: RequestError) -> bytes:
+    """The body of `problem`."""
+    return _body(error.status, error.code, error.detail, error.mistakes)
+
+
+@web.middleware
+async def tell_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """The one place where exceptions become answers."""
+    try:
+        response = await handler(request)
+    except RequestError as error:
+        response = problem(error)
+    except StorageFailed as error:
+        response = problem(StorageUnavailable(error.detail))
+    except web.HTTPException as refused:
+        allow = {"Allow": refused.headers["Allow"]} if "Allow" in refused.headers else {}
+        response = problem_of_status(refused.status, headers=allow)
+    except Exception:
+        request.app.logger.exception("request_failed")
+        response = internal_error()
+    if response.status in {413, 503} or request.content_type == "":
+        response.force_close()
+    response.headers.update(SAFE)
+    return response
+
+
+def _headers(error: RequestError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedMediaType):
+        headers["Accept-Encoding"] = "identity"
+    return headers
+
+
+def _problem(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...], headers: dict[str, str]) -> web.Response:
+    return web.Response(status=status, body=_body(status, code, detail, mistakes), content_type=MEDIA_TYPE, headers=headers)
+
+
+def _body(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...]) -> bytes:
+    content: dict[str, Any] = {
+        "type": f"urn:hookengine:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    if mistakes:
+        content["errors"] = [_mistake(mistake) for mistake in mistakes]
+    return orjson.dumps(content)
+
+
+def _mistake(mistake: Mistake) -> dict[str, str]:
+    place = {"pointer": mistake.pointer} if mistake.pointer is not None else {"parameter": mistake.parameter or ""}
+    return {**place, "code": mistake.code, "detail": mistake.detail}

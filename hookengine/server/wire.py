@@ -1,0 +1,150 @@
+"""Requests to values and values to answers."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from hookengine.errors import Invalid, Malformed, Mistake, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType
+from hookengine.jsontext import read_json, read_objects
+from hookengine.service import RequestKey, request_digest
+from hookengine.validation import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hookengine import views
+    from hookengine.store import Answer
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+NDJSON = "application/x-ndjson"
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
+
+
+async def read_body(request: web.Request, *media_types: str, limit: int, required: bool = True) -> bytes:
+    """
+    The body, unless its type, coding or size is not taken; a body that is too large is refused before it is read.
+
+    Raises UnsupportedMediaType, PayloadTooLarge, Malformed.
+    """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("send the body without a Content-Encoding")
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise PayloadTooLarge(f"the body has {announced} bytes; at most {limit} are taken")
+    content = bytearray()
+    async for chunk in request.content.iter_any():
+        content += chunk
+        if len(content) > limit:
+            raise PayloadTooLarge(f"the body has more than the {limit} bytes that are taken")
+    if content or required:
+        _check_media_type(request, media_types)
+    return bytes(content)
+
+
+def _check_media_type(request: web.Request, media_types: tuple[str, ...]) -> None:
+    given = request.headers.get("Content-Type", "")
+    charset = (request.charset or "utf-8").lower()
+    if not given or request.content_type not in media_types or charset not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType(f"send {' or '.join(media_types)} in UTF-8")
+
+
+def read_object(body: bytes, *, optional: bool = False) -> dict[str, Any]:
+    """The members of an object of ours."""
+    if optional and not body.strip():
+        return {}
+    value = read_json(body)
+    if not isinstance(value, dict):
+        raise Invalid(mistakes=(Mistake(pointer="", code="invalid_type", detail="expected an object"),))
+    return value
+
+
+def read_array(body: bytes, *, ndjson: bool) -> list[Any]:
+    """The elements of an array, or the lines, of objects of ours."""
+    return read_objects(body, ndjson=ndjson)
+
+
+def read_key(request: web.Request, body: bytes) -> RequestKey | None:
+    """The Idempotency-Key; raises Malformed for one that is none."""
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        return None
+    if len(given) > 1 or not _KEY.fullmatch(given[0]):
+        raise Malformed(
+            code="invalid_idempotency_key",
+            mistakes=(
+                Mistake(
+                    parameter="Idempotency-Key",
+                    code="invalid_value",
+                    detail="expected one key of 1 to 255 visible ASCII characters",
+                ),
+            ),
+        )
+    return RequestKey(method=request.method, path=request.path, key=given[0], digest=request_digest(body))
+
+
+def refuse_key(request: web.Request) -> None:
+    """Raise Malformed for an Idempotency-Key where none is kept: a repetition would not be noticed."""
+    if "Idempotency-Key" in request.headers:
+        raise Malformed("Idempotency-Key is not taken here", code="idempotency_key_not_supported")
+
+
+def read_versions(request: web.Request) -> frozenset[int] | None:
+    """The versions that If-Match names (RFC 9110, 13.1.1), None for any; a weak one never matches."""
+    given = ",".join(request.headers.getall("If-Match", []))
+    if not given or given.strip() == "*":
+        return None
+    tags = [tag.strip() for tag in given.split(",")]
+    matches = [_TAG.fullmatch(tag) for tag in tags]
+    if not all(matches):
+        raise PreconditionFailed("If-Match is not a list of entity tags")
+    return frozenset(int(m[2]) for m in matches if m is not None and not m[1] and m[2].isascii() and m[2].isdigit())
+
+
+def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """*value*, a view or a plain structure with views in it, as JSON."""
+    return web.Response(body=dump(value), status=status, headers=headers, content_type=JSON)
+
+
+def repeated(first: Answer) -> web.Response:
+    """The first answer again."""
+    return web.Response(body=first.body, status=first.status, headers={"Idempotent-Replayed": "true"}, content_type=JSON)
+
+
+def tag(subscription: views.Subscription) -> dict[str, str]:
+    """The headers that name the version of a subscription's settings."""
+    return {"ETag": f'"{subscription.version}"'}
+
+
+def dump(value: Any) -> bytes:
+    """JSON text: times in milliseconds, absent members left out, a producer's data as it was."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case datetime():
+            return format_time(round(value.timestamp() * 1000))
+        case bytes():
+            return orjson.Fragment(value)
+        case msgspec.Struct():
+            return {
+                name: member
+                for name in value.__struct_fields__
+                if (member := getattr(value, name)) is not msgspec.UNSET and not _omitted(value, name, member)
+            }
+        case _:
+            raise TypeError
+
+
+def _omitted(value: msgspec.Struct, name: str, member: Any) -> bool:
+    """Members that a view leaves out where they are empty."""
+    return member is None and value.__struct_config__.omit_defaults and name in value.__struct_fields__

@@ -1,0 +1,72 @@
+"""What a change may do: alone in its transaction, with what follows its commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import aiosqlite
+
+    from hookengine.models import Delivery, Health, Subscription
+    from hookengine.store.batch import Keys
+    from hookengine.store.writer import Writer
+
+
+class Transaction:
+    """What a change may do: statements, a new key, and what follows once it is committed."""
+
+    def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, now: int) -> None:
+        self.now = now
+        self.index = writer.index
+        self.health = writer.health
+        self.vault = writer.vault
+        self.listener = writer.listener
+        self.after: list[Callable[[], None]] = []
+        self._db = db
+        self._keys = keys
+
+    async def run(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> int:
+        """Execute *statement*; the number of rows that it changed."""
+        async with self._db.execute(statement, values if isinstance(values, dict) else tuple(values)) as cursor:
+            return cursor.rowcount
+
+    async def run_many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
+        """Execute *statement* for each of *values*."""
+        await self._db.executemany(statement, values)
+
+    async def fetch(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+        """The rows that *statement* gives."""
+        return list(await self._db.execute_fetchall(statement, tuple(values)))
+
+    def new_subscription(self) -> int:
+        """The key of a new subscription."""
+        self._keys.subscriptions += 1
+        return self._keys.subscriptions
+
+    def put(self, subscription: Subscription, health: Health | None = None) -> None:
+        """Let the index, and with *health* the counters, follow once this is committed."""
+
+        def follow() -> None:
+            before = self.index.get(subscription.seq)
+            self.index.put(subscription)
+            if health is not None:
+                self.health[subscription.seq] = health
+            self.listener.changed(before, subscription)
+
+        self.after.append(follow)
+
+    def drop(self, subscription: Subscription) -> None:
+        """Take *subscription* out of the index once this is committed."""
+
+        def follow() -> None:
+            self.index.remove(subscription.seq)
+            self.health.pop(subscription.seq, None)
+            self.listener.changed(subscription, None)
+
+        self.after.append(follow)
+
+    def overrule(self, before: Delivery, after: Delivery) -> None:
+        """Tell of a changed delivery once this is committed."""
+        self.after.append(lambda: self.listener.overruled(before, after))

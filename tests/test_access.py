@@ -1,0 +1,131 @@
+"""Who gets in, and what they may do."""
+
+from __future__ import annotations
+
+import pytest
+
+from hookengine.access import OWNER, TOKEN_PREFIX, Principal, Scope, authenticate, digest
+from hookengine.errors import Forbidden, Unauthorized
+
+TOKEN = TOKEN_PREFIX + "5e0f" * 16
+ANA = Principal(user="ana", scopes=frozenset({Scope.EVENTS_READ}), tenant="acme")
+TOKENS = {digest(TOKEN): ANA, digest(""): OWNER, digest("x" * 10_240): OWNER}
+
+
+def refusal(authorization: str | None) -> str:
+    """What is said to a header that does not get in."""
+    with pytest.raises(Unauthorized) as refused:
+        authenticate(authorization, TOKENS)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        pytest.param(f"Bearer {TOKEN}", id="as usual"),
+        pytest.param(f"bearer {TOKEN}", id="scheme in lower case"),
+        pytest.param(f"BEARER {TOKEN}", id="scheme in upper case"),
+        pytest.param(f"Bearer   {TOKEN}", id="RFC 6750, 2.1: 1*SP"),
+    ],
+)
+def test_a_known_token_gets_in(authorization: str) -> None:
+    """A token that was given out is its principal, with the scheme in any case."""
+    assert ANA == authenticate(authorization, TOKENS)
+
+
+I54 = {
+    "I54 no header": None,
+    "I54 empty header": "",
+    "I54 scheme alone": "Bearer",
+    "I54 empty token": "Bearer ",
+    "I54 spaces for a token": "Bearer    ",
+    "I54 wrong scheme": f"Basic {TOKEN}",
+    "I54 no scheme": TOKEN,
+    "I54 scheme without space": f"Bearer{TOKEN}",
+    "I54 tab": f"Bearer\t{TOKEN}",
+    "I54 unknown token": f"Bearer {TOKEN_PREFIX}{'0' * 64}",
+    "I54 token in another case": f"Bearer {TOKEN.upper()}",
+    "I54 more than a token": f"Bearer {TOKEN} {TOKEN}",
+    "I54 two headers joined": f"Bearer {TOKEN}, Bearer {TOKEN}",
+    "I54 part of a token": f"Bearer {TOKEN[:-1]}",
+    "I54 10 KB token": "Bearer " + "x" * 10_240,
+    "I54 non-ASCII": "Bearer töken",
+    "I54 bytes that are no UTF-8": "Bearer " + b"\xff\xfe".decode("utf-8", "surrogateescape"),
+    "I54 lone surrogate": "Bearer \ud800",
+    "I54 NUL": "Bearer \x00",
+}
+
+
+@pytest.mark.parametrize("authorization", I54.values(), ids=I54.keys())
+def test_others_stay_out_with_the_same_words(authorization: str | None) -> None:
+    """Whatever is wrong with a header, the answer is the same, so that nobody learns which tokens exist."""
+    said = refusal(authorization)
+
+    assert "send a valid token as 'Authorization: Bearer <token>'" == said
+
+
+def test_longest_token_is_looked_up() -> None:
+    """The bound on length admits every token that could be given out."""
+    longest = "y" * 256
+
+    assert OWNER is authenticate(f"Bearer {longest}", {digest(longest): OWNER})
+
+
+def test_no_tokens_let_nobody_in() -> None:
+    """Before a token was made, none is valid."""
+    with pytest.raises(Unauthorized):
+        authenticate(f"Bearer {TOKEN}", {})
+
+
+def test_digest_does_not_hold_the_token() -> None:
+    """What is kept of a token is SHA-256, the same on every machine and in every version."""
+    assert 32 == len(digest(TOKEN))
+    assert "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" == digest("abc").hex()
+
+
+def test_digests_differ_also_beyond_text() -> None:
+    """No two texts have one digest, also where a header had bytes that are no UTF-8."""
+    texts = ["", "a", "A", "ä", "\udcff", "\udcfe", "\ud800", "\\udcff"]
+
+    assert len(texts) == len({digest(text) for text in texts})
+
+
+@pytest.mark.parametrize("held", Scope)
+@pytest.mark.parametrize("asked", Scope)
+def test_scopes_open_what_they_name(held: Scope, asked: Scope) -> None:
+    """A scope opens itself and nothing else; admin opens everything."""
+    principal = Principal(user="u", scopes=frozenset({held}))
+
+    if held in {asked, Scope.ADMIN}:
+        principal.require(asked)
+    else:
+        with pytest.raises(Forbidden, match=f"this needs the scope {asked}$"):
+            principal.require(asked)
+
+
+def test_no_scope_opens_nothing() -> None:
+    """A token without scopes gets in and may do nothing."""
+    for scope in Scope:
+        with pytest.raises(Forbidden):
+            Principal(user="u", scopes=frozenset()).require(scope)
+
+
+def test_scopes_are_those_of_the_contract() -> None:
+    """The names of scopes, which users write down, do not change."""
+    names = {"events:read", "events:write", "subscriptions:read", "subscriptions:write", "admin"}
+
+    assert names == {str(scope) for scope in Scope}
+
+
+def test_owner_may_do_everything_everywhere() -> None:
+    """The owner has every scope and is bound to no tenant."""
+    for scope in Scope:
+        OWNER.require(scope)
+
+    assert OWNER.tenant is None
+
+
+def test_principal_is_frozen() -> None:
+    """Nobody gains a scope while a request runs."""
+    with pytest.raises(AttributeError):
+        ANA.tenant = None  # type: ignore[misc]  # what must fail
