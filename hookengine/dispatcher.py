@@ -56,6 +56,7 @@ _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
 _SHORTEST_PAUSE = 100  # ms without taking after a fault of this machine, doubling to the longest
 _LONGEST_PAUSE = 5_000
 _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupted attempts
+_EVENT_OVERHEAD = 700  # bytes, about, that an event in memory takes beside its data
 
 # These endings need no working network, so that they do not show that it works again.
 _PROVES_NOTHING = frozenset(
@@ -89,11 +90,11 @@ class Payloads:
         """Keep *event* for one delivery more; the oldest make room."""
         _, askers = self._events.get(event.seq, (event, 0))
         if not askers:
-            self._size += len(event.data)
+            self._size += _size(event)
         self._events[event.seq] = (event, askers + 1)
         while self._size > self._limit:
             oldest, _ = self._events.pop(next(iter(self._events)))
-            self._size -= len(oldest.data)
+            self._size -= _size(oldest)
 
     def take(self, seq: int) -> Event | None:
         """The event for one of its deliveries; forgotten after the last."""
@@ -105,7 +106,7 @@ class Payloads:
             self._events[seq] = (event, askers - 1)
         else:
             del self._events[seq]
-            self._size -= len(event.data)
+            self._size -= _size(event)
         return event
 
 
@@ -130,13 +131,13 @@ class Dispatcher:
         self._clock = clock
         self._observe = observe
         self._payloads = Payloads(payload_cache)
-        self._store: Store  # given by run()
+        self._store: Store  # given by load()
         self._targets: dict[int, _Target] = {}  # by subscription, made when first needed after a change
         self._overruled: dict[int, Delivery] = {}  # in flight, and changed by somebody else meanwhile
         self._interrupted_at: dict[int, int] = {}  # in trouble: when a delivery's interrupted attempt was last recorded
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._impatient = asyncio.Event()  # what is in flight is to be cut
+        self._drained = asyncio.Event()  # nothing is in flight any more, or what is may be cut
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
@@ -192,10 +193,12 @@ class Dispatcher:
         self._targets.pop(known.seq, None)
         if after is None or after.state is SubscriptionState.DISABLED:
             self._scheduler.close(known.seq)
-        elif before is not None and before.state is SubscriptionState.DISABLED:
+        elif before is None:
+            self._serve(after, [None, None, None])
+        elif before.state is SubscriptionState.DISABLED:
             self._serve(after, [FROM_THE_START] * 3)
-        else:
-            self._serve(after, [None, None, None], self._scheduler.standing(after.seq))
+        else:  # it has a lane, and its standing, unless its profile was not there
+            self._serve(after, [FROM_THE_START] * 3, self._scheduler.standing(after.seq))
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 
@@ -224,34 +227,38 @@ class Dispatcher:
 
     # The loop.
 
-    async def run(self, store: Store) -> None:
-        """Serve *store* until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
+    async def load(self, store: Store) -> None:
+        """Open the lanes of *store*; nothing may be published before, or it would wait on disk for the next start."""
         self._store = store
-        await self._load()
-        while not self._stopping:
-            self._wake.clear()
-            now = self._clock.now()
-            for refill in self._scheduler.refills(now):
-                store.writer.refill(refill)
-            taken = self._scheduler.take(now, _TURN) if self._may_take() else []
-            if taken:
-                await self._start(taken)
-                await asyncio.sleep(0)
-            else:
-                await self._sleep(now)
-        await self._drain()
+        heads = await store.reader.heads()
+        for subscription in store.writer.index:
+            if subscription.state is SubscriptionState.ACTIVE:
+                self._serve(subscription, heads.get(subscription.seq, [None, None, None]))
+
+    async def run(self) -> None:
+        """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                now = self._clock.now()
+                for refill in self._scheduler.refills(now):
+                    self._store.writer.refill(refill)
+                taken = self._scheduler.take(now, _TURN) if self._may_take() else []
+                if taken:
+                    await self._start(taken)
+                    await asyncio.sleep(0)
+                else:
+                    await self._sleep(now)
+            if self._attempts:
+                await self._drained.wait()
+        finally:
+            await self._cut()
 
     def stop(self, drain: float) -> None:
         """Take nothing more, and cut what is in flight after *drain* seconds; again with less to cut it sooner."""
         self._stopping = True
         self._wake.set()
-        self._patience.append(asyncio.get_running_loop().call_later(drain, self._impatient.set))
-
-    async def _load(self) -> None:
-        heads = await self._store.reader.heads()
-        for subscription in self._store.writer.index:
-            if subscription.state is SubscriptionState.ACTIVE:
-                self._serve(subscription, heads.get(subscription.seq, [None, None, None]))
+        self._patience.append(asyncio.get_running_loop().call_later(drain, self._drained.set))
 
     def _serve(self, subscription: Subscription, marks: list[Mark | None], standing: Standing | None = None) -> None:
         """Open its lane; without the *standing* that it has, with the one that its counters give."""
@@ -315,26 +322,28 @@ class Dispatcher:
         for delivery in taken:
             task = asyncio.create_task(self._attempt(delivery, events.get(delivery.event)))
             self._attempts.add(task)
-            task.add_done_callback(self._attempts.discard)
+            task.add_done_callback(self._ended)
 
-    async def _drain(self) -> None:
-        """Wait for the attempts in flight while there is patience, then cut them: they end as interrupted."""
-        impatient = asyncio.create_task(self._impatient.wait())
-        while self._attempts and not impatient.done():
-            await asyncio.wait([impatient, *self._attempts], return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
+    def _ended(self, attempt: asyncio.Task[None]) -> None:
+        self._attempts.discard(attempt)
+        if self._stopping and not self._attempts:
+            self._drained.set()
+
+    async def _cut(self) -> None:
+        """End what is still in flight: as interrupted."""
         for timer in self._patience:
             timer.cancel()
-        for task in self._attempts:
-            task.cancel()
-        while self._attempts:
-            await asyncio.wait(list(self._attempts))
+        for attempt in self._attempts:
+            attempt.cancel()
+        if self._attempts:
+            await asyncio.wait(self._attempts)
 
     # One attempt.
 
     async def _attempt(self, delivery: Delivery, event: Event | None) -> None:
         target = self._target(delivery.subscription)
-        if target is None:  # closed since it was taken: it stays on disk as it is
+        # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
+        if target is None or delivery.seq in self._overruled:
             self._put_back(delivery)
             return
         result = await self._try(delivery, event, target)
@@ -452,6 +461,10 @@ class Dispatcher:
                 max_concurrency=subscription.max_concurrency,
             )
         self._scheduler.release(result.after.seq, standing, now=now)
+
+
+def _size(event: Event) -> int:
+    return len(event.data) + _EVENT_OVERHEAD
 
 
 def _broken(detail: str) -> Broken:

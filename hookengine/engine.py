@@ -13,7 +13,7 @@ from hookengine.access import OWNER, TOKEN_PREFIX, digest
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
-from hookengine.errors import StartError, StorageFailed
+from hookengine.errors import StartError
 from hookengine.maintenance import Maintenance
 from hookengine.netguard import Policy
 from hookengine.observers import Fault, LogObserver, Waiters, host_logger
@@ -43,9 +43,9 @@ class Engine:
     """
     One webhook sender on one SQLite file.
 
-    *serve* is `HOST:PORT` of the HTTP API, which is not served without it. *logger* takes what happens; without one it goes to the
-    standard library's logger `hookengine`, for the host program to configure. Nothing is opened before `start`. The methods raise
-    the errors of `hookengine.errors`, and RuntimeError while the engine does not run.
+    *serve* is `HOST:PORT` of the HTTP API, which is not served without it. *logger* takes what happens; without one it goes to
+    the standard library's logger `hookengine`, for the host program to configure. Nothing is opened before `start`. The
+    methods raise the errors of `hookengine.errors`, and RuntimeError while the engine does not run.
     """
 
     def __init__(
@@ -74,7 +74,11 @@ class Engine:
         data: str | os.PathLike[str],
         logger: structlog.typing.FilteringBoundLogger | None = None,
     ) -> Engine:
-        """The daemon's engine: *config* is a TOML file, or what was read from one; *data* is a directory, made (0700) if need be."""
+        """
+        The daemon's engine.
+
+        *config* is a TOML file, or what was read from one; *data* is a directory, made (0700) if need be.
+        """
         if isinstance(config, Config):
             chosen = config
         else:
@@ -118,21 +122,22 @@ class Engine:
 
     async def start(self) -> None:
         """Open the file and begin to deliver; raises StartError, such as AlreadyRunning, and leaves nothing open then."""
-        if self._supervisor is not None:
+        self._check_process()
+        if self._supervisor is not None and not self._supervisor.done():
             raise RuntimeError("the engine was started already")
         self._stop_asked = asyncio.Event()
         self._owner = os.getpid()
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(self._supervise(ready), name="hookengine")
+        self._supervisor = supervisor = asyncio.create_task(self._supervise(ready), name="hookengine")
         try:
-            await asyncio.shield(ready)
+            await asyncio.wait([ready, supervisor], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            await self.stop(drain=0)
+            with suppress(Exception):
+                await self.stop(drain=0)
             raise
-        except BaseException:
-            await asyncio.wait([self._supervisor])
+        if not ready.done():
             self._supervisor = None
-            raise
+            supervisor.result()
 
     async def stop(self, *, drain: float | None = None) -> None:
         """
@@ -143,40 +148,51 @@ class Engine:
         supervisor = self._supervisor
         if supervisor is None:
             return
+        self._check_process()
         self._drain = self._config.delivery.drain / 1000 if drain is None else drain
         self._stop_asked.set()
         if self._parts is not None and self._parts.stopping:
             self._parts.dispatcher.stop(self._drain)
         try:
-            await asyncio.shield(supervisor)
+            await self.wait_stopped()
         finally:
-            if supervisor.done():
+            if self._supervisor is supervisor and supervisor.done():
                 self._supervisor = None
 
     async def wait_stopped(self) -> None:
         """Return when the engine has stopped; raises what ended it, such as StorageFailed."""
-        if self._supervisor is not None:
-            await asyncio.shield(self._supervisor)
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        self._check_process()
+        if not supervisor.done():
+            await asyncio.wait([supervisor])
+        if not supervisor.cancelled():  # as the end of its event loop does
+            supervisor.result()
 
     async def _supervise(self, ready: asyncio.Future[None]) -> None:
-        async with AsyncExitStack() as stack:
-            try:
+        try:
+            async with AsyncExitStack() as stack:
                 self._parts = parts = await self._build(stack)
-            except BaseException as error:
-                _tell(ready, error)
-                raise
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(parts.dispatcher.run(parts.store), name="hookengine-dispatcher")
-                    group.create_task(parts.maintenance.run(), name="hookengine-maintenance")
-                    group.create_task(_end_with(parts.store, self._stop_asked), name="hookengine-watch")
-                    _tell(ready, None)
-                    await self._stop_asked.wait()
-                    await self._stop(parts)
-            except* StorageFailed as failed:
-                raise _first(failed) from None
-            finally:
-                self._parts = None
+                await self._run(parts, ready)
+        except ExceptionGroup as failed:
+            raise _first(failed) from None
+        finally:
+            self._parts = None
+
+    async def _run(self, parts: _Parts, ready: asyncio.Future[None]) -> None:
+        """Until a stop is asked for, and has taken its first four steps; raises, in a group, what ends it before."""
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(parts.store.failed(), name="hookengine-watch")
+            work = [
+                group.create_task(parts.dispatcher.run(), name="hookengine-dispatcher"),
+                group.create_task(parts.maintenance.run(), name="hookengine-maintenance"),
+            ]
+            ready.set_result(None)
+            await self._stop_asked.wait()
+            self._stop(parts)
+            await asyncio.wait(work)
+            watch.cancel()
 
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         """Every part in the order of need; the stack closes them in reverse."""
@@ -206,6 +222,7 @@ class Engine:
         )
         await store.open(dispatcher)
         stack.push_async_callback(store.close)
+        await dispatcher.load(store)
         for unreadable in store.unreadable:
             _to_all(observers)(Fault(where="start", error=str(unreadable)))
         maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
@@ -219,7 +236,7 @@ class Engine:
             stack.push_async_callback(server.close)
         return _Parts(store, dispatcher, maintenance, service, server)
 
-    async def _stop(self, parts: _Parts) -> None:
+    def _stop(self, parts: _Parts) -> None:
         parts.stopping = True
         # 1. Nothing new is accepted; what is asked can still be answered.
         parts.service.refuse()
@@ -227,15 +244,20 @@ class Engine:
         parts.dispatcher.stop(self._drain)
         # 3. Upkeep ends with its present step.
         parts.maintenance.stop()
-        # 4. The group waits for these two. 5. The stack closes the server, then the store: the writer commits what it was sent, folds
-        # the WAL into the file, and gives the lock back. 6. The client pool goes last.
+        # 4. The caller waits for these two. 5. The stack closes the server, then the store: the writer commits what it was
+        # sent, folds the WAL into the file, and gives the lock back. 6. The client pool goes last.
+
+    def _check_process(self) -> None:
+        if self._owner not in (None, os.getpid()):
+            raise RuntimeError("this process is a fork of the one that started the engine: make an engine of its own")
 
     @property
     def _running(self) -> _Parts:
+        self._check_process()
         if self._parts is None:
+            if self._supervisor is not None and self._supervisor.done() and not self._supervisor.cancelled():
+                self._supervisor.result()  # raises what ended it
             raise RuntimeError("the engine does not run: call start() first")
-        if self._owner != os.getpid():
-            raise RuntimeError("this process is a fork of the one that started the engine: start one of its own")
         return self._parts
 
     @property
@@ -469,27 +491,6 @@ def _owner_token(path: Path, clock: Clock) -> str:
         token = TOKEN_PREFIX + clock.new_bytes(32).hex()
         write_private(path, token.encode() + b"\n")
         return token
-
-
-async def _end_with(store: Store, stop_asked: asyncio.Event) -> None:
-    """Raise what ended the writer, as soon as it ends by itself."""
-    ended = asyncio.create_task(store.failed())
-    asked = asyncio.create_task(stop_asked.wait())
-    await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    if not ended.done():
-        ended.cancel()
-        return
-    await ended
-
-
-def _tell(ready: asyncio.Future[None], error: BaseException | None) -> None:
-    if ready.done():
-        return
-    if error is None:
-        ready.set_result(None)
-    else:
-        ready.set_exception(error)
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

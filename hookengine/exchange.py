@@ -259,7 +259,14 @@ class Pool(TCPConnector):
         socket_factory: SocketFactoryType,
     ) -> None:
         # No limit: how many requests go out at once, and to whom, is the scheduler's to say.
-        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=ssl, resolver=resolver, socket_factory=socket_factory)
+        super().__init__(
+            limit=0,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=ssl,
+            resolver=resolver,
+            use_dns_cache=False,  # the resolver remembers by itself
+            socket_factory=socket_factory,
+        )
         self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop))
 
     async def take(self, target: Target) -> Connection:

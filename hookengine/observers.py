@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import structlog
 from msgspec import Struct
@@ -104,10 +104,17 @@ class Waiters:
 
 def host_logger() -> structlog.typing.FilteringBoundLogger:
     """A logger into the standard library's `hookengine`, whose level and output are the host program's business."""
-    processors: list[structlog.typing.Processor] = [structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs]
-    return structlog.wrap_logger(
+    processors: list[structlog.typing.Processor] = [structlog.stdlib.filter_by_level, _record]
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         logging.getLogger("hookengine"), processors=processors, wrapper_class=structlog.stdlib.BoundLogger
     )
+    return logger
+
+
+def _record(_logger: object, _method: str, fields: structlog.typing.EventDict) -> dict[str, Any]:
+    """The message has the fields too: a host that has not set logging up prints messages only."""
+    name = fields.pop("event")
+    return {"msg": " ".join([name, *(f"{key}={value!r}" for key, value in fields.items())]), "extra": fields}
 
 
 class LogObserver:
@@ -137,6 +144,8 @@ class LogObserver:
                 self._log.warning("local_trouble", error=error, pause_ms=pause)
             case Fault(where=where, error=error):
                 self._log.error("fault", where=where, error=error)
+            case _:
+                assert_never(happening)
 
     def _attempt(self, happening: AttemptFinished) -> None:
         delivery, attempt = happening.delivery, happening.attempt
@@ -160,6 +169,8 @@ class LogObserver:
                 self._log.warning("attempt_failed", error=error.code.value, status_code=status, **fields)
             case Unreachable(error=error) | Broken(error=error):
                 self._log.warning("attempt_failed", error=error.code.value, status_code=None, **fields)
+            case _:
+                assert_never(attempt.outcome)
 
     def _subscription(self, before: Subscription | None, after: Subscription | None) -> None:
         if after is None:

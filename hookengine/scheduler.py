@@ -396,8 +396,7 @@ class Scheduler:
         lane.slots = min(standing.width, lane.max_concurrency)
         if was is not is_now:
             self._doubtful += lane.in_flight * ((is_now is not _TRUSTED) - (was is not _TRUSTED))
-            if self._hungry[was].pop(lane.subscription, None) is not None:
-                self._hungry[is_now][lane.subscription] = lane
+            self._hungry[was].pop(lane.subscription, None)  # it is looked at next
 
     def _share(self, *, more: int = 0) -> int:
         """The entries that each lane with due ones may have, and *more* lanes; 0 where there are more lanes than entries."""

@@ -116,9 +116,7 @@ _SENTENCES = {
     ErrorCode.DNS_TEMPORARY: "{host} could not be looked up now.",
     ErrorCode.INVALID_URL: "The URL cannot be called.",
     ErrorCode.REDIRECT_NOT_FOLLOWED: "{host} redirects, which is not followed.",
-    ErrorCode.MALFORMED_RESPONSE: (
-        "The answer is not HTTP/1.1, or more bytes follow than it announces (a body on 204, a Content-Length too small)."
-    ),
+    ErrorCode.MALFORMED_RESPONSE: "The answer cannot be read as HTTP/1.1.",
     ErrorCode.RESPONSE_HEADER_TOO_LARGE: "The answer has a header over 8190 bytes, more than 128 of them, or no end of them.",
     ErrorCode.TOO_MANY_INFORMATIONAL: "More than 8 interim (1xx) responses came before the answer.",
     ErrorCode.LOCAL_NETWORK: "This machine has no network.",
@@ -130,6 +128,11 @@ _HINTS = {
     "UNSUPPORTED_PROTOCOL": "it offers nothing newer than TLS 1.1",
     "TLSV1_ALERT_PROTOCOL_VERSION": "it offers nothing newer than TLS 1.1",
 }
+
+
+# The parser takes what follows an answer for the next one.
+_SURPLUS = "(or more came than the answer announced: a body on 204, a Content-Length too small)"
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class Sender:
@@ -302,7 +305,9 @@ def _detail(code: ErrorCode, error: Exception, host: str) -> str:
             known = cause.reason or "the handshake failed"
             reason = _HINTS.get(known, known.lower().replace("_", " "))
         case HttpProcessingError() if code is ErrorCode.MALFORMED_RESPONSE:
-            reason = ascii(" ".join(cause.message.split())[:_PREVIEW])
+            reason = _UNPRINTABLE.sub("?", " ".join(cause.message.split())[:_PREVIEW].removesuffix(" ^"))
+            if "Expected HTTP/" in reason:
+                reason += f" {_SURPLUS}"
         case _:
             reason = ""
     if code is ErrorCode.INTERNAL_ERROR:

@@ -194,12 +194,8 @@ class Problems:
 
         A value of UNSET counts as absent.
         """
-        if _is_exact(type_):
-            try:
-                return Draft(msgspec.convert(raw, type_, dec_hook=_decode), {})
-            except ValidationError:
-                pass  # it names the first mistake only
-        return self._struct(type_, raw, pointer)
+        whole = _at_once(type_, raw)
+        return self._struct(type_, raw, pointer) if whole is _BAD else Draft(whole, {})
 
     @property
     def _is_full(self) -> bool:
@@ -211,8 +207,7 @@ class Problems:
         if not isinstance(raw, Mapping):
             self.add(at, "invalid_type", f"expected an object, got {_kind(raw)}")
             return Draft(None, {})
-        fields = _fields(type_)
-        config = type_.__struct_config__
+        fields, config, before = _fields(type_), type_.__struct_config__, len(self.mistakes)
         values: dict[str, Any] = {}
         given = {name: value for name, value in raw.items() if value is not UNSET and name != config.tag_field}
         for name, value in given.items():
@@ -224,17 +219,13 @@ class Problems:
             if field.required and name not in given:
                 values[field.name] = _BAD
                 self.add(at + pointer(name), "missing_member", f"{quoted(name)} is missing")
-        return self._filled(type_, values, at)
-
-    def _filled(self, type_: type[S], values: dict[str, Any], at: str) -> Draft[S]:
-        valid = {name: value for name, value in values.items() if value is not _BAD}
-        if len(valid) == len(values):
+        if len(self.mistakes) == before and not self._is_full:
             try:
                 return Draft(type_(**values), {})
             except ValueError as error:  # from __post_init__
                 self.add(at, getattr(error, "code", "invalid_value"), str(error))
-        defaults = {field.name: _default(field) for field in _fields(type_).values() if field.name not in values}
-        return Draft(None, defaults | valid)
+        valid = {name: value for name, value in values.items() if value is not _BAD}
+        return Draft(None, {field.name: _default(field) for field in fields.values() if field.name not in values} | valid)
 
     def _unknown(self, name: Any, known: Iterable[str], at: str) -> None:
         if self._is_full:
@@ -245,6 +236,9 @@ class Problems:
     def _value(self, hint: Any, raw: Any, at: str) -> Any:
         if self._is_full:
             return _BAD
+        value = _at_once(hint, raw)
+        if value is not _BAD:
+            return value
         bare, metas = _bare(hint)
         origin, arguments = get_origin(bare) or bare, get_args(bare)
         if parse := _parser(bare, metas):
@@ -254,8 +248,7 @@ class Problems:
         elif origin in (Union, UnionType):
             value = self._union(hint, metas, arguments, raw, at)
         elif _is_struct(origin):
-            whole = self._struct(origin, raw, at).whole
-            value = _BAD if whole is None else whole
+            value = self._one_of([origin], raw, at)
         elif origin in (list, set, frozenset) or (origin is tuple and Ellipsis in arguments):
             value = self._array(origin, metas, arguments[0], raw, at)
         elif origin in (dict, Mapping):
@@ -265,9 +258,9 @@ class Problems:
         return value
 
     def _parsed(self, parse: Callable[[str], Any], bare: Any, raw: Any, at: str) -> Any:
-        if isinstance(raw, bare):
-            return raw
         if not isinstance(raw, str):
+            if isinstance(raw, bare):
+                return raw
             self.add(at, "invalid_type", f"expected a string, got {_kind(raw)}")
             return _BAD
         try:
@@ -282,15 +275,27 @@ class Problems:
         others = [option for option in options if option not in (NoneType, UnsetType)]
         if len(others) == 1:
             return self._value(_annotated(others[0], metas), raw, at)
-        if not all(map(_is_struct, others)) or not isinstance(raw, Mapping):
+        if not all(map(_is_struct, others)):
             return self._leaf(hint, raw, at)
-        structs = {struct.__struct_config__.tag: struct for struct in others}
-        member = others[0].__struct_config__.tag_field
-        if member not in raw:
+        return self._one_of(others, raw, at)
+
+    def _one_of(self, structs: list[type[Struct]], raw: Any, at: str) -> Any:
+        """The Struct that *raw* is by its tag."""
+        member = structs[0].__struct_config__.tag_field
+        if member is None or not isinstance(raw, Mapping):
+            struct = next((struct for struct in structs if isinstance(raw, struct)), structs[0])
+            whole = self._struct(struct, raw, at).whole
+            return _BAD if whole is None else whole
+        by_tag = {struct.__struct_config__.tag: struct for struct in structs}
+        tag = _BAD
+        if member in raw:
+            tag = self._leaf(Literal[tuple(by_tag)], raw[member], at + pointer(member))
+        else:
             self.add(at + pointer(member), "missing_member", f"{quoted(member)} is missing")
+        if tag is _BAD and len(structs) > 1:
             return _BAD
-        tag = self._leaf(Literal[tuple(structs)], raw[member], at + pointer(member))
-        return _BAD if tag is _BAD else self._value(structs[tag], raw, at)
+        whole = self._struct(by_tag.get(tag, structs[0]), raw, at).whole
+        return _BAD if whole is None or tag is _BAD else whole
 
     def _array(self, origin: Any, metas: tuple[Meta, ...], item: Any, raw: Any, at: str) -> Any:
         elements = self._leaf(_annotated(list[Any], metas), raw, at)
@@ -305,6 +310,8 @@ class Problems:
             return _BAD
         values = {}
         for name, value in members.items():
+            if self._is_full:
+                return _BAD
             below = at + pointer(name)
             values[self._value(hints[0], name, below)] = self._value(hints[1], value, below)
         return _BAD if _BAD in values or any(value is _BAD for value in values.values()) else values
@@ -344,6 +351,16 @@ class Problems:
         return value
 
 
+def _at_once(hint: Any, raw: Any) -> Any:
+    """*raw* converted where msgspec alone can tell that it is right, or _BAD: of what is wrong it names one mistake only."""
+    if _is_exact(hint):
+        try:
+            return msgspec.convert(raw, hint, dec_hook=_decode)
+        except ValidationError:
+            pass
+    return _BAD
+
+
 _NAMES = {
     "str": "a string",
     "int": "an integer",
@@ -376,7 +393,7 @@ def _words(message: str) -> str:
 def _explained(error: ValidationError, hint: Any, raw: Any) -> tuple[str, str]:
     """The code and the sentence for what msgspec refused."""
     message = str(error)
-    if message.startswith("Expected ") and ", got " in message:
+    if message.startswith("Expected ") and ", got `" in message:
         return "invalid_type", _words(message)
     bare, metas = _bare(hint)
     if choices := _choices(bare):
@@ -449,7 +466,8 @@ def _is_exact(hint: Any) -> bool:
     if any("parse" in (meta.extra or {}) for meta in metas):
         return False
     if _is_struct(bare):
-        return all(_is_exact(field.type) for field in _fields(bare).values())
+        # Of a Struct that stands alone msgspec does not ask for the tag.
+        return bare.__struct_config__.tag is None and all(_is_exact(field.type) for field in _fields(bare).values())
     if get_origin(bare) is Literal:
         return True
     return bare not in (Any, float) and all(map(_is_exact, get_args(bare)))

@@ -47,7 +47,7 @@ class Peer:
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         request = head + await self._reader.readexactly(int(length[1]) if length else 0)
-        self._receiver.requests.append(request)
+        self._receiver.note(request)
         return request
 
     async def send(self, data: bytes) -> None:
@@ -117,6 +117,7 @@ class Receiver:
         self.requests: list[bytes] = []
         self.over = asyncio.Event()
         self.dropped = asyncio.Event()  # a connection has ended
+        self._read = asyncio.Event()
         self._open = 0
         self._ended = asyncio.Event()
         self._ended.set()
@@ -125,6 +126,17 @@ class Receiver:
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}/hook"
+
+    def note(self, request: bytes) -> None:
+        """Record a request that was read."""
+        self.requests.append(request)
+        self._read.set()
+
+    async def reached(self, requests: int) -> None:
+        """Return when so many requests have been read."""
+        while len(self.requests) < requests:
+            self._read.clear()
+            await self._read.wait()
 
     async def settled(self) -> None:
         """Return when every connection is closed, also by the other side; TimeoutError after a second."""
@@ -162,7 +174,7 @@ async def receiver(
     listening.bind(("127.0.0.1", 0))
     made = Receiver(behaviour)
     made.port = listening.getsockname()[1]
-    server = await asyncio.start_server(made.serve, sock=listening, limit=4096, ssl=tls)
+    server = await asyncio.start_server(made.serve, sock=listening, backlog=512, limit=4096, ssl=tls)
     try:
         yield made
     finally:

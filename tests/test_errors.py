@@ -253,7 +253,7 @@ def test_reasons_of_verification_are_documented() -> None:
     """The reasons that `verify` gives are those listed at VerificationError."""
     tree = ast.parse(Path(signing.__file__).read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "VerificationError"]
-    given = {node.value for call in calls for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)}
+    given = {str(node.value) for call in calls for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)}
     listed = (VerificationError.__doc__ or "").partition("`reason` is stable:")[2]
 
     assert sorted(given) == sorted(re.findall(r"[a-z_]+", listed))

@@ -18,14 +18,15 @@ PACKAGE = ROOT / "hookengine"
 
 # Lowest first. A package counts as one module; what is inside it may import each other.
 LAYERS = (
-    ("errors", "clock", "models"),
+    ("errors", "clock", "models", "deadline"),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
         *("auth", "metrics", "client", "validation", "views"),
     ),
-    ("profiles", "inputs"),
-    ("config", "sender", "store"),
-    ("dispatcher", "maintenance", "observers"),
+    ("profiles", "jsontext"),
+    ("config", "sender", "store", "inputs"),
+    ("observers", "paging", "presentation"),
+    ("dispatcher", "maintenance"),
     ("service",),
     ("server",),
     ("dashboard",),

@@ -10,18 +10,19 @@ import ssl
 import threading
 from functools import partial
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import hostile
 import pytest
-from aiohttp import http_exceptions
+from aiohttp import client_exceptions, http_exceptions
 from aiohttp.client_reqrep import ConnectionKey, RequestInfo
+from c_parser import needs_c_parser
+from certificates import Authority, server_context
 from hostile import answers, on_both_loops, receiver, response
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from hookengine import sender as sender_module
 from hookengine.exchange import HeadTooLarge, Phase, TooManyInformational
 from hookengine.models import (
     Accepted,
@@ -42,15 +43,16 @@ from hookengine.sender import Sender, error_code, has_ipv4_route, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LOOPBACK = Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
 KEY = ConnectionKey("hooks.acme.example", 443, True, True, None, None, None)
 INFO = RequestInfo(URL("https://hooks.acme.example/"), "POST", CIMultiDictProxy(CIMultiDict()), URL())
 
 
-def request(url: str, *, method: str = "POST", body: bytes = b"{}", timeout: int = 5000, **headers: str) -> Request:
+def request(url: str, *, timeout: int = 5000) -> Request:
     """A delivery."""
-    return Request(method=method, url=url, headers=tuple(headers.items()), body=body, timeout=timeout)
+    return Request(method="POST", url=url, headers=(), body=b"{}", timeout=timeout)
 
 
 def answer(status: int, *headers: tuple[str, str]) -> Response:
@@ -83,9 +85,6 @@ def failing_with(number: int) -> Resolver:
     return looking_up(fail)
 
 
-# --- what an answer means ---
-
-
 @pytest.mark.parametrize(
     ("status", "headers", "code"),
     [
@@ -107,7 +106,8 @@ def test_verdict(status: int, headers: tuple[tuple[str, str], ...], code: ErrorC
     outcome = verdict(answer(status, *headers), Rules())
 
     assert code is ending(outcome)[1]
-    assert status == cast("Accepted | Refused", outcome).response.status  # type: ignore[union-attr]  # both have one here
+    assert outcome.response is not None
+    assert status == outcome.response.status
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,580 @@ def test_verdict_follows_the_rule(success: frozenset[int], status: int, accepted
     outcome = verdict(answer(status, ("location", "/")), Rules(success=success))
 
     assert accepted is isinstance(outcome, Accepted)
+
+
+def refused_certificate(verify_code: int) -> ssl.SSLCertVerificationError:
+    """What ssl raises for a certificate."""
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = verify_code, "self-signed certificate"
+    return error
+
+
+def connecting(error: OSError) -> aiohttp.ClientConnectorError:
+    """How aiohttp wraps what happens on the way to a connection."""
+    return aiohttp.ClientConnectorError(KEY, error)
+
+
+DISCONNECTED, MALFORMED = ErrorCode.DISCONNECTED, ErrorCode.MALFORMED_RESPONSE
+REDIRECTED, UNTRUSTED = ErrorCode.REDIRECT_NOT_FOLLOWED, ErrorCode.TLS_UNTRUSTED
+
+# One of each that aiohttp can raise, in the phase of the connect.
+AIOHTTP: dict[type[Exception], tuple[Exception, ErrorCode]] = {
+    type(error): (error, code)
+    for error, code in (
+        (aiohttp.ClientError(), DISCONNECTED),
+        (aiohttp.ClientConnectionError("Connector is closed."), DISCONNECTED),
+        (aiohttp.ClientConnectionResetError("Cannot write to closing transport"), ErrorCode.RESET),
+        (aiohttp.ClientOSError(errno.ECONNRESET, "reset"), ErrorCode.RESET),
+        (connecting(OSError(errno.ECONNREFUSED, "refused")), ErrorCode.CONNECT_REFUSED),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError(None, "no answer")), ErrorCode.DNS_TEMPORARY),
+        (aiohttp.ClientProxyConnectionError(KEY, OSError(errno.ECONNREFUSED, "refused")), ErrorCode.PROXY_ERROR),
+        (
+            client_exceptions.UnixClientConnectorError("/x", KEY, OSError(errno.ECONNREFUSED, "refused")),
+            ErrorCode.CONNECT_REFUSED,
+        ),
+        (aiohttp.ClientSSLError(KEY, ssl.SSLError(1, "alert")), ErrorCode.TLS_PROTOCOL),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "alert")), ErrorCode.TLS_PROTOCOL),
+        (aiohttp.ClientConnectorCertificateError(KEY, refused_certificate(10)), ErrorCode.TLS_EXPIRED),
+        (aiohttp.ServerFingerprintMismatch(b"a", b"b", "h", 1), UNTRUSTED),
+        (aiohttp.ServerConnectionError(), DISCONNECTED),
+        (aiohttp.ServerDisconnectedError(), DISCONNECTED),
+        (aiohttp.ServerTimeoutError(), ErrorCode.TIMEOUT_CONNECT),
+        (aiohttp.ConnectionTimeoutError(), ErrorCode.TIMEOUT_CONNECT),
+        (aiohttp.SocketTimeoutError(), ErrorCode.TIMEOUT_CONNECT),
+        (aiohttp.ClientPayloadError(), MALFORMED),
+        (aiohttp.UploadAbortedError(), DISCONNECTED),
+        (aiohttp.InvalidURL("x"), ErrorCode.INVALID_URL),
+        (aiohttp.InvalidUrlClientError("x"), ErrorCode.INVALID_URL),
+        (aiohttp.NonHttpUrlClientError("x"), ErrorCode.INVALID_URL),
+        (aiohttp.RedirectClientError("x"), REDIRECTED),
+        (aiohttp.InvalidUrlRedirectClientError("x"), REDIRECTED),
+        (aiohttp.NonHttpUrlRedirectClientError("x"), REDIRECTED),
+        (aiohttp.TooManyRedirects(INFO, ()), REDIRECTED),
+        (aiohttp.ClientResponseError(INFO, (), status=400), MALFORMED),
+        (aiohttp.ContentTypeError(INFO, ()), MALFORMED),
+        (aiohttp.WSServerHandshakeError(INFO, ()), MALFORMED),
+        (aiohttp.ClientHttpProxyError(INFO, ()), ErrorCode.PROXY_ERROR),
+        (http_exceptions.HttpProcessingError(), MALFORMED),
+        (http_exceptions.BadHttpMessage("x"), MALFORMED),
+        (http_exceptions.HttpBadRequest("x"), MALFORMED),
+        (http_exceptions.PayloadEncodingError("x"), MALFORMED),
+        (http_exceptions.ContentEncodingError("x"), MALFORMED),
+        (http_exceptions.TransferEncodingError("x"), MALFORMED),
+        (http_exceptions.ContentLengthError("x"), MALFORMED),
+        (http_exceptions.DecompressSizeError("x"), MALFORMED),
+        (http_exceptions.LineTooLong(b"x", 8190), ErrorCode.RESPONSE_HEADER_TOO_LARGE),
+        (http_exceptions.InvalidHeader("x"), MALFORMED),
+        (http_exceptions.BadStatusLine("x"), MALFORMED),
+        (http_exceptions.BadHttpMethod("x"), MALFORMED),
+        (http_exceptions.InvalidURLError("x"), MALFORMED),
+    )
+}
+AIOHTTP_CLASSES: set[type[Exception]] = {
+    found
+    for module in (client_exceptions, http_exceptions)
+    for _, found in inspect.getmembers(module, inspect.isclass)
+    if issubclass(found, aiohttp.ClientError | http_exceptions.HttpProcessingError)
+}
+
+
+@pytest.mark.parametrize("kind", sorted(AIOHTTP_CLASSES, key=str), ids=lambda kind: kind.__name__)
+def test_exception_of_aiohttp(kind: type[Exception]) -> None:
+    """Each exception that aiohttp's client knows has a code of its own choosing, none falls through."""
+    error, code = AIOHTTP[kind]
+
+    assert code is error_code(error, Phase.CONNECT, tls=False)
+
+
+PHASES = list(Phase)
+WAITING = [ErrorCode.TIMEOUT_CONNECT, ErrorCode.TIMEOUT_SEND, ErrorCode.TIMEOUT_RESPONSE]
+SEVERAL = "Multiple exceptions: [Errno {}] Connect call failed ('2001:db8::1', 443, 0, 0), [Errno {}] Connect call failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "codes"),
+    [
+        pytest.param(TimeoutError(), WAITING, id="timeout"),
+        pytest.param(aiohttp.ClientOSError(errno.ETIMEDOUT, "x"), WAITING, id="kernel's timeout"),
+        pytest.param(connecting(OSError(errno.ETIMEDOUT, "x")), WAITING, id="kernel's timeout, connecting"),
+        pytest.param(UrlRefused("scheme"), [ErrorCode.INVALID_URL] * 3, id="URL"),
+        pytest.param(UrlRefused("x", ErrorCode.BLOCKED_ADDRESS), [ErrorCode.BLOCKED_ADDRESS] * 3, id="URL with address"),
+        pytest.param(AddressBlocked(), [ErrorCode.BLOCKED_ADDRESS] * 3, id="address"),
+        pytest.param(SelfConnection(), [ErrorCode.SELF_CONNECTION] * 3, id="ourselves"),
+        pytest.param(LookupFailed(ErrorCode.DNS_NXDOMAIN), [ErrorCode.DNS_NXDOMAIN] * 3, id="lookup"),
+        pytest.param(TooManyInformational(), [ErrorCode.TOO_MANY_INFORMATIONAL] * 3, id="1xx"),
+        pytest.param(HeadTooLarge(), [ErrorCode.RESPONSE_HEADER_TOO_LARGE] * 3, id="head"),
+        pytest.param(refused_certificate(9), [ErrorCode.TLS_NOT_YET_VALID] * 3, id="not yet valid"),
+        pytest.param(refused_certificate(64), [ErrorCode.TLS_HOSTNAME] * 3, id="address mismatch"),
+        pytest.param(refused_certificate(18), [UNTRUSTED] * 3, id="self-signed"),
+        pytest.param(ssl.SSLEOFError(8, "EOF"), [ErrorCode.TLS_PROTOCOL] * 3, id="EOF in TLS"),
+        *(
+            pytest.param(connecting(OSError(number, "x")), [code] * 3, id=errno.errorcode[number])
+            for number, code in {
+                errno.EMFILE: ErrorCode.LOCAL_RESOURCES,
+                errno.ENFILE: ErrorCode.LOCAL_RESOURCES,
+                errno.ENOBUFS: ErrorCode.LOCAL_RESOURCES,
+                errno.ENOMEM: ErrorCode.LOCAL_RESOURCES,
+                errno.EADDRNOTAVAIL: ErrorCode.LOCAL_RESOURCES,
+                errno.ENETUNREACH: ErrorCode.LOCAL_NETWORK,
+                errno.ENETDOWN: ErrorCode.LOCAL_NETWORK,
+                errno.EPIPE: ErrorCode.DISCONNECTED,
+            }.items()
+        ),
+        *(
+            pytest.param(
+                connecting(OSError(number, "x")),
+                [ErrorCode.CONNECT_REFUSED, *[ErrorCode.RESET] * 2],
+                id=errno.errorcode[number],
+            )
+            for number in (errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT)
+        ),
+        pytest.param(OSError("odd"), [ErrorCode.CONNECT_REFUSED, ErrorCode.RESET, ErrorCode.RESET], id="no number"),
+        pytest.param(
+            connecting(OSError(SEVERAL.format(errno.ENETUNREACH, errno.ECONNREFUSED))),
+            [ErrorCode.CONNECT_REFUSED, ErrorCode.RESET, ErrorCode.RESET],
+            id="one address out of reach, one refused",
+        ),
+        pytest.param(
+            connecting(OSError(SEVERAL.format(errno.ENETUNREACH, errno.ENETDOWN))),
+            [ErrorCode.LOCAL_NETWORK] * 3,
+            id="all addresses out of reach",
+        ),
+        pytest.param(MemoryError(), [ErrorCode.LOCAL_RESOURCES] * 3, id="memory"),
+        pytest.param(ValueError(), [ErrorCode.INTERNAL_ERROR] * 3, id="ValueError"),
+        pytest.param(RecursionError(), [ErrorCode.INTERNAL_ERROR] * 3, id="RecursionError"),
+    ],
+)
+def test_error_code(error: Exception, codes: list[ErrorCode]) -> None:
+    """An exception has one name in each phase."""
+    assert codes == [error_code(error, phase, tls=False) for phase in PHASES]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(connecting(ConnectionResetError()), id="FIN"),
+        pytest.param(connecting(OSError(errno.ECONNRESET, "x")), id="RST"),
+        pytest.param(connecting(ConnectionAbortedError()), id="given up"),
+        pytest.param(connecting(BrokenPipeError(errno.EPIPE, "x")), id="while writing"),
+    ],
+)
+def test_connection_lost_in_handshake(error: Exception) -> None:
+    """What breaks before a request is on its way broke in TLS, if there is TLS."""
+    assert ErrorCode.TLS_PROTOCOL is error_code(error, Phase.CONNECT, tls=True)
+    assert error_code(error, Phase.CONNECT, tls=False) in {ErrorCode.RESET, DISCONNECTED}
+    assert error_code(error, Phase.ANSWER, tls=True) in {ErrorCode.RESET, DISCONNECTED}
+
+
+async def test_nobody_listens() -> None:
+    """R65: a closed port refuses."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    sender = Sender(LOOPBACK)
+    outcome = await sender.attempt(request(f"http://127.0.0.1:{port}/"))
+    await sender.close()
+
+    assert (Unreachable, ErrorCode.CONNECT_REFUSED) == ending(outcome)
+
+
+def test_full_backlog() -> None:
+    """R66: a connect that nobody answers ends with the attempt's own time."""
+
+    async def scenario() -> None:
+        sender = Sender(LOOPBACK)
+        outcome = await sender.attempt(request(f"http://127.0.0.1:{port}/", timeout=300))
+        await sender.close()
+
+        assert (Unreachable, ErrorCode.TIMEOUT_CONNECT) == ending(outcome)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        port = listening.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        on_both_loops(scenario)
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        pytest.param("http://hooks..acme.example/", ErrorCode.INVALID_URL, id="R64-empty"),
+        pytest.param(f"http://{'a' * 64}.example/", ErrorCode.INVALID_URL, id="R64-long"),
+        pytest.param("http://user:s3cret@hooks.acme.example/", ErrorCode.INVALID_URL, id="credentials"),
+        pytest.param("ftp://hooks.acme.example/", ErrorCode.INVALID_URL, id="scheme"),
+        pytest.param("", ErrorCode.INVALID_URL, id="empty"),
+        pytest.param("http://169.254.169.254/latest", ErrorCode.BLOCKED_ADDRESS, id="metadata"),
+        pytest.param("http://10.0.0.1/", ErrorCode.BLOCKED_ADDRESS, id="private"),
+    ],
+)
+async def test_url_is_vetted_at_every_attempt(url: str, code: ErrorCode) -> None:
+    """A URL that must not be called ends the attempt before anything is dialled, each time anew."""
+    sender = Sender(LOOPBACK)
+    outcomes = [await sender.attempt(request(url)) for _ in range(2)]
+    await sender.close()
+
+    assert [(Unreachable, code)] * 2 == list(map(ending, outcomes))
+    assert "s3cret" not in repr(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "code"),
+    [
+        pytest.param(["10.0.0.1"], ErrorCode.BLOCKED_ADDRESS, id="private"),
+        pytest.param(["127.0.0.1", "169.254.169.254"], ErrorCode.BLOCKED_ADDRESS, id="one of two"),
+        pytest.param([], ErrorCode.DNS_NO_ADDRESS, id="none"),
+    ],
+)
+async def test_addresses_of_a_name(addresses: list[str], code: ErrorCode) -> None:
+    """A name that leads where no request may go is named in the outcome, and the address is not."""
+    sender = Sender(LOOPBACK, resolver=looking_up(lambda _host: addresses))
+    outcome = await sender.attempt(request("http://hooks.acme.example:8080/path?token=s3cret"))
+    await sender.close()
+
+    assert (Unreachable, code) == ending(outcome)
+    assert isinstance(outcome, Unreachable)
+    assert outcome.error.detail.startswith("hooks.acme.example:8080: ")
+    assert not [part for part in (*addresses, "s3cret") if part in outcome.error.detail]
+
+
+async def test_own_listener_is_not_called() -> None:
+    """A URL that leads back to this server is refused as what it is."""
+    async with receiver(hostile.healthy) as own:
+        policy = Policy(allow_http=True, allow_networks=LOOPBACK.allow_networks, own_addresses=(("0.0.0.0", own.port),))
+        sender = Sender(policy)
+        outcome = await sender.attempt(request(own.url))
+        await sender.close()
+
+    assert (Unreachable, ErrorCode.SELF_CONNECTION) == ending(outcome)
+    assert 0 == own.connections
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(socket.EAI_NONAME, ErrorCode.DNS_NXDOMAIN, id="R61"),
+        pytest.param(socket.EAI_AGAIN, ErrorCode.DNS_TEMPORARY, id="R62"),
+        pytest.param(socket.EAI_FAIL, ErrorCode.DNS_TEMPORARY, id="R62-failure"),
+    ],
+)
+async def test_lookup_fails(number: int, code: ErrorCode) -> None:
+    """A lookup's failure has its own name."""
+    sender = Sender(LOOPBACK, resolver=failing_with(number))
+    outcome = await sender.attempt(request("http://hooks.acme.example/"))
+    await sender.close()
+
+    assert (Unreachable, code) == ending(outcome)
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "expected"),
+    [
+        pytest.param(29, (Unreachable, ErrorCode.DNS_TEMPORARY), id="29 s"),
+        pytest.param(31, (Interrupted, ErrorCode.LOCAL_NETWORK), id="31 s"),
+        pytest.param(24 * 3600 - 5, (Interrupted, ErrorCode.LOCAL_NETWORK), id="a day"),
+        pytest.param(24 * 3600 + 5, (Unreachable, ErrorCode.DNS_TEMPORARY), id="over a day"),
+    ],
+)
+async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcome], ErrorCode]) -> None:
+    """While no name at all has got an answer for 30 s, and for a day at most, a failed lookup is no endpoint's fault."""
+    resolver = failing_with(socket.EAI_AGAIN)
+    sender = Sender(LOOPBACK, resolver=resolver)
+    resolver.last_answer_at = asyncio.get_running_loop().time() - silent_for
+    outcome = await sender.attempt(request("http://hooks.acme.example/"))
+    await sender.close()
+
+    assert expected == ending(outcome)
+
+
+async def test_hanging_lookups_delay_nobody_else() -> None:
+    """R63: names whose lookup hangs leave healthy names their speed."""
+    released = threading.Event()
+
+    def found(host: str) -> list[str]:
+        if host.startswith("dead"):
+            released.wait(10)
+        return ["127.0.0.1"]
+
+    loop = asyncio.get_running_loop()
+    sender = Sender(LOOPBACK, resolver=looking_up(found))
+    async with receiver(hostile.healthy) as good:
+        dead = [
+            asyncio.create_task(sender.attempt(request(f"http://dead{number}.example/", timeout=500))) for number in range(18)
+        ]
+        await asyncio.sleep(0)
+        begun = loop.time()
+        outcome = await sender.attempt(request(f"http://alive.example:{good.port}/"))
+        took = loop.time() - begun
+        ended = await asyncio.gather(*dead)
+        released.set()
+        await sender.close()
+
+    assert isinstance(outcome, Accepted)
+    assert took < 0.4
+    assert {(Unreachable, ErrorCode.TIMEOUT_CONNECT)} == set(map(ending, ended))
+
+
+@pytest.mark.parametrize(
+    ("number", "routed", "expected"),
+    [
+        pytest.param(errno.ENETUNREACH, False, (Interrupted, ErrorCode.LOCAL_NETWORK), id="R67-no network"),
+        pytest.param(errno.ENETUNREACH, True, (Unreachable, ErrorCode.CONNECT_REFUSED), id="R67-no IPv6"),
+        pytest.param(errno.EHOSTUNREACH, False, (Unreachable, ErrorCode.CONNECT_REFUSED), id="R67-host"),
+        pytest.param(errno.EMFILE, True, (Interrupted, ErrorCode.LOCAL_RESOURCES), id="descriptors"),
+    ],
+)
+async def test_fault_of_this_machine(number: int, routed: bool, expected: tuple[type[Outcome], ErrorCode]) -> None:
+    """What this machine lacks is no attempt; an address that this machine has no way to, while it has others, is one."""
+
+    def no_socket(_address: object) -> socket.socket:
+        raise OSError(number, "so says the kernel")
+
+    sender = Sender(LOOPBACK, routed=lambda: routed)
+    sender._pool._socket_factory = no_socket
+    outcome = await sender.attempt(request("http://127.0.0.1:9999/"))
+    await sender.close()
+
+    assert expected == ending(outcome)
+
+
+def test_route_is_asked_of_the_kernel() -> None:
+    """Whether there is a network is a question that the kernel answers, without a packet and without an error."""
+    assert has_ipv4_route() in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "words"),
+    [
+        pytest.param("POST", {"X-A": "s3cret\r\nX-B: 2"}, b"", "a line break", id="line break"),
+        pytest.param("POST", {"X-A": "s3cret\0"}, b"", "NUL", id="NUL"),
+        pytest.param("POST", {"X-A": "s3cret\u20ac"}, b"", "outside Latin-1", id="beyond Latin-1"),
+        pytest.param("POST", {"X A": "1"}, b"", "not a token", id="name"),
+        pytest.param("PO ST", {}, b"", "not a token", id="method"),
+        pytest.param("POST", {"Transfer-Encoding": "chunked"}, b"", "transfer-encoding", id="framing"),
+        pytest.param("GET", {}, b"x", "no body", id="GET with body"),
+    ],
+)
+async def test_unsendable_request(method: str, headers: dict[str, str], body: bytes, words: str) -> None:
+    """A request that would be read in two ways is a fault of ours, is not sent, and is told without its values."""
+    async with receiver(hostile.healthy) as good:
+        sender = Sender(LOOPBACK)
+        outcome = await sender.attempt(Request(method=method, url=good.url, headers=tuple(headers.items()), body=body))
+        await sender.close()
+
+    assert isinstance(outcome, Broken)
+    assert ErrorCode.INTERNAL_ERROR is outcome.error.code
+    assert words in outcome.error.detail
+    assert "s3cret" not in outcome.error.detail
+    assert 0 == good.connections
+
+
+async def test_fault_of_ours() -> None:
+    """Any other exception parks the delivery, and says where it happened but not what it held."""
+
+    def broken(_address: object) -> socket.socket:
+        raise KeyError("s3cret")
+
+    sender = Sender(LOOPBACK)
+    sender._pool._socket_factory = broken
+    outcome = await sender.attempt(request("http://127.0.0.1:9999/"))
+    await sender.close()
+
+    assert isinstance(outcome, Broken)
+    assert (ErrorCode.INTERNAL_ERROR, True, False) == (
+        outcome.error.code,
+        outcome.error.detail.startswith("KeyError in test_sender.py, line "),
+        "s3cret" in outcome.error.detail,
+    )
+
+
+async def test_request_on_the_wire() -> None:
+    """The request has our own headers, then the delivery's in their order, then exactly the bytes of the body."""
+    async with receiver(hostile.healthy) as good:
+        sender = Sender(LOOPBACK)
+        sent = Request(
+            method="PUT",
+            url=f"http://127.0.0.1:{good.port}/a%2Fb?x=%20&y=+",
+            headers=(("content-type", "application/json"), ("X-%s", "1"), ("Authorization", Secret("Basic s3cret"))),
+            body=b'{"a": 1}',
+        )
+        outcome = await sender.attempt(sent)
+        await sender.close()
+
+    assert isinstance(outcome, Accepted)
+    lines = good.requests[0].split(b"\r\n")
+    assert lines[2].startswith(b"User-Agent: hookengine/")
+    del lines[2]
+    assert [
+        b"PUT /a%2Fb?x=%20&y=+ HTTP/1.1",
+        b"Host: 127.0.0.1:" + str(good.port).encode(),
+        b"Accept-Encoding: identity",
+        b"content-type: application/json",
+        b"X-%s: 1",
+        b"Authorization: Basic s3cret",
+        b"Content-Length: 8",
+        b"",
+        b'{"a": 1}',
+    ] == lines
+
+
+async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SR25: proxies of the environment are not asked."""
+    async with receiver(hostile.healthy) as good, receiver(hostile.healthy) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        sender = Sender(LOOPBACK)
+        outcome = await sender.attempt(request(good.url))
+        await sender.close()
+
+    assert isinstance(outcome, Accepted)
+    assert (1, 0) == (good.connections, proxy.connections)
+
+
+async def test_connection_is_kept() -> None:
+    """Requests that follow each other share a connection, also to other paths of the origin."""
+    async with receiver(hostile.healthy) as good:
+        sender = Sender(LOOPBACK)
+        outcomes = [await sender.attempt(request(good.url + path)) for path in ("", "/b", "?c")]
+        await sender.close()
+        await good.settled()
+
+    assert [Accepted] * 3 == list(map(type, outcomes))
+    assert (1, 3) == (good.connections, len(good.requests))
+
+
+async def test_no_limit_on_connections() -> None:
+    """Hung receivers do not hold the pool: a healthy request passes two hundred waiting ones."""
+    async with receiver(hostile.silent) as hung, receiver(hostile.healthy) as good:
+        sender = Sender(LOOPBACK)
+        waiting = [asyncio.create_task(sender.attempt(request(hung.url, timeout=1500))) for _ in range(200)]
+        async with asyncio.timeout(1):
+            await hung.reached(200)
+            outcome = await sender.attempt(request(good.url))
+        ended = await asyncio.gather(*waiting)
+        await sender.close()
+
+    assert isinstance(outcome, Accepted)
+    assert {(Unreachable, ErrorCode.TIMEOUT_RESPONSE)} == set(map(ending, ended))
+
+
+def test_cancellation_passes() -> None:
+    """An attempt that is cancelled is the canceller's to name, and closes its connection."""
+
+    async def scenario() -> None:
+        async with receiver(hostile.silent) as bad:
+            sender = Sender(LOOPBACK)
+            attempt = asyncio.create_task(sender.attempt(request(bad.url)))
+            async with asyncio.timeout(2):
+                await bad.reached(1)
+            attempt.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
+            await bad.settled()
+            await sender.close()
+
+    on_both_loops(scenario)
+
+
+def test_closing_interrupts() -> None:
+    """What is under way when the sender closes is interrupted, whatever it was waiting for."""
+
+    async def scenario() -> None:
+        async with receiver(hostile.silent) as bad:
+            sender = Sender(LOOPBACK)
+            attempt = asyncio.create_task(sender.attempt(request(bad.url)))
+            async with asyncio.timeout(2):
+                await bad.reached(1)
+            await sender.close()
+
+            assert Interrupted() == await attempt
+            assert Interrupted() == await sender.attempt(request(bad.url))
+            await bad.settled()
+
+    on_both_loops(scenario)
+
+
+async def test_body_is_waited_for_briefly() -> None:
+    """R09: with time to spare, a body that drips is cut two seconds after the verdict."""
+    loop = asyncio.get_running_loop()
+    async with receiver(hostile.slow_body) as bad:
+        sender = Sender(LOOPBACK)
+        begun = loop.time()
+        outcome = await sender.attempt(request(bad.url, timeout=15_000))
+        took = loop.time() - begun
+        await sender.close()
+
+    assert isinstance(outcome, Accepted)
+    assert outcome.response.truncated
+    assert set(b"x") == set(outcome.response.body)
+    assert 1.9 < took < 3
+
+
+@pytest.mark.parametrize(
+    ("size", "kept", "truncated", "connections"),
+    [
+        pytest.param(16_384, 16_384, False, 1, id="just kept"),
+        pytest.param(16_385, 16_384, True, 1, id="read but not kept"),
+        pytest.param(200_000, 16_384, True, 2, id="not read to its end"),
+    ],
+)
+async def test_body_is_evidence(size: int, kept: int, truncated: bool, connections: int) -> None:
+    """16 KiB of a body are kept; one that is read to its end leaves the connection usable."""
+    big = response("200 OK", "", b"x" * size)
+    async with receiver(answers(big, big)) as bad:
+        sender = Sender(LOOPBACK)
+        outcomes = [await sender.attempt(request(bad.url)) for _ in range(2)]
+        await sender.close()
+
+    for outcome in outcomes:
+        assert isinstance(outcome, Accepted)
+        assert (kept, truncated) == (len(outcome.response.body), outcome.response.truncated)
+    assert connections == bad.connections
+
+
+@needs_c_parser
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n\x1b]0;owned\x07" + b"x" * 500, "SSH-2.0-OpenSSH_9.2", id="R37"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\nbody", "a body on 204", id="R03"),
+    ],
+)
+async def test_malformed_answer_is_quoted(said: bytes, words: str) -> None:
+    """A sentence about what is not HTTP quotes its beginning in printable characters, and not much of it."""
+    async with receiver(answers(said)) as bad:
+        sender = Sender(LOOPBACK)
+        outcome = await sender.attempt(request(bad.url))
+        await sender.close()
+
+    assert isinstance(outcome, Refused)
+    assert words in outcome.error.detail
+    assert outcome.error.detail.isprintable()
+    assert len(outcome.error.detail) < 300
+
+
+@pytest.mark.parametrize(
+    ("context", "code", "words"),
+    [
+        pytest.param(None, ErrorCode.TLS_PROTOCOL, "it seems to speak plain HTTP on this port", id="R56"),
+        pytest.param("stranger", ErrorCode.TLS_UNTRUSTED, "unable to get local issuer certificate", id="R53"),
+    ],
+)
+async def test_tls_fault_is_explained(context: str | None, code: ErrorCode, words: str, tmp_path: Path) -> None:
+    """A sentence about TLS says what TLS said."""
+    tls = server_context(Authority(tmp_path).issue("127.0.0.1")) if context else None
+
+    async def plain(peer: hostile.Peer) -> None:
+        await peer.read_some()
+        await peer.send(response("400 Bad Request"))
+
+    async with receiver(plain, tls=tls) as bad:
+        sender = Sender(LOOPBACK)
+        outcome = await sender.attempt(request(bad.url.replace("http:", "HTTPS:")))
+        await sender.close()
+
+    assert (Unreachable, code) == ending(outcome)
+    assert isinstance(outcome, Unreachable)
+    assert words in outcome.error.detail

@@ -9,18 +9,19 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
-
 import hostile
+import pytest
+from c_parser import needs_c_parser
+from hostile import answers, flooding, on_both_loops, receiver, response
+
 from hookengine.models import Accepted, ErrorCode, Outcome, Refused, Request, Unreachable
 from hookengine.netguard import Policy
 from hookengine.sender import Sender
-from hostile import answers, flooding, on_both_loops, receiver, response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-
     from hostile import Behaviour, Peer
+
+pytestmark = needs_c_parser
 
 LOOPBACK = Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 MALFORMED, TOO_LARGE = ErrorCode.MALFORMED_RESPONSE, ErrorCode.RESPONSE_HEADER_TOO_LARGE
@@ -257,7 +258,7 @@ def test_flood(behaviour: Behaviour, code: ErrorCode | None, peers: int, longest
 
     async def scenario() -> None:
         sender = Sender(LOOPBACK)
-        await sender.attempt(request(url, timeout=2000))
+        await sender.attempt(request(url, timeout=600))
         gaps, memory = Gaps(), Memory()
         outcomes = await asyncio.gather(*[sender.attempt(request(url, timeout=600)) for _ in range(peers)])
         gap, grown = gaps.stop(), memory.grown()

@@ -14,18 +14,18 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 import hostile
+import pytest
 from certificates import Authority, server_context
+from hostile import LOOPS, on_both_loops, receiver, response
+
 from hookengine.models import Accepted, ErrorCode, Outcome, Request
 from hookengine.netguard import Policy, admit
 from hookengine.resolver import Resolver
 from hookengine.sender import Sender, tls_context
-from hostile import LOOPS, on_both_loops, receiver, response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
     from hostile import Behaviour
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hookengine.cli.output import show_table
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,9 +24,27 @@ def check_config(*, file: Path | None) -> None:
 
     Names every mistake in FILE and in the environment, or else every value in force and where it comes from.
     """
+    # Imported here, since it loads all types of options.
+    from hookengine.config import OPTIONS, sources, written  # noqa: PLC0415
+
+    config = load(file, environ=os.environ)
+    places = sources(file, environ=os.environ, flags={})
+    show_table(
+        ("option", "value", "source"),
+        [
+            {
+                "option": option.name,
+                "value": "" if (value := getattr(getattr(config, option.section), option.key)) is None else written(value),
+                "source": places[option.name],
+            }
+            for option in OPTIONS
+        ],
+    )
 
 
-def load(
-    file: Path | None, *, listen: str | None = None, dev: bool = False, environ: Mapping[str, str] = os.environ
-) -> Config:
-    raise NotImplementedError
+def load(file: Path | None, *, environ: Mapping[str, str], listen: str | None = None, dev: bool = False) -> Config:
+    """The configuration of *file* and *environ*, as the flags of `serve` change it; raises ConfigInvalid."""
+    from hookengine.config import Config, for_development  # noqa: PLC0415  # see above
+
+    config = Config.load(file, environ=environ, flags={"server.listen": listen})
+    return for_development(config) if dev else config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hookengine.cli.config import load
 from hookengine.cli.daemon import announced
 from hookengine.cli.event import event_body
+from hookengine.cli.logs import make_logger
 from hookengine.cli.output import say, show_mark
 from hookengine.client import Client
 from hookengine.clock import Clock
@@ -77,7 +79,10 @@ async def demonstrate(*, keep: bool) -> bool:
 
 @asynccontextmanager
 async def _daemon(data: Path) -> AsyncIterator[Client]:
-    engine = Engine.from_file(load(None, listen="127.0.0.1:0", dev=True, environ={}), data=data)
+    config = load(None, environ={}, listen="127.0.0.1:0", dev=True)
+    # What is refused on purpose is no news.
+    logger = make_logger("error", "console", sys.stderr, colors=False)
+    engine = Engine.from_file(config, data=data, logger=logger)
     await engine.start()
     try:
         with announced(data, str(engine.url)):
@@ -114,17 +119,17 @@ async def _ask(client: Client, method: str, path: str, body: bytes | None = None
     return (await asyncio.to_thread(client.request, method, path, body=body)).json()
 
 
-async def _ended(client: Client) -> list[str]:
-    """The states of all deliveries, once none is pending, or when patience ends."""
+async def _ended(client: Client, *, patience: float = _PATIENCE) -> list[str]:
+    """The states of all deliveries, once none is pending, or after *patience* seconds."""
     states: list[str] = []
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(patience):
             while not states or "pending" in states:
                 page = await _ask(client, "GET", "/v1/deliveries?limit=250")
                 states = [delivery["state"] for delivery in page["data"]]
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        say(f"Some deliveries have not ended after {_PATIENCE:.0f} s.")
+        say(f"Some deliveries have not ended after {patience:.0f} s.")
     return states
 
 

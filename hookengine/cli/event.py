@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_DURATION = re.compile(r"(?P<count>[0-9]{1,15})(?P<unit>ms|s|m|h|d)")
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @click.group()
@@ -113,14 +109,13 @@ def event_body(members: Mapping[str, Any], data: bytes) -> bytes:
 
 
 def deliver_at(text: str, *, now: int) -> str:
-    """The time that *text* names: a duration counts from *now* (ms since the epoch); a time is left to the server to read."""
-    if not (match := _DURATION.fullmatch(text)):
-        return text
+    """The time that *text* names: a duration counts from *now* (ms since the epoch); all else is for the server to read."""
+    from hookengine.validation import format_time, parse_duration  # noqa: PLC0415  # it loads msgspec
+
     try:
-        moment = _EPOCH + timedelta(milliseconds=now) + timedelta(**{_UNITS[match["unit"]]: int(match["count"])})
-    except OverflowError as error:
-        raise click.BadParameter(f"{text} is too far away", param_hint="--at") from error
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return format_time(now + parse_duration(text))
+    except ValueError:
+        return text
 
 
 def _check_json(data: bytes) -> None:

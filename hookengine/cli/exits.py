@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine.cli.output import describe_attempt, printable, say
-from hookengine.errors import StartError, StorageFailed
+from hookengine.errors import ConfigInvalid, StartError, StorageFailed
 
 if TYPE_CHECKING:
     from hookengine.errors import HookEngineError
@@ -46,6 +46,12 @@ _OF_HTTP = {
 
 def report(error: HookEngineError) -> int:
     """Say what is wrong, each mistake on a line of its own, and return the exit status."""
+    if isinstance(error, ConfigInvalid) and error.mistakes:
+        # Its detail is those lines, in columns.
+        for line in error.detail.splitlines():
+            say(printable(line))
+        say(f"Error: the configuration has {len(error.mistakes)} mistake{'s' if len(error.mistakes) > 1 else ''}")
+        return error.exit_status
     say(f"Error: {printable(error.detail)}")
     for mistake in getattr(error, "mistakes", ()):
         where = mistake.pointer if mistake.pointer is not None else mistake.parameter

@@ -90,7 +90,10 @@ def _ending(delivery: Mapping[str, Any], now: int) -> str:
 
 def _in(time: str, now: int) -> str:
     wait = datetime.fromisoformat(time).timestamp() - now / 1000
-    return f"in {wait:.3g} s" if wait > 0 else "now"
+    for unit, seconds in (("h", 3600), ("min", 60), ("s", 1)):
+        if wait >= 2 * seconds:
+            return f"in {wait / seconds:.0f} {unit}"
+    return f"in {wait:.1f} s" if wait > 0 else "now"
 
 
 def _deliveries(api: Api, event: str, tenant: str) -> Iterator[dict[str, Any]]:

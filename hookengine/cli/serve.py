@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -28,9 +29,13 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> No
     """
     # Imported here, since all other verbs do without the engine.
     from hookengine.cli.daemon import run_daemon, run_loop  # noqa: PLC0415
+    from hookengine.cli.logs import make_logger  # noqa: PLC0415
     from hookengine.engine import Engine  # noqa: PLC0415
 
-    engine = Engine.from_file(load(file, listen=listen, dev=dev), data=data)
+    config = load(file, environ=os.environ, listen=listen, dev=dev)
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    logger = make_logger(config.log.level, config.log.format, sys.stderr, colors=colors)
+    engine = Engine.from_file(config, data=data, logger=logger)
 
     def greet() -> None:
         say(greeting(str(engine.url), data, fresh=engine.is_new, dev=dev, pid=os.getpid()))

@@ -93,9 +93,10 @@ hookengine subscription add https://example.com/hook --tenant acme --retry-sched
 @with_api
 def add(api: Api, endpoint: str, **members: Any) -> None:
     """Subscribe URL, and show the secret that its receiver verifies with."""
-    api.show(api.send("POST", "/v1/subscriptions", {"url": endpoint} | _given(members)))
-    if not api.as_json:
-        say("The secret is shown this once; `hookengine subscription secret ID` shows it again.")
+    answer = api.send("POST", "/v1/subscriptions", {"url": endpoint} | _given(members))
+    api.show(answer)
+    if not api.as_json and (made := api.read(answer, "id")).get("secret"):
+        say(f"Its receiver verifies with the secret; `hookengine subscription secret {cell(made['id'])}` shows it again.")
 
 
 @subscription.command("list")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from hookengine.config import split_address
 from hookengine.errors import StartError
 from hookengine.server import routes
 from hookengine.server.problems import SAFE, problem_of_status, tell_errors
@@ -68,25 +66,23 @@ class Server:
 
     async def start(self, listen: str) -> None:
         """Serve on *listen*, `HOST:PORT`; port 0 is any free one. Raises StartError."""
-        host, port = split_address(listen)
+        host, _, port = listen.rpartition(":")
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         handler = self._runner.server
         try:
             self._listening = await loop.create_server(
                 lambda: _Connection(handler, loop=loop, **self._options),  # type: ignore[arg-type]  # setup() made it
-                host,
-                port,
+                host.strip("[]"),
+                int(port),
                 backlog=1024,
             )
         except OSError as error:
             await self._runner.cleanup()
             raise StartError(f"cannot listen on {listen}: {error.strerror or error}") from error
         self.addresses = tuple(sock.getsockname()[:2] for sock in self._listening.sockets)
-        host, port = self.addresses[0]
-        self.url = (
-            f"http://[{host}]:{port}" if self._listening.sockets[0].family is socket.AF_INET6 else f"http://{host}:{port}"
-        )
+        name, number = self.addresses[0]
+        self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 
     async def close(self) -> None:
         """Accept no more connections, and let requests under way end."""

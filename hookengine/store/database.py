@@ -52,6 +52,8 @@ class Lock:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
             pid = os.read(descriptor, 20).strip()
             os.close(descriptor)
@@ -59,8 +61,6 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -139,7 +139,10 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds.
-    return await aiosqlite.connect(path, isolation_level=None, timeout=5)
+    connecting = aiosqlite.connect(path, isolation_level=None, timeout=5)
+    # An interpreter that ends without a stop waits for every other thread, for ever.
+    connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
+    return await connecting
 
 
 async def _value(db: aiosqlite.Connection, sql: str) -> Any:

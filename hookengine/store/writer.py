@@ -176,7 +176,7 @@ class Writer:
         await self._probe()
 
     async def _turn(self) -> None:
-        """Results and publications in one commit, then the changes, then the refills: each sees what was sent before it."""
+        """Results and publications in one commit, then the changes, then the refills: each sees the results sent before it."""
         results = _all(self._results)  # not many: each holds a slot of the scheduler
         publications = self._some_publications()
         changes = _all(self._changes)

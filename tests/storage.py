@@ -1,0 +1,286 @@
+"""A real store on a temporary file, who listens to it, and the records that go in."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from hookengine import retry
+from hookengine.clock import Clock
+from hookengine.models import (
+    Accepted,
+    Attempt,
+    AttemptError,
+    Delivery,
+    ErrorCode,
+    Refused,
+    Request,
+    Response,
+    Rules,
+    Subscription,
+    Trigger,
+    Unreachable,
+)
+from hookengine.store import Draft, Receipt, Recorded, Result, Store, changes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from hookengine.models import Event, Outcome
+    from hookengine.scheduler import Mark, Refill
+
+NOW = 1_700_000_000_000  # when the clock of a test starts
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+PATIENCE = 20  # s until a test that waits has failed
+
+RULES = Rules(retry_schedule=(10 * MINUTE, HOUR))
+DELIVERED = Accepted(response=Response(status=204, headers=(("server", "x"),), body=b"", truncated=False))
+NO_ANSWER = Unreachable(error=AttemptError(code=ErrorCode.TIMEOUT_RESPONSE, detail="no answer in 15 s"))
+GONE = Refused(
+    error=AttemptError(code=ErrorCode.HTTP_STATUS, detail="410"),
+    response=Response(status=410, headers=(), body=b"bye", truncated=False),
+)
+
+
+class SetClock(Clock):
+    """A clock that stands where it is set."""
+
+    def __init__(self, time: int = NOW) -> None:
+        super().__init__()
+        self.time = time
+
+    def now(self) -> int:
+        """The time that was set."""
+        return self.time
+
+
+class Recorder:
+    """A listener that keeps what it is told, in order, and may be asked to look at the same moment."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.look: Callable[[str], None] = lambda _: None
+        self._more = asyncio.Event()
+
+    def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
+        """New deliveries are committed."""
+        self._keep("accepted", list(deliveries))
+
+    def recorded(self, results: list[Recorded]) -> None:
+        """Results are committed."""
+        self._keep("recorded", list(results))
+
+    def unrecorded(self, result: Result, error: Exception) -> None:
+        """A result cannot be stored."""
+        self._keep("unrecorded", (result, error))
+
+    def changed(self, before: Subscription | None, after: Subscription | None) -> None:
+        """A subscription was made, changed or deleted."""
+        self._keep("changed", (before, after))
+
+    def overruled(self, before: Delivery, after: Delivery) -> None:
+        """A delivery was changed by hand or by upkeep."""
+        self._keep("overruled", (before, after))
+
+    def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
+        """The answer to a refill."""
+        self._keep("refilled", (refill, deliveries, mark))
+
+    def storage(self, error: Exception | None) -> None:
+        """Commits fail, or work again."""
+        self._keep("storage", error)
+
+    def all(self, name: str) -> list[Any]:
+        """All that was told under *name*, oldest first."""
+        return [what for told, what in self.told if told == name]
+
+    async def until(self, name: str, count: int = 1) -> list[Any]:
+        """Wait until something was told *count* times; all of it."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.all(name)) < count:
+                self._more.clear()
+                await self._more.wait()
+        return self.all(name)
+
+    def _keep(self, name: str, what: Any) -> None:
+        self.told.append((name, what))
+        self.look(name)
+        self._more.set()
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """An open store with its listener and its clock."""
+
+    store: Store
+    listener: Recorder
+    clock: SetClock
+    path: Path
+
+    async def subscribe(self, **settings: Any) -> Subscription:
+        """A new subscription, of everything unless *settings* say otherwise."""
+        made = await self.store.writer.change(changes.add_subscription(subscription(self.clock, **settings)))
+        assert isinstance(made, Subscription)
+        return made
+
+    async def publish(self, *drafts: Draft) -> list[Receipt]:
+        """The receipts of *drafts*, or of one."""
+        receipts = await self.store.writer.publish(list(drafts) or [draft()])
+        assert isinstance(receipts, list)
+        return receipts
+
+    async def deliver(self, *drafts: Draft) -> list[Delivery]:
+        """The deliveries that *drafts*, or one, make."""
+        before = len(self.listener.all("accepted"))
+        await self.publish(*drafts)
+        return [delivery for batch in self.listener.all("accepted")[before:] for delivery, _ in batch]
+
+    async def record(self, *results: Result) -> list[Recorded]:
+        """Record *results* together, and wait until they are stored."""
+        before = len(self.listener.all("recorded"))
+        for each in results:
+            self.store.writer.record(each)
+        await self.listener.until("recorded", before + 1)
+        return [recorded for batch in self.listener.all("recorded")[before:] for recorded in batch]
+
+    async def refill(self, refill: Refill) -> tuple[list[Delivery], Mark | None]:
+        """The rows that *refill* brings, and the mark after them."""
+        before = len(self.listener.all("refilled"))
+        self.store.writer.refill(refill)
+        asked, deliveries, mark = (await self.listener.until("refilled", before + 1))[-1]
+        assert refill == asked
+        return deliveries, mark
+
+    async def edit(self, subscription: Subscription, **settings: Any) -> Subscription:
+        """*subscription* with other *settings*."""
+        return await edit(self.store, subscription, **settings)
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What *statement* gives on a connection of its own: only what is committed."""
+        return rows(self.path, statement, *values)
+
+
+@asynccontextmanager
+async def opened(folder: Path, *, clock: SetClock | None = None, encryption_key: str | None = None) -> AsyncIterator[Opened]:
+    """The store in *folder*, open."""
+    clock = clock or SetClock()
+    path = folder / "hooks.db"
+    listener = Recorder()
+    store = Store(path, clock=clock, encryption_key=encryption_key)
+    await store.open(listener)
+    try:
+        yield Opened(store=store, listener=listener, clock=clock, path=path)
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def traced(place: Opened) -> AsyncIterator[list[str]]:
+    """The statements that the writer's connection executes meanwhile."""
+    statements: list[str] = []
+    await place.store.writer._db.set_trace_callback(statements.append)
+    try:
+        yield statements
+    finally:
+        await place.store.writer._db.set_trace_callback(None)  # type: ignore[arg-type]  # sqlite3 takes None, aiosqlite's hint does not
+
+
+class Faulty:
+    """A write connection whose commits fail while `error` is set: a real disk cannot be made to fail a sync."""
+
+    def __init__(self, place: Opened) -> None:
+        self.error: Exception | None = None
+        self._db = place.store.writer._db
+        place.store.writer._db = self  # type: ignore[assignment]  # it behaves as one
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    async def commit(self) -> None:
+        """Commit, or raise."""
+        if self.error is not None:
+            raise self.error
+        await self._db.commit()
+
+
+def io_error(name: str) -> sqlite3.OperationalError:
+    """What sqlite3 raises with the extended result code *name*."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    return error
+
+
+async def limit_pages(place: Opened, pages: int | None) -> None:
+    """Let the file grow by *pages* at most; None lifts the limit."""
+    db = place.store.writer._db
+    ((used,),) = await db.execute_fetchall("PRAGMA page_count")
+    await db.execute_fetchall(f"PRAGMA max_page_count = {2**30 if pages is None else used + pages}")
+
+
+async def edit(store: Store, subscription: Subscription, **settings: Any) -> Subscription:
+    """*subscription* with other *settings*."""
+
+    def change(current: Subscription, _: int) -> Subscription:
+        fields = {name: getattr(current, name) for name in current.__struct_fields__}
+        return Subscription(**(fields | settings))
+
+    return await store.writer.change(changes.edit_subscription(subscription.id, None, change))
+
+
+def rows(path: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """What *statement* gives on a connection of its own."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(statement, values).fetchall()
+
+
+def write(path: Path, script: str) -> None:
+    """Change a file behind the store's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(script)
+
+
+def subscription(clock: Clock, **settings: Any) -> Subscription:
+    """A subscription that is not stored yet."""
+    given: dict[str, Any] = {
+        "seq": 0,
+        "id": clock.new_id("sub"),
+        "tenant": "acme",
+        "url": "https://receiver.example/hook",
+        "event_types": ("*",),
+        "profile": "standard",
+        "created_at": clock.now(),
+        "updated_at": clock.now(),
+    }
+    return Subscription(**(given | settings))
+
+
+def draft(**settings: Any) -> Draft:
+    """An event that fits `subscription`."""
+    return Draft(**({"tenant": "acme", "type": "order.created", "data": b'{"n":1}'} | settings))
+
+
+def drafts(count: int, **settings: Any) -> list[Draft]:
+    """The same draft, *count* times."""
+    return [draft(**settings)] * count
+
+
+def attempt(
+    outcome: Outcome, *, at: int = NOW, number: int = 1, duration: int = 20, request: Request | None = None
+) -> Attempt:
+    """One try."""
+    return Attempt(number=number, at=at, duration=duration, trigger=Trigger.AUTO, outcome=outcome, request=request)
+
+
+def result(
+    before: Delivery, outcome: Outcome, *, at: int = NOW, rules: Rules = RULES, request: Request | None = None
+) -> Result:
+    """What *outcome* makes of a delivery by its *rules*."""
+    after = retry.settle(before, outcome, rules, now=at + 20, rand=0.0)
+    made = attempt(outcome, at=at, number=before.attempt_count + 1, request=request)
+    return Result(before=before, after=after, attempt=made, rules=rules, profile="standard")

@@ -1,0 +1,168 @@
+"""Many deadlines on one timer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from hookengine.deadline import Deadlines
+
+
+async def test_block_in_time_is_left_alone() -> None:
+    """What ends before its deadline does not notice it."""
+    deadlines = Deadlines()
+    with deadlines.after(60):
+        await asyncio.sleep(0)
+    deadlines.close()
+
+    assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]  # there is one
+
+
+async def test_late_block_is_cut() -> None:
+    """What does not end ends with TimeoutError at its time, and the task goes on uncancelled."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    begun = loop.time()
+    with pytest.raises(TimeoutError), deadlines.after(0.05):
+        await asyncio.Event().wait()
+    took = loop.time() - begun
+    deadlines.close()
+
+    assert 0.04 < took < 0.5
+    assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]  # there is one
+
+
+async def test_each_block_has_its_own_time() -> None:
+    """Blocks that begin and end in any order are cut in the order of their deadlines."""
+    deadlines = Deadlines()
+    order: list[float] = []
+
+    async def hang(delay: float) -> None:
+        with pytest.raises(TimeoutError), deadlines.after(delay):
+            await asyncio.Event().wait()
+        order.append(delay)
+
+    async with asyncio.timeout(2), asyncio.TaskGroup() as group:
+        for delay in (0.15, 0.05, 0.1, 0.2):
+            group.create_task(hang(delay))
+    deadlines.close()
+
+    assert [0.05, 0.1, 0.15, 0.2] == order
+
+
+async def test_one_timer_for_all() -> None:
+    """A later deadline sets no timer of its own, an earlier one moves it."""
+    deadlines = Deadlines()
+    with deadlines.after(60):
+        first = deadlines._timer
+        with deadlines.after(61):
+            assert first is deadlines._timer
+        with deadlines.after(59):
+            assert first is not deadlines._timer
+            assert first is not None
+            assert first.cancelled()
+    deadlines.close()
+
+    assert deadlines._timer is None
+
+
+async def test_deadline_moves_nearer_only() -> None:
+    """A deadline can be brought forward and not put off."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    begun = loop.time()
+
+    async def hang() -> None:
+        with deadlines.after(10) as deadline:
+            deadline.no_later_than(0.05)
+            deadline.no_later_than(20)
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await hang()
+    deadlines.close()
+
+    assert loop.time() - begun < 1
+
+
+async def test_cancellation_from_outside_wins() -> None:
+    """A task that somebody cancels as its deadline passes is cancelled, not timed out."""
+    deadlines = Deadlines()
+    entered = asyncio.Event()
+
+    async def hang() -> None:
+        with deadlines.after(60) as deadline:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                deadline.cut()
+
+    task = asyncio.create_task(hang())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    deadlines.close()
+
+    assert task.cancelled()
+
+
+async def test_error_of_the_block_wins() -> None:
+    """What the block raises by itself when it is cut is what comes out."""
+    deadlines = Deadlines()
+
+    async def fail() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise KeyError
+
+    with pytest.raises(KeyError), deadlines.after(0.01):
+        await fail()
+    deadlines.close()
+
+    assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]  # there is one
+
+
+async def test_stalled_loop_cuts_nothing_that_has_ended() -> None:
+    """After the loop stood still, what arrived meanwhile counts before deadlines do, once (F35)."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    arrived = loop.create_future()
+    with deadlines.after(0.02) as deadline:
+        loop.call_later(0.01, stall)
+        loop.call_later(0.01, loop.call_soon, arrived.set_result, "answer")
+        assert "answer" == await arrived
+    loop.call_later(0.01, stall)
+    with pytest.raises(TimeoutError), deadlines.after(0.02):
+        await asyncio.Event().wait()
+    deadlines.close()
+
+    assert deadline.spared
+
+
+def stall() -> None:
+    """Hold up the event loop."""
+    threading.Event().wait(0.2)
+
+
+def test_outside_a_task() -> None:
+    """A deadline needs a task to cut."""
+
+    def enter() -> None:
+        with pytest.raises(RuntimeError), deadlines.after(1):
+            pass
+        loop.stop()
+
+    loop = asyncio.new_event_loop()
+
+    async def make() -> Deadlines:
+        return Deadlines()
+
+    deadlines = loop.run_until_complete(make())
+    loop.call_soon(enter)
+    loop.run_forever()
+    loop.close()

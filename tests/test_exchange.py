@@ -1,0 +1,416 @@
+"""The bytes of a request, and one exchange over a real connection of the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import aiohttp
+import hostile
+import pytest
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.resolver import ThreadedResolver
+from c_parser import needs_c_parser
+from hostile import answers, on_both_loops, receiver, response
+from yarl import URL
+
+from hookengine.deadline import Deadlines
+from hookengine.exchange import (
+    Exchange,
+    HeadTooLarge,
+    Phase,
+    Pool,
+    Target,
+    TooManyInformational,
+    Unsendable,
+    Wire,
+    compose,
+    wire_of,
+)
+
+if TYPE_CHECKING:
+    from hookengine.models import Response
+
+UNSAFE_BYTES = "\r\n\0"
+
+
+def any_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket for every address: the guard is netguard's."""
+    return socket.socket(address[0], address[1], address[2])
+
+
+class Client:
+    """A pool and what an exchange needs beside it."""
+
+    def __init__(self) -> None:
+        self.pool = Pool(ssl=ssl.create_default_context(), resolver=ThreadedResolver(), socket_factory=any_socket)
+        self.deadlines = Deadlines()
+        self.exchange = Exchange()
+
+    async def send(self, url: str, *, seconds: float = 5, body: bytes = b"{}") -> Response:
+        """One request; `exchange` is what is known of it."""
+        self.exchange = Exchange()
+        target = aim(url)
+        with self.deadlines.after(seconds) as deadline:
+            return await self.exchange.run(self.pool, target, compose("POST", target, (), body), deadline)
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self.pool.close()
+        self.deadlines.close()
+
+
+def aim(url: str) -> Target:
+    """Where *url* points."""
+    return Target(URL(url, encoded=True), asyncio.get_running_loop())
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "path"),
+    [
+        pytest.param("https://hooks.acme.example", "hooks.acme.example", "/", id="bare"),
+        pytest.param("https://hooks.acme.example:443/a", "hooks.acme.example", "/a", id="default port"),
+        pytest.param("http://hooks.acme.example:443/a", "hooks.acme.example:443", "/a", id="other port"),
+        pytest.param("https://h.example/a%2F%2e%2e/b?x=%20&y=+", "h.example", "/a%2F%2e%2e/b?x=%20&y=+", id="as written"),
+        pytest.param("https://h.example?x=1", "h.example", "/?x=1", id="query only"),
+        pytest.param("http://[::1]:8080/", "[::1]:8080", "/", id="IPv6"),
+    ],
+)
+async def test_target(url: str, host: str, path: str) -> None:
+    """A URL's parts go on the wire as they are written."""
+    target = aim(url)
+
+    assert (host, path) == (target.host, target.path)
+
+
+@pytest.mark.parametrize("url", ["http://h.example/a b", "http://h.example/\r\nX: 1", "http://h.example/\u20ac"])
+async def test_target_that_breaks_the_head(url: str) -> None:
+    """A path that would end the request line early is refused without being quoted."""
+    with pytest.raises(Unsendable, match="the URL cannot stand"):
+        aim(url)
+
+
+async def test_compose() -> None:
+    """Our headers come first, then the caller's in order, then the length and the body as it is."""
+    target = aim("http://h.example/p?q=%25")
+
+    head, _, body = compose("POST", target, (("X-A", "1"), ("x-%d", "\xe9"), ("User-Agent", "mine")), b"\0\r\n").partition(
+        b"\r\n\r\n"
+    )
+
+    assert [
+        b"POST /p?q=%25 HTTP/1.1",
+        b"Host: h.example",
+        b"Accept-Encoding: identity",
+        b"X-A: 1",
+        b"x-%d: \xe9",
+        b"User-Agent: mine",
+        b"Content-Length: 3",
+    ] == head.split(b"\r\n")
+    assert b"\0\r\n" == body
+
+
+async def test_get_has_no_body() -> None:
+    """GET says nothing of a length, other methods say 0."""
+    target = aim("http://h.example/")
+
+    assert b"content-length" not in compose("GET", target, (), b"").lower()
+    assert compose("GET", target, (), b"").endswith(b"identity\r\n\r\n")
+    assert compose("DELETE", target, (), b"").endswith(b"Content-Length: 0\r\n\r\n")
+
+
+OWNED = ["Host", "content-length", "TRANSFER-ENCODING", "Connection", "Expect", "TE", "Trailer", "Upgrade", "Accept-Encoding"]
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body"),
+    [
+        *(pytest.param("POST", ((name, "x"),), b"", id=f"I42-{name}") for name in OWNED),
+        *(
+            pytest.param("POST", ((name, "x"),), b"", id=f"I39-{name!r}")
+            for name in ("", "X A", "X:A", "X\r\nA", "\xe9", "X\tA")
+        ),
+        *(pytest.param("POST", (("X-A", f"a{byte}b"),), b"", id=f"I40-{byte!r}") for byte in UNSAFE_BYTES),
+        pytest.param("POST", (("X-A", "a\r\nContent-Length: 0"),), b"x", id="smuggled length"),
+        pytest.param("POST", (("X-A", "\u20ac"),), b"", id="beyond Latin-1"),
+        pytest.param("PO\r\nST", (), b"", id="method"),
+        pytest.param("", (), b"", id="no method"),
+        pytest.param("GET", (), b"x", id="GET with a body"),
+    ],
+)
+async def test_ambiguous_request(method: str, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
+    """What two parsers could read in two ways is never made."""
+    target = aim("http://h.example/")
+
+    for _ in range(2):  # a refusal is not remembered as anything else
+        with pytest.raises(Unsendable):
+            compose(method, target, headers, body)
+
+
+def test_exchange() -> None:
+    """An answer has its status, its headers in order and its body; the connection is kept."""
+
+    async def scenario() -> None:
+        client = Client()
+        said = b"HTTP/1.1 201 Made\r\nB: 2\r\na: \xe9\r\nB: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+        async with receiver(answers(said, hostile.OK)) as good:
+            first = await client.send(good.url)
+            second = await client.send(good.url)
+            await client.close()
+            await good.settled()
+
+        assert (201, b"hi", False) == (first.status, first.body, first.truncated)
+        assert (("B", "2"), ("a", "\xe9"), ("B", "1"), ("Transfer-Encoding", "chunked")) == first.headers
+        assert b"ok" == second.body
+        assert (1, 2) == (good.connections, len(good.requests))
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        pytest.param(b"HTTP/1.1 100 Go\r\n\r\n" * 9 + hostile.OK, TooManyInformational, id="nine 1xx"),
+        pytest.param(b"HTTP/1.1 100 Go\r\n\r\n" * 20_000, TooManyInformational, id="1xx in many slices"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 9000 + b"\r\n\r\n", HttpProcessingError, id="long line"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 129 + b"\r\n", HttpProcessingError, id="129 headers"),
+        pytest.param(
+            (b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 8000 + b"\r\n") * 18,
+            HttpProcessingError,
+            id="bad line",
+            marks=needs_c_parser,
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"x" * 8000 + b"\r\n") * 18, HeadTooLarge, id="128 KiB of head"),
+        pytest.param(b"nonsense", HttpProcessingError, id="not HTTP", marks=needs_c_parser),
+    ],
+)
+def test_answer_that_is_none(said: bytes, error: type[Exception]) -> None:
+    """What is too much or not HTTP raises, leaves no answer and closes the connection."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(answers(said)) as bad:
+            with pytest.raises(error):
+                await client.send(bad.url)
+            await bad.settled()
+            await client.close()
+
+        assert client.exchange.response is None
+        assert Phase.CONNECT is not client.exchange.phase
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "size", "phase"),
+    [
+        pytest.param(hostile.silent, 2, Phase.ANSWER, id="silent"),
+        pytest.param(hostile.unread, 1 << 20, Phase.SEND, id="in the kernel's buffer"),
+        pytest.param(hostile.unread, 16 << 20, Phase.SEND, id="in ours"),
+    ],
+)
+def test_phase(behaviour: hostile.Behaviour, size: int, phase: Phase) -> None:
+    """A deadline that passes finds the exchange in the phase that it was in, and nothing stays open."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(behaviour) as bad:
+            with pytest.raises(TimeoutError):
+                await client.send(bad.url, seconds=0.3, body=b"x" * size)
+            await bad.settled()
+            await client.close()
+
+        assert phase is client.exchange.phase
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "body"),
+    [
+        pytest.param(hostile.cut_body, b"short", id="cut"),
+        pytest.param(hostile.bad_chunk_later, b"ok", id="bad chunk"),
+        pytest.param(hostile.reset_in_body, b"x" * 50, id="reset"),
+    ],
+)
+def test_broken_body(behaviour: hostile.Behaviour, body: bytes) -> None:
+    """A body that breaks is cut at once, and the answer stands."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(behaviour) as bad:
+            answer = await client.send(bad.url, seconds=60)
+            await bad.settled()
+            await client.close()
+
+        assert (200, body, True) == (answer.status, answer.body, answer.truncated)
+
+    on_both_loops(scenario)
+
+
+def test_body_without_end() -> None:
+    """Of a body without end the beginning is kept, what was parsed is bounded, and the rest is never read."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(hostile.endless_body) as bad:
+            answer = await client.send(bad.url)
+            await bad.settled()
+            await client.close()
+
+        assert (b"x" * 16_384, True) == (answer.body, answer.truncated)
+
+    on_both_loops(scenario)
+
+
+async def test_deadline_in_the_body() -> None:
+    """Time that runs out in the body leaves the answer with what had come."""
+    client = Client()
+    async with receiver(hostile.slow_body) as bad:
+        with pytest.raises(TimeoutError):
+            await client.send(bad.url, seconds=0.3)
+        await bad.settled()
+        await client.close()
+
+    answer = client.exchange.response
+    assert answer is not None
+    assert (200, True) == (answer.status, answer.truncated)
+    assert set(b"x") == set(answer.body)
+
+
+def test_bytes_while_idle() -> None:
+    """A connection that speaks unasked is closed at once."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(hostile.speaks_when_idle) as bad:
+            await client.send(bad.url)
+            async with asyncio.timeout(2):
+                await bad.dropped.wait()
+            answer = await client.send(bad.url)
+            await client.close()
+
+        assert 500 == answer.status
+        assert 2 == bad.connections
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(hostile.OK + hostile.OK, id="two answers"),
+        pytest.param(hostile.OK + b"HTTP/1.1 100 Continue\r\n\r\n", id="1xx after it"),
+        pytest.param(hostile.OK * 10_000, id="many"),
+        pytest.param(response("200 OK", "Connection: close", b"ok"), id="close"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", id="HTTP/1.0"),
+        pytest.param(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", id="101", marks=needs_c_parser),
+    ],
+)
+def test_connection_that_is_not_kept(said: bytes) -> None:
+    """After an answer with anything behind it, or that ends the connection, the next request has a new one."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(answers(said)) as bad:
+            seen = [await client.send(bad.url) for _ in range(2)]
+            await bad.settled()
+            await client.close()
+
+        assert 2 == bad.connections
+        assert seen[0] == seen[1]
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize("behaviour", [hostile.finishes_on_second_request, hostile.resets_on_second_request])
+def test_stale_connection(behaviour: hostile.Behaviour) -> None:
+    """A kept connection that ends as the request arrives costs the same request once more, on a new one."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(behaviour) as bad:
+            seen = [await client.send(bad.url) for _ in range(2)]
+            await client.close()
+
+        assert [b"ok", b"ok"] == [answer.body for answer in seen]
+        assert (2, 3) == (bad.connections, len(bad.requests))
+
+    on_both_loops(scenario)
+
+
+async def test_only_new_connections() -> None:
+    """`take_new` closes what is idle to that origin and returns a connection that has carried nothing."""
+    client = Client()
+    async with receiver(hostile.healthy) as good:
+        await client.send(good.url)
+        connection = await client.pool.take_new(aim(good.url))
+        served = wire_of(connection).served
+        connection.close()
+        await client.close()
+        await good.settled()
+
+    assert (0, 2) == (served, good.connections)
+
+
+def test_answer_begun_is_not_asked_for_again() -> None:
+    """A kept connection that breaks within an answer has taken the request: it is not sent twice."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(hostile.half_answer_on_second_request) as bad:
+            await client.send(bad.url)
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.send(bad.url)
+            await client.close()
+
+        assert (1, 2) == (bad.connections, len(bad.requests))
+
+    on_both_loops(scenario)
+
+
+async def test_alert_of_tls_is_kept() -> None:
+    """What TLS said when it broke reaches the waiting exchange as it is."""
+    wire = Wire(asyncio.get_running_loop())
+    wire.begin()
+    wire.connection_lost(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
+
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+        await wire.read()
+    assert not wire.unsent
+
+
+async def test_socket_that_is_gone_has_nothing_unsent() -> None:
+    """A connection whose socket is closed already tells nothing of what the other side took."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, wire = await loop.create_connection(lambda: Wire(loop), sock=ours)
+    transport.close()
+    await asyncio.sleep(0)
+    theirs.close()
+
+    assert not wire.unsent
+
+
+def test_pool_makes_our_wires() -> None:
+    """The pool's connections are ours, and its settings are those that the guards rest on."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(hostile.healthy) as good:
+            connection = await client.pool.take(aim(good.url))
+            assert isinstance(connection.protocol, Wire)
+            connection.close()
+            await client.close()
+            await good.settled()
+
+        assert (0, 0, 4.0, False) == (
+            client.pool.limit,
+            client.pool.limit_per_host,
+            client.pool._keepalive_timeout,
+            client.pool.use_dns_cache,
+        )
+
+    on_both_loops(scenario)

@@ -1,0 +1,272 @@
+"""Upkeep on a real store: what it finishes, when it looks, and what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from storage import DAY, DELIVERED, NO_ANSWER, NOW, PATIENCE, Opened, SetClock, draft, drafts, opened, result, subscription
+
+from hookengine import maintenance
+from hookengine.maintenance import Maintenance
+from hookengine.models import DisabledReason, SubscriptionState
+from hookengine.observers import DeliveryOverruled, Fault, Happening, SubscriptionChanged
+from hookengine.store import changes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from hookengine.models import Subscription
+    from hookengine.store import Transaction
+
+    Step = Callable[[Transaction], Awaitable[int]]
+
+ACTIVE = subscription(SetClock())
+DISABLED = subscription(SetClock(), state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL)
+
+
+def upkeep(place: Opened, heard: list[Happening] | None = None, *steps: Step) -> Maintenance:
+    """Upkeep of *place*, with other *steps* where a test needs them, told of changes as the engine would."""
+    made = Maintenance(place.store, retention=30 * DAY, observe=(heard if heard is not None else []).append)
+    if steps:
+        made._steps = steps
+
+    def tell(name: str) -> None:
+        if name == "changed":
+            before, after = place.listener.all("changed")[-1]
+            made(SubscriptionChanged(before=before, after=after))
+
+    place.listener.look = tell
+    return made
+
+
+@asynccontextmanager
+async def running(upkeep: Maintenance) -> AsyncIterator[None]:
+    """*upkeep* at work; stopped at the end, which must be soon."""
+    task = asyncio.create_task(upkeep.run())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield
+    finally:
+        upkeep.stop()
+        async with asyncio.timeout(PATIENCE):
+            await task
+
+
+async def until(place: Opened, expected: object, statement: str) -> None:
+    """Ask again, through the writer's queue and thus behind upkeep's steps, until *statement* gives *expected*."""
+
+    async def ask(tx: Transaction) -> object:
+        return (await tx.fetch(statement))[0][0]
+
+    while await place.store.writer.change(ask) != expected:
+        pass
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Opened]:
+    """An open store."""
+    async with opened(tmp_path) as place:
+        yield place
+
+
+# What it finishes.
+
+
+async def test_enabling_brings_retries_forward(place: Opened) -> None:
+    """What waited for a retry goes as soon as its subscription is enabled, without waiting for the next round."""
+    wanted = await place.subscribe()
+    waiting = await place.deliver(*drafts(3))
+    recorded = await place.record(*(result(each, NO_ANSWER) for each in waiting))
+    assert all(each.delivery.due_at > NOW for each in recorded)
+    async with running(upkeep(place)):
+        await place.edit(wanted, state=SubscriptionState.DISABLED)
+        place.clock.time += 1_000
+        await place.edit(place.store.writer.index.by_id(wanted.id) or wanted, state=SubscriptionState.ACTIVE)
+        told = await place.listener.until("overruled", 3)
+
+    assert [(each.seq, NOW + 1_000) for each in waiting] == [(after.seq, after.due_at) for _, after in told]
+
+
+async def test_deleting_cancels_the_rest(place: Opened) -> None:
+    """All that a deleted subscription leaves is written down as cancelled, also where that takes several commits."""
+    wanted = await place.subscribe()
+    await place.publish(*drafts(600), *drafts(600))
+    async with running(upkeep(place)):
+        await place.store.writer.change(changes.delete_subscription(wanted.id, None))
+        await until(place, 1_200, "SELECT count(*) FROM deliveries WHERE state = 'cancelled'")
+
+
+async def test_old_work_is_pruned_and_unfinished_work_is_not(place: Opened) -> None:
+    """What finished before the retention goes with its attempts and events; what waits stays, however old it is."""
+    await place.subscribe()
+    done, waiting = await place.deliver(draft(), draft())
+    await place.record(result(done, DELIVERED), result(waiting, NO_ANSWER))
+    place.clock.time += 31 * DAY
+    async with running(upkeep(place)):
+        await until(place, 1, "SELECT count(*) FROM events")
+
+    assert [(waiting.seq, "pending")] == place.rows("SELECT seq, state FROM deliveries")
+    assert [(waiting.seq,)] == place.rows("SELECT delivery FROM attempts")
+
+
+async def test_held_work_expires(place: Opened) -> None:
+    """A delivery of a disabled subscription is given up at its end, although nothing is sent for it."""
+    wanted = await place.subscribe()
+    await place.publish(draft(expires_at=NOW + 10))
+    await place.edit(wanted, state=SubscriptionState.DISABLED)
+    place.clock.time += 10
+    async with running(upkeep(place)):
+        await until(place, "expired", "SELECT failed_label FROM deliveries")
+
+    assert [("failed", NOW + 10)] == place.rows("SELECT state, finished_at FROM deliveries")
+
+
+# When it looks.
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "looks"),
+    [
+        pytest.param(None, ACTIVE, False, id="made"),
+        pytest.param(ACTIVE, ACTIVE, False, id="changed"),
+        pytest.param(ACTIVE, DISABLED, False, id="disabled"),
+        pytest.param(DISABLED, ACTIVE, True, id="enabled"),
+        pytest.param(ACTIVE, None, True, id="deleted"),
+        pytest.param(DISABLED, None, True, id="deleted while disabled"),
+    ],
+)
+async def test_it_looks_at_once_where_a_change_leaves_work(
+    place: Opened, before: Subscription | None, after: Subscription | None, looks: bool
+) -> None:
+    """Enabling and deleting wake it, nothing else does."""
+    asleep = upkeep(place)
+    asleep(SubscriptionChanged(before=before, after=after))
+
+    assert looks is asleep._wake.is_set()
+
+
+async def test_other_news_do_not_wake_it(place: Opened) -> None:
+    """What happens to deliveries is none of its business."""
+    await place.subscribe()
+    [delivery] = await place.deliver()
+    asleep = upkeep(place)
+    asleep(DeliveryOverruled(delivery=delivery))
+
+    assert not asleep._wake.is_set()
+
+
+async def test_it_looks_again_by_itself(place: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds come without anybody asking."""
+    monkeypatch.setattr(maintenance, "EVERY", 0.001)
+    rounds = 0
+    thrice = asyncio.Event()
+
+    async def step(_: Transaction) -> int:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 3:
+            thrice.set()
+        return 0
+
+    async with running(upkeep(place, None, step)):
+        await thrice.wait()
+
+
+# How it stops, and what it survives.
+
+
+async def test_stop_ends_it_between_two_steps(place: Opened) -> None:
+    """With endless work left, the step that runs is the last one, and the next kind of upkeep does not begin."""
+    count = 0
+
+    async def endless(_: Transaction) -> int:
+        nonlocal count
+        count += 1
+        if count == 3:
+            working.stop()
+        return 1
+
+    async def never(_: Transaction) -> int:
+        raise AssertionError("a step began after the stop")
+
+    heard: list[Happening] = []
+    working = upkeep(place, heard, endless, never)
+    async with asyncio.timeout(PATIENCE):
+        await working.run()
+
+    assert (3, []) == (count, heard)
+
+
+async def test_stop_wakes_it(place: Opened) -> None:
+    """Stopped while it sleeps, or before it began, it ends at once and not at the next round."""
+    slept = asyncio.Event()
+
+    async def step(_: Transaction) -> int:
+        slept.set()
+        return 0
+
+    sleeping, unborn = upkeep(place, None, step), upkeep(place)
+    unborn.stop()
+    async with asyncio.timeout(PATIENCE):
+        await unborn.run()
+        task = asyncio.create_task(sleeping.run())
+        await slept.wait()
+        sleeping.stop()
+        await task
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(sqlite3.OperationalError("database or disk is full"), [], id="storage unavailable"),
+        pytest.param(
+            sqlite3.IntegrityError("CHECK failed"),
+            [Fault(where="upkeep", error="IntegrityError('CHECK failed')")],
+            id="row refused",
+        ),
+        pytest.param(
+            ValueError("7 is not a Priority"),
+            [Fault(where="upkeep", error="ValueError('7 is not a Priority')")],
+            id="poison row",
+        ),
+    ],
+)
+async def test_a_step_that_fails_is_tried_in_the_next_round(place: Opened, error: Exception, told: list[Happening]) -> None:
+    """An error keeps neither other steps from their work nor this one from another try; the writer tells of its own itself."""
+    heard: list[Happening] = []
+    order: asyncio.Queue[str] = asyncio.Queue()
+    failures = iter([error])
+
+    async def failing(_: Transaction) -> int:
+        order.put_nowait("failing")
+        for failure in failures:
+            raise failure
+        return 0
+
+    async def other(_: Transaction) -> int:
+        order.put_nowait("other")
+        return 0
+
+    working = upkeep(place, heard, failing, other)
+    async with running(working):
+        assert ["failing", "other"] == [await order.get() for _ in range(2)]
+        working(SubscriptionChanged(before=DISABLED, after=ACTIVE))
+        assert ["failing", "other"] == [await order.get() for _ in range(2)]
+
+    assert told == heard
+
+
+async def test_it_survives_a_store_that_stops(tmp_path: Path) -> None:
+    """Once the writer refuses work, upkeep waits quietly for its own stop."""
+    heard: list[Happening] = []
+    async with opened(tmp_path) as place:
+        working = upkeep(place, heard)
+    async with running(working):
+        await asyncio.sleep(0)
+
+    assert [] == heard

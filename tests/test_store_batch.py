@@ -1,0 +1,403 @@
+"""What one commit holds, decided in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+from storage import DELIVERED, GONE, HOUR, NO_ANSWER, NOW, RULES, SetClock, attempt, draft, result, subscription
+
+from hookengine.errors import EventExists, HookEngineError, IdempotencyMismatch
+from hookengine.matching import Index
+from hookengine.models import (
+    AttemptError,
+    Broken,
+    Delivery,
+    DeliveryState,
+    DisabledReason,
+    ErrorCode,
+    Event,
+    Health,
+    Interrupted,
+    Priority,
+    Rules,
+    Subscription,
+    SubscriptionState,
+    WhileDisabled,
+)
+from hookengine.store.batch import Batch, Keys
+from hookengine.store.intake import Answer, Draft, Key, Receipt, Result
+from hookengine.store.queries import sql
+from hookengine.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CLOCK = SetClock()
+VAULT = Vault([bytes(32)], CLOCK.new_bytes)
+KEY = Key(tenant="acme", method="POST", path="/v1/events", key="k", digest=b"d")
+FAULT = AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="no route")
+
+
+def batch(*subscriptions: Subscription, health: Mapping[int, Health] | None = None) -> Batch:
+    """An empty batch over an index of *subscriptions*."""
+    keys = Keys(subscriptions=9, events=100, deliveries=200)
+    return Batch(now=NOW, clock=CLOCK, keys=keys, index=Index(subscriptions), health=health or {})
+
+
+def sub(seq: int = 1, **settings: Any) -> Subscription:
+    """A stored subscription."""
+    return subscription(CLOCK, seq=seq, **settings)
+
+
+def delivery(seq: int = 5, **fields: Any) -> Delivery:
+    """A delivery of subscription 1 that waits for its first attempt."""
+    return Delivery(**({"seq": seq, "id": f"dlv_{seq}", "event": 1, "subscription": 1, "due_at": 1, "created_at": 1} | fields))
+
+
+def written(made: Batch, statement: str) -> list[tuple[Any, ...]]:
+    """The rows that the batch has for *statement*."""
+    return dict(made.statements(VAULT))[statement]
+
+
+def accept(made: Batch, *drafts: Draft, key: Key | None = None, answer: bytes = b"{}") -> list[Receipt] | Answer:
+    """Add a publication of *drafts*."""
+    return made.add_publication(list(drafts), key, lambda _: answer)
+
+
+# Publications.
+
+
+def test_statements_come_in_the_order_of_foreign_keys() -> None:
+    """Each statement is given once, and none needs a row of a later one."""
+    names = [
+        statement.split()[2] if "INTO" in statement else statement.split()[1] for statement, _ in batch().statements(VAULT)
+    ]
+
+    assert ["deliveries", "FROM", "attempts", "health", "subscriptions", "events", "deliveries", "idempotency_keys"] == names
+
+
+def test_event_reaches_each_subscription_that_matches() -> None:
+    """Every matching subscription gets a delivery with the next key, and the event tells how many."""
+    made = batch(sub(1), sub(2, event_types=("order.*",)), sub(3, event_types=("user.*",)), sub(4, tenant="other"))
+
+    (receipt,) = _receipts(accept(made, draft(priority=Priority.HIGH, expires_at=NOW + 5)))
+
+    assert (101, NOW, NOW, 2) == (receipt.event.seq, receipt.event.accepted_at, receipt.event.occurred_at, receipt.deliveries)
+    assert [(201, 1), (202, 2)] == [(d.seq, d.subscription) for d, _ in made.accepted]
+    assert {(101, Priority.HIGH, NOW, NOW, NOW + 5)} == {
+        (d.event, d.priority, d.due_at, d.created_at, d.expires_at) for d, _ in made.accepted
+    }
+    assert [(101, 2)] == [(row[0], row[8]) for row in written(made, sql.insert_event)]
+    assert [201, 202] == [row[0] for row in written(made, sql.insert_delivery)]
+
+
+def test_event_that_nobody_wants_is_stored() -> None:
+    """No match is no mistake."""
+    made = batch()
+
+    (receipt,) = _receipts(accept(made, draft()))
+
+    assert 0 == receipt.deliveries
+    assert 1 == len(written(made, sql.insert_event))
+    assert [] == made.accepted
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({}, NOW, id="none"),
+        pytest.param({"deliver_at": NOW - 1}, NOW, id="past"),
+        pytest.param({"deliver_at": NOW + HOUR}, NOW + HOUR, id="future"),
+    ],
+)
+def test_deliver_at_is_never_before_the_acceptance(given: dict[str, int], expected: int) -> None:
+    """A time in the past is now."""
+    made = batch(sub())
+    accept(made, draft(**given))
+
+    assert [expected] == [d.due_at for d, _ in made.accepted]
+
+
+def test_times_and_names_of_the_producer_are_kept() -> None:
+    """What the producer says of an event is in its row."""
+    made = batch()
+
+    (receipt,) = _receipts(accept(made, draft(id="mine", occurred_at=5, ordering_key="k", data=b" 1 ", digest=b"x")))
+
+    assert Event(
+        seq=101,
+        id="mine",
+        tenant="acme",
+        type="order.created",
+        data=b" 1 ",
+        accepted_at=NOW,
+        occurred_at=5,
+        ordering_key="k",
+    ) == (receipt.event)
+    assert [b"x"] == [row[9] for row in written(made, sql.insert_event)]
+
+
+@pytest.mark.parametrize(("while_disabled", "expected"), [(WhileDisabled.HOLD, 1), (WhileDisabled.SKIP, 0)])
+def test_disabled_subscription_holds_or_skips(while_disabled: WhileDisabled, expected: int) -> None:
+    """What a disabled subscription would have got is made only if it holds."""
+    disabled = sub(state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL, while_disabled=while_disabled)
+
+    (receipt,) = _receipts(accept(batch(disabled), draft()))
+
+    assert expected == receipt.deliveries
+
+
+def test_only_names_exactly_who_gets_it() -> None:
+    """Chosen subscriptions get the event whatever their types; those of another tenant do not."""
+    chosen, other = sub(1, event_types=("user.*",)), sub(2, tenant="other")
+    made = batch(chosen, other, sub(3))
+
+    accept(made, draft(only=frozenset({chosen.id, other.id, "sub_unknown"})))
+
+    assert [1] == [d.subscription for d, _ in made.accepted]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["within one array", "within one batch"])
+def test_repeated_id_gets_the_first_receipt(split: bool) -> None:
+    """The same id with the same digest is one event, wherever the repetition comes from."""
+    made = batch(sub())
+    one = draft(id="mine", digest=b"x")
+    arrays = [[one], [one]] if split else [[one, one]]
+
+    receipts = [receipt for array in arrays for receipt in _receipts(accept(made, *array))]
+
+    assert 2 == len(receipts)
+    assert receipts[0] is receipts[1]
+    assert 1 == len(written(made, sql.insert_event)) == len(made.accepted)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["within one array", "of an earlier commit"])
+def test_reused_id_refuses_the_whole_array(known: bool) -> None:
+    """The same id with another digest adds nothing of its array, and leaves no trace in the batch."""
+    made = batch(sub())
+    first = draft(id="mine", digest=b"x")
+    if known:
+        event = Event(seq=1, id="mine", tenant="acme", type="a", data=b"", accepted_at=1, occurred_at=1)
+        made.know({}, {("mine", "acme"): (b"x", Receipt(event=event, deliveries=3))})
+
+    with pytest.raises(EventExists, match="another event with the id mine"):
+        accept(made, draft(id="new", digest=b"n"), first, draft(id="mine", digest=b"y"), key=KEY)
+
+    assert [] == [values for _, values in made.statements(VAULT) if values]
+    assert [] == made.accepted
+    (receipt,) = _receipts(accept(made, draft(id="new", digest=b"other")))
+    assert 1 == receipt.deliveries
+
+
+def test_id_is_unique_per_tenant() -> None:
+    """Two tenants may use one id."""
+    made = batch()
+    accept(made, draft(id="mine", digest=b"x"), draft(id="mine", digest=b"y", tenant="other"))
+
+    assert 2 == len(written(made, sql.insert_event))
+
+
+def test_known_id_brings_what_was_answered() -> None:
+    """An id of an earlier commit brings that event's receipt."""
+    made = batch(sub())
+    event = Event(seq=1, id="mine", tenant="acme", type="a", data=b"", accepted_at=1, occurred_at=1)
+    before = Receipt(event=event, deliveries=3)
+    made.know({}, {("mine", "acme"): (b"x", before)})
+
+    assert [before] == accept(made, draft(id="mine", digest=b"x"))
+    assert [] == made.accepted
+
+
+def test_first_use_of_a_key_is_answered_and_kept() -> None:
+    """The first request with a key gets its receipts, and what was rendered of them is stored."""
+    made = batch(sub())
+
+    assert 1 == len(_receipts(accept(made, draft(), key=KEY, answer=b"first")))
+    assert [("acme", "POST", "/v1/events", "k", b"d", 202, b"first", NOW)] == written(made, sql.insert_idempotency_key)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["of this batch", "of an earlier commit"])
+def test_repeated_key_gets_the_first_answer(known: bool) -> None:
+    """Same bytes get the answer of the first and make no event."""
+    made = batch(sub())
+    if known:
+        made.know({KEY.scope: (b"d", Answer(status=202, body=b"first"))}, {})
+    else:
+        accept(made, draft(), key=KEY, answer=b"first")
+    events = len(written(made, sql.insert_event))
+
+    assert Answer(status=202, body=b"first") == accept(made, draft(), key=KEY, answer=b"second")
+    with pytest.raises(IdempotencyMismatch):
+        accept(made, draft(), key=replace(KEY, digest=b"other"))
+    assert events == len(written(made, sql.insert_event))
+
+
+@pytest.mark.parametrize("field", ["tenant", "method", "path", "key"])
+def test_keys_of_other_scopes_are_other_keys(field: str) -> None:
+    """A key belongs to its tenant, method and path."""
+    made = batch()
+    accept(made, draft(), key=KEY)
+
+    assert not isinstance(accept(made, draft(), key=replace(KEY, **{field: "other"}, digest=b"other")), Answer)
+
+
+def test_refused_publication_does_not_use_up_its_key() -> None:
+    """Only what succeeded is kept: the key can be used again after a refusal."""
+    made = batch()
+    accept(made, draft(id="mine", digest=b"x"))
+    with pytest.raises(EventExists):
+        accept(made, draft(id="mine", digest=b"y"), key=KEY)
+
+    assert not isinstance(accept(made, draft(), key=KEY), Answer)
+
+
+def test_key_without_an_answer_to_keep_is_not_stored() -> None:
+    """Where nothing is rendered nothing can be repeated."""
+    made = batch()
+    made.add_publication([draft()], KEY, None)
+
+    assert [] == written(made, sql.insert_idempotency_key)
+
+
+# Results.
+
+
+def test_result_settles_counts_and_is_told() -> None:
+    """A success writes its delivery, its attempt and the counters, and tells all three."""
+    made = batch(sub())
+    one = result(delivery(), DELIVERED)
+    made.add_result(one)
+
+    (recorded,) = made.recorded
+    assert (one, one.after, None) == (recorded.result, recorded.delivery, recorded.disabled)
+    assert recorded.health == made.health[1] == Health(last_success_at=NOW + 20)
+    assert [(5, 1, 0)] == [row[-3:] for row in written(made, sql.settle_delivery)]
+    assert [("accepted", 204)] == [row[5:7] for row in written(made, sql.insert_attempt)]
+    assert [(1, 0, NOW + 20, None, None, None)] == written(made, sql.save_health)
+
+
+def test_counters_go_on_from_those_before() -> None:
+    """Failures of one batch add to those of the rows and to each other, and are written once."""
+    made = batch(sub(), health={1: Health(consecutive_failures=4, failing_since=7)})
+    for seq in (5, 6):
+        made.add_result(result(delivery(seq), NO_ANSWER))
+
+    assert [5, 6] == [recorded.health.consecutive_failures for recorded in made.recorded]
+    assert [(1, 6, None, NOW + 20, 7, None)] == written(made, sql.save_health)
+
+
+def test_other_subscriptions_counters_stay() -> None:
+    """What happened to one subscription does not touch another."""
+    made = batch(sub(1), sub(2), health={2: Health(consecutive_failures=4)})
+    made.add_result(result(delivery(), DELIVERED))
+
+    assert {1} == set(made.health)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rules", "reason"),
+    [
+        pytest.param(NO_ANSWER, replace(RULES, disable_after_failures=2), DisabledReason.FAILURES, id="too many failures"),
+        pytest.param(NO_ANSWER, replace(RULES, disable_after=HOUR), DisabledReason.FAILURES, id="failing too long"),
+        pytest.param(GONE, replace(RULES, gone=frozenset({410})), DisabledReason.GONE, id="gone"),
+    ],
+)
+def test_failure_disables_in_the_same_commit(outcome: Any, rules: Rules, reason: DisabledReason) -> None:
+    """The failure that is one too many disables the subscription with a new version, once, and tells who did it."""
+    before = sub(version=3)
+    made = batch(before, health={1: Health(consecutive_failures=1, failing_since=NOW - 2 * HOUR)})
+    for seq in (5, 6):
+        made.add_result(result(delivery(seq), outcome, rules=rules))
+
+    assert [reason, None] == [recorded.disabled for recorded in made.recorded]
+    disabled = made.disabled[1]
+    assert (SubscriptionState.DISABLED, reason, 4, NOW + 20) == (
+        disabled.state,
+        disabled.disabled_reason,
+        disabled.version,
+        disabled.updated_at,
+    )
+    ((_, _, state, stored, version, _, seq),) = written(made, sql.update_subscription)
+    assert ("disabled", reason, 4, 1) == (state, stored, version, seq)
+
+
+def test_disabled_subscription_is_not_disabled_again() -> None:
+    """An attempt that ends after the disabling is counted, and changes neither reason nor version."""
+    before = sub(state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL)
+    made = batch(before)
+    made.add_result(result(delivery(), GONE, rules=replace(RULES, gone=frozenset({410}))))
+
+    assert {} == made.disabled
+    assert 1 == made.health[1].consecutive_failures
+
+
+def test_success_never_disables() -> None:
+    """A run of failures that ends with a success is over."""
+    made = batch(sub(), health={1: Health(consecutive_failures=99, failing_since=0)})
+    made.add_result(result(delivery(), DELIVERED, rules=replace(RULES, disable_after_failures=1, disable_after=1)))
+
+    assert {} == made.disabled
+
+
+@pytest.mark.parametrize("outcome", [Interrupted(), Interrupted(error=FAULT), Broken(error=FAULT)])
+def test_our_own_faults_move_no_counter(outcome: Any) -> None:
+    """What is not the endpoint's doing leaves its counters, and disables nothing."""
+    before = Health(consecutive_failures=99, failing_since=1)
+    made = batch(sub(), health={1: before})
+    made.add_result(result(delivery(), outcome, rules=replace(RULES, disable_after_failures=1)))
+
+    assert before == made.recorded[0].health
+    assert {} == made.disabled
+
+
+def test_interrupted_attempt_replaces_one_before_it() -> None:
+    """An interrupted attempt leaves its delivery as it is, and takes the row of the one before."""
+    made = batch(sub())
+    made.add_result(result(delivery(), Interrupted()))
+
+    assert [] == written(made, sql.settle_delivery)
+    assert [(5,)] == written(made, sql.forget_last_interrupted)
+    assert ["interrupted"] == [row[5] for row in written(made, sql.insert_attempt)]
+
+
+def test_expired_delivery_has_no_attempt() -> None:
+    """What ends without an attempt is settled and told, and counts for nothing."""
+    made = batch(sub())
+    before = delivery()
+    after = replace(before, state=DeliveryState.FAILED, finished_at=NOW, failed_label="expired")
+    made.add_result(Result(before=before, after=after, attempt=None, rules=RULES))
+
+    assert [] == written(made, sql.insert_attempt)
+    assert [] == written(made, sql.save_health)
+    assert 1 == len(written(made, sql.settle_delivery))
+    assert (after, Health()) == (made.recorded[0].delivery, made.recorded[0].health)
+
+
+@pytest.mark.parametrize("outcome", [DELIVERED, NO_ANSWER], ids=["success", "failure"])
+def test_attempt_of_a_deleted_subscription_is_recorded_and_stays_cancelled(outcome: Any) -> None:
+    """The attempt is history, the delivery is cancelled, and nothing is counted."""
+    made = batch()
+    made.add_result(result(delivery(), outcome))
+
+    (recorded,) = made.recorded
+    assert (DeliveryState.CANCELLED, NOW) == (recorded.delivery.state, recorded.delivery.finished_at)
+    assert ["cancelled"] == [row[0] for row in written(made, sql.settle_delivery)]
+    assert 1 == len(written(made, sql.insert_attempt))
+    assert {} == made.health
+
+
+def test_delivery_that_was_cancelled_meanwhile_is_not_settled() -> None:
+    """A result that changes nothing of its delivery records the attempt alone."""
+    made = batch(sub())
+    before = delivery(state=DeliveryState.CANCELLED, finished_at=3)
+    made.add_result(Result(before=before, after=before, attempt=attempt(DELIVERED), rules=RULES))
+
+    assert [] == written(made, sql.settle_delivery)
+    assert 1 == len(written(made, sql.insert_attempt))
+
+
+def _receipts(answer: list[Receipt] | Answer | HookEngineError) -> list[Receipt]:
+    assert isinstance(answer, list)
+    return answer

@@ -1,0 +1,326 @@
+"""The file: its owner, its pragmas, its schema."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import stat
+import threading
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from storage import PATIENCE, rows, write
+
+from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
+from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
+from hookengine.store.queries import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    import aiosqlite
+
+INCREMENTAL = 2
+
+
+@asynccontextmanager
+async def writer(path: Path, synchronous: str = "full") -> AsyncIterator[aiosqlite.Connection]:
+    """The write connection of a file that may be new."""
+    make_file(path)
+    db = await open_writer(path, synchronous=synchronous)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+@asynccontextmanager
+async def reader(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """A connection that cannot write."""
+    db = await open_reader(path)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+async def pragma(db: aiosqlite.Connection, name: str) -> Any:
+    """The value of a pragma on this very connection."""
+    ((value,),) = await db.execute_fetchall(f"PRAGMA {name}")
+    return value
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """Who may read and write the files in *folder*."""
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("journal_mode", "wal"),
+        ("synchronous", 2),
+        ("foreign_keys", 1),
+        ("auto_vacuum", INCREMENTAL),
+        ("temp_store", 2),
+        ("mmap_size", 0),
+        ("cell_size_check", 1),
+        ("journal_size_limit", 64 << 20),
+        ("wal_autocheckpoint", 1000),
+        ("busy_timeout", 5000),
+        ("query_only", 0),
+    ],
+)
+async def test_writer_runs_with_its_pragmas(tmp_path: Path, name: str, expected: object) -> None:
+    """What was asked of SQLite is in force on the connection that writes."""
+    async with writer(tmp_path / "hooks.db") as db:
+        assert expected == await pragma(db, name)
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [("normal", 1), ("full", 2)])
+async def test_synchronous_is_what_was_asked_for(tmp_path: Path, synchronous: str, level: int) -> None:
+    """The durability is the caller's choice."""
+    async with writer(tmp_path / "hooks.db", synchronous) as db:
+        assert level == await pragma(db, "synchronous")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("query_only", 1), ("journal_mode", "wal"), ("temp_store", 2), ("mmap_size", 0), ("wal_autocheckpoint", 0)],
+)
+async def test_reader_runs_with_its_pragmas(tmp_path: Path, name: str, expected: object) -> None:
+    """What was asked of SQLite is in force on the connection that reads."""
+    async with writer(tmp_path / "hooks.db"), reader(tmp_path / "hooks.db") as db:
+        assert expected == await pragma(db, name)
+
+
+async def test_reader_cannot_write(tmp_path: Path) -> None:
+    """A statement that writes is refused on the reader's connection."""
+    async with writer(tmp_path / "hooks.db") as db:
+        await migrate(db, tmp_path / "hooks.db")
+        async with reader(tmp_path / "hooks.db") as reading:
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                await reading.execute("DELETE FROM meta")
+
+
+async def test_auto_vacuum_is_in_the_file(tmp_path: Path) -> None:
+    """Space can be given back step by step, because the file was made for it before its first page."""
+    path = tmp_path / "hooks.db"
+    async with writer(path) as db:
+        await migrate(db, path)
+
+    assert [(INCREMENTAL,)] == rows(path, "PRAGMA auto_vacuum")
+
+
+async def test_durability_that_sqlite_does_not_give_is_refused() -> None:
+    """A file that cannot have a write-ahead log is not started, because a commit would not be what it promises."""
+    with pytest.raises(StartError, match=r"journal_mode, synchronous = \('memory', 2\), not with \('wal', 2\)"):
+        await open_writer(Path(":memory:"), synchronous="full")
+
+
+async def test_a_file_that_is_no_database_is_let_go(tmp_path: Path) -> None:
+    """A file of something else is left as it is, and no thread is left behind."""
+    path = tmp_path / "hooks.db"
+    path.write_bytes(b"this is no database" * 100)
+    threads = set(threading.enumerate())
+
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        await open_writer(path, synchronous="full")
+
+    assert b"this is no database" * 100 == path.read_bytes()
+    assert threads >= set(threading.enumerate())
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("open_one", [partial(open_writer, synchronous="full"), open_reader], ids=["writer", "reader"])
+async def test_opening_can_be_cut(
+    tmp_path: Path, open_one: Callable[[Path], Coroutine[Any, Any, aiosqlite.Connection]], turns: int
+) -> None:
+    """A start that is cancelled at any of its steps leaves no thread behind, which would keep the process alive."""
+    before = set(threading.enumerate())
+    task = asyncio.create_task(open_one(tmp_path / "hooks.db"))
+    await asyncio.sleep(0)
+    (thread,) = set(threading.enumerate()) - before
+    for _ in range(turns):
+        await asyncio.wait([task], timeout=0.0005)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await (await task).close()
+
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+async def test_files_are_the_owners_alone(tmp_path: Path) -> None:
+    """The database, its log, its index and the lock are 0600 whatever the umask says."""
+    path = tmp_path / "hooks.db"
+    before = os.umask(0)
+    lock = Lock(path)
+    try:
+        lock.acquire()
+        async with writer(path) as db:
+            await migrate(db, path)
+
+            assert {"hooks.db": 0o600, "hooks.db-shm": 0o600, "hooks.db-wal": 0o600, "hooks.db.lock": 0o600} == modes(tmp_path)
+    finally:
+        os.umask(before)
+        lock.release()
+
+
+def test_make_file_tells_what_it_found(tmp_path: Path) -> None:
+    """A file is new until something is in it."""
+    path = tmp_path / "hooks.db"
+
+    assert make_file(path)
+    assert make_file(path)
+    path.write_bytes(b"x")
+    assert not make_file(path)
+    assert b"x" == path.read_bytes()
+
+
+async def test_migration_builds_the_schema(tmp_path: Path) -> None:
+    """An empty file gets every table and the number of the last step."""
+    path = tmp_path / "hooks.db"
+    async with writer(path) as db:
+        await migrate(db, path)
+
+        assert len(migrations()) == await pragma(db, "user_version")
+        assert not db.in_transaction
+    tables = {name for (name,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    assert {"meta", "subscriptions", "health", "events", "deliveries", "attempts", "idempotency_keys"} == tables
+
+
+async def test_migration_runs_once(tmp_path: Path) -> None:
+    """A file of this version is left as it is."""
+    path = tmp_path / "hooks.db"
+    async with writer(path) as db:
+        await migrate(db, path)
+        await db.execute("INSERT INTO meta VALUES ('kept', 1)")
+        await migrate(db, path)
+
+    assert [("kept", 1)] == rows(path, "SELECT * FROM meta")
+
+
+async def test_newer_file_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    """An older program says which version it found and which it knows, and touches nothing."""
+    path = tmp_path / "hooks.db"
+    write(path, "CREATE TABLE of_the_future (x); PRAGMA user_version = 99;")
+    async with writer(path) as db:
+        with pytest.raises(DatabaseTooNew) as caught:
+            await migrate(db, path)
+
+    assert (99, len(migrations())) == (caught.value.found, caught.value.known)
+    assert str(caught.value).startswith(
+        f"{path} has schema version 99; this hookengine knows versions up to {len(migrations())}"
+    )
+    assert [("of_the_future",)] == rows(path, "SELECT name FROM sqlite_master")
+
+
+async def test_failing_migration_leaves_the_old_version(tmp_path: Path) -> None:
+    """A step that fails half-way is undone whole, and says which it was."""
+    path = tmp_path / "hooks.db"
+    write(path, "CREATE TABLE attempts (in_the_way);")  # the first step makes four tables before this one
+    async with writer(path) as db:
+        with pytest.raises(StartError, match=f"{path}: the step to schema version 1 failed: table attempts already exists"):
+            await migrate(db, path)
+
+        assert 0 == await pragma(db, "user_version")
+        assert not db.in_transaction
+    assert [("attempts",)] == rows(path, "SELECT name FROM sqlite_master")
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        pytest.param("'pending', 5", "CHECK", id="pending, but finished"),
+        pytest.param("'delivered', NULL", "CHECK", id="delivered, but not finished"),
+        pytest.param("'held', NULL", "CHECK", id="held is not stored"),
+    ],
+)
+async def test_database_refuses_nonsense(tmp_path: Path, row: str, named: str) -> None:
+    """States and times of a delivery agree, whoever writes it."""
+    path = tmp_path / "hooks.db"
+    async with writer(path) as db:
+        await migrate(db, path)
+        with pytest.raises(sqlite3.IntegrityError, match=named):
+            await db.execute(
+                "INSERT INTO deliveries (seq, id, event, subscription, priority, due_at, created_at, state, finished_at)"
+                f" VALUES (1, 'dlv_1', 1, 1, 1, 1, 1, {row})"
+            )
+
+
+def test_lock_has_one_owner(tmp_path: Path) -> None:
+    """A second owner in the same process is refused with the pid of the first, and let in after it."""
+    path = tmp_path / "hooks.db"
+    first, second = Lock(path), Lock(path)
+    first.acquire()
+
+    with pytest.raises(AlreadyRunning, match=f"{path} is in use by pid {os.getpid()}") as caught:
+        second.acquire()
+
+    assert os.getpid() == caught.value.pid
+    first.release()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_lock_without_a_pid(tmp_path: Path) -> None:
+    """An owner that has not written its pid yet is an owner all the same."""
+    path = tmp_path / "hooks.db"
+    first = Lock(path)
+    first.acquire()
+    (tmp_path / "hooks.db.lock").write_bytes(b"")
+
+    with pytest.raises(AlreadyRunning, match="in use by another process") as caught:
+        Lock(path).acquire()
+
+    assert caught.value.pid is None
+    first.release()
+
+
+def test_lock_follows_links(tmp_path: Path) -> None:
+    """Two names of one file have one lock."""
+    path = tmp_path / "hooks.db"
+    path.touch()
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "other.db").symlink_to(path)
+    first = Lock(path)
+    first.acquire()
+
+    for name in ("other.db", "folder/hooks.db"):
+        with pytest.raises(AlreadyRunning):
+            Lock(tmp_path / name).acquire()
+    first.release()
+
+
+def test_lock_forgets_a_dead_owner(tmp_path: Path) -> None:
+    """A pid that a killed owner left behind, longer than ours, is not read as ours."""
+    path = tmp_path / "hooks.db"
+    (tmp_path / "hooks.db.lock").write_text("99999999999\n")
+    lock = Lock(path)
+    lock.acquire()
+
+    assert f"{os.getpid()}\n" == (tmp_path / "hooks.db.lock").read_text()
+    lock.release()
+    assert "" == (tmp_path / "hooks.db.lock").read_text()
+
+
+def test_lock_that_fails_is_let_go(tmp_path: Path) -> None:
+    """Where the pid cannot be written the lock is not kept, so that a later start finds it free."""
+    path = tmp_path / "hooks.db"
+    pipe = tmp_path / "hooks.db.lock"
+    os.mkfifo(pipe)  # can be locked, but not truncated
+    lock, other = Lock(path), os.open(pipe, os.O_RDWR)
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        lock.acquire()
+
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)

@@ -1,0 +1,670 @@
+"""Input becomes Structs, or every mistake in it is named."""
+
+from __future__ import annotations
+
+import math
+import string
+from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from hookengine.errors import Invalid, Mistake
+from hookengine.models import Secret
+from hookengine.validation import (
+    LONGEST_DURATION,
+    Draft,
+    Duration,
+    Problems,
+    Time,
+    Wrong,
+    did_you_mean,
+    format_duration,
+    format_time,
+    parse_duration,
+    parse_time,
+    pointer,
+    quoted,
+)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST = 253370764799999  # ms: the end of the year 9998
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0ms", 0),
+        ("500ms", 500),
+        ("1s", 1000),
+        ("15s", 15_000),
+        ("5m", 300_000),
+        ("24h", 86_400_000),
+        ("30d", 2_592_000_000),
+        ("007s", 7000),
+        ("36500d", LONGEST_DURATION),
+    ],
+)
+def test_durations(text: str, expected: int) -> None:
+    """A duration is read in its unit."""
+    assert expected == parse_duration(text)
+    assert expected == Duration.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "s",
+        "15",
+        "-1s",
+        "+1s",
+        "1.5s",
+        "1 s",
+        " 1s",
+        "1s ",
+        "1s\n",
+        "1S",
+        "1w",
+        "1h30m",
+        "\u0661s",
+        "1e3s",
+        "36501d",
+        "99999d",
+        "9" * 400,
+    ],
+)
+def test_bad_durations(text: str) -> None:
+    """What is no duration, or a longer one than anybody means, is refused with a short sentence."""
+    with pytest.raises(ValueError, match="duration") as caught:
+        parse_duration(text)
+
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("ms", "expected"),
+    [(1, "1ms"), (999, "999ms"), (1000, "1s"), (1500, "1500ms"), (90_000, "90s"), (3_600_000, "1h"), (172_800_000, "2d")],
+)
+def test_durations_are_printed_in_the_largest_whole_unit(ms: int, expected: str) -> None:
+    """The unit is the largest in which the number is whole."""
+    assert expected == format_duration(ms)
+
+
+@given(st.integers(0, LONGEST_DURATION))
+def test_durations_go_round(ms: int) -> None:
+    """What is printed is read as it was."""
+    assert ms == parse_duration(format_duration(ms))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("2026-11-22T02:10:00.123Z", 1795313400123),
+        ("2026-11-22t02:10:00.123z", 1795313400123),
+        ("2026-11-22T04:10:00.123+02:00", 1795313400123),
+        ("2026-11-21T20:40:00.1239999-05:30", 1795313400123),
+        ("2026-11-22T02:10:00.123456789012Z", 1795313400123),
+        ("2026-11-22T02:10:00.1Z", 1795313400100),
+        ("1970-01-01T00:30:00+00:30", 0),
+        ("2024-02-29T00:00:00-00:00", 1709164800000),
+        ("9998-12-31T23:59:59.999Z", LAST),
+    ],
+)
+def test_times(text: str, expected: int) -> None:
+    """An RFC 3339 time is read with its offset; what is finer than a millisecond is cut off."""
+    assert expected == parse_time(text)
+    assert expected == Time.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("9999-12-31", "expected a time", id="I76-date"),
+        pytest.param("9999-12-31T23:59:59Z", "years", id="I76-last-year"),
+        pytest.param("9999-12-31T23:59:59-23:59", "years", id="I76-beyond-datetime"),
+        pytest.param("-1", "expected a time", id="I76-number"),
+        pytest.param("NaN", "expected a time", id="I76-nan"),
+        pytest.param("0000-01-01T00:00:00Z", "no such time", id="I76-year-0"),
+        pytest.param("0001-01-01T00:00:00+23:59", "years", id="I76-before-datetime"),
+        pytest.param("2016-12-31T23:59:60Z", "leap seconds", id="I76-leap"),
+        pytest.param("2026-11-22T02:10:00", "zone", id="I76-no-zone"),
+        pytest.param("1969-12-31T23:59:59.999Z", "years", id="before-the-epoch"),
+        pytest.param("2026-02-29T00:00:00Z", "no such time", id="no-leap-year"),
+        pytest.param("2026-11-22T24:00:00Z", "no such time", id="hour-24"),
+        pytest.param("2026-11-22T00:00:00+24:00", "no such time", id="offset-24"),
+        pytest.param("2026-11-22 02:10:00Z", "expected a time", id="space"),
+        pytest.param("20261122T021000Z", "expected a time", id="basic-form"),
+        pytest.param("2026-W47-7T02:10:00Z", "expected a time", id="week"),
+        pytest.param("2026-11-22T02:10Z", "expected a time", id="no-seconds"),
+        pytest.param("2026-11-22T02:10:00,5Z", "expected a time", id="comma"),
+        pytest.param("2026-11-22T02:10:00.Z", "expected a time", id="no-fraction"),
+        pytest.param("2026-11-22T02:10:00Z\n", "expected a time", id="newline"),
+        pytest.param("\uff12026-11-22T02:10:00Z", "expected a time", id="wide-digit"),
+        pytest.param("2026-11-22T02:10:00." + "0" * 9999 + "Z", "expected a time", id="long"),
+        pytest.param("", "expected a time", id="empty"),
+    ],
+)
+def test_bad_times(text: str, reason: str) -> None:
+    """What is no time in reach is refused with a sentence, never with another error."""
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_time(text)
+
+    assert ValueError is caught.type
+    assert len(str(caught.value)) < 200
+
+
+@given(st.text(alphabet=string.digits + "TZ:+-. ", max_size=32))
+def test_any_text_is_a_time_or_refused(text: str) -> None:
+    """Whatever the text, a time within bounds or a ValueError comes out."""
+    try:
+        assert 0 <= parse_time(text) <= LAST
+    except ValueError as error:
+        assert ValueError is type(error)  # noqa: PT017  # either ending is right
+
+
+@given(st.integers(0, LAST), st.integers(-1439, 1439))
+def test_times_go_round(ms: int, offset: int) -> None:
+    """Times are printed in UTC with milliseconds, and read again in any offset."""
+    text = format_time(ms)
+    local = (EPOCH + timedelta(milliseconds=ms)).astimezone(timezone(timedelta(minutes=offset)))
+
+    assert (24, "Z") == (len(text), text[-1])
+    assert ms == parse_time(text)
+    assert ms == parse_time(local.isoformat())
+
+
+def test_time_is_printed() -> None:
+    """The form is that of the contract."""
+    assert "2026-11-22T02:10:00.003Z" == format_time(1795313400003)
+    assert "1969-12-31T23:59:59.999Z" == format_time(-1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        pytest.param((), "", id="whole"),
+        pytest.param(("a", 0, "b"), "/a/0/b", id="path"),
+        pytest.param(("a/b", "m~n", "~1", ""), "/a~1b/m~0n/~01/", id="RFC 6901"),
+        pytest.param(("x" * 101,), "/" + "x" * 99 + "…", id="cut"),
+    ],
+)
+def test_pointers(parts: tuple[str | int, ...], expected: str) -> None:
+    """Pointers are those of RFC 6901, and repeat no long input."""
+    assert expected == pointer(*parts)
+
+
+def test_quoting() -> None:
+    """Control characters are escaped and long texts cut."""
+    assert r"'a\x00\r\n\x1b[31m\u202e é'" == quoted("a\x00\r\n\x1b[31m\u202e é")
+    assert len(quoted("\x00" * 100_000)) < 500
+    assert "'" + "x" * 99 + "…'" == quoted("x" * 5000)
+
+
+def test_suggestions() -> None:
+    """A name that is near is suggested, one that is not is not, and a huge one is not even compared."""
+    assert " - did you mean 'listen'?" == did_you_mean("listne", ["listen", "max_body"])
+    assert "" == did_you_mean("zzz", ["listen"])
+    assert "" == did_you_mean("a" * 101, ["a" * 100])
+
+
+class Colour(Enum):
+    """An enumeration."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Basic(Struct, frozen=True, forbid_unknown_fields=True, tag="basic", tag_field="type"):
+    """One of two tagged Structs."""
+
+    username: str
+    password: Secret
+
+
+class OAuth(Struct, frozen=True, forbid_unknown_fields=True, tag="oauth2", tag_field="type"):
+    """The other one."""
+
+    token_url: str
+    scopes: tuple[str, ...] = ()
+
+
+class Range(Struct, frozen=True, forbid_unknown_fields=True):
+    """A rule of its own."""
+
+    low: int
+    high: int = 10
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise Wrong("empty_range", "low is above high")
+
+
+class Even(int):
+    """A type that is written as a text."""
+
+    @classmethod
+    def parse(cls, text: str) -> Even:
+        """Even numbers only."""
+        if int(text) % 2:
+            raise Wrong("odd", f"{text} is odd")
+        return cls(text)
+
+
+def half(text: str) -> int:
+    """A `parse` that is no classmethod."""
+    return int(text) // 2
+
+
+class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A member of each kind."""
+
+    type: Annotated[str, Meta(pattern=r"^[a-z.]+\Z", extra={"expected": "a type such as order.created"})]
+    renamed: str = "r"
+    text: Annotated[str, Meta(min_length=2, max_length=4)] | None = None
+    priority: Literal["high", "low"] = "low"
+    colour: Colour = Colour.RED
+    level: Annotated[int, Meta(ge=1, le=9)] = 1
+    flag: bool = False
+    number: int = 0
+    ratio: float | None = 0.5
+    timeout: Duration | UnsetType | None = UNSET
+    at: Annotated[Time, Meta(description="when")] | UnsetType = UNSET
+    even: Even = Even(2)
+    halved: Annotated[int, Meta(extra={"parse": half})] = 5
+    types: Annotated[tuple[Annotated[str, Meta(max_length=3)], ...], Meta(min_length=1, max_length=3)] = ("*",)
+    set: frozenset[int] = frozenset()
+    pair: tuple[int, str] = (1, "a")
+    headers: dict[Annotated[str, Meta(max_length=3)], str] = {}
+    metadata: dict[str, Any] = {}
+    anything: Any = None
+    auth: Basic | OAuth | None = None
+    basic: Basic | None = None
+    range: Range | UnsetType = UNSET
+    either: int | str = 1
+    option: Literal["auto"] | Annotated[int, Meta(ge=0)] = "auto"
+    data: Raw | UnsetType = UNSET
+
+
+class Hot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """A Struct that msgspec alone can judge."""
+
+    type: str
+    data: Raw
+    priority: Literal["high", "low"] = "low"
+    deliver_at: Time | None = None
+    level: Annotated[int, Meta(gt=0, lt=9)] = 1
+    even: Annotated[Even, Meta(description="even")] | None = None
+    secret: Secret | None = None
+    names: tuple[Annotated[str, Meta(max_length=3)], ...] = ()
+
+
+def converted(type_: type[Struct], raw: Any, at: str = "") -> tuple[Draft[Any], list[Mistake]]:
+    """The draft of *raw* and the mistakes in it."""
+    problems = Problems()
+    return problems.convert(type_, raw, at), problems.mistakes
+
+
+def found(raw: Any, at: str = "") -> list[tuple[str | None, str]]:
+    """Pointers and codes of the mistakes in *raw*, taken for a Wanted."""
+    return [(mistake.pointer, mistake.code) for mistake in converted(Wanted, raw, at)[1]]
+
+
+def test_everything_valid() -> None:
+    """Each kind of member is converted."""
+    raw = {
+        "type": "a.b",
+        "renamed": "x",
+        "text": None,
+        "priority": "high",
+        "colour": "blue",
+        "level": 9,
+        "flag": True,
+        "number": -5,
+        "ratio": 1,
+        "timeout": "5s",
+        "at": "1970-01-01T00:00:01Z",
+        "even": "4",
+        "halved": "8",
+        "types": ["a", "b"],
+        "set": [1, 2, 1],
+        "pair": [2, "b"],
+        "headers": {"a": "b"},
+        "metadata": {"a": [1, 2.5, None, {"b": True}, "c", 2**64 - 1]},
+        "anything": ("x",),
+        "auth": {"type": "oauth2", "token_url": "u", "scopes": ["s"]},
+        "basic": {"type": "basic", "username": "u", "password": "p"},
+        "range": {"low": 1},
+        "either": "x",
+        "option": 3,
+        "data": Raw(b"1"),
+    }
+    problems = Problems()
+
+    wanted = problems.require(problems.convert(Wanted, raw))
+
+    assert ("a.b", None, "high", Colour.BLUE) == (wanted.type, wanted.text, wanted.priority, wanted.colour)
+    assert (9, True, -5, 1.0) == (wanted.level, wanted.flag, wanted.number, wanted.ratio)
+    assert (5000, 1000, 4, 4) == (wanted.timeout, wanted.at, wanted.even, wanted.halved)
+    assert (("a", "b"), frozenset({1, 2}), (2, "b")) == (wanted.types, wanted.set, wanted.pair)
+    assert ({"a": "b"}, raw["metadata"], ["x"]) == (wanted.headers, wanted.metadata, wanted.anything)
+    assert OAuth(token_url="u", scopes=("s",)) == wanted.auth
+    assert Basic(username="u", password=Secret("p")) == wanted.basic
+    assert isinstance(wanted.basic, Basic)
+    assert Secret is type(wanted.basic.password)
+    assert (Range(low=1), "x", 3) == (wanted.range, wanted.either, wanted.option)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        pytest.param("type", 5, [("/type", "invalid_type")], id="I34-type"),
+        pytest.param("type", None, [("/type", "invalid_type")], id="null"),
+        pytest.param("type", "A B", [("/type", "invalid_value")], id="I37-pattern"),
+        pytest.param("type", "a\n", [("/type", "invalid_value")], id="I37-newline"),
+        pytest.param("text", "x", [("/text", "invalid_value")], id="short"),
+        pytest.param("text", "xxxxx", [("/text", "invalid_value")], id="long"),
+        pytest.param("text", 1, [("/text", "invalid_type")], id="optional"),
+        pytest.param("priority", "hgih", [("/priority", "invalid_value")], id="I78-literal"),
+        pytest.param("priority", 2**63, [("/priority", "invalid_type")], id="I78-number"),
+        pytest.param("colour", "green", [("/colour", "invalid_value")], id="enum"),
+        pytest.param("colour", [], [("/colour", "invalid_type")], id="enum-array"),
+        pytest.param("level", 0, [("/level", "invalid_value")], id="below"),
+        pytest.param("level", 10, [("/level", "invalid_value")], id="above"),
+        pytest.param("level", True, [("/level", "invalid_type")], id="I34-bool-is-no-int"),
+        pytest.param("level", 1.5, [("/level", "invalid_type")], id="I78-float"),
+        pytest.param("level", "1", [("/level", "invalid_type")], id="text-is-no-int"),
+        pytest.param("flag", 1, [("/flag", "invalid_type")], id="int-is-no-bool"),
+        pytest.param("flag", "true", [("/flag", "invalid_type")], id="text-is-no-bool"),
+        pytest.param("number", 2**63, [("/number", "invalid_value")], id="more-than-64-bits"),
+        pytest.param("number", -(2**63) - 1, [("/number", "invalid_value")], id="less-than-64-bits"),
+        pytest.param("number", math.inf, [("/number", "invalid_type")], id="I06-int"),
+        pytest.param("ratio", math.inf, [("/ratio", "invalid_value")], id="I06-float"),
+        pytest.param("ratio", math.nan, [("/ratio", "invalid_value")], id="nan"),
+        pytest.param("timeout", "soon", [("/timeout", "invalid_value")], id="duration"),
+        pytest.param("timeout", 5, [("/timeout", "invalid_type")], id="duration-number"),
+        pytest.param("at", "now", [("/at", "invalid_value")], id="time"),
+        pytest.param("at", None, [("/at", "invalid_type")], id="time-null"),
+        pytest.param("even", "3", [("/even", "odd")], id="own-code"),
+        pytest.param("even", "x", [("/even", "invalid_value")], id="own-type"),
+        pytest.param("halved", "x", [("/halved", "invalid_value")], id="own-function"),
+        pytest.param("types", [], [("/types", "invalid_value")], id="too-few"),
+        pytest.param("types", ["a"] * 4, [("/types", "invalid_value")], id="I44-too-many"),
+        pytest.param("types", ["a", 1, "aaaa"], [("/types/1", "invalid_type"), ("/types/2", "invalid_value")], id="elements"),
+        pytest.param("types", "abc", [("/types", "invalid_type")], id="text-is-no-array"),
+        pytest.param("types", {"a": 1}, [("/types", "invalid_type")], id="object-is-no-array"),
+        pytest.param("set", [1, "x"], [("/set/1", "invalid_type")], id="set"),
+        pytest.param("pair", [1], [("/pair", "invalid_value")], id="tuple"),
+        pytest.param(
+            "headers", {"a": 1, "/~c": 2}, [("/headers/a", "invalid_type"), ("/headers/~1~0c", "invalid_type")], id="values"
+        ),
+        pytest.param("headers", {"long": "x"}, [("/headers/long", "invalid_value")], id="name"),
+        pytest.param("headers", [], [("/headers", "invalid_type")], id="array-is-no-object"),
+        pytest.param(
+            "metadata",
+            {"a": [1, math.inf], "b": 2**64},
+            [("/metadata/a/1", "invalid_value"), ("/metadata/b", "invalid_value")],
+            id="I06-any",
+        ),
+        pytest.param(
+            "metadata",
+            {"a": object(), "b": {1: 2}},
+            [("/metadata/a", "invalid_type"), ("/metadata/b", "invalid_type")],
+            id="no-json",
+        ),
+        pytest.param("anything", b"x", [("/anything", "invalid_type")], id="bytes"),
+        pytest.param("auth", "x", [("/auth", "invalid_type")], id="tagged-text"),
+        pytest.param("auth", {"token_url": "u"}, [("/auth/type", "missing_member")], id="no-tag"),
+        pytest.param("auth", {"type": "oauth"}, [("/auth/type", "invalid_value")], id="unknown-tag"),
+        pytest.param("auth", {"type": []}, [("/auth/type", "invalid_type")], id="tag-of-another-type"),
+        pytest.param(
+            "auth",
+            {"type": "oauth2", "token_ulr": "u", "scopes": [1]},
+            [("/auth/token_ulr", "unknown_member"), ("/auth/scopes/0", "invalid_type"), ("/auth/token_url", "missing_member")],
+            id="inside-tagged",
+        ),
+        pytest.param(
+            "basic",
+            {"username": 1},
+            [("/basic/type", "missing_member"), ("/basic/username", "invalid_type"), ("/basic/password", "missing_member")],
+            id="one-tagged",
+        ),
+        pytest.param(
+            "basic",
+            {"type": "basik", "username": "u", "password": "p"},
+            [("/basic/type", "invalid_value")],
+            id="one-tagged-unknown",
+        ),
+        pytest.param("range", {"low": 11}, [("/range", "empty_range")], id="rule-of-a-struct"),
+        pytest.param(
+            "range", {"low": "x", "hihg": 1}, [("/range/low", "invalid_type"), ("/range/hihg", "unknown_member")], id="nested"
+        ),
+        pytest.param("range", None, [("/range", "invalid_type")], id="nested-null"),
+        pytest.param("either", [], [("/either", "invalid_type")], id="union"),
+        pytest.param("option", "x", [("/option", "invalid_value")], id="mixed-union"),
+        pytest.param("option", -1, [("/option", "invalid_value")], id="mixed-union-bound"),
+        pytest.param("tpye", 1, [("/tpye", "unknown_member")], id="I35"),
+        pytest.param("", 1, [("/", "unknown_member")], id="empty-name"),
+    ],
+)
+def test_each_mistake_is_found(name: str, value: Any, expected: list[tuple[str, str]]) -> None:
+    """A wrong member is reported with its code, and its pointer, alone."""
+    assert expected == found({"type": "a", name: value})
+
+
+@pytest.mark.parametrize("raw", [None, 5, "x", [], [{}], True, b"x"])
+def test_no_object(raw: Any) -> None:
+    """I20: what is no object at all is one mistake, at the pointer given."""
+    assert [("/7", "invalid_type")] == found(raw, "/7")
+
+
+def test_all_at_once() -> None:
+    """All mistakes are named in the order of the input, what is missing at the end, where it would be."""
+    raw = {"prioritty": 1, "level": 0, "range": {"high": "x"}, "types": ["ok", 5]}
+
+    assert [
+        ("/3/prioritty", "unknown_member"),
+        ("/3/level", "invalid_value"),
+        ("/3/range/high", "invalid_type"),
+        ("/3/range/low", "missing_member"),
+        ("/3/types/1", "invalid_type"),
+        ("/3/type", "missing_member"),
+    ] == found(raw, "/3")
+
+
+@pytest.mark.parametrize(
+    ("raw", "detail"),
+    [
+        pytest.param({"type": 5}, "expected a string, got an integer", id="type"),
+        pytest.param({"type": "A"}, "expected a type such as order.created", id="expected"),
+        pytest.param({}, "'type' is missing", id="missing"),
+        pytest.param({"type": "a", "levle": 1}, "unknown member 'levle' - did you mean 'level'?", id="unknown"),
+        pytest.param({"type": "a", "zzzz": 1}, "unknown member 'zzzz'", id="unlike"),
+        pytest.param({"type": "a", "level": 0}, "expected an integer >= 1", id="bound"),
+        pytest.param({"type": "a", "priority": "hgih"}, "expected one of 'high', 'low' - did you mean 'high'?", id="choice"),
+        pytest.param({"type": "a", "colour": "x"}, "expected one of 'red', 'blue'", id="enum"),
+        pytest.param({"type": "a", "either": None}, "expected an integer or a string, got null", id="union"),
+        pytest.param({"type": "a", "types": []}, "expected an array of length >= 1", id="length"),
+        pytest.param({"type": "a", "timeout": 5}, "expected a string, got an integer", id="duration"),
+        pytest.param({"type": "a", "range": None}, "expected an object, got null", id="object"),
+        pytest.param({"type": "a", "option": "\x00" * 5000}, "this value is not allowed here", id="no-echo"),
+    ],
+)
+def test_sentences(raw: Any, detail: str) -> None:
+    """Details speak of JSON, not of Python, and suggest what was meant."""
+    assert [detail] == [mistake.detail for mistake in converted(Wanted, raw)[1]]
+
+
+@pytest.mark.parametrize("value", ["\x1b" * 9999, "x" * 9999])
+@pytest.mark.parametrize("name", ["priority", "colour", "timeout", "at", "type", "either", "option", "auth"])
+def test_little_is_repeated(name: str, value: str) -> None:
+    """Neither values nor names are repeated at length or unescaped."""
+    for raw in ({"type": "a", name: value}, {"type": "a", value: 1}, {"type": "a", "headers": {value: 1}}):
+        for mistake in converted(Wanted, raw)[1]:
+            assert mistake.detail.isprintable()
+            assert value[:101] not in mistake.detail + (mistake.pointer or "")
+            assert len(mistake.detail) < 600
+
+
+def test_what_is_valid_can_be_looked_at() -> None:
+    """A draft gives valid members and defaults while others are wrong, and None for those."""
+    draft, mistakes = converted(Wanted, {"level": 3, "priority": "no", "text": "ab", "nope": 1})
+
+    assert ["/priority", "/nope", "/type"] == [mistake.pointer for mistake in mistakes]
+    assert (3, "ab", "r", {}) == (draft.get("level"), draft.get("text"), draft.get("renamed"), draft.get("metadata"))
+    assert (None, None, None) == (draft.get("priority"), draft.get("type"), draft.get("timeout"))
+    assert draft.whole is None
+
+
+def test_a_whole_draft() -> None:
+    """A draft without mistakes answers as the Struct does, without UNSET."""
+    draft, mistakes = converted(Hot, {"type": "a", "data": Raw(b"1")})
+
+    assert [] == mistakes
+    assert ("a", "low", None) == (draft.get("type"), draft.get("priority"), draft.get("deliver_at"))
+    assert draft.whole is not None
+
+
+def test_mistakes_of_meaning_are_added() -> None:
+    """A caller's own mistakes are raised together with those of form."""
+    problems = Problems()
+    draft = problems.convert(Wanted, {"type": "a", "level": 0})
+    problems.add("/type", "reserved_type", "not yours")
+
+    with pytest.raises(Invalid) as caught:
+        problems.require(draft)
+
+    assert ["/level", "/type"] == [mistake.pointer for mistake in caught.value.mistakes]
+    assert 422 == caught.value.status
+
+
+def test_nothing_wrong() -> None:
+    """Without mistakes nothing is raised."""
+    Problems().raise_if_any()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"type": "a", "data": Raw(b"1")},
+        {"type": "a", "data": Raw(b"1"), "deliverAt": "1970-01-01T00:00:00Z", "even": "2", "level": 8},
+        {"type": "a", "data": Raw(b"1"), "deliverAt": Time(5), "secret": Secret("p"), "names": ("a",)},
+        {"type": "a", "data": Raw(b"1"), "deliverAt": UNSET, "secret": "p", "names": ["a", "b"]},
+        {"type": "a", "data": Raw(b"1"), "deliverAt": None, "secret": None},
+        {"type": "a", "data": Raw(b"1"), "even": "3"},
+        {"type": "a", "data": Raw(b"1"), "even": 4},
+        {"type": "a", "data": Raw(b"1"), "level": 9},
+        {"type": "a", "data": Raw(b"1"), "names": ["long", 5]},
+        {"type": "a", "data": Raw(b"1"), "deliver_at": None},
+        {"type": "a"},
+        [],
+    ],
+)
+def test_the_fast_way_agrees(raw: Any) -> None:
+    """What msgspec alone takes, the collector takes too, with the same result; what it refuses has a mistake."""
+
+    class Slow(Hot, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+        extra: Any = None
+
+    fast, fast_mistakes = converted(Hot, raw)
+    slow, slow_mistakes = converted(Slow, raw)
+
+    assert fast_mistakes == slow_mistakes
+    assert (fast.whole is None) == bool(fast_mistakes)
+    for name in Hot.__struct_fields__:
+        assert repr(fast.get(name)).partition(" at 0x")[0] == repr(slow.get(name)).partition(" at 0x")[0]
+
+
+def test_structs_pass_as_they_are() -> None:
+    """Keyword arguments may hold Structs of the type asked for."""
+    basic = Basic(username="u", password=Secret("p"))
+    oauth = OAuth(token_url="u")
+
+    assert [] == found({"type": "a", "auth": basic, "basic": basic, "range": Range(low=1), "timeout": Duration(5)})
+    assert [] == found({"type": "a", "halved": 6, "ratio": None})
+    assert [] == found(Wanted(type="a", auth=oauth))
+    assert [("/basic", "invalid_type")] == found({"type": "a", "auth": oauth, "basic": oauth})
+
+
+def test_endless_input() -> None:
+    """An object that holds itself ends in a mistake."""
+    endless: list[Any] = []
+    endless.append(endless)
+    loop: dict[str, Any] = {}
+    loop["x"] = loop
+
+    ((at, code), (_, other)) = found({"type": "a", "anything": endless, "metadata": loop})
+
+    assert ("/anything" + "/0" * 64, "invalid_value", "invalid_value") == (at, code, other)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param({f"k{i}": i for i in range(100_000)}, id="members"),
+        pytest.param({"type": "a", "set": ["x"] * 100_000}, id="elements"),
+        pytest.param({"type": "a", "headers": {f"{i:03}": i for i in range(100_000)}}, id="values"),
+    ],
+)
+def test_a_thousand_mistakes_are_enough(raw: Any) -> None:
+    """A flood of mistakes ends after a thousand, and the error says so."""
+    problems = Problems()
+    problems.convert(Wanted, raw)
+
+    with pytest.raises(Invalid, match="Only the first 1000") as caught:
+        problems.raise_if_any()
+    assert 1000 == len(caught.value.mistakes)
+
+
+class Halved(Struct):
+    """A Struct that only its own function can read."""
+
+    value: Annotated[int, Meta(ge=0, le=9, extra={"parse": half})]
+
+
+class Alone(Struct):
+    """A Struct with a tagged one in it."""
+
+    basic: Basic
+
+
+def test_what_msgspec_does_not_know() -> None:
+    """A function of ours and the tag of a single Struct hold also where msgspec would take the input."""
+    assert Halved(value=2) == converted(Halved, {"value": "4"})[0].whole
+    assert ["/basic/type"] == [m.pointer for m in converted(Alone, {"basic": {"username": "u", "password": "p"}})[1]]
+
+
+class Lenient(Struct):
+    """A Struct that ignores what it does not know."""
+
+    a: Any = None
+
+
+def test_unknown_members_may_be_allowed() -> None:
+    """Whether unknown members are mistakes is the Struct's decision."""
+    draft, mistakes = converted(Lenient, {"a": 1, "b": 2})
+
+    assert ([], Lenient(a=1)) == (mistakes, draft.whole)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=2) | st.just(UNSET),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*Wanted.__struct_fields__, "low", "username", "x"]) | st.integers(), inner, max_size=4
+            )
+        ),
+    )
+)
+def test_any_input_is_converted_or_refused(raw: Any) -> None:
+    """Whatever comes, there is a Struct or at least one mistake, never both, and no other error."""
+    draft, mistakes = converted(Wanted, raw)
+
+    assert (draft.whole is None) == bool(mistakes)
