@@ -439,10 +439,10 @@ class Scheduler:
 
     def _trim(self, share: int, now: int) -> None:
         """Bring all lanes down to *share*: an eighth of the window at once, because it looks at every lane."""
-        for place in (self._blocked, *self._lines):
-            for lane in place:
-                while lane.size > share:
-                    self._evict(lane, now)
+        for lane in [lane for place in (self._blocked, *self._lines) for lane in place if lane.size > share]:
+            while lane.size > share:
+                self._evict(lane, now)
+            self._look(lane, now)
 
     def _evict(self, lane: _Lane, now: int) -> None:
         priority = lane.last_queue(now)

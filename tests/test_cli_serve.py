@@ -205,6 +205,21 @@ def test_serve_as_a_process_takes_events_and_ends_with_0() -> None:
     assert 3 == subprocess.run([*command, "event", "list"], capture_output=True, check=False).returncode
 
 
+def test_serve_stops_when_nobody_reads_its_words() -> None:
+    """A daemon whose terminal is gone ends as well on SIGTERM as any."""
+    command = [sys.executable, "-m", "hookengine", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as child:
+        try:
+            assert child.stderr
+            assert any(line.startswith("Ready.") for line in child.stderr)
+            child.stderr.close()
+            child.send_signal(signal.SIGTERM)
+
+            assert 0 == child.wait(10)
+        finally:
+            child.kill()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -284,12 +299,13 @@ def fail(secret: str) -> None:
 
 def test_json_lines_hold_the_event_and_the_traceback() -> None:
     """A line is one JSON object with level and time, and a traceback in it shows no variables."""
+    secret = "whsec-x"
     stream = StringIO()
     logger = make_logger("info", "json", stream, colors=False)
     logger.debug("unwanted")
     logger.info("attempt_finished", n=1, path=Path("x"))
     try:
-        fail("-".join(["whsec", "x"]))
+        fail(secret)
     except ValueError:
         logger.exception("fault")
     first, second = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -304,12 +320,13 @@ def test_json_lines_hold_the_event_and_the_traceback() -> None:
 
 def test_console_lines_hold_no_escapes_and_no_variables() -> None:
     """What a receiver answered cannot drive the terminal, and a traceback does not show secrets."""
+    secret = "whsec-x"
     stream = StringIO()
     logger = make_logger("warning", "console", stream, colors=False)
     logger.info("unwanted")
     logger.warning("attempt_failed", detail="\x1b[31mred")
     try:
-        fail("-".join(["whsec", "x"]))
+        fail(secret)
     except ValueError:
         logger.exception("fault")
     shown = stream.getvalue()

@@ -53,7 +53,8 @@ def sub(seq: int = 1, **settings: Any) -> Subscription:
 
 def delivery(seq: int = 5, **fields: Any) -> Delivery:
     """A delivery of subscription 1 that waits for its first attempt."""
-    return Delivery(**({"seq": seq, "id": f"dlv_{seq}", "event": 1, "subscription": 1, "due_at": 1, "created_at": 1} | fields))
+    given: dict[str, Any] = {"seq": seq, "id": f"dlv_{seq}", "event": 1, "subscription": 1, "due_at": 1, "created_at": 1}
+    return Delivery(**(given | fields))
 
 
 def written(made: Batch, statement: str) -> list[tuple[Any, ...]]:

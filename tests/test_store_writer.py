@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from pathlib import Path
 
-    from hookengine.models import Delivery
+    from hookengine.models import Delivery, Outcome
     from hookengine.scheduler import Mark
     from hookengine.store import Transaction
 
@@ -387,10 +387,11 @@ async def test_result_after_the_subscription_is_deleted(tmp_path: Path) -> None:
 async def test_consecutive_interrupted_attempts_are_one_row(tmp_path: Path) -> None:
     """Trouble of this machine does not fill the disk, nor take the place of what the endpoint did or a fault in our code."""
     parked = Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail="KeyError"))
+    outcomes: list[Outcome] = [NO_ANSWER, INTERRUPTED, INTERRUPTED, NO_ANSWER, INTERRUPTED, parked, INTERRUPTED]
     async with opened(tmp_path) as place:
         await place.subscribe()
         (delivery,) = await place.deliver()
-        for time, outcome in enumerate((NO_ANSWER, INTERRUPTED, INTERRUPTED, NO_ANSWER, INTERRUPTED, parked, INTERRUPTED)):
+        for time, outcome in enumerate(outcomes):
             (recorded,) = await place.record(result(replace(delivery, step=0), outcome, at=NOW + time))
             delivery = recorded.delivery
 
@@ -516,7 +517,7 @@ async def test_heads_are_the_first_of_each_lane(tmp_path: Path) -> None:
         ]
         made = await place.deliver(*many)
         ended = chance.sample(made, len(made) // 2)
-        outcomes = [chance.choice([DELIVERED, NO_ANSWER, INTERRUPTED]) for _ in ended]
+        outcomes: list[Outcome] = chance.choices([DELIVERED, NO_ANSWER, INTERRUPTED], k=len(ended))
         after = [r.delivery for r in await place.record(*map(result, ended, outcomes))]
         await place.edit(subscriptions[0], state=SubscriptionState.DISABLED)
         await place.store.writer.change(changes.delete_subscription(subscriptions[1].id, None))

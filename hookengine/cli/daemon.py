@@ -45,8 +45,8 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[], None]) -> N
         await engine.stop(drain=drain)
 
     def on_signal() -> None:
-        say("Stopping at once." if stops else "Stopping: attempts in flight may end; once more stops at once.")
         stops.append(loop.create_task(stop(0 if stops else None)))
+        say("Stopping: attempts in flight may end; once more stops at once." if len(stops) == 1 else "Stopping at once.")
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):

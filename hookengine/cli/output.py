@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,7 +30,9 @@ _STYLES = {
 
 def say(words: str) -> None:
     """Say *words* to the person, on stderr."""
-    click.echo(words, err=True)
+    # A person who has closed the terminal still wants the work done, and the daemon to stop when told.
+    with suppress(OSError):
+        click.echo(words, err=True)
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,177 @@
+"""A real engine on a temporary file, a journal of what it logs, and endpoints that answer when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from hookengine.clock import Clock
+from hookengine.config import Config, Delivery, Security
+from hookengine.engine import DATABASE, Engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+    from hookengine import views
+    from hookengine.receiver import Received
+    from hookengine.store import Transaction
+
+PATIENCE = 15  # s until a test that waits has failed
+LOOPBACK = Security(allow_http=True, allow_networks=("127.0.0.0/8", "::1/128"))  # type: ignore[arg-type]  # given as texts
+
+
+class Journal:
+    """What an engine logs, in order, as one mapping a line with the name of what happened under `event`."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+            None, processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0)
+        )
+        self._more = asyncio.Event()
+
+    def all(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+        """The lines called *name* that have *fields*."""
+        return [line for line in self.lines if line["event"] == name and fields.items() <= line.items()]
+
+    async def until(self, name: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """The same, once there are *count*."""
+        async with asyncio.timeout(PATIENCE):
+            while len(found := self.all(name, **fields)) < count:
+                self._more.clear()
+                await self._more.wait()
+        return found
+
+    def _keep(self, _logger: object, _method: str, fields: Any) -> Any:
+        self.lines.append(dict(fields))
+        self._more.set()
+        raise structlog.DropEvent
+
+
+class Gate:
+    """
+    A step of a receiver's script that answers when it is told to, in the order of arrival.
+
+    `most` is the largest number of requests that were here at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Received] = []  # arrived, and not answered
+        self.most = 0
+        self._answers: dict[int, asyncio.Future[int]] = {}
+        self._arrived = asyncio.Event()
+        self._open_with: int | None = None
+
+    async def __call__(self, request: Received) -> int:
+        """The status that this request is answered with."""
+        self.waiting.append(request)
+        self.most = max(self.most, len(self.waiting))
+        self._arrived.set()
+        try:
+            if self._open_with is not None:
+                return self._open_with
+            answer = self._answers[request.number] = asyncio.get_running_loop().create_future()
+            return await answer
+        finally:
+            self.waiting.remove(request)
+
+    async def arrived(self, count: int = 1) -> list[Received]:
+        """Those that wait for an answer, once there are *count*."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.waiting) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+        return list(self.waiting)
+
+    def answer(self, status: int = 200) -> None:
+        """Answer the one that waits longest."""
+        self._answers.pop(min(self._answers)).set_result(status)
+
+    def open(self, status: int = 200) -> None:
+        """Answer all that wait, and all that come."""
+        self._open_with = status
+        while self._answers:
+            self.answer(status)
+
+
+def engine(folder: Path, journal: Journal | None = None, *, serve: str | None = None, **delivery: Any) -> Engine:
+    """An engine in *folder* that may call loopback, with settings of `[delivery]`; not started."""
+    config = Config(security=LOOPBACK, delivery=Delivery(**delivery))
+    return Engine(folder / DATABASE, config=config, serve=serve, logger=(journal or Journal()).logger)
+
+
+@asynccontextmanager
+async def running(folder: Path, journal: Journal | None = None, **delivery: Any) -> AsyncIterator[Engine]:
+    """The same, started; at the end attempts in flight are cut."""
+    made = engine(folder, journal, **delivery)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop(drain=0)
+
+
+async def only(engine: Engine, **query: Any) -> views.Delivery:
+    """The one delivery that *query* finds, with its attempts."""
+    [found] = (await engine.deliveries(**query)).data
+    return await engine.delivery(found.id)
+
+
+async def past(engine: Engine, moment: int) -> None:
+    """Return when the clock shows more than *moment* (ms since the epoch); the engine is kept at work until then."""
+    clock = Clock()
+    async with asyncio.timeout(PATIENCE):
+        while clock.now() <= moment:
+            await engine.events(limit=1)
+
+
+@asynccontextmanager
+async def blocked_writer(engine: Engine) -> AsyncIterator[asyncio.Event]:
+    """Hold the writer in a transaction, until the block ends or the flag is set."""
+    inside, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: Transaction) -> None:
+        inside.set()
+        await released.wait()
+
+    task = asyncio.create_task(engine._running.store.writer.change(hold))
+    async with asyncio.timeout(PATIENCE):
+        await inside.wait()
+    try:
+        yield released
+    finally:
+        released.set()
+        await task
+
+
+async def limit_pages(engine: Engine, pages: int | None) -> None:
+    """Let the database grow by *pages* at most; None lifts the limit."""
+    db = engine._running.store.writer._db
+    ((used,),) = await db.execute_fetchall("PRAGMA page_count")
+    await db.execute_fetchall(f"PRAGMA max_page_count = {2**30 if pages is None else used + pages}")
+
+
+def rows(folder: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """What *statement* gives on a connection of its own: only what is committed."""
+    with closing(sqlite3.connect(folder / DATABASE)) as db:
+        return db.execute(statement, values).fetchall()
+
+
+def edit(folder: Path, script: str) -> None:
+    """Change the file behind the engine's back."""
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
+        db.executescript(script)
+
+
+def numbers(requests: Iterable[Received]) -> list[int]:
+    """The `n` of the data of *requests* to subscriptions of the standard profile."""
+    return [int(request.body.rpartition(b'"n":')[2].rstrip(b"}")) for request in requests]
+
+
+Numbered = Callable[[int], dict[str, int]]

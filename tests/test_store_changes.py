@@ -1,0 +1,532 @@
+"""Changes that run alone: subscriptions, deliveries by hand, upkeep in steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+from storage import DAY, DELIVERED, HOUR, MINUTE, NO_ANSWER, NOW, Opened, draft, drafts, opened, result, subscription
+
+from hookengine.errors import (
+    DeliveryNotFound,
+    DeliveryStateConflict,
+    IdempotencyMismatch,
+    PreconditionFailed,
+    SubscriptionDisabled,
+    SubscriptionNotFound,
+)
+from hookengine.models import (
+    Delivery,
+    DeliveryState,
+    DisabledReason,
+    Health,
+    Priority,
+    Secret,
+    Subscription,
+    SubscriptionState,
+    Trigger,
+)
+from hookengine.store import Answer, Key, changes
+from hookengine.store.changes import STEP
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from hookengine.store import Transaction
+
+KEY = Key(tenant="acme", method="POST", path="/v1/subscriptions", key="k", digest=b"d")
+RETENTION = 30 * DAY
+ACTIVE, DISABLED = SubscriptionState.ACTIVE, SubscriptionState.DISABLED
+
+
+def name_of(made: Subscription) -> bytes:
+    """The answer that a request for a new subscription gets."""
+    return made.id.encode()
+
+
+async def add(place: Opened, one: Subscription, key: Key = KEY) -> Subscription | Answer:
+    """Add a subscription with a key."""
+    return await place.store.writer.change(changes.add_subscription(one, key, name_of))
+
+
+async def finish(place: Opened, step: Callable[[Transaction], Awaitable[int]]) -> list[int]:
+    """Repeat *step* as maintenance does; what it did each time."""
+    counts = [await place.store.writer.change(step)]
+    while counts[-1]:
+        counts.append(await place.store.writer.change(step))
+    return counts
+
+
+async def fail(place: Opened, made: list[Delivery], *, at: int = NOW) -> list[Delivery]:
+    """Let the first attempt of each fail; what waits for a retry then."""
+    return [recorded.delivery for recorded in await place.record(*(result(delivery, NO_ANSWER, at=at) for delivery in made))]
+
+
+def shown(place: Opened) -> list[str]:
+    """How the deliveries read."""
+    return [state for (state,) in place.rows("SELECT state FROM deliveries_shown ORDER BY seq")]
+
+
+# Subscriptions.
+
+
+async def test_subscription_is_added(tmp_path: Path) -> None:
+    """It is stored under the next key, known to the index, told, and has no counts yet."""
+    async with opened(tmp_path) as place:
+        first, second = await place.subscribe(), await place.subscribe()
+
+        assert [1, 2] == [first.seq, second.seq]
+        assert [(None, first), (None, second)] == place.listener.all("changed")
+        assert [first, second] == list(place.store.writer.index)
+        assert {1: Health(), 2: Health()} == place.store.writer.health
+        assert [(first.id,), (second.id,)] == place.rows("SELECT id FROM subscriptions ORDER BY seq")
+    async with opened(tmp_path) as place:
+        assert [first, second] == list(place.store.writer.index)
+
+
+async def test_subscription_with_a_key_is_added_once(tmp_path: Path) -> None:
+    """The repetition gets what the first was answered; other bytes are refused."""
+    async with opened(tmp_path) as place:
+        made = await add(place, subscription(place.clock))
+        assert isinstance(made, Subscription)
+
+        assert Answer(status=201, body=made.id.encode()) == await add(place, subscription(place.clock))
+        with pytest.raises(IdempotencyMismatch):
+            await add(place, subscription(place.clock), replace(KEY, digest=b"other"))
+        assert isinstance(await add(place, subscription(place.clock), replace(KEY, key="other")), Subscription)
+        assert 2 == len(place.store.writer.index)
+
+
+async def test_key_of_a_subscription_is_free_after_a_day(tmp_path: Path) -> None:
+    """After 24 hours the key makes another subscription."""
+    async with opened(tmp_path) as place:
+        await add(place, subscription(place.clock))
+        place.clock.time += DAY
+
+        assert isinstance(await add(place, subscription(place.clock), replace(KEY, digest=b"other")), Subscription)
+        assert [(NOW + DAY,)] == place.rows("SELECT created_at FROM idempotency_keys")
+
+
+async def test_edit_makes_a_new_version(tmp_path: Path) -> None:
+    """The change is applied to the subscription as it is, stored, and told with what was before."""
+    async with opened(tmp_path) as place:
+        before = await place.subscribe()
+        place.clock.time += 5
+        after = await place.edit(before, url="https://new.example/", headers=(("a", Secret("b")),))
+
+        assert (2, NOW + 5, NOW) == (after.version, after.updated_at, after.created_at)
+        assert (before, after) == place.listener.all("changed")[-1]
+        assert [after] == list(place.store.writer.index)
+    async with opened(tmp_path) as place:
+        assert [after] == list(place.store.writer.index)
+
+
+async def test_edit_that_changes_nothing_is_none(tmp_path: Path) -> None:
+    """The version stays, and nobody is told."""
+    async with opened(tmp_path) as place:
+        before = await place.subscribe()
+
+        assert before is await place.edit(before, url=before.url, state=ACTIVE)
+        assert 1 == len(place.listener.all("changed"))
+
+
+@pytest.mark.parametrize(("version", "fits"), [(None, True), (1, True), (2, False), (0, False)])
+async def test_edit_of_a_version(tmp_path: Path, version: int | None, *, fits: bool) -> None:
+    """With a version given, only that one is changed, even where the change would be none."""
+
+    def same(current: Subscription, _: int) -> Subscription:
+        return current
+
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        step = changes.edit_subscription(one.id, None, same, version=version)
+        if fits:
+            assert one == await place.store.writer.change(step)
+        else:
+            with pytest.raises(PreconditionFailed):
+                await place.store.writer.change(step)
+
+
+async def test_edit_is_told_the_time(tmp_path: Path) -> None:
+    """What an edit decides may depend on now."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        place.clock.time += 7
+        step = changes.edit_subscription(one.id, "acme", lambda current, now: replace(current, name=str(now)))
+
+        assert str(NOW + 7) == (await place.store.writer.change(step)).name
+
+
+@pytest.mark.parametrize(("known", "tenant"), [(False, None), (True, "other")], ids=["unknown", "of another tenant"])
+async def test_subscription_that_is_not_there(tmp_path: Path, tenant: str | None, *, known: bool) -> None:
+    """An unknown id and one of another tenant are the same."""
+    async with opened(tmp_path) as place:
+        id_ = (await place.subscribe()).id if known else "sub_unknown"
+        with pytest.raises(SubscriptionNotFound):
+            await place.store.writer.change(changes.edit_subscription(id_, tenant, lambda current, _: current))
+        with pytest.raises(SubscriptionNotFound):
+            await place.store.writer.change(changes.delete_subscription(id_, tenant))
+
+
+async def test_disabling_by_hand(tmp_path: Path) -> None:
+    """The reason is `manual`, the counters stay, and what waits reads as held."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        made = await place.deliver(*drafts(2))
+        await fail(place, made[:1])
+        after = await place.edit(one, state=DISABLED)
+
+        assert (DISABLED, DisabledReason.MANUAL) == (after.state, after.disabled_reason)
+        assert 1 == place.store.writer.health[one.seq].consecutive_failures
+        assert ["held", "held"] == shown(place)
+        assert [] == place.listener.all("overruled")
+
+
+async def test_reason_of_a_disabling_stays(tmp_path: Path) -> None:
+    """Another edit of a disabled subscription does not take its reason for its own."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe(state=DISABLED, disabled_reason=DisabledReason.GONE)
+
+        assert DisabledReason.GONE is (await place.edit(one, name="x")).disabled_reason
+
+
+async def test_enabling_starts_anew(tmp_path: Path) -> None:
+    """The run of failures is over, the reason gone, the last success remembered, in rows and in memory alike."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        first, second = await place.deliver(*drafts(2))
+        await place.record(result(first, DELIVERED))
+        await fail(place, [second])
+        disabled = await place.edit(one, state=DISABLED)
+        place.clock.time += HOUR
+        after = await place.edit(disabled, state=ACTIVE)
+
+        expected = Health(last_success_at=NOW + 20, last_failure_at=NOW + 20, enabled_at=NOW + HOUR)
+        assert (ACTIVE, None) == (after.state, after.disabled_reason)
+        assert {one.seq: expected} == place.store.writer.health
+    async with opened(tmp_path) as place:
+        assert {one.seq: expected} == place.store.writer.health
+
+
+async def test_deleting_is_one_row(tmp_path: Path) -> None:
+    """Its secrets go, its deliveries read as cancelled though none was written, and it is not there any more."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        await place.deliver(*drafts(3))
+        before = place.rows("SELECT * FROM deliveries")
+        await place.store.writer.change(changes.delete_subscription(one.id, None))
+
+        assert before == place.rows("SELECT * FROM deliveries")
+        assert ["cancelled"] * 3 == shown(place)
+        assert [(NOW, b"")] == place.rows("SELECT deleted_at, sealed FROM subscriptions")
+        assert (one, None) == place.listener.all("changed")[-1]
+        assert (0, {}) == (len(place.store.writer.index), place.store.writer.health)
+        with pytest.raises(SubscriptionNotFound):
+            await place.store.writer.change(changes.delete_subscription(one.id, None))
+        assert [] == await place.deliver()
+    async with opened(tmp_path) as place:
+        assert 0 == len(place.store.writer.index)
+        assert 2 == (await place.subscribe()).seq
+
+
+# Deliveries by hand.
+
+
+async def in_state(place: Opened, state: str) -> Delivery:
+    """A delivery that reads as *state*, tried twice where it can be, as its row has it."""
+    one = await place.subscribe()
+    (delivery,) = await place.deliver(draft(expires_at=NOW + DAY))
+    if state not in {"fresh", "deleted"}:
+        (delivery,) = await fail(place, [delivery])
+        before = delivery
+        if state == "failed":
+            delivery = replace(delivery, state=DeliveryState.FAILED, finished_at=NOW, failed_label="x")
+        elif state == "delivered":
+            delivery = replace(delivery, state=DeliveryState.DELIVERED, finished_at=NOW)
+        elif state == "cancelled":
+            delivery = replace(delivery, state=DeliveryState.CANCELLED, finished_at=NOW)
+        await place.record(replace(result(before, DELIVERED), after=delivery))
+    if state in {"held", "failed and disabled"}:
+        await place.edit(one, state=DISABLED)
+    if state == "deleted":
+        await place.store.writer.change(changes.delete_subscription(one.id, None))
+    place.listener.told.clear()
+    place.clock.time += MINUTE
+    return delivery
+
+
+@pytest.mark.parametrize("state", ["fresh", "pending", "failed", "cancelled"])
+async def test_retry_by_hand(tmp_path: Path, state: str) -> None:
+    """The same delivery is due now, with its whole schedule and no time limit; what it cost so far stays counted."""
+    async with opened(tmp_path) as place:
+        before = await in_state(place, state)
+        await place.store.writer.change(changes.retry_delivery(before.id, "acme"))
+
+        after = replace(
+            before,
+            state=DeliveryState.PENDING,
+            due_at=NOW + MINUTE,
+            step=0,
+            trigger=Trigger.MANUAL,
+            expires_at=None,
+            finished_at=None,
+            failed_label=None,
+        )
+        assert [("overruled", (before, after))] == place.listener.told
+        assert {1: [None, (NOW + MINUTE, 1), None]} == await place.store.reader.heads()
+        columns = "state, due_at, step, attempt_count, trigger, expires_at, finished_at, failed_label"
+        assert [("pending", NOW + MINUTE, 0, before.attempt_count, "manual", None, None, None)] == place.rows(
+            f"SELECT {columns} FROM deliveries"
+        )
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "said"),
+    [
+        ("delivered", DeliveryStateConflict, "the delivery is delivered"),
+        ("held", SubscriptionDisabled, r"the subscription is disabled \(manual\): enable it first"),
+        ("deleted", DeliveryStateConflict, "the delivery is cancelled and its subscription deleted"),
+    ],
+)
+async def test_retry_that_cannot_be(tmp_path: Path, state: str, error: type[Exception], said: str) -> None:
+    """What was delivered, is held, or belongs to nobody, stays as it is."""
+    async with opened(tmp_path) as place:
+        delivery = await in_state(place, state)
+        before = place.rows("SELECT * FROM deliveries")
+        with pytest.raises(error, match=f"^{said}$"):
+            await place.store.writer.change(changes.retry_delivery(delivery.id, None))
+
+        assert before == place.rows("SELECT * FROM deliveries")
+        assert [] == place.listener.told
+
+
+@pytest.mark.parametrize("state", ["fresh", "pending", "held"])
+async def test_cancel_by_hand(tmp_path: Path, state: str) -> None:
+    """What waits or is held ends as cancelled, now."""
+    async with opened(tmp_path) as place:
+        before = await in_state(place, state)
+        await place.store.writer.change(changes.cancel_delivery(before.id, "acme"))
+
+        after = replace(before, state=DeliveryState.CANCELLED, finished_at=NOW + MINUTE)
+        assert [("overruled", (before, after))] == place.listener.told
+        assert [("cancelled", NOW + MINUTE)] == place.rows("SELECT state, finished_at FROM deliveries")
+
+
+@pytest.mark.parametrize("state", ["delivered", "failed", "cancelled", "deleted"])
+async def test_cancel_that_cannot_be(tmp_path: Path, state: str) -> None:
+    """What has ended stays as it ended."""
+    reads = "cancelled" if state == "deleted" else state
+    async with opened(tmp_path) as place:
+        delivery = await in_state(place, state)
+        before = place.rows("SELECT * FROM deliveries")
+        with pytest.raises(DeliveryStateConflict, match=f"^the delivery is {reads}$"):
+            await place.store.writer.change(changes.cancel_delivery(delivery.id, None))
+
+        assert before == place.rows("SELECT * FROM deliveries")
+        assert [] == place.listener.told
+
+
+@pytest.mark.parametrize("change", [changes.retry_delivery, changes.cancel_delivery])
+@pytest.mark.parametrize(("known", "tenant"), [(False, None), (True, "other")], ids=["unknown", "of another tenant"])
+async def test_delivery_that_is_not_there(tmp_path: Path, change: Any, tenant: str | None, *, known: bool) -> None:
+    """An unknown id and one of another tenant are the same."""
+    async with opened(tmp_path) as place:
+        id_ = (await in_state(place, "pending")).id if known else "dlv_unknown"
+        with pytest.raises(DeliveryNotFound):
+            await place.store.writer.change(change(id_, tenant))
+
+
+# Upkeep.
+
+
+async def test_retries_are_brought_forward_in_steps(tmp_path: Path) -> None:
+    """After an enabling what waited for a retry becomes due at once, 500 to a commit, and each is told."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        made = await place.deliver(*drafts(700), *drafts(400, priority=Priority.LOW))
+        waiting = await fail(place, made)
+        disabled = await place.edit(one, state=DISABLED)
+        assert [0] == await finish(place, changes.bring_forward)
+        place.clock.time += MINUTE
+        await place.edit(disabled, state=ACTIVE)
+
+        assert [STEP, 200, 400, 0] == await finish(place, changes.bring_forward)
+        assert {NOW + MINUTE} == {due_at for (due_at,) in place.rows("SELECT due_at FROM deliveries")}
+        expected = [(before, replace(before, due_at=NOW + MINUTE)) for before in waiting]
+        assert expected == place.listener.all("overruled")
+        assert [0] == await finish(place, changes.bring_forward)
+        assert ["vault_check"] == [name for (name,) in place.rows("SELECT name FROM meta")]
+
+
+async def test_bringing_forward_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """What was left when the engine stopped is brought forward by the next one."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        await fail(place, await place.deliver(*drafts(600)))
+        await place.edit(await place.edit(one, state=DISABLED), state=ACTIVE)
+        assert STEP == await place.store.writer.change(changes.bring_forward)
+    async with opened(tmp_path) as place:
+        assert [100, 0] == await finish(place, changes.bring_forward)
+        assert [(NOW, 600)] == place.rows("SELECT due_at, count(*) FROM deliveries GROUP BY due_at")
+
+
+async def test_only_what_waited_for_a_retry_is_brought_forward(tmp_path: Path) -> None:
+    """A time that was asked for stays, as does what was tried since the enabling, and other subscriptions' work."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        await place.subscribe(event_types=("user.*",))
+        due, later, tried = await place.deliver(draft(), draft(deliver_at=NOW + HOUR), draft())
+        (other,) = await place.deliver(draft(type="user.x", only=frozenset({place.store.writer.index.get(2).id})))  # type: ignore[union-attr]  # it was just made
+        await fail(place, [due, other])
+        await place.edit(await place.edit(one, state=DISABLED), state=ACTIVE)
+        await fail(place, [tried], at=NOW)
+
+        assert [1, 0] == await finish(place, changes.bring_forward)
+        assert [("overruled", due.seq)] == [(name, what[0].seq) for name, what in place.listener.told if name == "overruled"]
+        retry_at = NOW + 20 + 10 * MINUTE
+        assert [(due.seq, NOW), (later.seq, NOW + HOUR), (tried.seq, retry_at), (other.seq, retry_at)] == place.rows(
+            "SELECT seq, due_at FROM deliveries ORDER BY seq"
+        )
+
+
+async def test_deleting_ends_the_bringing_forward(tmp_path: Path) -> None:
+    """Of a subscription that was enabled and then deleted nothing is brought forward any more."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        await fail(place, await place.deliver())
+        await place.edit(await place.edit(one, state=DISABLED), state=ACTIVE)
+        await place.store.writer.change(changes.delete_subscription(one.id, None))
+
+        assert [0] == await finish(place, changes.bring_forward)
+        assert [] == place.listener.all("overruled")
+
+
+async def test_rest_of_deleted_subscriptions_is_cancelled_in_steps(tmp_path: Path) -> None:
+    """Their pending rows become what they read as, with the time of the deleting; what ended before keeps its end."""
+    async with opened(tmp_path) as place:
+        first, second = await place.subscribe(), await place.subscribe()
+        await place.subscribe()
+        made = await place.deliver(*drafts(600))
+        await place.record(result(made[0], DELIVERED))
+        for one in (first, second):
+            place.clock.time += 1
+            await place.store.writer.change(changes.delete_subscription(one.id, None))
+        before = place.rows("SELECT seq, state, finished_at FROM deliveries_shown")
+        place.clock.time += HOUR
+
+        assert [STEP, 99, STEP, 100, 0] == await finish(place, changes.cancel_rest)
+        assert before == place.rows("SELECT seq, state, finished_at FROM deliveries_shown")
+        assert [
+            (1, "cancelled", NOW + 1, 599),
+            (1, "delivered", NOW + 20, 1),
+            (2, "cancelled", NOW + 2, 600),
+            (3, "pending", None, 600),
+        ] == place.rows("SELECT subscription, state, finished_at, count(*) FROM deliveries GROUP BY 1, 2, 3")
+
+
+async def test_held_deliveries_expire_in_steps(tmp_path: Path) -> None:
+    """What is held past its time fails as expired, without an attempt; what is served is left to the dispatcher."""
+    async with opened(tmp_path) as place:
+        held = await place.subscribe()
+        await place.subscribe()
+        deleted = await place.subscribe()
+        await place.deliver(*drafts(600, expires_at=NOW + HOUR), draft(expires_at=NOW + HOUR + 1), draft())
+        await place.edit(held, state=DISABLED)
+        await place.edit(deleted, state=DISABLED)
+        await place.store.writer.change(changes.delete_subscription(deleted.id, None))
+        place.clock.time += HOUR - 1
+        assert [0] == await finish(place, changes.expire)
+        place.clock.time += 1
+
+        assert [STEP, 100, 0] == await finish(place, changes.expire)
+        assert [(held.seq, NOW + HOUR, "expired", 600)] == place.rows(
+            "SELECT subscription, finished_at, failed_label, count(*) FROM deliveries WHERE state = 'failed' GROUP BY 1, 2, 3"
+        )
+
+
+async def test_pruning_spares_unfinished_work(tmp_path: Path) -> None:
+    """What ended longer ago than the retention goes, with its attempts; the rest stays however old it is."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        old, waiting, retrying, later = await place.deliver(*drafts(4))
+        await fail(place, [retrying])
+        await place.record(result(old, DELIVERED))
+        await place.record(result(later, DELIVERED, at=NOW + 1))
+        place.clock.time += 20 + RETENTION
+        assert [0] == await finish(place, changes.prune(RETENTION))
+        place.clock.time += 1
+
+        assert [3, 0] == await finish(place, changes.prune(RETENTION))  # a delivery, its attempt, its event
+        assert [(d.seq,) for d in (waiting, retrying, later)] == place.rows("SELECT seq FROM deliveries ORDER BY seq")
+        assert [(d.event,) for d in (waiting, retrying, later)] == place.rows("SELECT seq FROM events ORDER BY seq")
+        assert [(retrying.seq,), (later.seq,)] == place.rows("SELECT delivery FROM attempts ORDER BY delivery")
+        place.clock.time += 99 * 365 * DAY
+        await finish(place, changes.prune(RETENTION))
+        assert [(waiting.seq,), (retrying.seq,)] == place.rows("SELECT seq FROM deliveries ORDER BY seq")
+
+
+async def test_event_is_kept_while_a_delivery_needs_it(tmp_path: Path) -> None:
+    """An event goes with the last of its deliveries."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        await place.subscribe()
+        first, second = await place.deliver()
+        await place.record(result(first, DELIVERED))
+        place.clock.time += RETENTION + 21
+
+        assert [2, 0] == await finish(place, changes.prune(RETENTION))
+        assert [(1,)] == place.rows("SELECT count(*) FROM events")
+        await place.record(result(second, DELIVERED, at=place.clock.time))
+        place.clock.time += RETENTION + 21
+        assert [3, 0] == await finish(place, changes.prune(RETENTION))
+        assert [(0,)] == place.rows("SELECT count(*) FROM events")
+
+
+async def test_event_that_nobody_wanted_is_pruned_by_its_age(tmp_path: Path) -> None:
+    """Without deliveries retention counts from the acceptance, unless the event was replayed since."""
+    async with opened(tmp_path) as place:
+        await place.publish(*drafts(3))
+        place.clock.time += 1
+        await place.publish()
+        await place.subscribe()
+        await place.store.writer._db.execute(
+            "INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at)"
+            " VALUES (1, 'dlv_1', 2, 1, 'pending', 1, 1, 'replay', 1)"
+        )
+        place.clock.time = NOW + RETENTION
+        assert [0] == await finish(place, changes.prune(RETENTION))
+        place.clock.time += 1
+
+        assert [2, 0] == await finish(place, changes.prune(RETENTION))
+        assert [(2,), (4,)] == place.rows("SELECT seq FROM events ORDER BY seq")
+
+
+async def test_keys_are_pruned_after_a_day(tmp_path: Path) -> None:
+    """Idempotency keys go when their time is over, not before."""
+    async with opened(tmp_path) as place:
+        await add(place, subscription(place.clock))
+        place.clock.time += DAY - 1
+        await add(place, subscription(place.clock), replace(KEY, key="young"))
+        assert [0] == await finish(place, changes.prune(RETENTION))
+        place.clock.time += 1
+
+        assert [1, 0] == await finish(place, changes.prune(RETENTION))
+        assert [("young",)] == place.rows("SELECT key FROM idempotency_keys")
+
+
+async def test_pruning_goes_in_steps(tmp_path: Path) -> None:
+    """However much is over, a commit takes 500 deliveries, 500 events and 500 keys."""
+    async with opened(tmp_path) as place:
+        await place.publish(*drafts(600))
+        await place.subscribe()
+        made = await place.deliver(*drafts(700))
+        await place.record(*(result(delivery, DELIVERED) for delivery in made))
+        place.clock.time += RETENTION + HOUR
+
+        assert [4 * STEP, 3 * 200 + 100, 0] == await finish(place, changes.prune(RETENTION))
+        assert [(0, 0, 0)] == place.rows(
+            "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM deliveries), (SELECT count(*) FROM attempts)"
+        )
+        assert [] == place.rows("PRAGMA foreign_key_check")
