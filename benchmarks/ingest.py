@@ -17,6 +17,7 @@ PRODUCER = Path(__file__).with_name("producer.py")
 async def ingest(url: str, count: int, batch: int) -> float:
     """The seconds from the first request of the producer to the last recorded delivery."""
     async with subscribed(url, serve="127.0.0.1:0") as engine:
+        assert engine.url is not None
         token = (engine.path.parent / "admin.token").read_text().strip()
         producer = await asyncio.create_subprocess_exec(
             *(sys.executable, PRODUCER, "--url", engine.url, "--count", str(count), "--batch", str(batch)),

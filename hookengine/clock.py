@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 
-
 _POOL = 4096  # random bytes fetched at once: a system call for each id took a tenth of an id's time
 
 

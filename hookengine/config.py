@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -50,9 +50,11 @@ def _listen(text: str) -> str:
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        network = ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"expected a network such as '10.0.0.0/8': {quoted(str(error))}") from None
+        network, address = ip_network(text, strict=False), ip_interface(text).ip
+    except ValueError:
+        raise ValueError(f"expected a network such as '10.0.0.0/8', got {quoted(text)}") from None
+    if network.network_address != address:
+        raise ValueError(f"{quoted(text)} is an address in {network}: give {address}, or the network")
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         raise ValueError("give the IPv4 network itself, not its IPv6-mapped form")
     if network.prefixlen < (_WIDEST_IPV4 if isinstance(network, IPv4Network) else _WIDEST_IPV6):

@@ -149,7 +149,8 @@ class Engine:
         if supervisor is None:
             return
         self._check_process()
-        self._drain = self._config.delivery.drain / 1000 if drain is None else drain
+        wanted = self._config.delivery.drain / 1000 if drain is None else drain
+        self._drain = min(self._drain, wanted) if self._stop_asked.is_set() else wanted
         self._stop_asked.set()
         if self._parts is not None and self._parts.stopping:
             self._parts.dispatcher.stop(self._drain)

@@ -210,7 +210,7 @@ class Wire(ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Queue the answer; count what comes before it, and drop what comes after it."""
         code = data[0].code
-        if self._answered:
+        if self._answered or self._exception is not None:
             self.overfull = True
             self.force_close()
         elif 100 <= code <= 199 and code != 101:

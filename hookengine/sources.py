@@ -66,10 +66,7 @@ class Sources:
         if path is not None:
             sources._read_file(path)
         sources._read_environment(environ)
-        for name, value in flags.items():
-            if value is not None:
-                section, _, key = name.partition(".")
-                sources._lay(section, key, value, "flag")
+        sources._read_flags(flags)
         return sources
 
     def place_of(self, mistake: Mistake) -> str:
@@ -99,6 +96,13 @@ class Sources:
             elif meant := _meant(variable, self._options):
                 detail = f"unknown variable - did you mean {meant}?"
                 self.mistakes.append((variable, Mistake(code="unknown_variable", detail=detail)))
+
+    def _read_flags(self, flags: Mapping[str, Any]) -> None:
+        types = {option.name: option.type for option in self._options.values()}
+        for name, value in flags.items():
+            if value is not None:
+                section, _, key = name.partition(".")
+                self._lay(section, key, _from_text(types.get(name), value) if isinstance(value, str) else value, "flag")
 
     def _lay(self, section: str, key: str, value: Any, place: str) -> None:
         table = self.tables.setdefault(section, {})
@@ -143,7 +147,7 @@ def _meant(variable: str, known: Iterable[str]) -> str | None:
 
 
 def _from_text(hint: Any, text: str) -> Any:
-    """The TOML value that the text of a variable stands for; one that cannot be read stays a text, and is refused later."""
+    """The TOML value that the text of a variable or flag stands for; what cannot be read stays a text, to be refused later."""
     bare = hint.__origin__ if get_origin(hint) is Annotated else hint
     if bare is bool:
         return {"true": True, "false": False}.get(text.lower(), text)

@@ -460,11 +460,11 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 def _is_exact(hint: Any) -> bool:
     """Whether msgspec alone tells right from wrong: it admits numbers, and things under Any, that no store or JSON holds."""
     bare, metas = _bare(hint)
+    if any("parse" in (meta.extra or {}) for meta in metas):
+        return False
     if bare is int:
         lower = any(meta.ge is not None or meta.gt is not None for meta in metas)
         return lower and any(meta.le is not None or meta.lt is not None for meta in metas)
-    if any("parse" in (meta.extra or {}) for meta in metas):
-        return False
     if _is_struct(bare):
         # Of a Struct that stands alone msgspec does not ask for the tag.
         return bare.__struct_config__.tag is None and all(_is_exact(field.type) for field in _fields(bare).values())

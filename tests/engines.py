@@ -15,7 +15,7 @@ from hookengine.config import Config, Delivery, Security
 from hookengine.engine import DATABASE, Engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable
     from pathlib import Path
 
     from hookengine import views
@@ -132,22 +132,45 @@ async def past(engine: Engine, moment: int) -> None:
 
 
 @asynccontextmanager
-async def blocked_writer(engine: Engine) -> AsyncIterator[asyncio.Event]:
-    """Hold the writer in a transaction, until the block ends or the flag is set."""
+async def blocked_writer(engine: Engine, *behind: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """
+    Hold the writer in a transaction while the block lasts.
+
+    What *behind* asks of it is in the same turn: it is done at the end of the block, before all that is sent meanwhile.
+    """
     inside, released = asyncio.Event(), asyncio.Event()
 
     async def hold(_: Transaction) -> None:
         inside.set()
         await released.wait()
 
-    task = asyncio.create_task(engine._running.store.writer.change(hold))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        group.create_task(engine._running.store.writer.change(hold))
+        for each in behind:
+            group.create_task(each)
         await inside.wait()
+        try:
+            yield
+        finally:
+            released.set()
+
+
+@asynccontextmanager
+async def blocked_reader(engine: Engine) -> AsyncIterator[None]:
+    """Let nothing be read while the block lasts."""
+    released = threading.Event()
+    held = asyncio.create_task(engine._running.store.reader._db._execute(released.wait, PATIENCE))  # type: ignore[no-untyped-call]  # aiosqlite's way to its thread
+    await asyncio.sleep(0)
     try:
-        yield released
+        yield
     finally:
         released.set()
-        await task
+        await held
+
+
+async def attempts_ended(engine: Engine) -> None:
+    """Return when every attempt in flight has ended: its result is sent to the writer."""
+    await asyncio.wait(engine._running.dispatcher._attempts, timeout=PATIENCE)
 
 
 async def limit_pages(engine: Engine, pages: int | None) -> None:
@@ -172,6 +195,3 @@ def edit(folder: Path, script: str) -> None:
 def numbers(requests: Iterable[Received]) -> list[int]:
     """The `n` of the data of *requests* to subscriptions of the standard profile."""
     return [int(request.body.rpartition(b'"n":')[2].rstrip(b"}")) for request in requests]
-
-
-Numbered = Callable[[int], dict[str, int]]

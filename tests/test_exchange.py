@@ -371,6 +371,16 @@ def test_answer_begun_is_not_asked_for_again() -> None:
     on_both_loops(scenario)
 
 
+async def test_answer_after_a_refusal_is_none() -> None:
+    """Once an answer is refused, what follows in the same bytes does not become one, read late or not."""
+    wire = Wire(asyncio.get_running_loop())
+    wire.data_received(b"HTTP/1.1 100 Go\r\n\r\n" * 9 + hostile.OK)
+    wire.begin()
+
+    with pytest.raises(TooManyInformational):
+        await wire.read()
+
+
 async def test_alert_of_tls_is_kept() -> None:
     """What TLS said when it broke reaches the waiting exchange as it is."""
     wire = Wire(asyncio.get_running_loop())

@@ -23,7 +23,7 @@ LAYERS = (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
         *("auth", "metrics", "client", "validation", "views"),
     ),
-    ("profiles", "jsontext"),
+    ("profiles", "jsontext", "sources"),
     ("config", "sender", "store", "inputs"),
     ("observers", "paging", "presentation"),
     ("dispatcher", "maintenance"),

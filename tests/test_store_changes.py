@@ -132,21 +132,44 @@ async def test_edit_that_changes_nothing_is_none(tmp_path: Path) -> None:
         assert 1 == len(place.listener.all("changed"))
 
 
-@pytest.mark.parametrize(("version", "fits"), [(None, True), (1, True), (2, False), (0, False)])
-async def test_edit_of_a_version(tmp_path: Path, version: int | None, *, fits: bool) -> None:
-    """With a version given, only that one is changed, even where the change would be none."""
+VERSIONS = pytest.mark.parametrize(
+    ("versions", "fits"),
+    [
+        pytest.param(None, True, id="any"),
+        pytest.param(frozenset({1}), True, id="the one"),
+        pytest.param(frozenset({0, 1, 5}), True, id="one of several"),
+        pytest.param(frozenset({0, 2}), False, id="others"),
+        pytest.param(frozenset(), False, id="none"),
+    ],
+)
 
-    def same(current: Subscription, _: int) -> Subscription:
-        return current
 
+@VERSIONS
+async def test_edit_of_a_version(tmp_path: Path, versions: frozenset[int] | None, *, fits: bool) -> None:
+    """With versions given, only those are changed, even where the change would be none."""
     async with opened(tmp_path) as place:
         one = await place.subscribe()
-        step = changes.edit_subscription(one.id, None, same, version=version)
+        step = changes.edit_subscription(one.id, None, lambda current, _: current, versions=versions)
         if fits:
             assert one == await place.store.writer.change(step)
         else:
             with pytest.raises(PreconditionFailed):
                 await place.store.writer.change(step)
+
+
+@VERSIONS
+async def test_deleting_of_a_version(tmp_path: Path, versions: frozenset[int] | None, *, fits: bool) -> None:
+    """With versions given, only those are deleted."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        step = changes.delete_subscription(one.id, None, versions=versions)
+        if fits:
+            await place.store.writer.change(step)
+        else:
+            with pytest.raises(PreconditionFailed):
+                await place.store.writer.change(step)
+
+        assert ([] if fits else [one]) == list(place.store.writer.index)
 
 
 async def test_edit_is_told_the_time(tmp_path: Path) -> None:
@@ -365,30 +388,35 @@ async def test_bringing_forward_goes_on_after_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path) as place:
         one = await place.subscribe()
         await fail(place, await place.deliver(*drafts(600)))
+        place.clock.time += MINUTE
         await place.edit(await place.edit(one, state=DISABLED), state=ACTIVE)
         assert STEP == await place.store.writer.change(changes.bring_forward)
-    async with opened(tmp_path) as place:
+    async with opened(tmp_path, clock=place.clock) as place:
         assert [100, 0] == await finish(place, changes.bring_forward)
-        assert [(NOW, 600)] == place.rows("SELECT due_at, count(*) FROM deliveries GROUP BY due_at")
+        assert [(NOW + MINUTE, 600)] == place.rows("SELECT due_at, count(*) FROM deliveries GROUP BY due_at")
 
 
 async def test_only_what_waited_for_a_retry_is_brought_forward(tmp_path: Path) -> None:
     """A time that was asked for stays, as does what was tried since the enabling, and other subscriptions' work."""
     async with opened(tmp_path) as place:
         one = await place.subscribe()
-        await place.subscribe(event_types=("user.*",))
+        another = await place.subscribe(event_types=("user.*",))
         due, later, tried = await place.deliver(draft(), draft(deliver_at=NOW + HOUR), draft())
-        (other,) = await place.deliver(draft(type="user.x", only=frozenset({place.store.writer.index.get(2).id})))  # type: ignore[union-attr]  # it was just made
+        (other,) = await place.deliver(draft(only=frozenset({another.id})))
         await fail(place, [due, other])
+        place.clock.time += MINUTE
         await place.edit(await place.edit(one, state=DISABLED), state=ACTIVE)
-        await fail(place, [tried], at=NOW)
+        await fail(place, [tried], at=NOW + MINUTE)
 
         assert [1, 0] == await finish(place, changes.bring_forward)
         assert [("overruled", due.seq)] == [(name, what[0].seq) for name, what in place.listener.told if name == "overruled"]
         retry_at = NOW + 20 + 10 * MINUTE
-        assert [(due.seq, NOW), (later.seq, NOW + HOUR), (tried.seq, retry_at), (other.seq, retry_at)] == place.rows(
-            "SELECT seq, due_at FROM deliveries ORDER BY seq"
-        )
+        assert [
+            (due.seq, NOW + MINUTE),
+            (later.seq, NOW + HOUR),
+            (tried.seq, retry_at + MINUTE),
+            (other.seq, retry_at),
+        ] == place.rows("SELECT seq, due_at FROM deliveries ORDER BY seq")
 
 
 async def test_deleting_ends_the_bringing_forward(tmp_path: Path) -> None:
@@ -396,6 +424,7 @@ async def test_deleting_ends_the_bringing_forward(tmp_path: Path) -> None:
     async with opened(tmp_path) as place:
         one = await place.subscribe()
         await fail(place, await place.deliver())
+        place.clock.time += MINUTE
         await place.edit(await place.edit(one, state=DISABLED), state=ACTIVE)
         await place.store.writer.change(changes.delete_subscription(one.id, None))
 

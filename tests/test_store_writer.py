@@ -49,6 +49,7 @@ from hookengine.models import (
     DeliveryState,
     DisabledReason,
     ErrorCode,
+    Health,
     Interrupted,
     Priority,
     Response,
@@ -780,7 +781,7 @@ async def test_change_that_fails_leaves_nothing(tmp_path: Path) -> None:
     async def step(tx: Transaction) -> None:
         one = subscription(place.clock, seq=tx.new_subscription())
         await tx.run("INSERT INTO meta VALUES ('a', 1)")
-        tx.put(one)
+        tx.put(one, Health())
         tx.drop(one)
         raise EventExists
 

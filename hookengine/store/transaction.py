@@ -45,14 +45,13 @@ class Transaction:
         self._keys.subscriptions += 1
         return self._keys.subscriptions
 
-    def put(self, subscription: Subscription, health: Health | None = None) -> None:
-        """Let the index, and with *health* the counters, follow once this is committed."""
+    def put(self, subscription: Subscription, health: Health) -> None:
+        """Let the index and the counters follow once this is committed."""
 
         def follow() -> None:
             before = self.index.get(subscription.seq)
             self.index.put(subscription)
-            if health is not None:
-                self.health[subscription.seq] = health
+            self.health[subscription.seq] = health
             self.listener.changed(before, subscription)
 
         self.after.append(follow)

@@ -1,0 +1,970 @@
+"""The loop between scheduler, sender and store, in a real engine, with real endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from engines import (
+    PATIENCE,
+    Gate,
+    Journal,
+    attempts_ended,
+    blocked_reader,
+    blocked_writer,
+    edit,
+    engine,
+    limit_pages,
+    numbers,
+    only,
+    past,
+    rows,
+    running,
+)
+from msgspec import UNSET
+from storage import edit as edit_stored
+
+from hookengine.clock import Clock
+from hookengine.dispatcher import Payloads
+from hookengine.errors import DeliveryStateConflict, StorageUnavailable
+from hookengine.models import Event, Secret, SigningSecret
+from hookengine.receiver import Received, Receiver, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from hookengine.engine import Engine
+
+SOON = ["5ms"] * 3  # a retry schedule
+LATER = ["1h", "2h"]
+
+
+@pytest.fixture
+def journal() -> Journal:
+    """What the engine of the test logs."""
+    return Journal()
+
+
+@pytest.fixture
+async def running_engine(tmp_path: Path, journal: Journal) -> AsyncIterator[Engine]:
+    """An engine at work."""
+    async with running(tmp_path, journal) as made:
+        yield made
+
+
+def seconds_until(moment: datetime | None) -> float:
+    """How far *moment* lies ahead."""
+    assert moment is not None
+    return (moment - datetime.now(UTC)).total_seconds()
+
+
+async def trust(engine: Engine, receiver: Receiver, count: int = 1) -> None:
+    """Let subscriptions have their first success, so that they get more than one slot."""
+    before = len(receiver.requests)
+    event = await engine.publish("trust", {"n": 0})
+    await engine.wait(event.id, PATIENCE)
+    assert before + count == len(receiver.requests)
+
+
+# Payloads
+
+
+def event(seq: int, size: int = 10) -> Event:
+    """An event with *size* bytes of data."""
+    return Event(seq=seq, id=f"evt_{seq}", tenant="t", type="a", data=b"x" * size, accepted_at=0, occurred_at=0)
+
+
+def test_payload_is_forgotten_after_its_last_delivery() -> None:
+    """An event is kept for as many deliveries as asked, and no longer."""
+    payloads = Payloads(10_000)
+    kept = event(1)
+    payloads.keep(kept)
+    payloads.keep(kept)
+
+    assert [kept, kept, None] == [payloads.take(1) for _ in range(3)]
+
+
+def test_payloads_stay_within_their_limit() -> None:
+    """The oldest make room for the newest, each with all its deliveries."""
+    payloads = Payloads(10_000)
+    for seq in (1, 1, 2, 3):
+        payloads.keep(event(seq, 4_000))
+
+    assert [False, True, True] == [payloads.take(seq) is not None for seq in (1, 2, 3)]
+
+
+def test_taken_payloads_make_room() -> None:
+    """What was taken counts no more."""
+    payloads = Payloads(10_000)
+    for seq in range(100):
+        payloads.keep(event(seq, 4_000))
+        assert payloads.take(seq) is not None
+
+    payloads.keep(event(100, 4_000))
+    payloads.keep(event(101, 4_000))
+    assert payloads.take(100) is not None
+
+
+def test_payload_beyond_the_limit_is_not_kept() -> None:
+    """One event larger than the whole cache pushes out itself, too."""
+    payloads = Payloads(10_000)
+    payloads.keep(event(1, 20_000))
+
+    assert payloads.take(1) is None
+
+
+def test_tiny_payloads_do_not_outgrow_the_limit() -> None:
+    """What an event weighs beside its data counts: a million of two bytes each are no two megabytes."""
+    payloads = Payloads(1 << 20)
+    for seq in range(10_000):
+        payloads.keep(event(seq, 2))
+
+    assert 2_000 > sum(payloads.take(seq) is not None for seq in range(10_000))
+
+
+# An attempt and what follows from it
+
+
+async def test_accepted_event_is_delivered(running_engine: Engine) -> None:
+    """One signed request arrives, and the delivery reads as delivered, with the attempt."""
+    async with Receiver() as receiver:
+        made = await running_engine.subscribe(receiver.url + "/hook")
+        receiver.secret = str(made.secret)
+        event = await running_engine.publish("order.created", b'{"id":  1.10}')
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    [request] = receiver.requests
+    assert request.verified
+    assert b'"data":{"id":  1.10}' in request.body
+    assert ("delivered", 1, None) == (delivery.state, delivery.attempt_count, delivery.next_attempt_at)
+    [attempt] = (await only(running_engine)).attempts or []
+    assert (1, "accepted", 200, "auto") == (attempt.number, attempt.outcome, attempt.status_code, attempt.trigger)
+
+
+async def test_failures_are_retried_on_schedule(running_engine: Engine) -> None:
+    """Each retry comes after its step of the schedule, with the same id and body, a number and a signature of its own."""
+    async with Receiver([500, 503, 200]) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=["30ms", "60ms", "1h"])
+        receiver.secret = str(made.secret)
+        event = await running_engine.publish("order.created", {"n": 1})
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    first, second, third = receiver.requests
+    assert ["1", "2", "3"] == [request.header("webhook-attempt") for request in receiver.requests]
+    assert {(event.id, first.body)} == {(request.header("webhook-id"), request.body) for request in receiver.requests}
+    assert all(request.verified for request in receiver.requests)
+    assert second.at - first.at >= 30
+    assert third.at - second.at >= 60
+    assert ("delivered", 3) == (delivery.state, delivery.attempt_count)
+    attempts = (await only(running_engine)).attempts or []
+    assert [(1, "refused", 500), (2, "refused", 503), (3, "accepted", 200)] == [
+        (attempt.number, attempt.outcome, attempt.status_code) for attempt in attempts
+    ]
+
+
+async def test_exhausted_schedule_ends_as_failed(running_engine: Engine) -> None:
+    """After the last retry a delivery is given up, and nothing more is sent."""
+    async with Receiver(500) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        event = await running_engine.publish("order.created", {"n": 1})
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    assert ("failed", 4, None) == (delivery.state, delivery.attempt_count, delivery.next_attempt_at)
+    assert delivery.finished_at is not None
+    assert 4 == len(receiver.requests)
+
+
+@pytest.mark.parametrize(
+    ("status", "hint", "expected"),
+    [
+        pytest.param(503, "60", 60, id="obeyed"),
+        pytest.param(429, "1", 30, id="shorter than the schedule"),
+        pytest.param(503, "99999999", 7200, id="capped by the longest step"),
+        pytest.param(500, "60", 30, id="not for this status"),
+        pytest.param(503, "soon", 30, id="nonsense"),
+    ],
+)
+async def test_retry_after(running_engine: Engine, journal: Journal, status: int, hint: str, expected: int) -> None:
+    """The endpoint's hint delays a retry, within the schedule's bounds."""
+    async with Receiver(Reply(status=status, headers=(("retry-after", hint),))) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=["30s", "2h"])
+        await running_engine.publish("order.created", {"n": 1})
+        await journal.until("attempt_failed")
+
+    delay = seconds_until((await only(running_engine)).next_attempt_at)
+    assert expected - 2 < delay <= expected * 1.1
+
+
+async def test_gone_disables_and_holds(running_engine: Engine, journal: Journal) -> None:
+    """A 410 disables the subscription at once: what waits for it is held, and nothing more is sent."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        events = [await running_engine.publish("order.created", {"n": n}) for n in range(3)]
+        await gate.arrived()
+        gate.open(410)
+        await journal.until("attempt_failed")
+        after = await running_engine.subscription(made.id)
+        states = [(await only(running_engine, event=event.id)).state for event in events]
+
+    assert ("disabled", "gone") == (after.state, after.disabled_reason)
+    assert ["held"] * 3 == states
+    assert 1 == len(receiver.requests)
+
+
+async def test_many_failures_disable(running_engine: Engine, journal: Journal) -> None:
+    """After `disable_after_failures` failed attempts running the subscription is disabled."""
+    async with Receiver(500) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=SOON, disable_after_failures=3)
+        await running_engine.publish("order.created", {"n": 1})
+        await journal.until("subscription_disabled")
+        after = await running_engine.subscription(made.id)
+
+    assert ("disabled", "failures", 3) == (after.state, after.disabled_reason, after.consecutive_failures)
+    assert ("held", 3) == ((await only(running_engine)).state, len(receiver.requests))
+
+
+async def test_expired_event_is_not_sent(running_engine: Engine, journal: Journal) -> None:
+    """What could not be delivered by its `expires_at` fails as expired, without an attempt."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url)
+        await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        expires_at = datetime.now(UTC) + timedelta(milliseconds=100)
+        late = await running_engine.publish("order.created", {"n": 2}, expires_at=expires_at)
+        await past(running_engine, int(expires_at.timestamp() * 1000) + 1)
+        gate.open()
+        await journal.until("delivery_expired")
+
+    delivery = await only(running_engine, event=late.id)
+    assert ("failed", "expired", 0, []) == (delivery.state, delivery.failed_label, delivery.attempt_count, delivery.attempts)
+    assert 1 == len(receiver.requests)
+
+
+async def test_retry_that_would_come_too_late_expires(running_engine: Engine, journal: Journal) -> None:
+    """A delivery whose next step lies beyond `expires_at` fails as expired at that time."""
+    async with Receiver(500) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=LATER)
+        expires_at = datetime.now(UTC) + timedelta(milliseconds=150)
+        await running_engine.publish("order.created", {"n": 1}, expires_at=expires_at)
+        await journal.until("delivery_expired")
+
+    delivery = await only(running_engine)
+    assert ("failed", "expired", 1) == (delivery.state, delivery.failed_label, delivery.attempt_count)
+    assert delivery.finished_at is not None
+    assert delivery.finished_at >= expires_at - timedelta(milliseconds=1)
+
+
+async def test_deliver_at_is_waited_for(running_engine: Engine) -> None:
+    """An event with a `deliver_at` is sent then, and not before."""
+    async with Receiver() as receiver:
+        await running_engine.subscribe(receiver.url)
+        deliver_at = datetime.now(UTC) + timedelta(milliseconds=200)
+        event = await running_engine.publish("order.created", {"n": 1}, deliver_at=deliver_at)
+        await running_engine.wait(event.id, PATIENCE)
+
+    [request] = receiver.requests
+    assert request.at >= int(deliver_at.timestamp() * 1000)
+
+
+async def test_smaller_priority_goes_first(running_engine: Engine) -> None:
+    """Within a subscription the more urgent event is sent first, however late it came."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, max_concurrency=1)
+        await running_engine.publish("order.created", {"n": 0})
+        await gate.arrived()
+        for n, priority in enumerate(("low", "normal", "high", "low", "high"), 1):
+            last = await running_engine.publish("order.created", {"n": n}, priority=priority)  # type: ignore[arg-type]  # one of three
+        gate.open()
+        await running_engine.wait(last.id, PATIENCE)
+        await receiver.wait(6)
+
+    assert [0, 3, 5, 2, 1, 4] == numbers(receiver.requests)
+
+
+# Who changes something meanwhile
+
+
+async def test_next_attempt_uses_the_changed_settings(running_engine: Engine, journal: Journal) -> None:
+    """A URL and a secret changed between two attempts are what the second uses."""
+    async with Receiver(500) as before, Receiver() as after:
+        made = await running_engine.subscribe(before.url, retry_schedule=LATER)
+        event = await running_engine.publish("order.created", {"n": 1})
+        await journal.until("attempt_failed")
+        await running_engine.update_subscription(made.id, url=after.url + "/new")
+        rotated = await running_engine.rotate_secret(made.id, overlap="0ms")
+        after.secret = str(rotated.secret)
+        await running_engine.retry((await only(running_engine)).id)
+        await running_engine.wait(event.id, PATIENCE)
+
+    [request] = after.requests
+    assert ("/new", True, "2") == (request.path, request.verified, request.header("webhook-attempt"))
+    assert 1 == len(before.requests)
+
+
+async def test_changed_settings_do_not_wait_for_a_lane(running_engine: Engine, journal: Journal) -> None:
+    """What waits for its retry still goes in time after an unrelated change of its subscription."""
+    async with Receiver([500, 200]) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=["150ms"])
+        event = await running_engine.publish("order.created", {"n": 1})
+        await journal.until("attempt_failed")
+        await running_engine.update_subscription(made.id, name="renamed", max_concurrency=3)
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    assert ("delivered", 2) == (delivery.state, len(receiver.requests))
+
+
+@pytest.mark.parametrize(("status", "state", "events"), [(200, "delivered", 1), (500, "held", 1)], ids=["success", "failure"])
+async def test_disabled_while_in_flight(
+    running_engine: Engine, journal: Journal, status: int, state: str, events: int
+) -> None:
+    """An attempt that runs while its subscription is disabled ends and counts; a retry that it would make is held."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        await running_engine.disable(made.id)
+        gate.open(status)
+        await journal.until("attempt_accepted" if status == 200 else "attempt_failed")
+        delivery = await only(running_engine)
+
+    assert (state, 1, events) == (delivery.state, delivery.attempt_count, len(receiver.requests))
+
+
+async def test_enabled_again_while_in_flight(running_engine: Engine) -> None:
+    """A subscription that is disabled and enabled during an attempt sends nothing twice and loses nothing."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        events = [await running_engine.publish("order.created", {"n": n}) for n in range(4)]
+        await gate.arrived()
+        await running_engine.disable(made.id)
+        await running_engine.enable(made.id)
+        events += [await running_engine.publish("order.created", {"n": n}) for n in range(4, 6)]
+        gate.open()
+        for event in events:
+            await running_engine.wait(event.id, PATIENCE)
+
+    assert list(range(6)) == sorted(numbers(receiver.requests))
+
+
+async def test_failure_after_enabling_is_retried(running_engine: Engine) -> None:
+    """An attempt that began before a disable and fails after the enable is retried on schedule."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        event = await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        await running_engine.disable(made.id)
+        await running_engine.enable(made.id)
+        gate.answer(500)
+        await receiver.wait(2, PATIENCE)
+        gate.open()
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    assert ("delivered", 2) == (delivery.state, delivery.attempt_count)
+
+
+async def test_hold_and_skip(running_engine: Engine, journal: Journal) -> None:
+    """While disabled, `hold` makes deliveries that go after the enable, and `skip` makes none."""
+    async with Receiver() as holding, Receiver() as skipping:
+        holder = await running_engine.subscribe(holding.url)
+        skipper = await running_engine.subscribe(skipping.url, while_disabled="skip")
+        for each in (holder, skipper):
+            await running_engine.disable(each.id)
+        event = await running_engine.publish("order.created", {"n": 1})
+        held = await only(running_engine)
+        for each in (holder, skipper):
+            await running_engine.enable(each.id)
+        await running_engine.wait(event.id, PATIENCE)
+        await trust(running_engine, skipping)
+
+    assert ("held", holder.id) == (held.state, held.subscription)
+    assert [1, 0] == numbers(holding.requests)
+    assert [0] == numbers(skipping.requests)
+    assert 2 == len(journal.all("subscription_enabled"))
+
+
+async def test_held_work_is_flushed_gently(running_engine: Engine) -> None:
+    """After an enable there is one request at a time, and with each success one more, up to `max_concurrency`."""
+    succeeded, seen = 0, []
+    gate = Gate()
+
+    async def answer(request: Received) -> int:
+        nonlocal succeeded
+        seen.append((len(gate.waiting) + 1, succeeded))
+        status = await gate(request)
+        succeeded += 1
+        return status
+
+    async with Receiver(answer) as receiver:
+        made = await running_engine.subscribe(receiver.url, max_concurrency=4)
+        await running_engine.disable(made.id)
+        events = [await running_engine.publish("order.created", {"n": n}) for n in range(20)]
+        await running_engine.enable(made.id)
+        for width in (1, 2, 3, 4):
+            await gate.arrived(width)
+            gate.answer()
+        gate.open()
+        for event in events:
+            await running_engine.wait(event.id, PATIENCE)
+
+    assert all(here <= successes + 1 for here, successes in seen)
+    assert 4 == max(here for here, _ in seen)
+    assert 20 == len(receiver.requests)
+
+
+async def test_enable_brings_retries_forward_but_not_a_deliver_at(running_engine: Engine, journal: Journal) -> None:
+    """What waited for a retry goes at once after an enable; what its producer wants later stays."""
+    async with Receiver([500, 200]) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=LATER)
+        waiting = await running_engine.publish("order.created", {"n": 1})
+        await journal.until("attempt_failed")
+        future = datetime.now(UTC) + timedelta(hours=1)
+        later = await running_engine.publish("order.created", {"n": 2}, deliver_at=future)
+        await running_engine.disable(made.id)
+        await running_engine.enable(made.id)
+        [delivery] = await running_engine.wait(waiting.id, PATIENCE)
+        still = await only(running_engine, event=later.id)
+
+    assert ("delivered", 2) == (delivery.state, delivery.attempt_count)
+    assert "pending" == still.state
+    assert seconds_until(still.next_attempt_at) > 3_500
+    assert [1, 1] == numbers(receiver.requests)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_cancelled_while_in_flight(running_engine: Engine, journal: Journal, tmp_path: Path, status: int) -> None:
+    """The attempt ends and is recorded, the state stays cancelled, and nothing more is sent."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        event = await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        cancelled = await running_engine.cancel((await only(running_engine)).id)
+        gate.open(status)
+        await journal.until("attempt_accepted" if status == 200 else "attempt_failed")
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+        other = await running_engine.publish("order.created", {"n": 2})
+        await running_engine.wait(other.id, PATIENCE)
+
+    assert "cancelled" == cancelled.state == delivery.state
+    assert 1 == len((await only(running_engine, event=event.id)).attempts or [])
+    assert 1 == numbers(receiver.requests).count(1)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_cancelled_between_end_and_commit(running_engine: Engine, journal: Journal, status: int) -> None:
+    """A cancel that is committed before the result wins: the attempt is recorded and the state stays cancelled."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        id_ = (await only(running_engine)).id
+        async with blocked_writer(running_engine, running_engine.cancel(id_)):
+            gate.answer(status)
+            await attempts_ended(running_engine)
+        await journal.until("attempt_accepted" if status == 200 else "attempt_failed")
+        delivery = await only(running_engine)
+
+    assert ("cancelled", 1) == (delivery.state, len(delivery.attempts or []))
+    assert 1 == len(receiver.requests)
+
+
+async def test_cancelled_too_late(running_engine: Engine) -> None:
+    """A cancel that comes after the result is refused, even if neither was committed when it was asked for."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url)
+        await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        id_ = (await only(running_engine)).id
+        async with blocked_writer(running_engine):
+            gate.answer(200)
+            await attempts_ended(running_engine)
+            cancelling = asyncio.create_task(running_engine.cancel(id_))
+        with pytest.raises(DeliveryStateConflict, match="delivered"):
+            await cancelling
+
+    assert "delivered" == (await only(running_engine)).state
+
+
+async def test_retried_by_hand_while_in_flight(running_engine: Engine, journal: Journal) -> None:
+    """An attempt that fails after a retry by hand is followed by another at once, with the whole schedule again."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=["1h"])
+        event = await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        await running_engine.retry((await only(running_engine)).id)
+        gate.answer(500)
+        await receiver.wait(2, PATIENCE)
+        gate.answer(500)
+        await journal.until("attempt_failed", 2)
+        waiting = await only(running_engine, event=event.id)
+
+    assert ("pending", 2) == (waiting.state, waiting.attempt_count)
+    assert seconds_until(waiting.next_attempt_at) > 3_500
+    assert [(1, "auto"), (2, "manual")] == [(attempt.number, attempt.trigger) for attempt in waiting.attempts or []]
+
+
+async def test_success_after_a_retry_by_hand_is_enough(running_engine: Engine) -> None:
+    """An attempt that succeeds after a retry by hand has delivered it: nothing is sent twice."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url)
+        event = await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        await running_engine.retry((await only(running_engine)).id)
+        gate.open()
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+        await trust(running_engine, receiver)
+
+    assert ("delivered", 1) == (delivery.state, delivery.attempt_count)
+    assert [1, 0] == numbers(receiver.requests)
+
+
+async def test_retried_by_hand_between_end_and_commit(running_engine: Engine) -> None:
+    """A retry that is committed before a failure takes effect: the delivery goes again at once."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=["1h"])
+        event = await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        await past(running_engine, receiver.requests[0].at)
+        id_ = (await only(running_engine)).id
+        async with blocked_writer(running_engine, running_engine.retry(id_)):
+            gate.answer(500)
+            await attempts_ended(running_engine)
+        gate.open()
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    assert ("delivered", 2) == (delivery.state, len(receiver.requests))
+    assert ["refused", "accepted"] == [attempt.outcome for attempt in (await only(running_engine)).attempts or []]
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+async def test_ended_delivery_is_retried_by_hand(running_engine: Engine, journal: Journal, end: str) -> None:
+    """A failed or cancelled delivery goes again at once, with its whole schedule, and its attempts count on."""
+    async with Receiver([500, 500, 500, 200]) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=["5ms"] if end == "failed" else LATER)
+        event = await running_engine.publish("order.created", {"n": 1})
+        await journal.until("attempt_failed", 2 if end == "failed" else 1)
+        id_ = (await only(running_engine)).id
+        if end == "cancelled":
+            await running_engine.cancel(id_)
+            await running_engine.retry(id_)
+            await journal.until("attempt_failed", 2)
+        [delivery] = (await running_engine.deliveries(event=event.id)).data
+        assert ("failed" if end == "failed" else "pending") == delivery.state
+        await running_engine.retry(id_)
+        await journal.until("attempt_failed", 3)
+        if end == "cancelled":
+            await running_engine.retry(id_)
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    assert ("delivered", 4) == (delivery.state, delivery.attempt_count)
+    assert [1, 2, 3, 4] == [attempt.number for attempt in (await only(running_engine)).attempts or []]
+
+
+async def test_cancelled_before_it_began(tmp_path: Path, journal: Journal) -> None:
+    """A delivery that is cancelled while its payload is read is not sent, and gives its slot back."""
+    async with running(tmp_path, journal, payload_cache=0) as engine, Receiver() as receiver:
+        await engine.subscribe(receiver.url, max_concurrency=1)
+        await trust(engine, receiver)
+        event = await engine.publish("order.created", {"n": 1}, deliver_at=datetime.now(UTC) + timedelta(milliseconds=100))
+        delivery = await only(engine, event=event.id)
+        async with blocked_reader(engine):
+            async with asyncio.timeout(PATIENCE):
+                while not engine._running.dispatcher.in_flight:
+                    await asyncio.sleep(0)
+            cancelling = asyncio.create_task(engine.cancel(delivery.id))
+            await journal.until("delivery_overruled")
+        assert "cancelled" == (await cancelling).state
+        other = await engine.publish("order.created", {"n": 2})
+        await engine.wait(other.id, PATIENCE)
+
+        assert [0, 2] == numbers(receiver.requests)
+
+
+async def test_disabled_before_it_began(tmp_path: Path, journal: Journal) -> None:
+    """A delivery whose subscription is disabled while its payload is read is held, and goes after the enable."""
+    async with running(tmp_path, journal, payload_cache=0) as engine, Receiver() as receiver:
+        made = await engine.subscribe(receiver.url, max_concurrency=1)
+        async with blocked_reader(engine):
+            publishing = asyncio.create_task(engine.publish("order.created", {"n": 1}))
+            async with asyncio.timeout(PATIENCE):
+                while not engine._running.dispatcher.in_flight:
+                    await asyncio.sleep(0)
+            await engine.disable(made.id)
+        event = await publishing
+        assert "held" == (await only(engine)).state
+        assert 0 == len(receiver.requests)
+        await engine.enable(made.id)
+        await engine.wait(event.id, PATIENCE)
+
+        assert [1] == numbers(receiver.requests)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_deleted_while_in_flight(running_engine: Engine, journal: Journal, status: int) -> None:
+    """The attempt ends and is recorded; its delivery, and what waited, read as cancelled."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        first = await running_engine.publish("order.created", {"n": 1})
+        second = await running_engine.publish("order.created", {"n": 2})
+        await gate.arrived()
+        await running_engine.unsubscribe(made.id)
+        gate.open(status)
+        await journal.until("attempt_accepted" if status == 200 else "attempt_failed", subscription=None)
+        ended, waiting = [(await running_engine.wait(event.id, PATIENCE))[0] for event in (first, second)]
+
+    assert "cancelled" == ended.state == waiting.state
+    assert [1, 0] == [len((await only(running_engine, event=each.id)).attempts or []) for each in (first, second)]
+    assert 1 == len(receiver.requests)
+
+
+# Rows that are not as they should be
+
+
+async def test_missing_event_fails_alone(tmp_path: Path, running_engine: Engine) -> None:
+    """A delivery whose event is gone from the file fails as an internal error; the others of its turn are delivered."""
+    async with Receiver() as receiver:
+        made = await running_engine.subscribe(receiver.url)
+        await running_engine.disable(made.id)
+        lost = await running_engine.publish("order.created", {"n": 1})
+        event = await running_engine.publish("order.created", {"n": 2})
+        id_ = (await only(running_engine, event=lost.id)).id
+        edit(tmp_path, f"DELETE FROM events WHERE id = '{lost.id}'")
+        await running_engine.enable(made.id)
+        await running_engine.wait(event.id, PATIENCE)
+
+        assert [("failed", "internal error", 0)] == rows(
+            tmp_path, "SELECT state, failed_label, attempt_count FROM deliveries WHERE id = ?", id_
+        )
+        assert [2] == numbers(receiver.requests)
+        assert 0 == (await running_engine.subscription(made.id)).consecutive_failures
+
+
+async def test_unusable_secret_fails_alone(running_engine: Engine, journal: Journal) -> None:
+    """A request that cannot be built parks its delivery and is told as a fault; other subscriptions are served."""
+    async with Receiver() as receiver:
+        broken = await running_engine.subscribe(receiver.url + "/broken", event_types=["a"])
+        await running_engine.subscribe(receiver.url + "/sound", event_types=["a", "b"])
+        store = running_engine._running.store
+        stored = store.writer.index.by_id(broken.id)
+        assert stored is not None
+        await edit_stored(store, stored, secrets=(SigningSecret(value=Secret("whsec_?")),))
+        event = await running_engine.publish("a", {"n": 1})
+        deliveries = await running_engine.wait(event.id, PATIENCE)
+
+    assert [("failed", "internal error"), ("delivered", UNSET)] == [(each.state, each.failed_label) for each in deliveries]
+    assert ["/sound"] == [request.path for request in receiver.requests]
+    [fault] = journal.all("fault")
+    assert deliveries[0].id in fault["where"]
+
+
+async def test_unknown_profile_is_told_and_left_alone(tmp_path: Path) -> None:
+    """A subscription with a profile that is not there is not served, does not keep others from it, and can be mended."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as engine:
+            strange = await engine.subscribe(receiver.url + "/strange")
+            await engine.subscribe(receiver.url + "/sound")
+            await engine.disable(strange.id)
+            first = await engine.publish("order.created", {"n": 1})
+            await receiver.wait(1)
+        edit(
+            tmp_path,
+            "UPDATE subscriptions SET state = 'active', disabled_reason = NULL,"
+            " settings = CAST(json_set(CAST(settings AS TEXT), '$.profile', 'acme') AS BLOB)"
+            f" WHERE id = '{strange.id}'",
+        )
+        journal = Journal()
+        async with running(tmp_path, journal) as engine:
+            assert [f"subscription {strange.id}"] == [line["where"] for line in journal.all("fault")]
+            second = await engine.publish("order.created", {"n": 2})
+            await receiver.wait(2)
+            await engine.update_subscription(strange.id, profile="standard")
+            await engine.wait(first.id, PATIENCE)
+            await engine.wait(second.id, PATIENCE)
+
+    assert ["/sound", "/sound", "/strange", "/strange"] == [request.path for request in receiver.requests]
+    assert [1, 2, 1, 2] == numbers(receiver.requests)
+
+
+async def test_result_that_cannot_be_stored_waits_for_the_next_start(tmp_path: Path, journal: Journal) -> None:
+    """Such a delivery is told as a fault, gives its slot back, and is sent again after the next start."""
+    async with Receiver() as receiver:
+        async with running(tmp_path, journal) as engine:
+            await engine.subscribe(receiver.url, max_concurrency=1)
+            edit(tmp_path, "CREATE TRIGGER guilty BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'not this'); END")
+            event = await engine.publish("order.created", {"n": 1})
+            [fault] = await journal.until("fault")
+            assert (await only(engine, event=event.id)).id in fault["where"]
+            assert "not this" in fault["error"]
+            edit(tmp_path, "DROP TRIGGER guilty")
+            other = await engine.publish("order.created", {"n": 2})
+            await engine.wait(other.id, PATIENCE)
+            assert "pending" == (await only(engine, event=event.id)).state
+        async with running(tmp_path) as engine:
+            [delivery] = await engine.wait(event.id, PATIENCE)
+
+    assert ("delivered", [1, 2, 1]) == (delivery.state, numbers(receiver.requests))
+
+
+# Faults of this machine
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process cannot open anything."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_want_of_descriptors_is_not_the_endpoints_fault(running_engine: Engine, journal: Journal) -> None:
+    """Nothing counts against the endpoint, the engine pauses longer and longer, records little, and recovers by itself."""
+    async with Receiver() as receiver:
+        made = await running_engine.subscribe(receiver.url)
+        with no_descriptors():
+            event = await running_engine.publish("order.created", {"n": 1})
+            await journal.until("local_trouble", 4)
+            recorded = len(journal.all("attempt_interrupted"))
+            meanwhile = await only(running_engine)
+            counters = await running_engine.subscription(made.id)
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+
+    assert [100, 200, 400, 800] == [line["pause_ms"] for line in journal.all("local_trouble")][:4]
+    assert all("local_resources" in line["error"] for line in journal.all("local_trouble"))
+    assert 1 == recorded
+    assert ("pending", 0, 0) == (meanwhile.state, meanwhile.attempt_count, counters.consecutive_failures)
+    assert ["interrupted"] == [attempt.outcome for attempt in meanwhile.attempts or []]
+    assert ("delivered", 1, 1) == (delivery.state, delivery.attempt_count, len(receiver.requests))
+
+
+async def test_pause_starts_anew_after_a_request_got_out(running_engine: Engine, journal: Journal) -> None:
+    """Trouble that comes after a success begins with the shortest pause again, and several at a time are one."""
+    async with Receiver(Reply(headers=(("connection", "close"),))) as receiver:
+        for n in range(3):
+            await running_engine.subscribe(f"{receiver.url}/{n}")
+        for _ in range(2):
+            before = len(journal.all("local_trouble"))
+            with no_descriptors():
+                event = await running_engine.publish("order.created", {"n": 1})
+                lines = await journal.until("local_trouble", before + 2)
+            await running_engine.wait(event.id, PATIENCE)
+
+            assert [100, 200] == [line["pause_ms"] for line in lines[before:]]
+
+
+async def test_unreadable_payloads_are_read_again(tmp_path: Path, journal: Journal) -> None:
+    """While payloads cannot be read nothing is sent and no attempt is spent; once they can, everything goes."""
+    async with running(tmp_path, journal, payload_cache=0) as engine, Receiver() as receiver:
+        await engine.subscribe(receiver.url)
+        moment = datetime.now(UTC) + timedelta(milliseconds=100)
+        event = await engine.publish("order.created", {"n": 1}, deliver_at=moment)
+        edit(tmp_path, "ALTER TABLE events RENAME TO elsewhere")
+        await journal.until("fault", where="reading payloads")
+        await journal.until("local_trouble")
+        edit(tmp_path, "ALTER TABLE elsewhere RENAME TO events")
+        [delivery] = await engine.wait(event.id, PATIENCE)
+
+        assert ("delivered", 1, 1) == (delivery.state, delivery.attempt_count, len(receiver.requests))
+
+
+async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> None:
+    """While results cannot be stored nothing is taken; with room again they are stored, and nothing is sent twice."""
+    gate = Gate()
+
+    async def answer(request: Received) -> Reply:
+        return Reply(status=await gate(request), body=bytes(16_384))
+
+    async with running(tmp_path, journal) as engine, Receiver(answer) as receiver:
+        await engine.subscribe(receiver.url)
+        first = await engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        moment = datetime.now(UTC) + timedelta(milliseconds=300)
+        second = await engine.publish("order.created", {"n": 2}, deliver_at=moment)
+        await limit_pages(engine, 0)
+        with pytest.raises(StorageUnavailable):
+            await engine.publish("order.created", {"n": 3, "ballast": "x" * 100_000})
+        gate.open()
+        await past(engine, int(moment.timestamp() * 1000) + 100)
+        assert ["pending", "pending"] == [(await only(engine, event=each.id)).state for each in (first, second)]
+        assert 1 == len(receiver.requests)
+        await limit_pages(engine, None)
+        await journal.until("storage_recovered")
+        deliveries = [(await engine.wait(each.id, PATIENCE))[0] for each in (first, second)]
+
+        assert ["delivered"] * 2 == [each.state for each in deliveries]
+        assert [1, 2] == numbers(receiver.requests)
+        assert 1 == len(journal.all("storage_unavailable"))
+
+
+# How many at a time
+
+
+async def test_caps_hold_at_the_receiver(tmp_path: Path) -> None:
+    """Never more than `concurrency` requests at a time, nor more of a subscription than its `max_concurrency`."""
+    here: dict[str, int] = {}
+    most: dict[str, int] = {}
+
+    def arrive(request: Received) -> Reply:
+        for name in (request.path, "all"):
+            here[name] = here.get(name, 0) + 1
+            most[name] = max(most.get(name, 0), here[name])
+        return Reply(delay=0.005)
+
+    def leave(request: Received, _: Reply) -> None:
+        for name in (request.path, "all"):
+            here[name] -= 1
+
+    async with running(tmp_path, concurrency=6) as engine, Receiver(arrive, on_request=leave) as receiver:
+        for path, limit in (("/one", 1), ("/two", 2), ("/many", 50)):
+            await engine.subscribe(receiver.url + path, max_concurrency=limit)
+        for _ in range(4):  # the widths grow with successes
+            published = await engine.publish_batch([{"type": "a", "data": {"n": n}} for n in range(20)])
+            for event in published:
+                await engine.wait(event.id, PATIENCE)
+
+    assert {"/one": 1, "/two": 2} == {path: most[path] for path in ("/one", "/two")}
+    assert 3 <= most["/many"] <= 6
+    assert 4 <= most["all"] <= 6
+    assert 240 == len(receiver.requests)
+
+
+async def test_open_breaker_lets_one_probe_through(tmp_path: Path) -> None:
+    """After ten failures running there is one attempt when the pause is over; its failure opens the next, longer one."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        async with running(tmp_path) as engine:
+            made = await engine.subscribe(receiver.url, retry_schedule=LATER)
+            await engine.disable(made.id)
+            events = [await engine.publish("order.created", {"n": n}) for n in range(20)]
+        failed_at = Clock().now() - 4_700  # the first pause has 300 ms to go
+        edit(
+            tmp_path,
+            "UPDATE subscriptions SET state = 'active', disabled_reason = NULL;"
+            f"UPDATE health SET consecutive_failures = 10, last_failure_at = {failed_at}, failing_since = {failed_at}",
+        )
+        async with running(tmp_path, journal := Journal()) as engine:
+            await gate.arrived()
+            assert receiver.requests[0].at >= failed_at + 5_000
+            gate.open(500)
+            await journal.until("attempt_failed")
+            states = {(await only(engine, event=each.id)).attempt_count for each in events}
+            resume_at = engine._running.dispatcher._scheduler.standing(1)
+
+    assert 1 == len(receiver.requests)
+    assert {0, 1} == states
+    assert resume_at is not None
+    assert 9_000 < resume_at.resume_at - Clock().now() <= 10_000
+
+
+async def test_success_of_a_probe_closes_the_breaker(tmp_path: Path) -> None:
+    """After a probe's success the rest is sent."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as engine:
+            made = await engine.subscribe(receiver.url)
+            await engine.disable(made.id)
+            events = [await engine.publish("order.created", {"n": n}) for n in range(20)]
+        failed_at = Clock().now() - 4_900
+        edit(
+            tmp_path,
+            "UPDATE subscriptions SET state = 'active', disabled_reason = NULL;"
+            f"UPDATE health SET consecutive_failures = 10, last_failure_at = {failed_at}, failing_since = {failed_at}",
+        )
+        async with running(tmp_path) as engine:
+            for event in events:
+                await engine.wait(event.id, PATIENCE)
+
+    assert 20 == len(receiver.requests)
+
+
+# The end
+
+
+async def test_cut_attempt_is_made_again(tmp_path: Path) -> None:
+    """What the drain does not wait for is recorded as interrupted, spends nothing, and goes again with the same bytes."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        async with running(tmp_path) as engine:
+            await engine.subscribe(receiver.url)
+            event = await engine.publish("order.created", {"n": 1})
+            await gate.arrived()
+        gate.open()
+        async with running(tmp_path) as engine:
+            [delivery] = await engine.wait(event.id, PATIENCE)
+            attempts = (await only(engine)).attempts or []
+
+    first, second = receiver.requests
+    assert (event.id, first.body) == (second.header("webhook-id"), second.body)
+    assert ("delivered", 1) == (delivery.state, delivery.attempt_count)
+    assert ["interrupted", "accepted"] == [attempt.outcome for attempt in attempts]
+
+
+async def test_drain_waits_for_answers(tmp_path: Path) -> None:
+    """A stop takes nothing more, and records the attempts that end within the drain."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url, max_concurrency=1)
+        first = await made.publish("order.created", {"n": 1})
+        await made.publish("order.created", {"n": 2})
+        await gate.arrived()
+        stopping = asyncio.create_task(made.stop(drain=PATIENCE))
+        await asyncio.sleep(0)
+        gate.open()
+        await stopping
+
+    assert [("delivered",), ("pending",)] == rows(tmp_path, "SELECT state FROM deliveries ORDER BY seq")
+    assert [1] == numbers(receiver.requests)
+    assert first.deliveries == 1
+
+
+async def test_second_stop_ends_the_drain(tmp_path: Path) -> None:
+    """A stop with less drain cuts what an earlier one waits for; one with more does not prolong it."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url)
+        await made.publish("order.created", {"n": 1})
+        await gate.arrived()
+        stopping = asyncio.create_task(made.stop())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await asyncio.gather(made.stop(drain=0.05), made.stop(drain=PATIENCE), stopping)
+
+    assert [("interrupted",)] == rows(tmp_path, "SELECT outcome FROM attempts")
+
+
+async def test_idle_engine_stops_at_once(tmp_path: Path) -> None:
+    """Without attempts in flight nothing waits for the drain."""
+    made = engine(tmp_path)
+    await made.start()
+
+    async with asyncio.timeout(2):
+        await made.stop(drain=PATIENCE)
