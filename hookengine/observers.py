@@ -125,7 +125,7 @@ class LogObserver:
     """
 
     def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
-        self._log = logger
+        self._log = logger.bind()  # what wrap_logger gives binds anew for every line
 
     def __call__(self, happening: Happening) -> None:
         """Write one line."""
@@ -149,6 +149,8 @@ class LogObserver:
 
     def _attempt(self, happening: AttemptFinished) -> None:
         delivery, attempt = happening.delivery, happening.attempt
+        if attempt is not None and isinstance(attempt.outcome, Accepted) and not self._log.is_enabled_for(logging.DEBUG):
+            return  # of every delivery that goes well: nothing is made ready for a line that is not written
         fields = {
             "delivery": delivery.id,
             "subscription": happening.subscription.id if happening.subscription else None,

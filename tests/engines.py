@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+import threading
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +76,11 @@ class Gate:
         try:
             if self._open_with is not None:
                 return self._open_with
-            answer = self._answers[request.number] = asyncio.get_running_loop().create_future()
-            return await answer
+            self._answers[request.number] = asyncio.get_running_loop().create_future()
+            return await self._answers[request.number]
         finally:
             self.waiting.remove(request)
+            self._answers.pop(request.number, None)
 
     async def arrived(self, count: int = 1) -> list[Received]:
         """Those that wait for an answer, once there are *count*."""
@@ -168,6 +169,17 @@ async def blocked_reader(engine: Engine) -> AsyncIterator[None]:
         await held
 
 
+async def taken(engine: Engine) -> None:
+    """Return when a delivery holds a slot; the writer is kept at work until then."""
+
+    async def nothing(_: Transaction) -> None:
+        pass
+
+    async with asyncio.timeout(PATIENCE):
+        while not engine._running.dispatcher.in_flight:
+            await engine._running.store.writer.change(nothing)
+
+
 async def attempts_ended(engine: Engine) -> None:
     """Return when every attempt in flight has ended: its result is sent to the writer."""
     await asyncio.wait(engine._running.dispatcher._attempts, timeout=PATIENCE)
@@ -186,10 +198,14 @@ def rows(folder: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return db.execute(statement, values).fetchall()
 
 
-def edit(folder: Path, script: str) -> None:
-    """Change the file behind the engine's back."""
-    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
-        db.executescript(script)
+async def edit(folder: Path, script: str) -> None:
+    """Change the file behind the engine's back; in a thread, because it may have to wait for the engine's lock."""
+
+    def execute() -> None:
+        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
+            db.executescript(script)
+
+    await asyncio.to_thread(execute)
 
 
 def numbers(requests: Iterable[Received]) -> list[int]:

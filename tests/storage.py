@@ -28,6 +28,7 @@ from hookengine.models import (
 from hookengine.store import Draft, Receipt, Recorded, Result, Store, changes
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
@@ -243,6 +244,18 @@ def write(path: Path, script: str) -> None:
     """Change a file behind the store's back."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(script)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in *folder*."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def have_ended(threads: set[threading.Thread]) -> bool:
+    """Whether *threads* have ended, or do so now: a connection's is told to a moment before it does."""
+    for thread in threads:
+        thread.join(PATIENCE)
+    return not any(thread.is_alive() for thread in threads)
 
 
 def subscription(clock: Clock, **settings: Any) -> Subscription:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storage import PATIENCE, rows, write
+from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
 from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
@@ -133,7 +133,7 @@ async def test_a_file_that_is_no_database_is_let_go(tmp_path: Path) -> None:
         await open_writer(path, synchronous="full")
 
     assert b"this is no database" * 100 == path.read_bytes()
-    assert threads >= set(threading.enumerate())
+    assert have_ended(set(threading.enumerate()) - threads)
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -152,8 +152,7 @@ async def test_opening_can_be_cut(
     with suppress(asyncio.CancelledError):
         await (await task).close()
 
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    assert have_ended({thread})
 
 
 async def test_files_are_the_owners_alone(tmp_path: Path) -> None:

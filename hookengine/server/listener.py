@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hookengine.errors import StartError
 from hookengine.server import routes
-from hookengine.server.problems import SAFE, problem_of_status, tell_errors
+from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 _KEEP_ALIVE = 30.0  # s that an idle connection is kept
 _LINGER = 2.0  # s in which the rest of a refused upload is read
 _PATIENCE = 5.0  # s for requests under way when the server closes
+_MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection, which answers what cannot be parsed without repeating it."""
+    """aiohttp's connection, which answers what never gets to the middleware in the same form, and without repeating it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take *transport*, unless there are too many already."""
+        super().connection_made(transport)
+        if self._manager is not None and len(self._manager.connections) > _MOST_CONNECTIONS:
+            self.force_close()
 
     def handle_error(
         self,
@@ -39,9 +46,18 @@ class _Connection(web.RequestHandler):
             self.log_exception("request_failed", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
-        response = problem_of_status(status, headers=SAFE)
+        response = problem_of_status(status, SAFE)
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send *resp*, or a problem in place of what aiohttp raises outside the middleware."""
+        if isinstance(resp, web.HTTPException):
+            resp = problem_of(resp)
+            resp.headers.update(SAFE)
+        return await super().finish_response(request, resp, start_time)
 
 
 class Server:
@@ -62,7 +78,6 @@ class Server:
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_PATIENCE, **self._options)
         self._listening: asyncio.Server | None = None
         self.url = ""
-        self.addresses: tuple[tuple[str, int], ...] = ()
 
     async def start(self, listen: str) -> None:
         """Serve on *listen*, `HOST:PORT`; port 0 is any free one. Raises StartError."""
@@ -77,11 +92,10 @@ class Server:
                 int(port),
                 backlog=1024,
             )
-        except OSError as error:
+        except (OSError, OverflowError, ValueError) as error:
             await self._runner.cleanup()
-            raise StartError(f"cannot listen on {listen}: {error.strerror or error}") from error
-        self.addresses = tuple(sock.getsockname()[:2] for sock in self._listening.sockets)
-        name, number = self.addresses[0]
+            raise StartError(f"cannot listen on {listen}: {getattr(error, 'strerror', None) or error}") from error
+        name, number = self._listening.sockets[0].getsockname()[:2]
         self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 
     async def close(self) -> None:

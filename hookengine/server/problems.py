@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 
-# On every answer: what is stored is other people's, and must not be taken for a page of ours.
-SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+# On every answer: what is stored is other people's, and must not be taken for a page of ours. A version would help attackers.
+SAFE = {
+    "Server": "hookengine",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
 
 _BY_STATUS: dict[int, type[RequestError]] = {
     404: NotFound,
@@ -42,11 +47,18 @@ def problem(error: RequestError) -> web.Response:
     return _problem(error.status, error.code, error.detail, error.mistakes, _headers(error))
 
 
-def problem_of_status(status: int, detail: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
-    """The answer for what aiohttp itself refuses."""
+def problem_of(refused: web.HTTPException) -> web.Response:
+    """The answer for what aiohttp refuses, without its words: they repeat what the client sent."""
+    return problem_of_status(refused.status, {name: refused.headers[name] for name in ("Allow",) if name in refused.headers})
+
+
+def problem_of_status(status: int, headers: dict[str, str] | None = None) -> web.Response:
+    """The answer for a status alone."""
     kind = _BY_STATUS.get(status)
-    code = kind.code if kind is not None else HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
-    return _problem(status, code, detail or (kind().detail if kind else HTTPStatus(status).description), (), headers or {})
+    known = HTTPStatus(status)
+    if kind is not None:
+        return _problem(status, kind.code, kind().detail, (), headers or {})
+    return _problem(status, known.phrase.lower().replace(" ", "_"), known.description, (), headers or {})
 
 
 def internal_error() -> web.Response:
@@ -71,12 +83,11 @@ async def tell_errors(
     except StorageFailed as error:
         response = problem(StorageUnavailable(error.detail))
     except web.HTTPException as refused:
-        allow = {"Allow": refused.headers["Allow"]} if "Allow" in refused.headers else {}
-        response = problem_of_status(refused.status, headers=allow)
+        response = problem_of(refused)
     except Exception:
         request.app.logger.exception("request_failed")
         response = internal_error()
-    if response.status in {413, 503} or request.content_type == "":
+    if response.status in {413, 503}:
         response.force_close()
     response.headers.update(SAFE)
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from aiohttp import web
 from hookengine.errors import Invalid, Malformed, Mistake, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType
 from hookengine.jsontext import read_json, read_objects
 from hookengine.service import RequestKey, request_digest
-from hookengine.validation import format_time
+from hookengine.validation import Problems, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,26 +28,58 @@ NDJSON = "application/x-ndjson"
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_PATIENCE = 30.0  # s for a body to arrive
 
 
-async def read_body(request: web.Request, *media_types: str, limit: int, required: bool = True) -> bytes:
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an action that takes no members."""
+
+
+async def expect(request: web.Request) -> None:
+    """
+    Refuse expectations but `100-continue`, which `read_body` answers.
+
+    So a client is asked for its body only when it will be read (RFC 9110, 10.1.1).
+    """
+    if request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+
+
+async def read_body(
+    request: web.Request, *media_types: str, limit: int, required: bool = True, patience: float = _PATIENCE
+) -> bytes:
     """
     The body, unless its type, coding or size is not taken; a body that is too large is refused before it is read.
 
-    Raises UnsupportedMediaType, PayloadTooLarge, Malformed.
+    Raises UnsupportedMediaType, PayloadTooLarge, Malformed, and HTTPRequestTimeout for one that takes too long.
     """
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a Content-Encoding")
     announced = request.content_length
     if announced is not None and announced > limit:
         raise PayloadTooLarge(f"the body has {announced} bytes; at most {limit} are taken")
+    if "Expect" in request.headers:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer proper
+    try:
+        async with asyncio.timeout(patience):
+            content = await _read(request, limit)
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise Malformed("the body is cut short or not framed as announced", code="incomplete_body") from None
+    if content or required:
+        _check_media_type(request, media_types)
+    return content
+
+
+async def _read(request: web.Request, limit: int) -> bytes:
     content = bytearray()
     async for chunk in request.content.iter_any():
         content += chunk
         if len(content) > limit:
             raise PayloadTooLarge(f"the body has more than the {limit} bytes that are taken")
-    if content or required:
-        _check_media_type(request, media_types)
     return bytes(content)
 
 
@@ -65,6 +98,12 @@ def read_object(body: bytes, *, optional: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Invalid(mistakes=(Mistake(pointer="", code="invalid_type", detail="expected an object"),))
     return value
+
+
+def read_nothing(body: bytes) -> None:
+    """Raise Invalid for a body with members, of an action that takes none."""
+    problems = Problems()
+    problems.require(problems.convert(_Nothing, read_object(body, optional=True)))
 
 
 def read_array(body: bytes, *, ndjson: bool) -> list[Any]:
@@ -99,14 +138,13 @@ def refuse_key(request: web.Request) -> None:
 
 def read_versions(request: web.Request) -> frozenset[int] | None:
     """The versions that If-Match names (RFC 9110, 13.1.1), None for any; a weak one never matches."""
-    given = ",".join(request.headers.getall("If-Match", []))
-    if not given or given.strip() == "*":
+    given = request.headers.getall("If-Match", ["*"])
+    if given == ["*"]:
         return None
-    tags = [tag.strip() for tag in given.split(",")]
-    matches = [_TAG.fullmatch(tag) for tag in tags]
-    if not all(matches):
+    tags = [_TAG.fullmatch(tag.strip()) for tag in ",".join(given).split(",")]
+    if not all(tags):
         raise PreconditionFailed("If-Match is not a list of entity tags")
-    return frozenset(int(m[2]) for m in matches if m is not None and not m[1] and m[2].isascii() and m[2].isdigit())
+    return frozenset(int(tag[2]) for tag in tags if tag is not None and not tag[1] and _VERSION.fullmatch(tag[2]))
 
 
 def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -136,15 +174,11 @@ def _plain(value: Any) -> Any:
         case bytes():
             return orjson.Fragment(value)
         case msgspec.Struct():
+            omits = value.__struct_config__.omit_defaults
             return {
                 name: member
                 for name in value.__struct_fields__
-                if (member := getattr(value, name)) is not msgspec.UNSET and not _omitted(value, name, member)
+                if (member := getattr(value, name)) is not msgspec.UNSET and not (member is None and omits)
             }
         case _:
             raise TypeError
-
-
-def _omitted(value: msgspec.Struct, name: str, member: Any) -> bool:
-    """Members that a view leaves out where they are empty."""
-    return member is None and value.__struct_config__.omit_defaults and name in value.__struct_fields__
