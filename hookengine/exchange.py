@@ -1,7 +1,7 @@
 """
 One HTTP/1.1 request and its answer, over a connection of aiohttp's own pool and through aiohttp's own parser.
 
-`ClientSession` does the same in about three times the CPU (docs/performance.md). What it guards is guarded here, and what it
+`ClientSession` does the same for twice the CPU (docs/performance.md). What it guards is guarded here, and what it
 does not guard as well: floods of interim responses, answers without end, and bytes that arrive before anything was asked.
 """
 

@@ -32,15 +32,15 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
 _MOST_HEADERS = 32
 _HEADER_BYTES = 8192
 
-# Names that HTTP, the request's way, or we own. Such a header could smuggle a second request, keep the body from being sent, or
-# speak for somebody else.
+# Names that HTTP, the request's way, or we own. Such a header could smuggle a second request, keep the body from being sent,
+# or speak for somebody else.
 _RESERVED_NAMES = frozenset({
     "accept-encoding", "connection", "content-encoding", "content-language", "content-length", "content-location",
     "content-range", "content-type", "cookie", "date", "expect", "forwarded", "host", "http2-settings", "keep-alive",
     "metadata", "metadata-flavor", "range", "te", "trailer", "trailers", "transfer-encoding", "upgrade", "via",
     "x-http-method-override", "x-metadata-token", "x-real-ip",
 })  # fmt: skip
-_RESERVED_PREFIXES = ("proxy-", "sec-", "webhook-", "svix-", "x-forwarded-", "x-aws-ec2-", "x-hookengine-", "content-")
+_RESERVED_PREFIXES = (":", "proxy-", "sec-", "webhook-", "svix-", "x-forwarded-", "x-aws-ec2-", "x-hookengine-", "content-")
 
 
 def _form(pattern: str, longest: int, expected: str) -> Meta:
@@ -52,7 +52,7 @@ EventType = Annotated[
     _form(
         r"[A-Za-z0-9_]+([.:/-][A-Za-z0-9_]+)*",
         128,
-        "an event type of at most 128 characters, such as 'order.created': words of letters, digits and _ joined by . : / or -",
+        "an event type such as 'order.created': at most 128 characters, words of letters, digits and _ joined by . : / or -",
     ),
 ]
 TypePattern = Annotated[
@@ -133,8 +133,9 @@ def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: i
     deliver_at, expires_at = draft.get("deliver_at"), draft.get("expires_at")
     if deliver_at is not None and deliver_at > now + LATEST_DELIVERY:
         problems.add(at + "/deliver_at", "too_late", "an event can be delivered at most 365 days from now")
-    if expires_at is not None and expires_at <= max(now, deliver_at or 0):
-        problems.add(at + "/expires_at", "already_expired", "expires_at must lie after now and after deliver_at")
+    # One that has passed is no mistake: the event is accepted, and shown as expired.
+    if expires_at is not None and deliver_at is not None and expires_at <= deliver_at:
+        problems.add(at + "/expires_at", "invalid_value", "expires_at must lie after deliver_at")
 
 
 def event_digest(event: EventInput, tenant: str) -> bytes:
@@ -187,6 +188,19 @@ def check_subscription(
         problems.add("/metadata", "too_large", "expected at most 16 KiB of JSON")
 
 
+def check_kept_secrets(problems: Problems, name: str, subscription: models.Subscription) -> None:
+    """Whether another profile, called *name*, can sign with the secrets that *subscription* keeps."""
+    profile = PROFILES.get(name)
+    if profile is None or not profile.signs or name == subscription.profile:
+        return
+    for secret in subscription.secrets:
+        try:
+            check_secret(profile.schemes, secret.value)
+        except ValueError as error:
+            problems.add("/profile", "unusable_secret", f"rotate the secret first, because here {error}")
+            return
+
+
 def _check_secret(problems: Problems, secret: str | None, profile: Profile | None) -> None:
     if secret is None or profile is None:
         return
@@ -207,10 +221,10 @@ def _check_headers(
     seen: set[str] = set()
     for name, value in headers.items():
         at, lower = pointer("headers", name), name.lower()
-        if not _HEADER_NAME.fullmatch(name):
-            problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
-        elif lower in _RESERVED_NAMES or lower.startswith(_RESERVED_PREFIXES) or lower in signing:
+        if lower in _RESERVED_NAMES or lower.startswith(_RESERVED_PREFIXES) or lower in signing:
             problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself")
+        elif not _HEADER_NAME.fullmatch(name):
+            problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
         elif lower == "authorization" and auth is not None:
             problems.add(at, "conflicting_auth", "give either auth or a header of your own")
         elif lower in seen:
@@ -218,6 +232,8 @@ def _check_headers(
         seen.add(lower)
         if not _HEADER_VALUE.fullmatch(value):
             problems.add(at, "invalid_header_value", "expected at most 2048 visible ASCII characters, spaces and tabs")
+        elif value == HIDDEN:  # from an answer of ours: saved, it would be sent
+            problems.add(at, "hidden_value", f"'{HIDDEN}' only stands for a value: give the value itself")
 
 
 def _header_names(profile: Profile | None) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hookengine import views
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 250  # of one page
 
+_CURSOR = re.compile(rb"before:([1-9][0-9]{0,18})")
+
 
 class Query:
     """The parameters of a list, with every mistake in them."""
@@ -27,6 +30,9 @@ class Query:
             for name in self._given
             if name not in known | {"limit", "cursor"}
         ]
+        for name, count in Counter(name for name, _ in given.items()).items():  # of a MultiDict
+            if count > 1:
+                self._wrong(name[:100], "expected the parameter once")
 
     def text(self, name: str) -> str | None:
         """A parameter as it is."""
@@ -53,7 +59,9 @@ class Query:
         self._mistakes.append(Mistake(parameter=name, code="invalid_value", detail=detail))
 
     def _limit(self) -> int:
-        text = self.text("limit") or "50"
+        text = self.text("limit")
+        if text is None:
+            return 50
         if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_ROWS:  # digits
             return int(text)
         self._wrong("limit", f"expected 1 to {MOST_ROWS}")
@@ -64,12 +72,13 @@ class Query:
         if cursor is None:
             return BEFORE_ALL
         try:
-            before = int(base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").removeprefix("before:"))
-        except (ValueError, binascii.Error, UnicodeError):
-            before = 0
-        if not 0 < before <= BEFORE_ALL:
+            found = _CURSOR.fullmatch(base64.urlsafe_b64decode(cursor))
+        except ValueError:  # no base64
+            found = None
+        if found is None or int(found[1]) > BEFORE_ALL:
             self._wrong("cursor", "expected a next_cursor of an earlier page")
-        return before
+            return BEFORE_ALL
+        return int(found[1])
 
     def _time(self, name: str) -> int | None:
         value = self._given.get(name)

@@ -253,7 +253,9 @@ class Scheduler:
         if at < len(queue) and queue[at][1] == delivery.seq:
             del queue[at]
             lane.size -= 1
-            self._size -= 1  # an empty lane keeps its place until it is looked at
+            self._size -= 1
+            if not lane.size:
+                self._move(lane, None)
             if lane.marks != _NOTHING_ON_DISK:
                 self._hungry[lane.standing.rank][lane.subscription] = lane
 
@@ -433,8 +435,7 @@ class Scheduler:
             else:
                 self._trim(max(1, share * 7 // 8), now)
                 return
-            if victim.size:
-                self._evict(victim, now)
+            self._evict(victim, now)
             self._look(victim, now)
 
     def _trim(self, share: int, now: int) -> None:

@@ -122,17 +122,15 @@ _SENTENCES = {
     ErrorCode.LOCAL_NETWORK: "This machine has no network.",
     ErrorCode.LOCAL_RESOURCES: "This machine is short of file descriptors, ports or memory.",
 }
+# aiohttp's parser takes what follows an answer for the next one.
+_SURPLUS = "(or more came than the answer announced: a body on 204, a Content-Length too small)"
+_UNPRINTABLE = re.compile(r"[^ -~]")
 _HINTS = {
     "WRONG_VERSION_NUMBER": "it seems to speak plain HTTP on this port",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it demands a client certificate",
     "UNSUPPORTED_PROTOCOL": "it offers nothing newer than TLS 1.1",
     "TLSV1_ALERT_PROTOCOL_VERSION": "it offers nothing newer than TLS 1.1",
 }
-
-
-# The parser takes what follows an answer for the next one.
-_SURPLUS = "(or more came than the answer announced: a body on 204, a Content-Length too small)"
-_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class Sender:
@@ -226,7 +224,7 @@ def error_code(error: Exception, phase: Phase, *, tls: bool) -> ErrorCode:
     cause = _cause(error)
     match cause:
         case ssl.SSLCertVerificationError():
-            code = _VERIFY_CODES.get(cause.verify_code, ErrorCode.TLS_UNTRUSTED)
+            code = _VERIFY_CODES.get(getattr(cause, "verify_code", 0), ErrorCode.TLS_UNTRUSTED)
         case ssl.SSLError():
             code = ErrorCode.TLS_PROTOCOL
         case HttpProcessingError():
@@ -256,12 +254,12 @@ def tls_context() -> ssl.SSLContext:
 
 def has_ipv4_route() -> bool:
     """Whether this machine has an IPv4 network: a datagram socket's connect asks the routing table and sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(_TEST_NET)
-        except OSError:
-            return False
-        return True
+    except OSError:
+        return False
+    return True
 
 
 def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop) -> Target:
@@ -300,9 +298,9 @@ def _detail(code: ErrorCode, error: Exception, host: str) -> str:
         case Unsendable():
             return f"The request cannot be sent: {cause}"
         case ssl.SSLCertVerificationError() if code is ErrorCode.TLS_UNTRUSTED:
-            reason = cause.verify_message
+            reason = getattr(cause, "verify_message", "")
         case ssl.SSLError() if code is ErrorCode.TLS_PROTOCOL:
-            known = cause.reason or "the handshake failed"
+            known = getattr(cause, "reason", None) or "the handshake failed"  # set by OpenSSL's own errors only
             reason = _HINTS.get(known, known.lower().replace("_", " "))
         case HttpProcessingError() if code is ErrorCode.MALFORMED_RESPONSE:
             reason = _UNPRINTABLE.sub("?", " ".join(cause.message.split())[:_PREVIEW].removesuffix(" ^"))

@@ -10,14 +10,13 @@ import orjson
 from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
-from hookengine import inputs, models, views
+from hookengine import inputs, models, validation, views
 from hookengine.access import Principal, Scope
 from hookengine.errors import (
     DeliveryNotFound,
     EventNotFound,
     Forbidden,
-    Invalid,
-    Mistake,
+    Malformed,
     Stopping,
     SubscriptionNotFound,
 )
@@ -97,8 +96,15 @@ class Service:
         *render* made for the first.
         """
         self._require(by, Scope.EVENTS_WRITE, changing=True)
-        drafts = self._drafts(by, events, single=single)
-        keyed = None if key is None else self._key(by, key, drafts[0].tenant if single else None)
+        problems = Problems()
+        read = self._read(by, events, problems, single=single)
+        keyed = None if key is None else self._key(by, key, read[0][1] if single else None)
+        if keyed is not None and problems.mistakes:
+            # It may have been right when it was accepted, as with a subscription that is gone since.
+            answer = await self._store.reader.answer(keyed, now=self._clock.now())
+            if answer is not None:
+                return answer
+        drafts = [self._draft(problems.require(draft), tenant) for draft, tenant in read]
         made = await self._store.writer.publish(
             drafts, key=keyed, render=None if render is None else lambda receipts: render(shown_events(receipts))
         )
@@ -336,10 +342,13 @@ class Service:
 
     # Inner steps.
 
-    def _drafts(self, by: Principal, events: Sequence[Mapping[str, Any]], *, single: bool) -> list[Draft]:
+    def _read(
+        self, by: Principal, events: Sequence[Mapping[str, Any]], problems: Problems, *, single: bool
+    ) -> list[tuple[validation.Draft[EventInput], str]]:
+        """Each event as far as it is valid, with its tenant."""
         if len(events) > MOST_EVENTS:
-            raise Invalid(mistakes=(Mistake(pointer="", code="too_many", detail=f"expected at most {MOST_EVENTS} events"),))
-        problems = Problems()
+            problems.add("", "too_many_elements", f"expected at most {MOST_EVENTS} elements")
+            problems.raise_if_any()
         now = self._clock.now()
         read = []
         for position, members in enumerate(events):
@@ -349,7 +358,7 @@ class Service:
             tenant = self._own_tenant(by, draft.get("tenant"))
             self._check_chosen(problems, draft.get("subscriptions"), tenant, at)
             read.append((draft, tenant))
-        return [self._draft(problems.require(draft), tenant) for draft, tenant in read]
+        return read
 
     def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
         for position, id_ in enumerate(chosen or ()):
@@ -418,6 +427,7 @@ class Service:
         inputs.check_subscription(
             problems, draft, policy=self._policy, default_profile=default_profile, vet=draft.get("url") != current.url
         )
+        inputs.check_kept_secrets(problems, draft.get("profile") or default_profile, current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
         return replace(current, **settings)
 
@@ -437,11 +447,18 @@ def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
     if "data" in members:
         data = members["data"]
         if isinstance(data, bytes | bytearray | memoryview):
-            read_json(b'{"data":' + bytes(data) + b"}")  # the same rules as over HTTP
-            members["data"] = Raw(bytes(data))
+            members["data"] = _checked(bytes(data))
         else:
-            members["data"] = Raw(orjson.dumps(data))
+            members["data"] = _checked(orjson.dumps(data))
     return members
+
+
+def _checked(data: bytes) -> Raw:
+    """*data* by the rules that hold over HTTP."""
+    read = read_json(b'{"data":%b}' % data)
+    if read.keys() != {"data"}:  # as after `1,"more":2`
+        raise Malformed("data is more than one JSON value", code="invalid_json")
+    return Raw(data)
 
 
 def _optional_int(value: int | None) -> int | None:

@@ -29,12 +29,23 @@ from engines import (
     taken,
 )
 from msgspec import UNSET
+from storage import DELIVERED, GONE, NO_ANSWER
 from storage import edit as edit_stored
 
 from hookengine.clock import Clock
 from hookengine.dispatcher import Payloads
 from hookengine.errors import DeliveryStateConflict, StorageUnavailable
-from hookengine.models import Event, Secret, SigningSecret
+from hookengine.models import (
+    AttemptError,
+    Broken,
+    ErrorCode,
+    Event,
+    Interrupted,
+    Outcome,
+    Secret,
+    SigningSecret,
+    Unreachable,
+)
 from hookengine.receiver import Received, Receiver, Reply
 
 if TYPE_CHECKING:
@@ -393,6 +404,27 @@ async def test_hold_and_skip(running_engine: Engine, journal: Journal) -> None:
     assert [1, 0] == numbers(holding.requests)
     assert [0] == numbers(skipping.requests)
     assert 2 == len(journal.all("subscription_enabled"))
+
+
+async def test_held_stays_held_over_a_restart(tmp_path: Path) -> None:
+    """What a disabled subscription holds is not sent by the next start, and goes after an enable."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as engine:
+            holder = await engine.subscribe(receiver.url)
+            other = await engine.subscribe(receiver.url + "/other")
+            await engine.disable(holder.id)
+            event = await engine.publish("order.created", {"n": 1})
+            await receiver.wait(1)
+        async with running(tmp_path) as engine:
+            more = await engine.publish("order.created", {"n": 2}, subscriptions=[other.id])
+            await engine.wait(more.id, PATIENCE)
+            assert "held" == (await only(engine, event=event.id, subscription=holder.id)).state
+            await engine.enable(holder.id)
+            await engine.wait(event.id, PATIENCE)
+
+    assert [("/other", 1), ("/other", 2), ("/", 1)] == [
+        (request.path, n) for request, n in zip(receiver.requests, numbers(receiver.requests), strict=True)
+    ]
 
 
 async def test_held_work_is_flushed_gently(running_engine: Engine) -> None:
@@ -773,6 +805,28 @@ async def test_pause_starts_anew_after_a_request_got_out(running_engine: Engine,
             await running_engine.wait(event.id, PATIENCE)
 
             assert [100, 200] == [line["pause_ms"] for line in lines[before:]]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        pytest.param(DELIVERED, 100, id="accepted"),
+        pytest.param(GONE, 100, id="refused"),
+        pytest.param(NO_ANSWER, 100, id="no answer"),
+        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.BLOCKED_ADDRESS, detail="")), 800, id="blocked"),
+        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="")), 800, id="no name server"),
+        pytest.param(Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail="")), 800, id="broken"),
+        pytest.param(Interrupted(), 800, id="cut"),
+        pytest.param(Interrupted(error=AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="")), 1600, id="local"),
+    ],
+)
+async def test_what_shows_that_requests_get_out(running_engine: Engine, outcome: Outcome, expected: int) -> None:
+    """Only an end that needs a working network shortens the next pause; only one of ours prolongs it."""
+    dispatcher = running_engine._running.dispatcher
+    dispatcher._pause = 800
+    dispatcher._weigh(outcome)
+
+    assert expected == dispatcher._pause
 
 
 async def test_unreadable_payloads_are_read_again(tmp_path: Path, journal: Journal) -> None:

@@ -39,7 +39,7 @@ from hookengine.models import (
 )
 from hookengine.netguard import AddressBlocked, Policy, SelfConnection, UrlRefused, admit
 from hookengine.resolver import LookupFailed, Resolver
-from hookengine.sender import Sender, error_code, has_ipv4_route, verdict
+from hookengine.sender import Sender, _detail, error_code, has_ipv4_route, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +208,7 @@ def test_exception_of_aiohttp(kind: type[Exception]) -> None:
     error, code = AIOHTTP[kind]
 
     assert code is error_code(error, Phase.CONNECT, tls=False)
+    assert _detail(code, error, "hooks.acme.example").endswith(".")
 
 
 PHASES = list(Phase)

@@ -6,9 +6,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 from hookengine.errors import (
+    Malformed,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
@@ -66,17 +67,13 @@ def internal_error() -> web.Response:
     return _problem(500, "internal_error", "Something went wrong here; the log has the details.", (), {})
 
 
-def render(error: RequestError) -> bytes:
-    """The body of `problem`."""
-    return _body(error.status, error.code, error.detail, error.mistakes)
-
-
 @web.middleware
 async def tell_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """The one place where exceptions become answers."""
     try:
+        _check_version(request)
         response = await handler(request)
     except RequestError as error:
         response = problem(error)
@@ -93,6 +90,11 @@ async def tell_errors(
     return response
 
 
+def _check_version(request: web.Request) -> None:
+    if request.version < HttpVersion10:  # whose answers have neither status nor headers
+        raise Malformed("send HTTP/1.1", code="unsupported_version")
+
+
 def _headers(error: RequestError) -> dict[str, str]:
     headers = {}
     if error.retry_after is not None:
@@ -105,10 +107,6 @@ def _headers(error: RequestError) -> dict[str, str]:
 
 
 def _problem(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...], headers: dict[str, str]) -> web.Response:
-    return web.Response(status=status, body=_body(status, code, detail, mistakes), content_type=MEDIA_TYPE, headers=headers)
-
-
-def _body(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...]) -> bytes:
     content: dict[str, Any] = {
         "type": f"urn:hookengine:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -118,7 +116,7 @@ def _body(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...]) ->
     }
     if mistakes:
         content["errors"] = [_mistake(mistake) for mistake in mistakes]
-    return orjson.dumps(content)
+    return web.Response(status=status, body=orjson.dumps(content), content_type=MEDIA_TYPE, headers=headers)
 
 
 def _mistake(mistake: Mistake) -> dict[str, str]:

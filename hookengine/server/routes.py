@@ -31,7 +31,7 @@ _PUBLIC = frozenset({"/livez", "/readyz"})
 
 def table() -> list[web.RouteDef]:
     """Every route."""
-    return [
+    routes = [
         web.post("/v1/events", publish),
         web.post("/v1/events/batch", publish_batch),
         web.get("/v1/events", list_events),
@@ -52,6 +52,7 @@ def table() -> list[web.RouteDef]:
         web.get("/livez", live),
         web.get("/readyz", ready),
     ]
+    return [web.route(r.method, r.path, r.handler, expect_handler=wire.expect, **r.kwargs) for r in routes]
 
 
 @web.middleware
@@ -145,13 +146,13 @@ async def unsubscribe(request: web.Request) -> web.Response:
 
 async def enable(request: web.Request) -> web.Response:
     """POST /v1/subscriptions/{id}/enable."""
-    await _read_action(request)
+    await _read_nothing(request)
     return _subscription(await _service(request).enable(_by(request), _id(request), versions=wire.read_versions(request)))
 
 
 async def disable(request: web.Request) -> web.Response:
     """POST /v1/subscriptions/{id}/disable."""
-    await _read_action(request)
+    await _read_nothing(request)
     return _subscription(await _service(request).disable(_by(request), _id(request), versions=wire.read_versions(request)))
 
 
@@ -162,7 +163,7 @@ async def show_secret(request: web.Request) -> web.Response:
 
 async def rotate_secret(request: web.Request) -> web.Response:
     """POST /v1/subscriptions/{id}/rotate-secret."""
-    given = await _read_action(request)
+    given = wire.read_object(await _read_action(request), optional=True)
     return answer(
         await _service(request).rotate_secret(_by(request), _id(request), given, versions=wire.read_versions(request))
     )
@@ -180,13 +181,13 @@ async def show_delivery(request: web.Request) -> web.Response:
 
 async def retry(request: web.Request) -> web.Response:
     """POST /v1/deliveries/{id}/retry."""
-    await _read_action(request)
+    await _read_nothing(request)
     return answer(await _service(request).retry(_by(request), _id(request)), status=202)
 
 
 async def cancel(request: web.Request) -> web.Response:
     """POST /v1/deliveries/{id}/cancel."""
-    await _read_action(request)
+    await _read_nothing(request)
     return answer(await _service(request).cancel(_by(request), _id(request)), status=202)
 
 
@@ -215,13 +216,18 @@ def _id(request: web.Request) -> str:
 
 
 def _query(request: web.Request) -> Mapping[str, Any]:
-    return dict(request.query)
+    return request.query
 
 
-async def _read_action(request: web.Request) -> dict[str, Any]:
+async def _read_action(request: web.Request) -> bytes:
     """The body of an action, which may be left out."""
     wire.refuse_key(request)
-    return wire.read_object(await read_body(request, JSON, limit=request.app[LIMITS][0], required=False), optional=True)
+    return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
+
+
+async def _read_nothing(request: web.Request) -> None:
+    """The body of an action that takes no members."""
+    wire.read_nothing(await _read_action(request))
 
 
 def _subscription(view: views.Subscription) -> web.Response:

@@ -242,6 +242,15 @@ WHERE seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:state IS NUL
 ORDER BY seq DESC
 LIMIT :limit;
 
+-- list_deliveries_in_state
+-- The same, of those that are stored in one state and read as one: however few, by way of their index.
+SELECT * FROM deliveries_shown
+WHERE stored_state = :stored AND stored_state <> 'delivered' AND seq < :before AND state = :state
+  AND (:tenant IS NULL OR tenant = :tenant)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC
+LIMIT :limit;
+
 -- list_deliveries_of_subscription
 -- The same, of one subscription.
 SELECT * FROM deliveries_shown

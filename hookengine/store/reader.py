@@ -8,7 +8,9 @@ from msgspec import Struct
 
 from hookengine import models, views
 from hookengine.store import rows
+from hookengine.store.intake import Answer
 from hookengine.store.queries import sql
+from hookengine.store.writer import KEY_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,8 +19,13 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.scheduler import Mark
+    from hookengine.store.intake import Key
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
+
+
+# How a state that is shown may be stored; see the view. Delivered ones are most rows: their list needs no index.
+_STORED = {"pending": ("pending",), "held": ("pending",), "failed": ("failed",), "cancelled": ("cancelled", "pending")}
 
 
 class Slice(Struct, frozen=True, kw_only=True, gc=False):
@@ -96,6 +103,8 @@ class Reader:
             )
         elif subscription is not None:
             found, after = await self._page(sql.list_deliveries_of_subscription, part, state=state, subscription=subscription)
+        elif state in _STORED:
+            found, after = await self._page_in_state(part, state)
         else:
             found, after = await self._page(sql.list_deliveries, part, state=state)
         return [rows.delivery_view(row) for row in found], after
@@ -109,6 +118,14 @@ class Reader:
         """The attempts of the delivery with this key, oldest first."""
         return [rows.stored_attempt(row) for row in await self._db.execute_fetchall(sql.attempts_of_delivery, (delivery,))]
 
+    async def answer(self, key: Key, *, now: int) -> Answer | None:
+        """What a request with *key*, and the same bytes, was answered; None also where its time is over."""
+        scope = rows.json_text([key.scope])
+        found = list(await self._db.execute_fetchall(sql.known_keys, (scope, now - KEY_LIFETIME)))
+        if not found or found[0]["digest"] != key.digest:
+            return None
+        return Answer(status=found[0]["status"], body=found[0]["answer"])
+
     async def subscription_key(self, id: str, tenant: str | None) -> int | None:  # noqa: A002
         """The key of a subscription, also of a deleted one."""
         row = await self._one(sql.subscription_key, {"id": id, "tenant": tenant})
@@ -119,7 +136,16 @@ class Reader:
         found = list(await self._db.execute_fetchall(statement, values))
         return found[0] if found else None
 
+    async def _page_in_state(self, part: Slice, state: str) -> tuple[list[Row], int | None]:
+        found: list[Row] = []
+        for stored in _STORED[state]:
+            found += await self._rows(sql.list_deliveries_in_state, part, state=state, stored=stored)
+        return _cut(sorted(found, key=lambda row: -row["seq"]), part)
+
     async def _page(self, statement: str, part: Slice, **more: Any) -> tuple[list[Row], int | None]:
+        return _cut(await self._rows(statement, part, **more), part)
+
+    async def _rows(self, statement: str, part: Slice, **more: Any) -> list[Row]:
         values = {
             "before": part.before,
             "tenant": part.tenant,
@@ -128,5 +154,8 @@ class Reader:
             "limit": part.limit + 1,  # one more tells whether there is a next page
             **more,
         }
-        found = list(await self._db.execute_fetchall(statement, values))
-        return found[: part.limit], found[part.limit - 1]["seq"] if len(found) > part.limit else None
+        return list(await self._db.execute_fetchall(statement, values))
+
+
+def _cut(found: list[Row], part: Slice) -> tuple[list[Row], int | None]:
+    return found[: part.limit], found[part.limit - 1]["seq"] if len(found) > part.limit else None

@@ -67,6 +67,8 @@ CREATE TABLE deliveries (
 
 -- The lanes: what is due next, for whom.
 CREATE INDEX deliveries_due ON deliveries (subscription, priority, due_at, seq) WHERE state = 'pending';
+-- The lists by state; most rows are delivered, and are found without it.
+CREATE INDEX deliveries_in_state ON deliveries (state, seq) WHERE state <> 'delivered';
 CREATE INDEX deliveries_of_event ON deliveries (event);
 CREATE INDEX deliveries_of_subscription ON deliveries (subscription, seq);
 CREATE INDEX deliveries_finished ON deliveries (finished_at) WHERE finished_at IS NOT NULL;
@@ -112,6 +114,7 @@ SELECT d.seq, d.id, d.event AS event_seq, d.subscription AS subscription_seq,
             WHEN s.deleted_at IS NOT NULL     THEN 'cancelled'
             WHEN s.state = 'disabled'         THEN 'held'
             ELSE 'pending' END AS state,
+       d.state AS stored_state,
        d.attempt_count,
        CASE WHEN d.state = 'pending' AND s.deleted_at IS NULL AND s.state = 'active' THEN d.due_at END AS next_attempt_at,
        d.created_at,

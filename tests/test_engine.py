@@ -1,0 +1,889 @@
+"""The engine's life from start to stop, in one process and in several, and the Python API."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import AsyncExitStack, closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from engines import LOOPBACK, PATIENCE, Gate, Journal, blocked_writer, edit, engine, only, rows, running
+from storage import Faulty, io_error
+
+from hookengine.client import Client
+from hookengine.config import Config
+from hookengine.engine import DATABASE, Engine
+from hookengine.errors import (
+    AlreadyRunning,
+    ConfigInvalid,
+    DatabaseTooNew,
+    EventNotFound,
+    HookEngineError,
+    Invalid,
+    KeyUnusable,
+    Malformed,
+    PreconditionFailed,
+    StartError,
+    Stopping,
+    StorageFailed,
+    SubscriptionNotFound,
+)
+from hookengine.receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+ROOT = Path(__file__).parent.parent
+
+# What a program has before its own lines: an engine on the file that is its argument.
+PREAMBLE = f"""
+import asyncio, os, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from hookengine.engine import Engine
+engine = Engine(Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+async def running_engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    """An engine at work."""
+    async with running(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def complaints() -> Iterator[list[str]]:
+    """What asyncio says of exceptions that nobody took; to be looked at after the loop has let go of everything."""
+    handler = _Lines()
+    logging.getLogger("asyncio").addHandler(handler)
+    yield handler.lines
+    logging.getLogger("asyncio").removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def open_things() -> tuple[set[str], set[str], set[str]]:
+    """The descriptors, threads and tasks of this process."""
+    gc.collect()
+    return (
+        {each.name for each in Path("/proc/self/fd").iterdir() if each.exists()},
+        {thread.name for thread in threading.enumerate()},
+        {task.get_name() for task in asyncio.all_tasks()},
+    )
+
+
+async def program(folder: Path, lines: str) -> asyncio.subprocess.Process:
+    """A Python program that has made an `engine` of the file in *folder* and goes on with *lines*."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PREAMBLE + lines, str(folder / DATABASE)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    """Its exit status and what it said, once it has ended by itself, which must be soon."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    return process.returncode, out.decode(), err.decode()
+
+
+# Start and stop
+
+
+async def test_everything_is_given_back(tmp_path: Path) -> None:
+    """After a stop there are the descriptors, threads and tasks of before the start, also with the API served."""
+    made = engine(tmp_path, serve="127.0.0.1:0")
+    before = open_things()
+    await made.start()
+    async with Receiver() as receiver:
+        await made.subscribe(receiver.url)
+        event = await made.publish("order.created", {"id": 1})
+        await made.wait(event.id, PATIENCE)
+        await asyncio.to_thread(Client(str(made.url)).request, "GET", "/readyz")
+    assert before != open_things()
+    await made.stop()
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+    assert before == open_things()
+
+
+async def test_nothing_exists_before_the_start(tmp_path: Path) -> None:
+    """An engine that is only made has no file, no descriptor and no thread, and says that it does not run."""
+    before = open_things()
+    made = engine(tmp_path)
+
+    assert before == open_things()
+    assert not (tmp_path / DATABASE).exists()
+    assert f"<Engine {tmp_path / DATABASE} stopped>" == repr(made)
+    assert tmp_path / DATABASE == made.path
+    with pytest.raises(RuntimeError, match=r"call start\(\) first"):
+        await made.publish("order.created", {})
+    await made.wait_stopped()
+    await made.stop()
+
+
+async def test_context_manager_starts_and_stops(tmp_path: Path) -> None:
+    """The engine runs inside `async with`, and not after it."""
+    async with engine(tmp_path) as made:
+        assert "running" in repr(made)
+        assert made.is_new
+        assert made.url is None
+        await made.publish("order.created", {})
+
+    assert "stopped" in repr(made)
+    with pytest.raises(RuntimeError):
+        await made.publish("order.created", {})
+
+
+async def test_start_twice_is_refused(running_engine: Engine) -> None:
+    """A second start is a programmer's mistake, and does no harm."""
+    with pytest.raises(RuntimeError, match="started already"):
+        await running_engine.start()
+
+    await running_engine.publish("order.created", {})
+
+
+async def test_stop_twice_and_start_again(tmp_path: Path) -> None:
+    """Two stops at once and one after are one, and the engine can be started again."""
+    made = engine(tmp_path)
+    for _ in range(2):
+        await made.start()
+        await made.publish("order.created", {})
+        await asyncio.gather(made.stop(), made.stop(), made.wait_stopped())
+        await made.stop()
+
+    assert [(2,)] == rows(tmp_path, "SELECT count(*) FROM events")
+    async with made:
+        assert not made.is_new
+
+
+async def test_stop_during_the_start(tmp_path: Path) -> None:
+    """A stop that overtakes the start ends it in order."""
+    made = engine(tmp_path)
+    before = open_things()
+    starting = asyncio.create_task(made.start())
+    await asyncio.sleep(0)
+    await made.stop()
+    await starting
+
+    assert before == open_things()
+
+
+@pytest.mark.parametrize("ticks", [1, 2, 3, 5, 8, 13, 21, 34])
+async def test_cancelled_start_leaves_nothing_open(tmp_path: Path, complaints: list[str], ticks: int) -> None:
+    """A start that is cancelled, wherever it is, closes what it opened; the next one works."""
+    made = engine(tmp_path, serve="127.0.0.1:0")
+    before = open_things()
+    starting = asyncio.create_task(made.start())
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with suppress(asyncio.CancelledError):
+        await starting
+        await made.stop()  # it was ready before
+    del starting
+
+    assert before == open_things()
+    assert [] == complaints
+    async with made:
+        await made.publish("order.created", {})
+
+
+async def spoil_schema(folder: Path) -> None:
+    """A file of a later version."""
+    async with running(folder):
+        pass
+    await edit(folder, "PRAGMA user_version = 999")
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def spoil_key(folder: Path) -> None:
+    """A file without its key."""
+    async with running(folder):
+        pass
+    (folder / "secret.key").unlink()
+
+
+async def spoil_file(folder: Path) -> None:
+    """A file that is no database."""
+    (folder / DATABASE).write_bytes(b"no database" * 1000)
+
+
+async def spoil_table(folder: Path) -> None:
+    """A database that lacks a table."""
+    async with running(folder):
+        pass
+    await edit(folder, "DROP TABLE meta")
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def remove_folder(folder: Path) -> None:
+    """No place for a file."""
+    folder.rmdir()  # noqa: ASYNC240  # nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        pytest.param(spoil_schema, DatabaseTooNew, id="newer schema"),
+        pytest.param(spoil_key, KeyUnusable, id="no key"),
+        pytest.param(spoil_file, StartError, id="no database"),
+        pytest.param(spoil_table, StartError, id="no table"),
+        pytest.param(remove_folder, StartError, id="no folder"),
+    ],
+)
+async def test_start_that_fails_leaves_nothing_open(
+    tmp_path: Path, complaints: list[str], spoil: Any, expected: type[StartError]
+) -> None:
+    """What keeps the engine from starting comes out of `start()`, once, and nothing stays open."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    await spoil(folder)
+    made = engine(folder, serve="127.0.0.1:0")
+    before = open_things()
+    with pytest.raises(expected):
+        await made.start()
+
+    assert before == open_things()
+    assert [] == complaints
+    with pytest.raises(RuntimeError, match=r"call start\(\) first"):
+        await made.publish("order.created", {})
+
+
+async def test_port_in_use_leaves_nothing_open(tmp_path: Path, complaints: list[str]) -> None:
+    """A listener that cannot be had is named, and the file is free for the next engine."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]
+        before = open_things()
+        with pytest.raises(StartError, match=f"127.0.0.1:{port}"):
+            await engine(tmp_path, serve=f"127.0.0.1:{port}").start()
+
+        assert before == open_things()
+        assert [] == complaints
+    async with running(tmp_path):
+        pass
+
+
+async def test_unreadable_subscription_is_told_and_left_alone(tmp_path: Path) -> None:
+    """A row whose secrets do not open is told as a fault, and the others are served."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as made:
+            lost = await made.subscribe(receiver.url + "/lost")
+            await made.subscribe(receiver.url + "/found")
+        await edit(tmp_path, f"UPDATE subscriptions SET sealed = x'00' WHERE id = '{lost.id}'")
+        async with running(tmp_path, journal := Journal()) as made:
+            [fault] = journal.all("fault")
+            event = await made.publish("order.created", {})
+            await made.wait(event.id, PATIENCE)
+
+    assert lost.id in fault["error"]
+    assert ["/found"] == [request.path for request in receiver.requests]
+
+
+async def test_first_event_after_the_start_is_delivered(tmp_path: Path) -> None:
+    """What is published in the very moment of a start goes as well."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as made:
+            await made.subscribe(receiver.url)
+        for _ in range(5):
+            async with running(tmp_path) as made:
+                event = await made.publish("order.created", {})
+                [delivery] = await made.wait(event.id, PATIENCE)
+                assert "delivered" == delivery.state
+
+
+async def test_host_program_is_left_alone(tmp_path: Path) -> None:
+    """No signal handler, no logger and no structlog setting is touched."""
+
+    def host() -> tuple[Any, ...]:
+        root = logging.getLogger()
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        ours = logging.getLogger("hookengine")
+        return handlers, list(root.handlers), root.level, list(ours.handlers), ours.level, structlog.is_configured()
+
+    before = host()
+    async with Engine(tmp_path / DATABASE, serve="127.0.0.1:0") as made:
+        await made.publish("order.created", {})
+        assert before == host()
+
+    assert before == host()
+
+
+async def test_log_goes_to_the_hosts_logger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a logger of its own the engine logs into `hookengine` of the standard library."""
+    caplog.set_level(logging.INFO, "hookengine")
+    async with Engine(tmp_path / DATABASE, config=Config(security=LOOPBACK)) as made:
+        sub = await made.subscribe("http://127.0.0.1:8099")
+
+    assert any("subscription_created" in record.message and sub.id in record.message for record in caplog.records)
+
+
+async def test_observer_that_raises_does_no_harm(tmp_path: Path) -> None:
+    """A logger that fails does not keep events from being delivered, nor others from hearing of it."""
+
+    def fail(*_: object) -> Any:
+        raise OSError("the log's disk is full")
+
+    logger = structlog.wrap_logger(None, processors=[fail], wrapper_class=structlog.make_filtering_bound_logger(0))
+    async with Receiver() as receiver, Engine(tmp_path / DATABASE, config=Config(security=LOOPBACK), logger=logger) as made:
+        await made.subscribe(receiver.url)
+        event = await made.publish("order.created", {})
+        [delivery] = await made.wait(event.id, PATIENCE)
+
+    assert "delivered" == delivery.state
+
+
+# Several engines
+
+
+async def test_two_engines_on_two_files(tmp_path: Path) -> None:
+    """Engines of one process know nothing of each other's events."""
+    async with AsyncExitStack() as stack:
+        receivers = [await stack.enter_async_context(Receiver()) for _ in range(2)]
+        engines = []
+        for name, receiver in zip("ab", receivers, strict=True):
+            (tmp_path / name).mkdir()
+            engines.append(await stack.enter_async_context(running(tmp_path / name)))
+            await engines[-1].subscribe(receiver.url)
+        events = [await made.publish("order.created", {"in": n}) for n, made in enumerate(engines)]
+        for made, event in zip(engines, events, strict=True):
+            await made.wait(event.id, PATIENCE)
+        with pytest.raises(EventNotFound):
+            await engines[0].event(events[1].id)
+
+        assert [1, 1] == [len(receiver.requests) for receiver in receivers]
+
+
+async def test_second_engine_in_the_process_is_refused(tmp_path: Path, running_engine: Engine) -> None:
+    """A second engine on the file, also by another name of it, is refused at once with our pid; the first goes on."""
+    (tmp_path / "link.db").symlink_to(tmp_path / DATABASE)
+    for name in (DATABASE, "link.db"):
+        with pytest.raises(AlreadyRunning) as refused:
+            await Engine(tmp_path / name).start()
+        assert os.getpid() == refused.value.pid
+
+    await running_engine.publish("order.created", {})
+
+
+async def test_second_engine_in_another_process_is_refused(tmp_path: Path) -> None:
+    """The owner's pid is told to whoever comes second, in either process, and a killed owner's file is free at once."""
+    owner = await program(
+        tmp_path,
+        """
+async def main():
+    await engine.start()
+    print("ready", flush=True)
+    await engine.wait_stopped()
+asyncio.run(main())
+""",
+    )
+    try:
+        assert owner.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert b"ready\n" == await owner.stdout.readline()
+        with pytest.raises(AlreadyRunning) as refused:
+            await engine(tmp_path).start()
+        assert owner.pid == refused.value.pid
+    finally:
+        owner.kill()
+        await owner.communicate()
+    async with running(tmp_path) as made:
+        await made.publish("order.created", {})
+        second = await program(
+            tmp_path,
+            """
+try:
+    asyncio.run(engine.start())
+except Exception as error:
+    print(type(error).__name__, error.pid)
+""",
+        )
+        assert (0, f"AlreadyRunning {os.getpid()}\n") == (await ended(second))[:2]
+
+
+async def test_fork_is_told_to_make_its_own(tmp_path: Path) -> None:
+    """In a fork of the process that started it, an engine refuses every use; in the parent it goes on."""
+    forked = await program(
+        tmp_path,
+        """
+async def main():
+    await engine.start()
+    if (child := os.fork()) == 0:
+        said = []
+        for use in (lambda: engine.publish("a", 1), engine.start, engine.stop, engine.wait_stopped):
+            try:
+                use().send(None)  # in a fork there is no running loop
+            except RuntimeError as error:
+                said.append("fork" in str(error))
+        os._exit(0 if said == [True] * 4 else 1)
+    _, status = os.waitpid(child, 0)
+    await engine.publish("a", 1)
+    await engine.stop()
+    print(os.waitstatus_to_exitcode(status))
+asyncio.run(main())
+""",
+    )
+
+    assert (0, "0\n") == (await ended(forked))[:2]
+
+
+# The end of the loop, of the process, of the storage
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param("asyncio.new_event_loop().run_until_complete(main())", id="loop left alone"),
+        pytest.param("asyncio.run(main())", id="asyncio.run"),
+        pytest.param("loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close()", id="loop closed"),
+        pytest.param("asyncio.run(main(boom=True))", id="exception"),
+        pytest.param("import uvloop; uvloop.run(main())", id="uvloop"),
+    ],
+)
+async def test_process_ends_without_a_stop(tmp_path: Path, lines: str) -> None:
+    """A program that forgets to stop ends all the same, says nothing of threads, and what it published is there."""
+    forgetful = await program(
+        tmp_path,
+        f"""
+async def main(boom=False):
+    await engine.start()
+    await engine.publish("order.created", {{"id": 1}})
+    if boom:
+        raise SystemExit("boom")
+{lines}
+print("end", flush=True)
+""",
+    )
+    status, out, err = await ended(forgetful)
+
+    assert (1, "", True) == (status, out, "boom" in err) if "boom" in lines else (0, "end\n") == (status, out)
+    assert "Traceback" not in err
+    async with running(tmp_path) as made:
+        assert 1 == len((await made.events()).data)
+
+
+async def test_commit_outlives_a_cancelled_publisher(running_engine: Engine) -> None:
+    """An event whose publisher was cancelled while it was being stored is stored all the same, and delivered."""
+    async with Receiver() as receiver:
+        await running_engine.subscribe(receiver.url)
+        async with blocked_writer(running_engine):
+            publishing = asyncio.create_task(running_engine.publish("order.created", {"id": 1}))
+            await asyncio.sleep(0)
+            publishing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await publishing
+        await receiver.wait(1, PATIENCE)
+
+    assert 1 == len((await running_engine.events()).data)
+
+
+async def test_cancelled_callers_leave_the_store_whole(running_engine: Engine) -> None:
+    """A crowd of publishers, cancelled wherever they are, leaves whole events behind and a store that works."""
+    async with Receiver() as receiver:
+        await running_engine.subscribe(receiver.url)
+        for ticks in range(60):
+            calls = [asyncio.create_task(running_engine.publish("order.created", {"n": ticks})) for _ in range(3)]
+            calls.append(asyncio.create_task(running_engine.deliveries(limit=1)))  # type: ignore[arg-type]  # another kind of task
+            for _ in range(ticks % 12):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        last = await running_engine.publish("order.created", {"n": -1})
+        await running_engine.wait(last.id, PATIENCE)
+        assert [] == (await running_engine.deliveries(state="failed")).data
+    stored = [event.deliveries for event in (await running_engine.events(limit=250)).data]
+
+    assert {1} == set(stored)
+
+
+async def test_failed_sync_ends_the_engine(tmp_path: Path, complaints: list[str]) -> None:
+    """After a sync that failed, publishers and those who wait hear StorageFailed, also later; a new start works."""
+    made = engine(tmp_path)
+    before = open_things()
+    await made.start()
+    await made.publish("order.created", {"n": 1})
+    watching = asyncio.create_task(made.wait_stopped())
+    Faulty(made._running).error = io_error("SQLITE_IOERR_FSYNC")  # type: ignore[arg-type]  # it has a store, which is all that is asked
+    with pytest.raises(StorageFailed):
+        await made.publish("order.created", {"n": 2})
+    with pytest.raises(StorageFailed):
+        await watching
+    for _ in range(2):
+        with pytest.raises(StorageFailed):
+            await made.publish("order.created", {"n": 3})
+    with pytest.raises(StorageFailed):
+        await made.stop()
+
+    assert before == open_things()
+    assert [] == complaints
+    async with made:
+        await made.publish("order.created", {"n": 4})
+
+
+async def test_failed_sync_cuts_what_is_in_flight(tmp_path: Path) -> None:
+    """An engine whose storage has failed sends nothing on, and its attempts are made again after the next start."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url)
+        event = await made.publish("order.created", {"n": 1})
+        await gate.arrived()
+        Faulty(made._running).error = io_error("SQLITE_IOERR_FSYNC")  # type: ignore[arg-type]  # as above
+        with pytest.raises(StorageFailed):
+            await made.publish("order.created", {"n": 2})
+        with pytest.raises(StorageFailed):
+            await made.wait_stopped()
+        assert not [task for task in asyncio.all_tasks() if "Dispatcher" in repr(task)]
+        gate.open()
+        async with made:
+            [delivery] = await made.wait(event.id, PATIENCE)
+
+    assert ("delivered", 2) == (delivery.state, len(receiver.requests))
+
+
+async def test_failed_sync_during_the_drain_is_told(tmp_path: Path) -> None:
+    """A stop whose results could not be stored for good does not pretend to have been clean."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url)
+        await made.publish("order.created", {"n": 1})
+        await made.publish("order.created", {"n": 2}, deliver_at=datetime.now(UTC) + timedelta(hours=1))
+        await gate.arrived()
+        stopping = asyncio.create_task(made.stop(drain=PATIENCE))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        Faulty(made._running).error = io_error("SQLITE_IOERR_FSYNC")  # type: ignore[arg-type]  # as above
+        gate.open()
+        with pytest.raises(StorageFailed):
+            await stopping
+
+
+async def test_nothing_is_accepted_during_the_drain(tmp_path: Path) -> None:
+    """While attempts end, publishing and changing are refused as stopping, and questions are answered."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        sub = await made.subscribe(receiver.url)
+        event = await made.publish("order.created", {"n": 1})
+        await gate.arrived()
+        stopping = asyncio.create_task(made.stop(drain=PATIENCE))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for refused in (made.publish("a", 1), made.disable(sub.id), made.subscribe(receiver.url)):
+            with pytest.raises(Stopping):
+                await refused
+        assert event.id == (await made.event(event.id)).id
+        gate.open()
+        [delivery] = await made.wait(event.id, PATIENCE)
+        await stopping
+
+    assert "delivered" == delivery.state
+
+
+# Events in Python
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b'{"a": 1.10,  "a":\t2}', b'{"a": 1.10,  "a":\t2}', id="bytes are kept"),
+        pytest.param(bytearray(b"[1e3]"), b"[1e3]", id="bytearray"),
+        pytest.param(memoryview(b" null"), b"null", id="memoryview"),
+        pytest.param({"b": 1, "a": [True, None]}, b'{"b":1,"a":[true,null]}', id="dict"),
+        pytest.param("text", b'"text"', id="text"),
+        pytest.param(None, b"null", id="none"),
+        pytest.param({"at": datetime(2026, 1, 2, tzinfo=UTC)}, b'{"at":"2026-01-02T00:00:00+00:00"}', id="datetime"),
+    ],
+)
+async def test_data_is_kept_or_printed(running_engine: Engine, data: object, expected: bytes) -> None:
+    """JSON text is the producer's own; objects are printed."""
+    event = await running_engine.publish("order.created", data)
+
+    assert expected.strip() == (await running_engine.event(event.id)).data.strip()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"{", id="cut"),
+        pytest.param(b'{"a":1}}', id="more"),
+        pytest.param(b'1},"type":"x"', id="another member"),
+        pytest.param(b"\xff", id="no UTF-8"),
+        pytest.param(b'"\\ud800"', id="lone surrogate"),
+        pytest.param(b"[" * 65 + b"]" * 65, id="deep"),
+        pytest.param(b"NaN", id="NaN"),
+    ],
+)
+async def test_bytes_that_are_no_json_are_refused(running_engine: Engine, data: bytes) -> None:
+    """They are the caller's mistake, as over HTTP, and nothing is stored."""
+    with pytest.raises((Malformed, Invalid)):
+        await running_engine.publish("order.created", data)
+
+    assert [] == (await running_engine.events()).data
+
+
+async def test_object_that_is_no_json_is_refused(running_engine: Engine) -> None:
+    """What orjson cannot print is a TypeError."""
+    with pytest.raises(TypeError):
+        await running_engine.publish("order.created", {"a": object()})
+
+
+async def test_publish_takes_what_http_takes(running_engine: Engine) -> None:
+    """Every member of an event can be given, times as datetimes or as texts."""
+    async with Receiver() as receiver:
+        sub = await running_engine.subscribe(receiver.url, tenant="acme", event_types=["other"])
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        event = await running_engine.publish(
+            "order.created",
+            {"id": 1},
+            tenant="acme",
+            id="mine-1",
+            occurred_at="2020-01-02T03:04:05+01:00",
+            priority="high",
+            ordering_key="k",
+            deliver_at=soon,
+            expires_at=soon + timedelta(hours=1),
+            subscriptions=[sub.id],
+        )
+
+    assert ("mine-1", "acme", "k", 1) == (event.id, event.tenant, event.ordering_key, event.deliveries)
+    assert datetime(2020, 1, 2, 2, 4, 5, tzinfo=UTC) == event.occurred_at
+    delivery = await only(running_engine)
+    assert delivery.next_attempt_at is not None
+    assert abs(delivery.next_attempt_at - soon) <= timedelta(milliseconds=1)
+
+
+async def test_batch_is_all_or_nothing(running_engine: Engine) -> None:
+    """A batch is accepted in its order, or not at all, with a pointer to each mistake."""
+    events = await running_engine.publish_batch([{"type": "a", "data": n} for n in range(3)])
+    assert ["a"] * 3 == [event.type for event in events]
+    with pytest.raises(Invalid) as refused:
+        await running_engine.publish_batch([{"type": "a", "data": 1}, {"type": "a b", "data": 1}, {"data": 1}])
+
+    assert ["/1/type", "/2/type"] == [mistake.pointer for mistake in refused.value.mistakes]
+    stored = (await running_engine.events()).data
+    assert [event.id for event in reversed(events)] == [event.id for event in stored]
+
+
+async def test_lists_are_paged(running_engine: Engine) -> None:
+    """A page leads to the next, newest first, and takes the filters of the API."""
+    async with Receiver() as receiver:
+        subs = [await running_engine.subscribe(receiver.url, tenant="acme") for _ in range(3)]
+        for n in range(3):
+            event = await running_engine.publish(f"type.{n}", n, tenant="acme")
+            await running_engine.wait(event.id, PATIENCE)
+        first = await running_engine.events(limit=2)
+        second = await running_engine.events(limit=2, cursor=first.next_cursor)
+        by_type = await running_engine.events(type="type.1", tenant="acme", until=datetime.now(UTC) + timedelta(hours=1))
+        deliveries = await running_engine.deliveries(event=event.id, state="delivered", tenant="acme")
+        subscriptions = await running_engine.subscriptions(tenant="acme", state="active", limit=2)
+
+    assert [["type.2", "type.1"], ["type.0"]] == [[event.type for event in page.data] for page in (first, second)]
+    assert (["type.1"], None) == ([event.type for event in by_type.data], second.next_cursor)
+    assert {sub.id for sub in subs} == {delivery.subscription for delivery in deliveries.data}
+    assert [subs[2].id, subs[1].id] == [sub.id for sub in subscriptions.data]
+
+
+# Waiting for deliveries
+
+
+async def test_wait_returns_when_all_are_final(running_engine: Engine) -> None:
+    """One delivered, one failed and one cancelled delivery are what is waited for."""
+    gate = Gate()
+    async with Receiver() as good, Receiver(500) as bad, Receiver(gate) as slow:
+        for receiver in (good, bad, slow):
+            last = await running_engine.subscribe(receiver.url, retry_schedule=["5ms"])
+        event = await running_engine.publish("order.created", {})
+        waiting = asyncio.create_task(running_engine.wait(event.id, PATIENCE))
+        await gate.arrived()
+        await bad.wait(2)
+        [pending] = (await running_engine.deliveries(subscription=last.id)).data
+        assert not waiting.done()
+        await running_engine.cancel(pending.id)
+        deliveries = await waiting
+
+    assert ["delivered", "failed", "cancelled"] == [delivery.state for delivery in deliveries]
+
+
+async def test_wait_has_an_end(running_engine: Engine) -> None:
+    """A delivery that takes longer than the timeout is a TimeoutError, and goes on."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url)
+        event = await running_engine.publish("order.created", {})
+        with pytest.raises(TimeoutError):
+            await running_engine.wait(event.id, 0.02)
+        gate.open()
+
+        assert ["delivered"] == [delivery.state for delivery in await running_engine.wait(event.id, PATIENCE)]
+
+
+async def test_wait_ends_when_a_delivery_is_held(running_engine: Engine) -> None:
+    """A held delivery is a TimeoutError at once, also if it comes to be held meanwhile."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        sub = await running_engine.subscribe(receiver.url)
+        event = await running_engine.publish("order.created", {})
+        waiting = asyncio.create_task(running_engine.wait(event.id, PATIENCE))
+        await gate.arrived()
+        await running_engine.disable(sub.id)
+        async with asyncio.timeout(2):
+            for call in (waiting, running_engine.wait(event.id, PATIENCE)):
+                with pytest.raises(TimeoutError, match="held"):
+                    await call
+
+
+async def test_wait_for_nothing(running_engine: Engine) -> None:
+    """An event without deliveries is done at once; one that is not there is not found."""
+    event = await running_engine.publish("order.created", {})
+
+    assert [] == await running_engine.wait(event.id, PATIENCE)
+    with pytest.raises(EventNotFound):
+        await running_engine.wait("evt_unknown", PATIENCE)
+
+
+# Subscriptions in Python
+
+
+async def test_subscription_has_its_settings(running_engine: Engine) -> None:
+    """Every setting can be given and is shown, but for credentials; the secret comes once."""
+    given = {
+        "event_types": ["order.*"],
+        "name": "billing",
+        "tenant": "acme",
+        "profile": "svix",
+        "method": "PUT",
+        "timeout": "3s",
+        "retry_schedule": ["1m", "90s"],
+        "disable_after_failures": 7,
+        "while_disabled": "skip",
+        "max_concurrency": 3,
+        "metadata": {"a": [1]},
+        "state": "disabled",
+    }
+    made = await running_engine.subscribe(
+        "http://127.0.0.1:8099/hook",
+        headers={"X-Key": "k"},
+        auth={"type": "basic", "username": "u", "password": "p"},
+        **given,  # type: ignore[arg-type]  # as declared
+    )
+    shown = await running_engine.subscription(made.id)
+
+    assert given == {name: getattr(shown, name) for name in given}
+    assert ({"X-Key": "***"}, {"type": "basic", "username": "u"}) == (shown.headers, shown.auth)
+    assert str(made.secret).startswith("whsec_")
+    assert made.secret == (await running_engine.secret(made.id)).secret
+    assert "secret" not in repr(shown)
+
+
+async def test_update_checks_the_version(running_engine: Engine) -> None:
+    """A change on top of what was read goes through once, and None takes a setting back to its default."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook", max_concurrency=3)
+    changed = await running_engine.update_subscription(made.id, version=made.version, max_concurrency=None, name="n")
+
+    assert (8, "n", made.version + 1) == (changed.max_concurrency, changed.name, changed.version)
+    with pytest.raises(PreconditionFailed):
+        await running_engine.update_subscription(made.id, version=made.version, name="other")
+
+
+async def test_rotated_secret_keeps_the_one_before(running_engine: Engine) -> None:
+    """After a rotation both secrets are listed, the old one with its end."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook")
+    rotated = await running_engine.rotate_secret(made.id, overlap="1h")
+
+    assert made.secret != rotated.secret
+    assert [made.secret] == [old.secret for old in rotated.previous]
+
+
+async def test_deleted_subscription_is_gone(running_engine: Engine) -> None:
+    """It is not found any more, by nobody, and gets nothing."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook")
+    await running_engine.unsubscribe(made.id)
+
+    for call in (running_engine.subscription, running_engine.unsubscribe, running_engine.enable):
+        with pytest.raises(SubscriptionNotFound):
+            await call(made.id)
+    assert 0 == (await running_engine.publish("order.created", {})).deliveries
+
+
+# As a daemon
+
+
+async def test_from_file_makes_its_folder(tmp_path: Path) -> None:
+    """The data directory is its owner's alone, and the API is served with the owner's token, which stays."""
+    config = tmp_path / "config.toml"
+    config.write_text('[server]\nlisten = "127.0.0.1:0"\n')
+    data = tmp_path / "deep" / "data"
+    tokens = []
+    for _ in range(2):
+        async with Engine.from_file(config, data=data) as made:
+            tokens.append((data / "admin.token").read_text().strip())
+            answer = await asyncio.to_thread(Client(str(made.url), tokens[-1]).request, "GET", "/v1/events")
+            assert [] == answer.json()["data"]
+
+    assert tokens[0] == tokens[1]
+    assert [0o700, 0o600, 0o600] == [stat.S_IMODE((data / name).stat().st_mode) for name in (".", "admin.token", "secret.key")]
+
+
+async def test_from_file_without_one_has_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file the environment and the defaults hold; a finished Config is taken as it is."""
+    monkeypatch.setenv("HOOKENGINE_SERVER_LISTEN", "127.0.0.1:0")
+    async with Engine.from_file(None, data=tmp_path / "a") as made:
+        assert str(made.url).startswith("http://127.0.0.1:")
+
+    assert "8700" in str(Engine.from_file(Config(), data=tmp_path / "b")._serve)
+
+
+def test_from_file_says_what_is_wrong(tmp_path: Path) -> None:
+    """A mistake in the file is told before anything starts, and so is a directory that cannot be made."""
+    config = tmp_path / "config.toml"
+    config.write_text("[delivery]\nconcurency = 3\n")
+    with pytest.raises(ConfigInvalid, match="concurency"):
+        Engine.from_file(config, data=tmp_path / "data")
+    with pytest.raises(StartError, match="cannot be made"):
+        Engine.from_file(None, data=config / "data")
+
+
+async def test_every_error_is_ours(running_engine: Engine) -> None:
+    """What a caller does wrong is raised as one of the documented errors."""
+    for call in (
+        running_engine.publish("no type", 1),
+        running_engine.subscribe("ftp://example.com"),
+        running_engine.delivery("dlv_unknown"),
+        running_engine.retry("dlv_unknown"),
+        running_engine.events(limit=0),
+    ):
+        with pytest.raises(HookEngineError):
+            await call

@@ -1,0 +1,417 @@
+"""The HTTP API as a server: who gets in, what is refused before a handler sees it, and in which form."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+import pytest_asyncio
+from aiohttp import StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
+from api import JSON, SILENCE, Api, read_raw, request, serving
+from engines import LOOPBACK, PATIENCE
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from hookengine.config import Config, Server
+from hookengine.engine import Engine
+from hookengine.errors import StartError, StorageFailed
+from hookengine.server import listener, problems, routes, wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from api import Answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SMALL = Server(max_body=2048, max_batch_body=8192)
+ROUTES = [(route.method, route.path.replace("{id}", "x")) for route in routes.table()]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One server for all tests here: none of them leaves anything in it."""
+    async with serving(tmp_path_factory.mktemp("server"), server=SMALL) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing that a client sends is logged as a fault of ours."""
+    yield
+    assert [] == [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+def assert_problem(answer: Answer, status: int, code: str) -> None:
+    """*answer* is a problem of that status and code, in the one form that they all have, and is safe to show."""
+    assert (status, problems.MEDIA_TYPE) == (answer.status, answer.headers["Content-Type"])
+    told = answer.json
+    assert {"type", "title", "status", "code", "detail"} <= told.keys() <= {"type", "title", "status", "code", "detail", "errors"}
+    assert (code, status, f"urn:hookengine:problem:{code}") == (told["code"], told["status"], told["type"])
+    assert problems.SAFE.items() <= answer.headers.items()
+    assert b"Traceback" not in answer.body
+
+
+# Who gets in.
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_probes_need_no_token(api: Api, path: str) -> None:
+    """A load balancer may ask whether the process lives and takes events."""
+    answer = await api("GET", path, token="wrong")
+
+    assert (200, {"status": "ok"}) == (answer.status, answer.json)
+    assert problems.SAFE.items() <= answer.headers.items()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [pytest.param(*each, id=" ".join(each)) for each in ROUTES if each[1] not in {"/livez", "/readyz"}]
+    + [("GET", "/"), ("GET", "/v1"), ("GET", "/v1/nothing"), ("PUT", "/v1/events"), ("GET", "/livez/"), ("GET", "//livez")],
+)
+async def test_everything_else_needs_one(api: Api, method: str, path: str) -> None:
+    """Without a token nobody learns even which paths there are."""
+    answer = await api(method, path, token="wrong")
+
+    assert_problem(answer, 401, "unauthorized")
+    assert "Bearer" == answer.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        pytest.param(None, id="I54-none"),
+        pytest.param("", id="I54-empty"),
+        pytest.param("Bearer", id="I54-no token"),
+        pytest.param("Bearer ", id="I54-empty token"),
+        pytest.param("Basic {token}", id="I54-wrong scheme"),
+        pytest.param("{token}", id="I54-no scheme"),
+        pytest.param("Bearer {token}x", id="I54-longer"),
+        pytest.param("Bearer {token} {token}", id="I54-twice"),
+        pytest.param("Bearer " + "a" * 7000, id="I54-7 KB"),
+        pytest.param("Bearer \xff\xfe", id="I54-no ASCII"),
+        pytest.param("Bearer hke_" + "0" * 64, id="I54-unknown"),
+    ],
+)
+async def test_wrong_credentials(api: Api, authorization: str | None) -> None:
+    """Whatever is wrong with a token, the answer is the same."""
+    lines = "" if authorization is None else f"Authorization: {authorization}\r\n"
+    head = f"GET /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n".encode("latin-1")
+
+    answer = read_raw(await api.send(head))
+
+    assert_problem(answer, 401, "unauthorized")
+    assert "send a valid token as 'Authorization: Bearer <token>'" == answer.json["detail"]
+
+
+async def test_token_in_the_query(api: Api) -> None:
+    """A token in the URL opens nothing (I56)."""
+    answer = await api("GET", f"/v1/events?access_token={api.token}&token={api.token}", token="wrong")
+
+    assert_problem(answer, 401, "unauthorized")
+    assert api.token.encode() not in answer.body
+
+
+async def test_scheme_in_any_case(api: Api) -> None:
+    """The name of a scheme is not case-sensitive (RFC 9110, 11.1)."""
+    answer = await api("GET", "/v1/events", headers={"Authorization": f"bEARER  {api.token}"})
+
+    assert 200 == answer.status
+
+
+# Paths and methods.
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/", "/v1/event", "/v1/events/", "/v1/events/x/y", "/v1/subscriptions/x/y", "/V1/events", "/%76%31/x", "//v1/events"],
+)
+async def test_unknown_path(api: Api, path: str) -> None:
+    """What is not there is a problem too."""
+    assert_problem(await api("GET", path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        pytest.param("PUT", "/v1/events", "GET,HEAD,POST", id="I59-PUT"),
+        pytest.param("TRACE", "/v1/events", "GET,HEAD,POST", id="I59-TRACE"),
+        pytest.param("OPTIONS", "/v1/subscriptions/x", "DELETE,GET,HEAD,PATCH", id="I59-OPTIONS"),
+        pytest.param("GET", "/v1/deliveries/x/retry", "POST", id="I59-GET"),
+        pytest.param("POST", "/livez", "GET,HEAD", id="I59-public"),
+    ],
+)
+async def test_wrong_method(api: Api, method: str, path: str, allowed: str) -> None:
+    """A method that a path does not take is told with those that it does."""
+    answer = await api(method, path)
+
+    assert_problem(answer, 405, "method_not_allowed")
+    assert set(allowed.split(",")) == set(answer.headers["Allow"].split(","))
+
+
+@pytest.mark.parametrize(
+    "id_",
+    ["..%2f..%2fetc", "%2e%2e%2f", "a%00b", "a%0d%0aX:1", "%ff", "%ed%a0%80", "%F0%9F%92%A9", "a" * 8000, "'%20OR%201=1--", "%25"],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *[("GET", f"/v1/{kind}/{{}}") for kind in ("events", "subscriptions", "deliveries")],
+        ("PATCH", "/v1/subscriptions/{}"),
+        ("DELETE", "/v1/subscriptions/{}"),
+        ("POST", "/v1/deliveries/{}/retry"),
+    ],
+)
+async def test_ids_that_are_none(api: Api, method: str, path: str, id_: str) -> None:
+    """Whatever stands where an id should be, it is just not found (I38)."""
+    answer = await api(method, path.format(id_), {} if method == "PATCH" else None)
+
+    assert 404 == answer.status
+    assert answer.json["code"].endswith("not_found")
+    assert id_.encode() not in answer.body
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content_type"),
+    [
+        pytest.param("POST", "/v1/events", "text/plain", id="I30-text"),
+        pytest.param("POST", "/v1/events", "application/x-www-form-urlencoded", id="I30-form"),
+        pytest.param("POST", "/v1/events", "multipart/form-data; boundary=x", id="I30-multipart"),
+        pytest.param("POST", "/v1/events", None, id="I30-none"),
+        pytest.param("POST", "/v1/events", "application/jsonx", id="longer"),
+        pytest.param("POST", "/v1/events", "application/x-ndjson", id="a single event as lines"),
+        pytest.param("POST", "/v1/events", "application/merge-patch+json", id="an event as a patch"),
+        pytest.param("POST", "/v1/events", ";;;", id="nonsense"),
+        pytest.param("POST", "/v1/events", "application/json; charset=utf-16", id="I31-utf-16"),
+        pytest.param("POST", "/v1/events", "application/json; charset=latin-1", id="I31-latin-1"),
+        pytest.param("POST", "/v1/events/batch", "text/plain", id="batch"),
+        pytest.param("POST", "/v1/subscriptions", "text/plain", id="subscription"),
+        pytest.param("PATCH", "/v1/subscriptions/x", "text/plain", id="patch"),
+        pytest.param("POST", "/v1/subscriptions/x/enable", "text/plain", id="action"),
+    ],
+)
+async def test_media_types(api: Api, method: str, path: str, content_type: str | None) -> None:
+    """What is not sent as what it must be is refused: a browser's form could be."""
+    assert_problem(await api(method, path, b"{}", content_type=content_type), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("content_type", ["APPLICATION/JSON", "application/json;charset=UTF-8", 'application/json; charset="utf-8"'])
+async def test_media_type_is_read_as_one(api: Api, content_type: str) -> None:
+    """Case and a charset of UTF-8 make no difference."""
+    assert_problem(await api("POST", "/v1/events", b"{}", content_type=content_type), 422, "invalid")
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [pytest.param("gzip", id="I26"), pytest.param("gzip, identity", id="I27"), pytest.param("zz-top", id="I29"), "deflate", "br"],
+)
+async def test_content_codings(api: Api, coding: str) -> None:
+    """A coded body is refused before anything is decoded."""
+    answer = read_raw(await api.send(request("POST", "/v1/events", b"\x1f\x8b" + bytes(40), Content_Encoding=coding)))
+
+    assert_problem(answer, 415, "unsupported_media_type")
+    assert "identity" == answer.headers["Accept-Encoding"]
+
+
+async def test_identity_is_no_coding(api: Api) -> None:
+    """A body may be said to be as it is."""
+    answer = read_raw(await api.send(request("POST", "/v1/events", b"{}", Content_Encoding="Identity")))
+
+    assert_problem(answer, 422, "invalid")
+
+
+def sized(length: int) -> bytes:
+    """An event of so many bytes that is not valid."""
+    return b'{"data":"' + b"x" * (length - 11) + b'"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        pytest.param("/v1/events", 2048, id="event"),
+        pytest.param("/v1/events/batch", 8192, id="batch"),
+        pytest.param("/v1/subscriptions", 2048, id="subscription"),
+        pytest.param("/v1/subscriptions/x/rotate-secret", 2048, id="action"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True], ids=["I21", "I24"])
+async def test_size_of_a_body(api: Api, path: str, limit: int, *, chunked: bool) -> None:
+    """A body of the limit is read, one byte more is too much, with its length announced or not."""
+
+    async def status(length: int) -> int:
+        body = sized(length)
+        if not chunked:
+            return (await api("POST", path, body)).status
+        # In two chunks, the second of which passes the limit.
+        parts = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:1000], body[1000:])) + b"0\r\n\r\n"
+        head = request("POST", path, Content_Type=JSON, Transfer_Encoding="chunked")
+        return read_raw(await api.send(head + parts)).status
+
+    assert 413 not in {await status(limit - 1), await status(limit)}
+    assert 413 == await status(limit + 1)
+
+
+@pytest.mark.parametrize(
+    "announced", [pytest.param("8388608", id="I22"), pytest.param("10000000000", id="I23"), pytest.param("9" * 18, id="10^18")]
+)
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch", "/v1/subscriptions/x/enable"])
+async def test_too_large_by_its_own_words(api: Api, path: str, announced: str) -> None:
+    """What announces too much is refused before any of it is read, and the connection ends."""
+    reader, writer = await api.dial()
+    try:
+        head = request("POST", path, Content_Type=JSON, Content_Length=announced, Connection="keep-alive")
+        writer.write(head.replace(b"{token}", api.token.encode()) + b"{}")
+        async with asyncio.timeout(1):  # the rest of the upload is waited for after the answer, not before it
+            head = await reader.readuntil(b"\r\n\r\n")
+        answer = read_raw(head + await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])))
+
+        assert_problem(answer, 413, "payload_too_large")
+        assert "close" == answer.headers["Connection"]
+        async with asyncio.timeout(PATIENCE):
+            assert b"" == await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("framing", "code"),
+    [
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "bad_request", id="no chunk size"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx\r\n", "bad_request", id="longer chunk"),
+        pytest.param(b"Transfer-Encoding: gzip\r\n\r\n", "bad_request", id="unknown transfer coding"),
+        pytest.param(b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "bad_request", id="both lengths"),
+        pytest.param(b"Content-Length: -2\r\n\r\n", "bad_request", id="negative length"),
+        pytest.param(b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "bad_request", id="two lengths"),
+        pytest.param(b"Content-Length: two\r\n\r\n{}", "bad_request", id="no number"),
+    ],
+)
+async def test_wrong_framing(api: Api, framing: bytes, code: str) -> None:
+    """A body whose length cannot be told is a problem, never the start of a second request."""
+    head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+
+    answer = await api.send(head + framing)
+
+    assert_problem(read_raw(answer), 400, code)
+    assert 1 == answer.count(b"HTTP/1.")
+
+
+async def test_framing_that_breaks_in_the_middle(api: Api) -> None:
+    """A body that turns out not to be framed as announced is malformed."""
+    reader, writer = await api.dial()
+    try:
+        head = request("POST", "/v1/events", Content_Type=JSON, Transfer_Encoding="chunked", Expect="100-continue")
+        writer.write(head.replace(b"{token}", api.token.encode()))
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"100 Continue\r\n\r\n")  # the handler reads
+            writer.write(b"2\r\n{}\r\nnonsense\r\n")
+            answer = read_raw(await reader.read())
+    finally:
+        writer.close()
+
+    assert_problem(answer, 400, "incomplete_body")
+
+
+async def test_client_that_leaves_in_the_middle(api: Api) -> None:
+    """A client that goes away while it sends leaves nothing behind, not even in the log."""
+    before = api.counts()
+    reader, writer = await api.dial()
+    head = request("POST", "/v1/events", Content_Type=JSON, Content_Length="100", Expect="100-continue")
+    writer.write(head.replace(b"{token}", api.token.encode()))
+    async with asyncio.timeout(PATIENCE):
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+    writer.write(b'{"type":"a","data":')
+    writer.transport.abort()
+
+    assert 200 == (await api("GET", "/v1/events")).status
+    assert before == api.counts()
+
+
+async def test_body_that_does_not_come() -> None:
+    """A client that is slower than patience has it is told so."""
+    protocol = BaseProtocol(asyncio.get_running_loop())
+    slow = make_mocked_request("POST", "/v1/events", {"Content-Type": JSON}, payload=StreamReader(protocol, 65536))
+
+    with pytest.raises(web.HTTPRequestTimeout) as refused:
+        await wire.read_body(slow, JSON, limit=10, patience=0.01)
+
+    assert_problem_form = problems.problem_of(refused.value)
+    assert (408, "request_timeout") == (assert_problem_form.status, orjson.loads(assert_problem_form.body)["code"])
+
+
+# Expect.
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/nothing", "/livez"])
+async def test_unknown_expectation(api: Api, path: str) -> None:
+    """An expectation that nobody knows is refused in our form, on every path, and not repeated (I62)."""
+    answer = read_raw(await api.send(request("POST", path, b"{}", Expect="banana")))
+
+    assert_problem(answer, 417, "expectation_failed")
+    assert b"banana" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param({}, [b"100 Continue", b"422 Unprocessable"], id="body wanted"),
+        pytest.param({"Content_Length": "10000000000"}, [b"413 Request"], id="I62-too large"),
+        pytest.param({"Authorization": "Bearer wrong"}, [b"401 Unauthorized"], id="no token"),
+        pytest.param({"Content_Encoding": "gzip"}, [b"415 Unsupported"], id="coded"),
+    ],
+)
+async def test_body_is_asked_for_when_it_is_read(api: Api, headers: dict[str, str], expected: list[bytes]) -> None:
+    """A client that asks first sends its body only where it will be read."""
+    answer = await api.send(request("POST", "/v1/events", b"{}", Expect="100-continue", **headers))
+
+    assert expected == [line[:len(want)] for line, want in zip(re.findall(rb"HTTP/1.1 (.*)", answer), expected, strict=True)]
+
+
+# What is no HTTP.
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03<script>\r\n\r\n", id="I61-TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="I61-HTTP/2"),
+        pytest.param(b"GET /livez\r\n\r\n", id="I61-HTTP/0.9"),
+        pytest.param(b"GET /livez HTTP/0.9\r\n\r\n", id="I61-says HTTP/0.9"),
+        pytest.param(b"GET /livez HTTP/9.9\r\n\r\n", id="I61-HTTP/9.9"),
+        pytest.param(b"\x00\x01\x02<script>\r\n\r\n", id="I61-bytes"),
+        pytest.param(b"<script>\r\n\r\n", id="I61-text"),
+        pytest.param(b"GET /" + b"<script>" * 2600 + b" HTTP/1.1\r\nHost: x\r\n\r\n", id="I63-20 KB path"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nX: " + b"<script>" * 2600 + b"\r\n\r\n", id="I63-20 KB header"),
+        pytest.param(b"GET /livez HTTP/1.1\r\n" + b"X: <script>\r\n" * 300 + b"\r\n", id="I63-300 headers"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nX: a\0<script>\r\n\r\n", id="I63-NUL"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nX: a\r\n <script>\r\n\r\n", id="I63-folded"),
+        pytest.param(b"GET /livez HTTP/1.1\nX: <script>\n\n", id="I63-bare LF"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nX : <script>\r\n\r\n", id="space before a colon"),
+        pytest.param(b"GET /livez HTTP/1.1\r\n<script>\r\n\r\n", id="header without a colon"),
+        pytest.param(b"GET /v1/events?x=\xff<script> HTTP/1.1\r\n\r\n", id="bytes in a path"),
+        pytest.param(b"GET http://[::1/<script> HTTP/1.1\r\n\r\n", id="broken URL"),
+        pytest.param(b"BREW /<script> HTTP/1.1\r\n\r\n", id="I59-unknown method"),
+    ],
+)
+async def test_what_cannot_be_parsed(api: Api, sent: bytes) -> None:
+    """Garbage is answered with a problem that repeats none of it, and the connection ends."""
+    answer = await api.send(sent)
+
+    told = read_raw(answer)
+    assert_problem(told, 400, told.json["code"])
+    assert b"script" not in answer
+
+
+@given(sent=st.binary(max_size=60) | st.from_regex(rb"(GET|POST|PATCH|X) [ -~]{0,20} HTTP/1\.[01](\r\n[!-~]{0,9}: ?[ -\xff]{0,9}){0,3}\r\n\r\n[ -~]{0,20}"))
+@settings(max_examples=300, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+def test_garbage_gets_no_fault(api: Api, garbage: list[bytes], sent: bytes) -> None:
+    """Garbage is gathered for the next test, which sends it."""
+    garbage.append(sent)
