@@ -148,7 +148,9 @@ async def serving(folder: Path, *, server: Server | None = None, **delivery: Any
     engine = Engine(folder / DATABASE, config=config, serve="127.0.0.1:0")
     await engine.start()
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE), cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=PATIENCE), cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
             yield Api(engine, folder, session)
     finally:
         await engine.stop(drain=0)

@@ -23,7 +23,7 @@ from hookengine.errors import StartError, StorageFailed
 from hookengine.server import listener, problems, routes, wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from api import Answer
@@ -42,7 +42,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
 
 
 @pytest.fixture(autouse=True)
-def _no_fault(caplog: pytest.LogCaptureFixture) -> None:
+def _no_fault(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing that a client sends is logged as a fault of ours."""
     yield
     assert [] == [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
@@ -52,7 +52,9 @@ def assert_problem(answer: Answer, status: int, code: str) -> None:
     """*answer* is a problem of that status and code, in the one form that they all have, and is safe to show."""
     assert (status, problems.MEDIA_TYPE) == (answer.status, answer.headers["Content-Type"])
     told = answer.json
-    assert {"type", "title", "status", "code", "detail"} <= told.keys() <= {"type", "title", "status", "code", "detail", "errors"}
+    assert (
+        {"type", "title", "status", "code", "detail"} <= told.keys() <= {"type", "title", "status", "code", "detail", "errors"}
+    )
     assert (code, status, f"urn:hookengine:problem:{code}") == (told["code"], told["status"], told["type"])
     assert problems.SAFE.items() <= answer.headers.items()
     assert b"Traceback" not in answer.body
@@ -130,7 +132,18 @@ async def test_scheme_in_any_case(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/", "/v1/event", "/v1/events/", "/v1/events/x/y", "/v1/subscriptions/x/y", "/V1/events", "/%76%31/x", "//v1/events"],
+    [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/event",
+        "/v1/events/",
+        "/v1/events/x/y",
+        "/v1/subscriptions/x/y",
+        "/V1/events",
+        "/%76%31/x",
+        "//v1/events",
+    ],
 )
 async def test_unknown_path(api: Api, path: str) -> None:
     """What is not there is a problem too."""
@@ -157,7 +170,18 @@ async def test_wrong_method(api: Api, method: str, path: str, allowed: str) -> N
 
 @pytest.mark.parametrize(
     "id_",
-    ["..%2f..%2fetc", "%2e%2e%2f", "a%00b", "a%0d%0aX:1", "%ff", "%ed%a0%80", "%F0%9F%92%A9", "a" * 8000, "'%20OR%201=1--", "%25"],
+    [
+        "..%2f..%2fetc",
+        "%2e%2e%2f",
+        "a%00b",
+        "a%0d%0aX:1",
+        "%ff",
+        "%ed%a0%80",
+        "%F0%9F%92%A9",
+        "a" * 8000,
+        "'%20OR%201=1--",
+        "%25",
+    ],
 )
 @pytest.mark.parametrize(
     ("method", "path"),
@@ -204,7 +228,9 @@ async def test_media_types(api: Api, method: str, path: str, content_type: str |
     assert_problem(await api(method, path, b"{}", content_type=content_type), 415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("content_type", ["APPLICATION/JSON", "application/json;charset=UTF-8", 'application/json; charset="utf-8"'])
+@pytest.mark.parametrize(
+    "content_type", ["APPLICATION/JSON", "application/json;charset=UTF-8", 'application/json; charset="utf-8"']
+)
 async def test_media_type_is_read_as_one(api: Api, content_type: str) -> None:
     """Case and a charset of UTF-8 make no difference."""
     assert_problem(await api("POST", "/v1/events", b"{}", content_type=content_type), 422, "invalid")
@@ -212,7 +238,13 @@ async def test_media_type_is_read_as_one(api: Api, content_type: str) -> None:
 
 @pytest.mark.parametrize(
     "coding",
-    [pytest.param("gzip", id="I26"), pytest.param("gzip, identity", id="I27"), pytest.param("zz-top", id="I29"), "deflate", "br"],
+    [
+        pytest.param("gzip", id="I26"),
+        pytest.param("gzip, identity", id="I27"),
+        pytest.param("zz-top", id="I29"),
+        "deflate",
+        "br",
+    ],
 )
 async def test_content_codings(api: Api, coding: str) -> None:
     """A coded body is refused before anything is decoded."""
@@ -288,7 +320,9 @@ async def test_too_large_by_its_own_words(api: Api, path: str, announced: str) -
         pytest.param(b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "bad_request", id="no chunk size"),
         pytest.param(b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx\r\n", "bad_request", id="longer chunk"),
         pytest.param(b"Transfer-Encoding: gzip\r\n\r\n", "bad_request", id="unknown transfer coding"),
-        pytest.param(b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "bad_request", id="both lengths"),
+        pytest.param(
+            b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "bad_request", id="both lengths"
+        ),
         pytest.param(b"Content-Length: -2\r\n\r\n", "bad_request", id="negative length"),
         pytest.param(b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "bad_request", id="two lengths"),
         pytest.param(b"Content-Length: two\r\n\r\n{}", "bad_request", id="no number"),
@@ -343,8 +377,8 @@ async def test_body_that_does_not_come() -> None:
     with pytest.raises(web.HTTPRequestTimeout) as refused:
         await wire.read_body(slow, JSON, limit=10, patience=0.01)
 
-    assert_problem_form = problems.problem_of(refused.value)
-    assert (408, "request_timeout") == (assert_problem_form.status, orjson.loads(assert_problem_form.body)["code"])
+    told = problems.problem_of(refused.value)
+    assert (408, "request_timeout") == (told.status, orjson.loads(told.body)["code"])
 
 
 # Expect.
@@ -372,7 +406,7 @@ async def test_body_is_asked_for_when_it_is_read(api: Api, headers: dict[str, st
     """A client that asks first sends its body only where it will be read."""
     answer = await api.send(request("POST", "/v1/events", b"{}", Expect="100-continue", **headers))
 
-    assert expected == [line[:len(want)] for line, want in zip(re.findall(rb"HTTP/1.1 (.*)", answer), expected, strict=True)]
+    assert expected == [line[: len(want)] for line, want in zip(re.findall(rb"HTTP/1.1 (.*)", answer), expected, strict=True)]
 
 
 # What is no HTTP.
@@ -410,8 +444,207 @@ async def test_what_cannot_be_parsed(api: Api, sent: bytes) -> None:
     assert b"script" not in answer
 
 
-@given(sent=st.binary(max_size=60) | st.from_regex(rb"(GET|POST|PATCH|X) [ -~]{0,20} HTTP/1\.[01](\r\n[!-~]{0,9}: ?[ -\xff]{0,9}){0,3}\r\n\r\n[ -~]{0,20}"))
-@settings(max_examples=300, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
-def test_garbage_gets_no_fault(api: Api, garbage: list[bytes], sent: bytes) -> None:
-    """Garbage is gathered for the next test, which sends it."""
-    garbage.append(sent)
+GARBAGE = st.binary(max_size=60) | st.from_regex(
+    rb"(GET|POST|PATCH|X) /?(v1/events|livez)?[ -~]{0,20} HTTP/1\\.[01](\r\n[!-~]{0,9}: ?[ -\xff]{0,9}){0,3}\r\n\r\n[ -~]{0,20}"
+)
+
+
+@given(cases=st.lists(GARBAGE, min_size=30, max_size=30))
+@settings(max_examples=12, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+async def test_garbage_is_never_our_fault(api: Api, cases: list[bytes]) -> None:
+    """Whatever bytes come, no answer says that we failed (I87)."""
+    answers = await asyncio.gather(*(api.send(case, patience=SILENCE) for case in cases))
+
+    assert [] == [(case, answer) for case, answer in zip(cases, answers, strict=True) if re.match(rb"HTTP/1.. 5", answer)]
+    assert [] == [case for case, answer in zip(cases, answers, strict=True) if b"Traceback" in answer]
+
+
+HEADER_VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=30)
+ODD_HEADERS = (
+    "Content_Type",
+    "If_Match",
+    "Idempotency_Key",
+    "Cookie",
+    "Accept",
+    "Upgrade",
+    "Content_Encoding",
+    "X_Forwarded_For",
+)
+
+
+@given(
+    cases=st.lists(
+        st.tuples(
+            st.sampled_from(ROUTES),
+            st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), max_size=20),
+            st.dictionaries(st.sampled_from(ODD_HEADERS), HEADER_VALUE, max_size=3),
+            st.binary(max_size=40) | st.sampled_from([b"", b"{}", b"[]", b"null", b"[{}]", b'{"type":1}', b'{"url":[]}']),
+        ),
+        min_size=20,
+        max_size=20,
+    )
+)
+@settings(max_examples=15, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+async def test_odd_requests_are_never_our_fault(
+    api: Api, cases: list[tuple[tuple[str, str], str, dict[str, str], bytes]]
+) -> None:
+    """Whatever is sent to a route with a valid token, the answer is about the request (I88)."""
+
+    async def ask(route: tuple[str, str], query: str, headers: dict[str, str], body: bytes) -> bytes:
+        return await api.send(request(route[0], f"{route[1]}?{query}", body, **headers), patience=5)
+
+    answers = await asyncio.gather(*(ask(*case) for case in cases))
+
+    assert [] == [case for case, answer in zip(cases, answers, strict=True) if not re.match(rb"HTTP/1.. [1-4]", answer)]
+
+
+# Connections.
+
+
+async def test_pipelined_requests(api: Api) -> None:
+    """Requests sent at once are answered in their order (I66)."""
+    asked = [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n"] * 100
+
+    answer = await api.send(b"".join(asked) + request("GET", "/readyz"))
+
+    assert [b"200", b"401"] * 100 + [b"200"] == re.findall(rb"HTTP/1.1 (\d+)", answer)
+
+
+async def test_upgrade_is_ignored(api: Api) -> None:
+    """There are no WebSockets here: a request for one is a request like any (I67)."""
+    upgrade = {
+        "Connection": "Upgrade, close",
+        "Upgrade": "websocket",
+        "Sec_WebSocket_Version": "13",
+        "Sec_WebSocket_Key": "x" * 24,
+    }
+
+    assert 200 == read_raw(await api.send(request("GET", "/livez", **upgrade))).status
+
+
+async def test_idle_connections_end(api: Api) -> None:
+    """A connection on which no whole request comes is closed after a while, whether its headers began or not (I64)."""
+    server = listener.Server(api.engine._running.service, tokens={}, config=Config())
+    server._options["keepalive_timeout"] = 0.05
+    await server.start("127.0.0.1:0")
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for start in (b"", b"GET /livez HTTP/1.1\r\nX: ", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /li"):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(start)
+                answered = await reader.read()
+                writer.close()
+
+                assert answered.endswith(b'{"status":"ok"}') if b"\r\n\r\n" in start else b"" == answered
+    finally:
+        await server.close()
+
+
+async def test_connections_are_bounded(api: Api) -> None:
+    """More connections than there are descriptors to spare are closed at once, and those before work on (I65)."""
+    held = [await api.dial() for _ in range(listener._MOST_CONNECTIONS)]
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await api.dial()
+            assert b"" == await reader.read()
+            writer.close()
+            reader, writer = held[0]
+            writer.write(request("GET", "/livez"))
+            assert 200 == read_raw(await reader.read()).status
+    finally:
+        for _, writer in held:
+            writer.close()
+
+
+# Faults of ours, and the end.
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        pytest.param(RuntimeError("secret detail"), 500, "internal_error", id="ours"),
+        pytest.param(TimeoutError(), 500, "internal_error", id="timeout"),
+        pytest.param(StorageFailed("the disk is gone"), 503, "storage_unavailable", id="storage"),
+    ],
+)
+async def test_faults(caplog: pytest.LogCaptureFixture, raised: Exception, status: int, code: str) -> None:
+    """A fault of ours is logged, and told without what it was."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        raise raised
+
+    response = await problems.tell_errors(make_mocked_request("GET", "/", app=web.Application()), handler)
+
+    assert (status, code) == (response.status, orjson.loads(response.body)["code"])
+    assert b"secret detail" not in response.body
+    assert (status == 500) == ("request_failed" in caplog.text)
+    assert (status == 503) == ("Retry-After" in response.headers)
+    caplog.clear()
+
+
+async def test_fault_outside_the_middleware(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """What fails beside the handlers is logged and told in the same form."""
+
+    async def broken(_: web.Request) -> web.StreamResponse:
+        raise RuntimeError("secret detail")
+
+    server = listener.Server(api.engine._running.service, tokens={}, config=Config())
+    server._runner.app._handle = broken
+    await server.start("127.0.0.1:0")
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request("GET", "/livez"))
+            answer = read_raw(await reader.read())
+            writer.close()
+    finally:
+        await server.close()
+
+    assert_problem(answer, 500, "internal_server_error")
+    assert "secret detail" in caplog.text
+    caplog.clear()
+
+
+async def test_stopping(tmp_path: Path) -> None:
+    """While the engine stops, changes are refused with a time to come back, and questions are answered."""
+    async with serving(tmp_path) as api:
+        subscription = await api.subscribe()
+        api.engine._running.service.refuse()
+        changing = [
+            await api("POST", "/v1/events", {"type": "a", "data": 1}),
+            await api("POST", "/v1/subscriptions", {"url": "https://example.com/"}),
+            await api("PATCH", f"/v1/subscriptions/{subscription['id']}", {"name": "x"}),
+            await api("DELETE", f"/v1/subscriptions/{subscription['id']}"),
+            await api("POST", f"/v1/subscriptions/{subscription['id']}/disable"),
+            await api("POST", f"/v1/subscriptions/{subscription['id']}/rotate-secret"),
+            await api("POST", "/v1/deliveries/dlv_x/retry"),
+            await api("POST", "/v1/deliveries/dlv_x/cancel"),
+        ]
+        ready = await api("GET", "/readyz")
+
+        for answer in changing:
+            assert_problem(answer, 503, "stopping")
+            assert "5" == answer.headers["Retry-After"]
+        assert (503, "5") == (ready.status, ready.headers["Retry-After"])
+        assert 200 == (await api("GET", "/livez")).status
+        assert 1 == len((await api("GET", "/v1/subscriptions")).json["data"])
+
+
+async def test_listens_on_ipv6(tmp_path: Path) -> None:
+    """An address in brackets is an IPv6 one, and the URL has them too."""
+    async with Engine(tmp_path / "hooks.db", config=Config(security=LOOPBACK), serve="[::1]:0") as engine:
+        assert engine.url is not None
+        assert re.fullmatch(r"http://\[::1\]:[0-9]+", engine.url)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:x", "127.0.0.1", "[::1", "203.0.113.1:0", "{taken}"])
+async def test_cannot_listen(api: Api, tmp_path: Path, listen: str) -> None:
+    """An address that cannot be listened on keeps the engine from starting, with a sentence that names it."""
+    assert api.engine.url is not None
+    address = listen.replace("{taken}", api.engine.url.removeprefix("http://"))
+    engine = Engine(tmp_path / "hooks.db", serve=address)
+
+    with pytest.raises(StartError, match=re.escape(f"cannot listen on {address}: ")):
+        await engine.start()

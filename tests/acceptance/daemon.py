@@ -1,0 +1,175 @@
+"""The daemon as its operators have it: a process of its own, asked over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 30  # s until a test that waits has failed
+
+CONFIG = """
+[security]
+allow_http = true
+allow_networks = ["127.0.0.0/8"]
+[log]
+level = "error"
+[delivery]
+concurrency = {concurrency}
+drain = "{drain}"
+"""
+
+
+class Daemon:
+    """
+    `hookengine serve` on the data in *folder*.
+
+    Entered, it is ready; left, it is killed if it still runs. It may be started again after it has ended.
+    """
+
+    def __init__(self, folder: Path, *, concurrency: int = 256, drain: str = "25s") -> None:
+        self.data = folder / "data"
+        self.url = ""
+        self.said: list[str] = []  # on stderr
+        self._config = folder / "config.toml"
+        self._config.write_text(CONFIG.format(concurrency=concurrency, drain=drain))
+        self._process: asyncio.subprocess.Process
+        self._listening: asyncio.Task[None]
+        self._client: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    async def start(self) -> float:
+        """Start it, and return the seconds until `/readyz` said so."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        ready = asyncio.Event()
+        self.said = []
+        self._process = await serve(self.data, self._config)
+        self._listening = asyncio.create_task(self._listen(ready))
+        waiting = asyncio.create_task(ready.wait())
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.wait([waiting, self._listening], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        assert ready.is_set(), self.said
+        self.url = json.loads((self.data / "daemon.json").read_text())["url"]
+        token = (self.data / "admin.token").read_text().strip()
+        self._client = aiohttp.ClientSession(self.url, headers={"Authorization": f"Bearer {token}"})
+        async with self._client.get("/readyz") as answer:
+            assert 200 == answer.status
+        return loop.time() - begun
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        async with asyncio.timeout(PATIENCE):
+            status = await self._process.wait()
+            await self._listening
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+        return status
+
+    async def stop(self) -> tuple[int, float]:
+        """Send it SIGTERM; its exit status, and the seconds until it had ended."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self.signal(signal.SIGTERM)
+        return await self.ended(), loop.time() - begun
+
+    async def kill(self) -> None:
+        """Send it SIGKILL, if it still runs, and wait until it has ended."""
+        if self._process.returncode is None:
+            self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The answer to a request, which must be a success; raises aiohttp.ClientError if there is none."""
+        if self._client is None:
+            raise aiohttp.ClientConnectionError("the daemon has ended")
+        async with self._client.request(method, path, json=body) as answer:
+            answer.raise_for_status()
+            return await answer.json() if answer.content_length else None
+
+    async def subscribe(self, url: str, **settings: Any) -> str:
+        """The id of a new subscription of *url*."""
+        made = await self.ask("POST", "/v1/subscriptions", {"url": url} | settings)
+        return str(made["id"])
+
+    def memory(self) -> int:
+        """The bytes of memory that it occupies (VmRSS)."""
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
+    async def _listen(self, ready: asyncio.Event) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            self.said.append(line.decode().rstrip())
+            if self.said[-1].startswith("Ready."):
+                ready.set()
+
+
+async def serve(data: Path, config: Path) -> asyncio.subprocess.Process:
+    """The process, which says on stderr when it is ready."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKENGINE_")}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hookengine", "serve"),
+        *("--data", str(data), "--config", str(config), "--listen", "127.0.0.1:0"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[str]:
+    """The URL of an endpoint that takes requests and never answers."""
+    held: set[asyncio.StreamWriter] = set()
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.add(writer)
+        try:
+            while await reader.read(65_536):
+                pass
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in held:
+            writer.transport.abort()
