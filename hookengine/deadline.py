@@ -77,7 +77,7 @@ class Deadline:
         self._passed = False
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._owner._loop)  # noqa: SLF001  # without a loop it asks the system for our pid first
         if task is None:
             raise RuntimeError("a deadline is for a task")
         self._task = task
@@ -93,7 +93,7 @@ class Deadline:
 
     def no_later_than(self, delay: float) -> None:
         """Move the deadline nearer, to *delay* seconds from now, if it is further away."""
-        when = asyncio.get_running_loop().time() + delay
+        when = self._owner._loop.time() + delay  # noqa: SLF001  # as above
         if when < self.when and not self._passed:
             self.when = when
             self._owner._watch(self)  # noqa: SLF001

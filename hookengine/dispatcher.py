@@ -126,6 +126,9 @@ class Dispatcher:
         observe: Callable[[Happening], None],
         payload_cache: int,
     ) -> None:
+        self._loop = (
+            asyncio.get_running_loop()
+        )  # kept: asking for it costs a system call on Python 3.11, several times an attempt
         self._scheduler = scheduler
         self._sender = sender
         self._clock = clock
@@ -258,7 +261,7 @@ class Dispatcher:
         """Take nothing more, and cut what is in flight after *drain* seconds; again with less to cut it sooner."""
         self._stopping = True
         self._wake.set()
-        self._patience.append(asyncio.get_running_loop().call_later(drain, self._drained.set))
+        self._patience.append(self._loop.call_later(drain, self._drained.set))
 
     def _serve(self, subscription: Subscription, marks: list[Mark | None], standing: Standing | None = None) -> None:
         """Open its lane; without the *standing* that it has, with the one that its counters give."""
@@ -294,15 +297,14 @@ class Dispatcher:
         return target
 
     def _may_take(self) -> bool:
-        return self._storage_works and asyncio.get_running_loop().time() >= self._paused_until
+        return self._storage_works and self._loop.time() >= self._paused_until
 
     async def _sleep(self, now: int) -> None:
-        loop = asyncio.get_running_loop()
         due_at = self._scheduler.next_due()
         delay = _LONGEST_SLEEP if due_at is None else min(max(0, due_at - now) / 1000, _LONGEST_SLEEP)
-        if loop.time() < self._paused_until:
-            delay = self._paused_until - loop.time()
-        timer = loop.call_later(delay, self._wake.set)
+        if self._loop.time() < self._paused_until:
+            delay = self._paused_until - self._loop.time()
+        timer = self._loop.call_later(delay, self._wake.set)
         await self._wake.wait()
         timer.cancel()
 
@@ -320,7 +322,7 @@ class Dispatcher:
                     self._put_back(delivery)
                 return
         for delivery in taken:
-            task = asyncio.create_task(self._attempt(delivery, events.get(delivery.event)))
+            task = self._loop.create_task(self._attempt(delivery, events.get(delivery.event)))
             self._attempts.add(task)
             task.add_done_callback(self._ended)
 
@@ -358,10 +360,9 @@ class Dispatcher:
         expired = retry.expire(delivery, now=started_at)
         if expired is not None:
             return Result(before=delivery, after=expired, attempt=None, rules=target.rules)
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = self._loop.time()
         request, outcome = await self._send(delivery, event, target, started_at)
-        duration = round((loop.time() - begun) * 1000)
+        duration = round((self._loop.time() - begun) * 1000)
         attempt = Attempt(
             number=delivery.attempt_count + 1,
             at=started_at,
@@ -419,7 +420,7 @@ class Dispatcher:
                 assert_never(outcome)
 
     def _hold_off(self, error: str) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if now < self._paused_until:
             return  # others of the same moment
         self._observe(LocalTrouble(error=error, pause=self._pause))

@@ -126,7 +126,7 @@ class Engine:
         if self._supervisor is not None and not self._supervisor.done():
             raise RuntimeError("the engine was started already")
         self._stop_asked = asyncio.Event()
-        self._owner = os.getpid()
+        self._owner = _Process.id
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor = supervisor = asyncio.create_task(self._supervise(ready), name="hookengine")
         try:
@@ -249,7 +249,7 @@ class Engine:
         # sent, folds the WAL into the file, and gives the lock back. 6. The client pool goes last.
 
     def _check_process(self) -> None:
-        if self._owner not in (None, os.getpid()):
+        if self._owner not in (None, _Process.id):
             raise RuntimeError("this process is a fork of the one that started the engine: make an engine of its own")
 
     @property
@@ -457,6 +457,20 @@ class Engine:
     async def cancel(self, id: str) -> Delivery:  # noqa: A002
         """Give up a delivery that waits."""
         return await self._service.cancel(OWNER, id)
+
+
+class _Process:
+    """Which process this is; asked for with every publish, and a system call each time would be a tenth of it."""
+
+    id = os.getpid()
+
+    @classmethod
+    def forked(cls) -> None:
+        """We are the child."""
+        cls.id = os.getpid()
+
+
+os.register_at_fork(after_in_child=_Process.forked)
 
 
 class _Parts:

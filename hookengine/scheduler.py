@@ -348,10 +348,11 @@ class Scheduler:
 
     def _look_at_disk(self, lane: _Lane, wake_at: int | None, now: int) -> int | None:
         """Note that *lane* may want a refill; when to look again, which is not after *wake_at*."""
+        resume_at = lane.standing.resume_at
         for priority, mark in enumerate(lane.marks):
             if mark is None or lane.asked[priority]:
                 continue
-            look_at = max(mark[0], lane.standing.resume_at)
+            look_at = max(mark[0], resume_at)
             if look_at - PREFETCH <= now:
                 self._hungry[lane.standing.rank][lane.subscription] = lane
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import aiohttp
 import orjson
 from engines import LOOPBACK, PATIENCE, rows
 from msgspec import Struct
+from multidict import CIMultiDict
 
 from hookengine.config import Config, Delivery, Server
 from hookengine.engine import DATABASE, TOKEN_FILE, Engine
@@ -63,13 +65,13 @@ class Api:
         sent = {"Authorization": f"Bearer {self.token if token is None else token}", **(headers or {})}
         if body is not None and content_type is not None:
             sent["Content-Type"] = content_type
-        data = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         url = f"{self.engine.url}{path}"
         skipped = {"Content-Type"} if content_type is None else ()
         async with self._session.request(
             method, url, data=data, headers=sent, skip_auto_headers=skipped, allow_redirects=False
         ) as response:
-            return Answer(status=response.status, headers=dict(response.headers), body=await response.read())
+            return Answer(status=response.status, headers=response.headers, body=await response.read())
 
     async def made(self, path: str, body: Any, **more: Any) -> Any:
         """The value of a 2xx answer to a POST."""
@@ -122,7 +124,7 @@ class Api:
         return answered
 
 
-def request(method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
+def request(method: str, path: str, body: bytes | None = None, /, **headers: str) -> bytes:
     """The bytes of an HTTP/1.1 request of the owner's, after which the server closes; `_` in a header's name is `-`."""
     lines = {"Host": "x", "Authorization": "Bearer {token}", "Connection": "close"}
     if body is not None:
@@ -136,7 +138,7 @@ def read_raw(answer: bytes) -> Answer:
     """The first answer in raw bytes."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
+    headers = CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in lines))
     length = int(headers.get("Content-Length", "0"))
     return Answer(status=int(status_line.split(" ")[1]), headers=headers, body=body[:length])
 

@@ -17,6 +17,7 @@ from hookengine.models import (
     AttemptError,
     Delivery,
     ErrorCode,
+    Interrupted,
     Refused,
     Request,
     Response,
@@ -44,6 +45,7 @@ PATIENCE = 20  # s until a test that waits has failed
 RULES = Rules(retry_schedule=(10 * MINUTE, HOUR))
 DELIVERED = Accepted(response=Response(status=204, headers=(("server", "x"),), body=b"", truncated=False))
 NO_ANSWER = Unreachable(error=AttemptError(code=ErrorCode.TIMEOUT_RESPONSE, detail="no answer in 15 s"))
+INTERRUPTED = Interrupted(error=AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="no route"))
 GONE = Refused(
     error=AttemptError(code=ErrorCode.HTTP_STATUS, detail="410"),
     response=Response(status=410, headers=(), body=b"bye", truncated=False),

@@ -137,7 +137,8 @@ def test_disabled_after_so_many_failures(outcome: Outcome) -> None:
 def test_a_success_between_counts_from_zero() -> None:
     """Nine failures, a success and nine failures disable nothing."""
     health = failing(9)
-    for outcome in [ACCEPTED, *[UNREACHABLE] * 9]:
+    outcomes: list[Outcome] = [ACCEPTED, *[UNREACHABLE] * 9]
+    for outcome in outcomes:
         health = count(health, outcome, now=NOW)
 
         assert disables(health, outcome, Rules(disable_after_failures=10), now=NOW) is None

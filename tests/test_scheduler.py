@@ -194,6 +194,58 @@ def test_those_that_wait_push_out_nobody() -> None:
     assert NOW + 5_000 - PREFETCH == scheduler.next_due()
 
 
+def test_a_waiting_lane_gives_up_its_own() -> None:
+    """Of lanes that all wait for their time, the one that gets more than the window holds keeps its earlier ones."""
+    scheduler = serving(1, 2, queue_size=2)
+    push(scheduler, make(1, 1, due_at=NOW + 9_000), make(2, 2, due_at=NOW + 9_000))
+
+    assert [3] == push(scheduler, make(3, 1, due_at=NOW + 8_000))
+    assert [3, 2] == take(scheduler, now=NOW + 9_000)
+
+
+def test_waiting_lanes_give_way_before_large_ones() -> None:
+    """A lane with more than its share loses nothing while others hold deliveries for later."""
+    scheduler = serving(1, 2, 3, queue_size=4)
+    push(scheduler, make(1, 1), make(2, 2, due_at=NOW + 9_000))
+
+    assert [3, 4, 5] == push(scheduler, make(3, 3), make(4, 3), make(5, 3))
+    assert [6] == push(scheduler, make(6, 3, priority=HIGH))
+    assert [1, 6, 3, 4] == take(scheduler)
+
+
+def test_giving_way_makes_room_for_more() -> None:
+    """Lanes beyond their share give up an eighth of the window at once, because finding them takes a look at every lane."""
+    scheduler = serving(1, 2, queue_size=80)
+    push(scheduler, *(make(seq) for seq in range(80)), make(100, 2))
+
+    assert 36 == scheduler.size
+
+
+def test_lane_that_gave_way_remembers_what_comes_first() -> None:
+    """A waiting delivery of high priority that gave way is fetched again, though its lane stands in line with another."""
+    scheduler = serving(1, 2, queue_size=4)
+    high = [make(seq, priority=HIGH, due_at=NOW + 500) for seq in (1, 2, 3)]
+    push(scheduler, make(4), *high, make(5, 2))
+    assert 2 == scheduler.size
+
+    (refill,) = scheduler.refills(NOW)
+    answer(scheduler, refill, high)
+    assert 1 == take(scheduler, 1, now=NOW + 500)[0]
+
+
+def test_most_in_flight_gives_way_first() -> None:
+    """Where lanes without a free slot fill the window, the one with the most attempts in flight gives way."""
+    scheduler = serving(3, queue_size=2)
+    scheduler.open(2, Standing(width=2, rank=Rank.TRUSTED), max_concurrency=8, now=NOW)
+    scheduler.open(1, Standing(width=1, rank=Rank.TRUSTED), max_concurrency=8, now=NOW)
+    for row in [make(1, 2), make(2, 2), make(3, 1)]:
+        push(scheduler, row)
+        take(scheduler)
+    push(scheduler, make(4, 2), make(5, 1), make(6, 3))
+
+    assert {1, 3} == {subscription for subscription, lane in scheduler._lanes.items() if lane.size}
+
+
 # Refills.
 
 
@@ -344,6 +396,13 @@ def test_fetching_ahead_needs_free_room() -> None:
     assert [9] == take(scheduler, now=NOW + 500)
 
 
+def test_fetching_ahead_counts_what_is_coming() -> None:
+    """Free room is promised once."""
+    scheduler = serving(1, queue_size=4, marks=[(NOW + 500, 1)] * 3)
+
+    assert [2, 2] == [refill.limit for refill in scheduler.refills(NOW)]
+
+
 def test_paused_lane_fetches_when_it_resumes() -> None:
     """Nothing is fetched for a lane behind an open breaker until a second before its probe."""
     scheduler = Scheduler(concurrency=8, queue_size=100)
@@ -405,7 +464,7 @@ def test_few_lanes_share_the_window_at_the_start() -> None:
 
 
 def test_broadcast_to_more_lanes_than_the_window() -> None:
-    """An event for many more subscriptions than the window holds reaches all of them, each asked about once."""
+    """An event for many more subscriptions than the window holds reaches all of them, and each lane is asked about once."""
     world = World(queue_size=20, concurrency=10, max_concurrency=1, subscriptions=range(300))
     for subscription in range(300):
         world.commit(subscription, NORMAL, [0])
@@ -420,7 +479,7 @@ def test_broadcast_to_more_lanes_than_the_window() -> None:
             world.record(seq, retry_in=None, standing=None)
 
     assert list(range(300)) == sorted(order)
-    assert refills <= 300
+    assert refills <= 300 * len(Priority)
 
 
 @pytest.mark.parametrize("standing", [TRUSTED, UNTRIED, FAILING], ids=["trusted", "untried", "failing"])
@@ -453,10 +512,12 @@ def test_lanes_without_trust_give_way_in_a_full_window() -> None:
 def test_trusted_lane_fetches_before_those_without_trust() -> None:
     """Where rows are asked for and room is short, trusted lanes come first whatever the order of their asking."""
     scheduler = serving(1, 2, 3, standing=FAILING, queue_size=2, concurrency=2, marks=(None, FROM_THE_START, None))
-    scheduler.open(4, TRUSTED, max_concurrency=8, marks=(None, FROM_THE_START, None), now=NOW)
+    for subscription in (4, 5):
+        scheduler.open(subscription, TRUSTED, max_concurrency=8, marks=(None, FROM_THE_START, None), now=NOW)
     scheduler.open(2, TRUSTED, max_concurrency=8, now=NOW)
+    scheduler.open(4, FAILING, max_concurrency=8, now=NOW)
 
-    assert [4, 2] == [refill.subscription for refill in scheduler.refills(NOW)]
+    assert [5, 2] == [refill.subscription for refill in scheduler.refills(NOW)]
 
 
 # Slots.
@@ -771,13 +832,15 @@ def test_a_clock_that_goes_back() -> None:
 
 
 def test_timers_are_bounded() -> None:
-    """Deliveries that each come before all others do not leave a timer each."""
-    scheduler = serving(1, queue_size=20_000)
-    for n in range(10_000):
-        scheduler.push(make(n + 1, due_at=NOW + 20_000_000 - n), now=NOW)
+    """Deliveries that each come before all others do not leave a timer each, and cost no other lane its own."""
+    scheduler = serving(1, 2, queue_size=20_000, max_concurrency=1)
+    push(scheduler, make(1, 2, due_at=NOW + 30_000_000))
+    for n in range(2, 10_000):
+        scheduler.push(make(n, due_at=NOW + 20_000_000 - n), now=NOW)
 
     assert len(scheduler._timers) < 200
     assert NOW + 20_000_000 - 9_999 == scheduler.next_due()
+    assert [9_999, 1] == take(scheduler, now=NOW + 30_000_000)
 
 
 # Opening and closing.

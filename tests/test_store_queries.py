@@ -99,6 +99,7 @@ def test_lists_walk_down_the_key(schema: sqlite3.Connection, name: str) -> None:
             "list_deliveries_of_subscription",
             "SEARCH d USING INDEX deliveries_of_subscription (subscription=? AND seq<?)",
         ),
+        ("list_deliveries_in_state", "SEARCH d USING INDEX deliveries_in_state (state=? AND seq<?)"),
         ("finished_before", "SEARCH deliveries USING INDEX deliveries_finished (finished_at<?)"),
         ("prune_attempts", "SEARCH attempts USING INDEX attempts_of_delivery (delivery=?)"),
         ("prune_unwanted_events", "SEARCH e USING INDEX events_unwanted (accepted_at<?)"),

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 from storage import (
+    DAY,
     DELIVERED,
     HOUR,
+    INTERRUPTED,
     MINUTE,
     NO_ANSWER,
     NOW,
@@ -23,7 +25,7 @@ from storage import (
 )
 
 from hookengine.models import Accepted, DeliveryState, Priority, Request, Response, SubscriptionState
-from hookengine.store import BEFORE_ALL, Slice, changes
+from hookengine.store import BEFORE_ALL, Answer, Key, Slice, changes
 from hookengine.views import moment
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from hookengine import views
     from hookengine.models import Outcome
-    from hookengine.store import Result
+    from hookengine.store import Result, Transaction
 
     Page = tuple[list[Any], int | None]
 
@@ -195,6 +197,28 @@ def name_of(place: Opened, subscription: int) -> str:
     ((name,),) = place.rows("SELECT id FROM subscriptions WHERE seq = ?", subscription)
     assert isinstance(name, str)
     return name
+
+
+async def test_deliveries_that_are_cancelled_meanwhile_stay_in_the_list(tmp_path: Path) -> None:
+    """While upkeep rewrites a deleted subscription's rows, each of them is in every list of cancelled ones, and once."""
+    async with opened(tmp_path) as place:
+        one = await place.subscribe()
+        made = await place.deliver(*drafts(60))
+        await place.store.writer.change(changes.delete_subscription(one.id, None))
+        for delivery in made:
+            change = asyncio.create_task(place.store.writer.change(cancel(delivery.seq)))
+            found, _ = await place.store.reader.deliveries(WHOLE, state="cancelled")
+            assert [delivery.id for delivery in made[::-1]] == [delivery.id for delivery in found]
+            await change
+
+
+def cancel(seq: int) -> Callable[[Transaction], Awaitable[int]]:
+    """What upkeep does to one row."""
+
+    async def step(tx: Transaction) -> int:
+        return await tx.run("UPDATE deliveries SET state = 'cancelled', finished_at = ? WHERE seq = ?", (tx.now, seq))
+
+    return step
 
 
 async def test_cursors_are_stable_under_inserts(tmp_path: Path) -> None:
@@ -361,6 +385,49 @@ async def test_subscription_is_found_after_its_end(tmp_path: Path) -> None:
 
         assert [1, 1, None] == [await reader.subscription_key(one.id, tenant) for tenant in (None, "acme", "other")]
         assert await reader.subscription_key("sub_unknown", None) is None
+
+
+async def test_answer_to_a_key(tmp_path: Path) -> None:
+    """A key brings what was answered to the same bytes, for a day."""
+    key = Key(tenant="acme", method="POST", path="/v1/events", key="k", digest=b"d")
+    async with opened(tmp_path) as place:
+        await place.store.writer.publish([draft()], key=key, render=lambda _: b"first")
+        reader = place.store.reader
+
+        assert Answer(status=202, body=b"first") == await reader.answer(key, now=NOW + DAY - 1)
+        for other, now in ((key, NOW + DAY), (replace(key, digest=b"o"), NOW), (replace(key, key="o"), NOW)):
+            assert await reader.answer(other, now=now) is None
+
+
+# For the scheduler.
+
+
+async def test_heads_are_the_first_of_each_lane(tmp_path: Path) -> None:
+    """What a start reads is what a search of all rows would give: active subscriptions only."""
+    chance = random.Random(4)
+    async with opened(tmp_path) as place:
+        subscriptions = [await place.subscribe(event_types=(f"s.n{n % 5}",)) for n in range(10)]
+        many = [
+            draft(
+                type=f"s.n{chance.randrange(4)}", deliver_at=NOW + chance.randrange(20), priority=Priority(chance.randrange(3))
+            )
+            for _ in range(40)
+        ]
+        made = await place.deliver(*many)
+        ended = chance.sample(made, len(made) // 2)
+        outcomes: list[Outcome] = chance.choices([DELIVERED, NO_ANSWER, INTERRUPTED], k=len(ended))
+        after = [r.delivery for r in await place.record(*map(result, ended, outcomes))]
+        await place.edit(subscriptions[0], state=SubscriptionState.DISABLED)
+        await place.store.writer.change(changes.delete_subscription(subscriptions[1].id, None))
+
+        expected: dict[int, list[Any]] = {}
+        now = {delivery.seq: delivery for delivery in made} | {delivery.seq: delivery for delivery in after}
+        for d in sorted(now.values(), key=lambda d: (d.due_at, d.seq)):
+            if d.state is DeliveryState.PENDING and d.subscription not in (subscriptions[0].seq, subscriptions[1].seq):
+                marks = expected.setdefault(d.subscription, [None, None, None])
+                marks[d.priority] = marks[d.priority] or (d.due_at, d.seq)
+        assert expected == await place.store.reader.heads()
+        assert len(expected) > 3
 
 
 # Freshness.

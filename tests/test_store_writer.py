@@ -15,6 +15,7 @@ from storage import (
     DELIVERED,
     GONE,
     HOUR,
+    INTERRUPTED,
     MINUTE,
     NO_ANSWER,
     NOW,
@@ -50,7 +51,6 @@ from hookengine.models import (
     DisabledReason,
     ErrorCode,
     Health,
-    Interrupted,
     Priority,
     Response,
     SubscriptionState,
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 
 FULL = "the storage does not take writes: database or disk is full"
 BIG = b'"' + b"x" * 300_000 + b'"'
-INTERRUPTED = Interrupted(error=AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="no route"))
 
 
 async def all_of(*jobs: Awaitable[Any]) -> list[Any]:
@@ -244,6 +243,20 @@ async def test_large_fan_out_is_spread_over_commits(tmp_path: Path) -> None:
         assert list(range(1, 1_001)) == [receipt.event.seq for array in receipts for receipt in array]
         assert [6_000, 6_000, 6_000, 2_000] == [len(batch) for batch in place.listener.all("accepted")]
         assert 4 == commits(statements)
+        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
+
+
+async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> None:
+    """What was left to the next commit is not stored twice when the present one fails."""
+    async with opened(tmp_path) as place:
+        for _ in range(20):
+            await place.subscribe()
+        arrays = [drafts(100), drafts(100, expires_at=1 << 63), *(drafts(100) for _ in range(4))]
+        ended = await all_of(*(place.publish(*array) for array in arrays))
+
+        assert [list, StorageUnavailable, list, list, list, list] == [type(receipts) for receipts in ended]
+        await place.publish()  # after it nothing waits any more
+        assert [(501, 10_020)] == place.rows("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM deliveries)")
 
 
 # Ids and keys.
@@ -503,34 +516,6 @@ async def test_refill_sees_every_result_before_it(tmp_path: Path) -> None:
         assert made[-1] == deliveries[0]
         assert [NOW + 20 + 10 * MINUTE] * 4 == [delivery.due_at for delivery in deliveries[1:]]
         assert mark is not None
-
-
-async def test_heads_are_the_first_of_each_lane(tmp_path: Path) -> None:
-    """What a start reads is what a search of all rows would give: active subscriptions only."""
-    chance = random.Random(4)
-    async with opened(tmp_path) as place:
-        subscriptions = [await place.subscribe(event_types=(f"s.n{n % 5}",)) for n in range(10)]
-        many = [
-            draft(
-                type=f"s.n{chance.randrange(4)}", deliver_at=NOW + chance.randrange(20), priority=Priority(chance.randrange(3))
-            )
-            for _ in range(40)
-        ]
-        made = await place.deliver(*many)
-        ended = chance.sample(made, len(made) // 2)
-        outcomes: list[Outcome] = chance.choices([DELIVERED, NO_ANSWER, INTERRUPTED], k=len(ended))
-        after = [r.delivery for r in await place.record(*map(result, ended, outcomes))]
-        await place.edit(subscriptions[0], state=SubscriptionState.DISABLED)
-        await place.store.writer.change(changes.delete_subscription(subscriptions[1].id, None))
-
-        expected: dict[int, list[Any]] = {}
-        now = {delivery.seq: delivery for delivery in made} | {delivery.seq: delivery for delivery in after}
-        for d in sorted(now.values(), key=lambda d: (d.due_at, d.seq)):
-            if d.state is DeliveryState.PENDING and d.subscription not in (subscriptions[0].seq, subscriptions[1].seq):
-                marks = expected.setdefault(d.subscription, [None, None, None])
-                marks[d.priority] = marks[d.priority] or (d.due_at, d.seq)
-        assert expected == await place.store.reader.heads()
-        assert len(expected) > 3
 
 
 # Faults.

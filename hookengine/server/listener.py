@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _KEEP_ALIVE = 30.0  # s that an idle connection is kept
 _LINGER = 2.0  # s in which the rest of a refused upload is read
-_PATIENCE = 5.0  # s for requests under way when the server closes
+_PATIENCE = 1.0  # s for requests under way when the server closes; aiohttp waits it out for a connection that just came
 _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 

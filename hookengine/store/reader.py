@@ -25,7 +25,7 @@ BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts the
 
 
 # How a state that is shown may be stored; see the view. Delivered ones are most rows: their list needs no index.
-_STORED = {"pending": ("pending",), "held": ("pending",), "failed": ("failed",), "cancelled": ("cancelled", "pending")}
+_STORED = {"pending": ("pending",), "held": ("pending",), "failed": ("failed",), "cancelled": ("pending", "cancelled")}
 
 
 class Slice(Struct, frozen=True, kw_only=True, gc=False):
@@ -137,10 +137,12 @@ class Reader:
         return found[0] if found else None
 
     async def _page_in_state(self, part: Slice, state: str) -> tuple[list[Row], int | None]:
-        found: list[Row] = []
+        found: dict[int, Row] = {}  # by key: one that is cancelled between the two reads comes twice
         for stored in _STORED[state]:
-            found += await self._rows(sql.list_deliveries_in_state, part, state=state, stored=stored)
-        return _cut(sorted(found, key=lambda row: -row["seq"]), part)
+            found |= {
+                row["seq"]: row for row in await self._rows(sql.list_deliveries_in_state, part, state=state, stored=stored)
+            }
+        return _cut([found[seq] for seq in sorted(found, reverse=True)], part)
 
     async def _page(self, statement: str, part: Slice, **more: Any) -> tuple[list[Row], int | None]:
         return _cut(await self._rows(statement, part, **more), part)

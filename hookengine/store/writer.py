@@ -51,12 +51,18 @@ _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQL
 class _Publication:
     __slots__ = ("done", "drafts", "key", "render", "size")
 
-    def __init__(self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None) -> None:
+    def __init__(
+        self,
+        drafts: list[Draft],
+        key: Key | None,
+        render: Callable[[list[Receipt]], bytes] | None,
+        done: asyncio.Future[list[Receipt] | Answer],
+    ) -> None:
         self.drafts = drafts
         self.key = key
         self.render = render
         self.size = sum(len(draft.data) for draft in drafts)
-        self.done: asyncio.Future[list[Receipt] | Answer] = asyncio.get_running_loop().create_future()
+        self.done = done
 
 
 class Writer:
@@ -84,6 +90,7 @@ class Writer:
         self._clock = clock
         self._keys = keys
         self.listener = listener
+        self._loop = asyncio.get_running_loop()
         self._publications: deque[_Publication] = deque()
         self._waiting = 0  # events in `_publications`
         self._waiting_bytes = 0
@@ -108,7 +115,7 @@ class Writer:
         self._check()
         if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
             raise Overloaded
-        publication = _Publication(drafts, key, render)
+        publication = _Publication(drafts, key, render, self._loop.create_future())
         self._publications.append(publication)
         self._waiting += len(drafts)
         self._waiting_bytes += publication.size
@@ -118,7 +125,7 @@ class Writer:
     async def change(self, step: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run *step* alone in a transaction; what it put into `after` follows the commit at once."""
         self._check()
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[T] = self._loop.create_future()
         self._changes.append((step, done))
         self._work.set()
         return await done

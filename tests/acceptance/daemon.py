@@ -45,11 +45,13 @@ class Daemon:
         self.data = folder / "data"
         self.url = ""
         self.said: list[str] = []  # on stderr
+        self.up = asyncio.Event()  # it takes requests
         self._config = folder / "config.toml"
         self._config.write_text(CONFIG.format(concurrency=concurrency, drain=drain))
         self._process: asyncio.subprocess.Process
         self._listening: asyncio.Task[None]
         self._client: aiohttp.ClientSession | None = None
+        self._heard = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -69,34 +71,39 @@ class Daemon:
         """Start it, and return the seconds until `/readyz` said so."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        ready = asyncio.Event()
         self.said = []
         self._process = await serve(self.data, self._config)
-        self._listening = asyncio.create_task(self._listen(ready))
-        waiting = asyncio.create_task(ready.wait())
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.wait([waiting, self._listening], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        assert ready.is_set(), self.said
+        self._listening = asyncio.create_task(self._listen())
+        await self.says("Ready.")
         self.url = json.loads((self.data / "daemon.json").read_text())["url"]
         token = (self.data / "admin.token").read_text().strip()
         self._client = aiohttp.ClientSession(self.url, headers={"Authorization": f"Bearer {token}"})
         async with self._client.get("/readyz") as answer:
             assert 200 == answer.status
+        self.up.set()
         return loop.time() - begun
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
 
+    async def says(self, text: str) -> None:
+        """Wait until a line of its stderr begins with *text*."""
+        async with asyncio.timeout(PATIENCE):
+            while not any(line.startswith(text) for line in self.said):
+                assert not self._listening.done(), self.said
+                self._heard.clear()
+                await self._heard.wait()
+
     async def ended(self) -> int:
         """Its exit status, once it has ended."""
         async with asyncio.timeout(PATIENCE):
             status = await self._process.wait()
             await self._listening
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        self.up.clear()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
         return status
 
     async def stop(self) -> tuple[int, float]:
@@ -131,12 +138,12 @@ class Daemon:
         assert found is not None
         return int(found[1]) * 1024
 
-    async def _listen(self, ready: asyncio.Event) -> None:
+    async def _listen(self) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
             self.said.append(line.decode().rstrip())
-            if self.said[-1].startswith("Ready."):
-                ready.set()
+            self._heard.set()
+        self._heard.set()
 
 
 async def serve(data: Path, config: Path) -> asyncio.subprocess.Process:

@@ -1,0 +1,115 @@
+"""Producers that repeat what was not answered, and an endpoint that counts what arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+from daemon import PATIENCE
+
+from hookengine.receiver import Receiver, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from daemon import Daemon
+
+    from hookengine.receiver import Received
+
+
+class Arrivals:
+    """What an endpoint got, by event id, divided into eras; a step of a receiver's script."""
+
+    def __init__(self, *, delay: float = 0.0) -> None:
+        self.bodies: dict[str, set[bytes]] = {}
+        self.eras: list[Counter[str]] = [Counter()]  # the requests since the last call of `divide`
+        self._delay = delay
+        self._more = asyncio.Event()
+
+    def __call__(self, request: Received) -> Reply:
+        """Note the request, and answer 200 after a while."""
+        id_ = str(request.header("webhook-id"))
+        self.bodies.setdefault(id_, set()).add(request.body)
+        self.eras[-1][id_] += 1
+        self._more.set()
+        return Reply(delay=self._delay)
+
+    def divide(self) -> None:
+        """Begin a new era."""
+        self.eras.append(Counter())
+
+    def repeats(self) -> list[int]:
+        """For each era the requests in it whose event had arrived before."""
+        before: set[str] = set()
+        found = []
+        for era in self.eras:
+            found.append(sum(count - (id_ not in before) for id_, count in era.items()))
+            before |= era.keys()
+        return found
+
+    async def until(self, ids: set[str]) -> None:
+        """Wait until all of *ids* have arrived."""
+        async with asyncio.timeout(PATIENCE):
+            while not ids <= self.bodies.keys():
+                self._more.clear()
+                await self._more.wait()
+
+
+class Producers:
+    """Tasks that publish events with ids of their own, each one again and again until it is accepted."""
+
+    def __init__(self, daemon: Daemon, *, pad: int = 0) -> None:
+        self.accepted: set[str] = set()
+        self._daemon = daemon
+        self._data = "x" * pad
+        self._next = 0
+        self._stopping = False
+        self._more = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self, count: int = 16) -> AsyncIterator[None]:
+        """*count* of them at work; at the end each is let to finish what it has begun."""
+        async with asyncio.timeout(3 * PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(self._produce())
+            try:
+                yield
+            finally:
+                self._stopping = True
+
+    async def until(self, count: int) -> None:
+        """Wait until *count* more events are accepted."""
+        wanted = len(self.accepted) + count
+        async with asyncio.timeout(PATIENCE):
+            while len(self.accepted) < wanted:
+                self._more.clear()
+                await self._more.wait()
+
+    async def _produce(self) -> None:
+        while not self._stopping:
+            self._next += 1
+            id_ = f"event-{self._next}"
+            while not await self._publish(id_):
+                await self._daemon.up.wait()
+            self.accepted.add(id_)
+            self._more.set()
+
+    async def _publish(self, id_: str) -> bool:
+        event = {"type": "order.created", "id": id_, "data": {"id": id_, "pad": self._data}}
+        try:
+            await self._daemon.ask("POST", "/v1/events", event)
+        except (aiohttp.ClientError, ConnectionError):
+            return False
+        return True
+
+
+@asynccontextmanager
+async def endpoint(daemon: Daemon, *, delay: float = 0.0) -> AsyncIterator[Arrivals]:
+    """An endpoint with a subscription of *daemon* to everything."""
+    arrivals = Arrivals(delay=delay)
+    async with Receiver(arrivals) as receiver:
+        await daemon.subscribe(receiver.url, max_concurrency=100)
+        yield arrivals

@@ -1,0 +1,541 @@
+"""What users may send: each rule alone, as far as it needs no server."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import Raw
+from msgspec.structs import replace
+
+from hookengine import inputs, models
+from hookengine.inputs import EventInput, RotationInput, SubscriptionInput
+from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
+from hookengine.netguard import Policy
+from hookengine.validation import Problems, Time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from msgspec import Struct
+
+NOW = 1_790_000_000_000
+DAY = 86_400_000
+URL = "https://example.com/hook"
+SUBSCRIPTION = models.Subscription(
+    seq=1,
+    id="sub_1",
+    tenant="acme",
+    url=URL,
+    event_types=("*",),
+    profile="standard",
+    secrets=(SigningSecret(value=Secret("whsec_" + "A" * 44)),),
+    created_at=NOW,
+    updated_at=NOW,
+)
+
+
+def mistakes(
+    check: Callable[[Problems, Any], None], type_: type[Struct], given: dict[str, Any]
+) -> list[tuple[str | None, str]]:
+    """Where *given* is wrong, by its form and by *check*."""
+    problems = Problems()
+    check(problems, problems.convert(type_, given))
+    return [(mistake.pointer, mistake.code) for mistake in problems.mistakes]
+
+
+def event_mistakes(now: int = NOW, **members: Any) -> list[tuple[str | None, str]]:
+    """Where an event with *members* is wrong at *now*."""
+    given = {"type": "a", "data": Raw(b"1")} | members
+    return mistakes(lambda problems, draft: inputs.check_event(problems, draft, "", now=now), EventInput, given)
+
+
+def subscription_mistakes(**members: Any) -> list[tuple[str | None, str]]:
+    """Where a subscription with *members* is wrong."""
+
+    def check(problems: Problems, draft: Any) -> None:
+        inputs.check_subscription(problems, draft, policy=Policy(), default_profile="standard")
+
+    return mistakes(check, SubscriptionInput, {"url": URL} | members)
+
+
+def event(**members: Any) -> EventInput:
+    """A valid event."""
+    problems = Problems()
+    return problems.require(problems.convert(EventInput, {"type": "a", "data": Raw(b"1")} | members))
+
+
+def subscription(**members: Any) -> SubscriptionInput:
+    """A valid subscription."""
+    problems = Problems()
+    return problems.require(problems.convert(SubscriptionInput, {"url": URL} | members))
+
+
+# Events.
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "a",
+        "order.created",
+        "a.b.c",
+        "a-b",
+        "a/b",
+        "a:b",
+        "_",
+        "0",
+        "A_b.9",
+        "hookengines.x",
+        "hookengine_x",
+        "a.hookengine.b",
+        "a" * 128,
+    ],
+)
+def test_types(type_: str) -> None:
+    """Words of letters, digits and underscores, joined by single marks, are a type."""
+    assert [] == event_mistakes(type=type_)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "",
+        ".",
+        ".a",
+        "a.",
+        "a..b",
+        "a.-b",
+        "*",
+        "a.*",
+        "a b",
+        "a\n",
+        "\na",
+        "é",
+        "a\0",
+        "a" * 129,
+        "../x",
+        "a\r\nX: 1",
+        "\N{SUPERSCRIPT TWO}",
+    ],
+)
+def test_no_types(type_: str) -> None:
+    """Anything else is none (I37)."""
+    assert [("/type", "invalid_value")] == event_mistakes(type=type_)
+
+
+@pytest.mark.parametrize("type_", ["hookengine", "hookengine.x", "hookengine-x", "hookengine/x", "hookengine:x"])
+def test_types_of_ours(type_: str) -> None:
+    """Types whose first word is ours are not published by others."""
+    assert [("/type", "reserved_type")] == event_mistakes(type=type_)
+
+
+@pytest.mark.parametrize("id_", ["a", "-", "_", "A-9_", "a" * 64])
+def test_ids(id_: str) -> None:
+    """An id is what goes into a header and a URL as it is."""
+    assert [] == event_mistakes(id=id_)
+
+
+@pytest.mark.parametrize("id_", ["", "a" * 65, "a.b", "a/b", "a b", "é", "a\n", "%2e", "a\0"])
+def test_no_ids(id_: str) -> None:
+    """Anything else is none (I38)."""
+    assert [("/id", "invalid_value")] == event_mistakes(id=id_)
+
+
+@pytest.mark.parametrize("tenant", ["a", "acme", "a.b", "user@example.com", "a:b-c", "0", "a" * 64])
+def test_tenants(tenant: str) -> None:
+    """A tenant is a short label, such as a domain or an address."""
+    assert [] == event_mistakes(tenant=tenant) == subscription_mistakes(tenant=tenant)
+
+
+@pytest.mark.parametrize("tenant", ["", ".a", "-a", "a b", "a/b", "a\n", "é", "a" * 65])
+def test_no_tenants(tenant: str) -> None:
+    """Anything else is none."""
+    assert [("/tenant", "invalid_value")] == event_mistakes(tenant=tenant) == subscription_mistakes(tenant=tenant)
+
+
+def test_tenant_of_ours() -> None:
+    """The tenant that is ours is nobody else's."""
+    assert (
+        [("/tenant", "reserved_tenant")] == event_mistakes(tenant="hookengine") == subscription_mistakes(tenant="hookengine")
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        pytest.param({"deliver_at": NOW - DAY}, [], id="past"),
+        pytest.param({"deliver_at": NOW + 365 * DAY}, [], id="I77-a year"),
+        pytest.param({"deliver_at": NOW + 365 * DAY + 1}, ["/deliver_at"], id="I77-more"),
+        pytest.param({"expires_at": NOW - 1}, [], id="expired"),
+        pytest.param({"deliver_at": NOW + 5, "expires_at": NOW + 6}, [], id="expires later"),
+        pytest.param({"deliver_at": NOW + 5, "expires_at": NOW + 5}, ["/expires_at"], id="expires at once"),
+        pytest.param({"deliver_at": NOW - 5, "expires_at": NOW - 6}, ["/expires_at"], id="expires before"),
+        pytest.param({"deliver_at": NOW + 400 * DAY, "expires_at": NOW}, ["/deliver_at", "/expires_at"], id="both"),
+    ],
+)
+def test_times_of_an_event(members: dict[str, int], expected: list[str]) -> None:
+    """An event is delivered within a year, and expires after that."""
+    found = event_mistakes(**{name: Time(value) for name, value in members.items()})
+
+    assert expected == [pointer for pointer, _ in found]
+
+
+def test_place_of_an_event() -> None:
+    """The places of mistakes begin where the event is."""
+    problems = Problems()
+    given = {"type": "hookengine.x", "data": Raw(b"1"), "tenant": "hookengine"}
+    inputs.check_event(problems, problems.convert(EventInput, given, "/7"), "/7", now=NOW)
+
+    assert ["/7/type", "/7/tenant"] == [mistake.pointer for mistake in problems.mistakes]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"type": "b"},
+        {"data": Raw(b"1.0")},
+        {"occurred_at": "2026-01-01T00:00:00Z"},
+        {"priority": "high"},
+        {"ordering_key": "k"},
+        {"deliver_at": "2026-01-01T00:00:00Z"},
+        {"expires_at": "2026-01-01T00:00:00Z"},
+        {"subscriptions": []},
+        {"subscriptions": ["a"]},
+    ],
+    ids=lambda members: next(iter(members)),
+)
+def test_digest(members: dict[str, Any]) -> None:
+    """Events that differ in anything have different digests, the same has the same."""
+    assert inputs.event_digest(event(**members), "t") == inputs.event_digest(event(**members), "t")
+    assert inputs.event_digest(event(**members), "t") != inputs.event_digest(event(), "t")
+    assert inputs.event_digest(event(**members), "t") != inputs.event_digest(event(**members), "u")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, Priority.NORMAL), ("high", Priority.HIGH), ("normal", Priority.NORMAL), ("low", Priority.LOW)],
+)
+def test_priorities(given: str | None, expected: Priority) -> None:
+    """The words are those of the scheduler."""
+    assert expected is inputs.priority_of(event(priority=given))
+
+
+# Subscriptions.
+
+
+@pytest.mark.parametrize("pattern", ["*", "a", "a.b", "a.*", "a.b.*", "a-b.*", "a" * 128 + ".*"])
+def test_patterns(pattern: str) -> None:
+    """A pattern is a type, the beginning of types, or everything."""
+    assert [] == subscription_mistakes(event_types=[pattern])
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "*.a", "a*", "a.*.b", "a.**", ".*", "a.*\n", "(a+)+$", "a" * 131])
+def test_no_patterns(pattern: str) -> None:
+    """There are no other wildcards (I45)."""
+    assert [("/event_types/0", "invalid_value")] == subscription_mistakes(event_types=[pattern])
+
+
+@pytest.mark.parametrize("name", ["X-A", "x", "X_A.b~!#$%&'*+^`|0", "Authorization", "X" * 64, "Accept", "User-Agent"])
+def test_header_names(name: str) -> None:
+    """A header may have any name that HTTP admits and nobody owns."""
+    assert [] == subscription_mistakes(headers={name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        *(
+            (name, "invalid_header_name")
+            for name in ("", " ", "X A", "X:A", "X-A\n", "\nX", "é", "X" * 65, "X(A)", "X/A", 'X"A', "X\0")
+        ),
+        *(
+            (name, "reserved_header")
+            for name in (
+                "Host",
+                "hOsT",
+                "content-x",
+                "Webhook-Id",
+                "SEC-x",
+                "proxy-",
+                ":path",
+                "Cookie",
+                "Via",
+                "X-Forwarded-",
+            )
+        ),
+    ],
+)
+def test_wrong_header_names(name: str, code: str) -> None:
+    """A name that HTTP does not admit (I39) or that others own (I42) is refused, in whatever letters."""
+    [(_, found)] = subscription_mistakes(headers={name: "x"})
+
+    assert code == found
+
+
+def test_headers_of_the_signature() -> None:
+    """What a profile sets itself is not set by a subscription that has it."""
+    assert [("/headers/Svix-Signature", "reserved_header")] == subscription_mistakes(headers={"Svix-Signature": "x"})
+    assert [] == subscription_mistakes(headers={"X-Signature": "x"}, profile="svix")
+
+
+@pytest.mark.parametrize("value", ["", " ", "a\tb", "~!", "x" * 2048])
+def test_header_values(value: str) -> None:
+    """A value is visible ASCII, spaces and tabs."""
+    assert [] == subscription_mistakes(headers={"X-A": value})
+
+
+@pytest.mark.parametrize("value", ["\n", "a\r", "\0", "\x1b[0m", "\x7f", "é", "x" * 2049])
+def test_wrong_header_values(value: str) -> None:
+    """Nothing else is (I40)."""
+    assert [("/headers/X-A", "invalid_header_value")] == subscription_mistakes(headers={"X-A": value})
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param({f"X-{n:02}": "x" for n in range(32)}, [], id="32"),
+        pytest.param({f"X-{n:02}": "x" for n in range(33)}, [("/headers", "too_large")], id="33"),
+        pytest.param({f"X-{n}": "x" * 2045 for n in range(4)}, [], id="8192 bytes"),
+        pytest.param({f"X-{n}": "x" * (2045 + (n == 0)) for n in range(4)}, [("/headers", "too_large")], id="8193 bytes"),
+        pytest.param(
+            {"X-A": "1", "X-a": "1", "x-A": "1"},
+            [("/headers/X-a", "duplicate_header"), ("/headers/x-A", "duplicate_header")],
+            id="I43",
+        ),
+        pytest.param({"A": "***"}, [("/headers/A", "hidden_value")], id="hidden"),
+        pytest.param({"A": " ***"}, [], id="not hidden"),
+    ],
+)
+def test_headers_together(headers: dict[str, str], expected: list[tuple[str, str]]) -> None:
+    """Headers are bounded in number and size, and each is there once."""
+    assert expected == subscription_mistakes(headers=headers)
+
+
+def test_auth_and_header() -> None:
+    """Authorization comes from one of the two places."""
+    auth = {"type": "basic", "username": "a", "password": "b"}
+
+    assert [("/headers/AUTHORIZATION", "conflicting_auth")] == subscription_mistakes(auth=auth, headers={"AUTHORIZATION": "x"})
+    assert [] == subscription_mistakes(headers={"AUTHORIZATION": "x"})
+
+
+@pytest.mark.parametrize(("timeout", "right"), [("99ms", False), ("100ms", True), ("5m", True), ("300001ms", False)])
+def test_timeouts(timeout: str, *, right: bool) -> None:
+    """An attempt has a tenth of a second to five minutes."""
+    assert ([] if right else [("/timeout", "invalid_value")]) == subscription_mistakes(timeout=timeout)
+
+
+def test_schedules() -> None:
+    """A retry waits at most 30 days; none at all is a schedule, too."""
+    assert [("/retry_schedule/1", "invalid_value")] == subscription_mistakes(retry_schedule=["30d", "721h", "0s"])
+    assert [] == subscription_mistakes(retry_schedule=[])
+
+
+def test_size_of_metadata() -> None:
+    """Metadata has 16 KiB."""
+    fits = {"a": "x" * (16384 - 8)}
+
+    assert [] == subscription_mistakes(metadata=fits)
+    assert [("/metadata", "too_large")] == subscription_mistakes(metadata={"a": fits["a"] + "x"})
+
+
+@pytest.mark.parametrize("profile", ["standard", "svix", None])
+def test_secrets(profile: str | None) -> None:
+    """A secret must be one that the profile can sign with."""
+    given = "whsec_" + base64.b64encode(bytes(24)).decode()
+
+    assert [] == subscription_mistakes(profile=profile, secret=given)
+    assert [("/secret", "invalid_secret")] == subscription_mistakes(profile=profile, secret="whsec_AAAA")
+
+
+def test_unknown_profile() -> None:
+    """An unknown profile is named with those that there are, and what depends on it is not judged."""
+    problems = Problems()
+    draft = problems.convert(SubscriptionInput, {"url": URL, "profile": "standart", "secret": "x", "headers": {"X-A": "x"}})
+    inputs.check_subscription(problems, draft, policy=Policy(), default_profile="standard")
+
+    [mistake] = problems.mistakes
+    assert ("/profile", "unknown_profile") == (mistake.pointer, mistake.code)
+    assert "did you mean 'standard'?" in mistake.detail
+
+
+@pytest.mark.parametrize("url", ["http://example.com/", "https://127.0.0.1/", "https://localhost/", "x", ""])
+def test_urls(url: str) -> None:
+    """A URL must be one that may be called; one that was vetted before is not vetted again."""
+    assert [("/url", "invalid_url")] == subscription_mistakes(url=url)
+
+    problems = Problems()
+    draft = problems.convert(SubscriptionInput, {"url": url})
+    inputs.check_subscription(problems, draft, policy=Policy(), default_profile="standard", vet=False)
+    assert [] == problems.mistakes
+
+
+def test_wrong_members_are_not_judged_twice() -> None:
+    """A member of the wrong form is one mistake."""
+    wrong = {"url": 1, "profile": 1, "headers": 1, "timeout": 1, "retry_schedule": 1, "metadata": 1, "secret": 1, "tenant": 1}
+
+    found = subscription_mistakes(**wrong)
+
+    assert sorted(f"/{name}" for name in wrong) == sorted(str(pointer) for pointer, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "profile", "expected"),
+    [
+        pytest.param(["whsec_" + "A" * 44], "svix", [], id="fits"),
+        pytest.param(["plain text"], "svix", ["/profile"], id="does not fit"),
+        pytest.param(["whsec_" + "A" * 44, "plain", "text"], "svix", ["/profile"], id="an older one does not"),
+        pytest.param(["plain text"], "standard", [], id="the same profile"),
+        pytest.param(["plain text"], "unknown", [], id="unknown profile"),
+        pytest.param([], "svix", [], id="no secret"),
+    ],
+)
+def test_kept_secrets(secrets: list[str], profile: str, expected: list[str]) -> None:
+    """Another profile must be able to sign with the secrets that stay."""
+    problems = Problems()
+    kept = tuple(SigningSecret(value=Secret(each)) for each in secrets)
+    inputs.check_kept_secrets(problems, profile, replace(SUBSCRIPTION, secrets=kept))
+
+    assert expected == [mistake.pointer for mistake in problems.mistakes]
+    assert not any("plain" in mistake.detail for mistake in problems.mistakes)
+
+
+def test_default_settings() -> None:
+    """What is not given has its default."""
+    expected = {
+        "url": URL,
+        "event_types": ("*",),
+        "name": None,
+        "profile": "standard",
+        "method": None,
+        "headers": (),
+        "auth": None,
+        "timeout": None,
+        "retry_schedule": None,
+        "disable_after_failures": None,
+        "while_disabled": WhileDisabled.HOLD,
+        "max_concurrency": 8,
+        "metadata": {},
+        "state": SubscriptionState.ACTIVE,
+    }
+
+    assert expected == inputs.settings(subscription(), default_profile="standard")
+    nulls = subscription(**dict.fromkeys([name for name in expected if name != "url"]))
+    assert expected == inputs.settings(nulls, default_profile="standard")
+
+
+def test_settings_and_back() -> None:
+    """What was given is what a patch is applied to, with its secrets; only repetitions and outer blanks are gone."""
+    given = {
+        "url": URL,
+        "event_types": ["b", "a", "b"],
+        "name": "Name",
+        "tenant": "acme",
+        "profile": "svix",
+        "method": "DELETE",
+        "headers": {"X-A": "\t value ", "X-B": ""},
+        "auth": {"type": "basic", "username": "ann", "password": "word"},
+        "timeout": "90s",
+        "retry_schedule": ["1h", "500ms"],
+        "disable_after_failures": 3,
+        "while_disabled": "skip",
+        "max_concurrency": 1000,
+        "metadata": {"a": [None]},
+        "state": "disabled",
+    }
+
+    made = replace(SUBSCRIPTION, **inputs.settings(subscription(**given), default_profile="standard"))
+
+    assert given | {"event_types": ["b", "a"], "headers": {"X-A": "value", "X-B": ""}} == inputs.as_given(made)
+    assert "word" not in repr(made)
+
+
+# Patches.
+
+
+@pytest.mark.parametrize(
+    ("target", "patch", "expected"),
+    [
+        # RFC 7396, appendix A.
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+)
+def test_merge(target: Any, patch: Any, expected: Any) -> None:
+    """A patch is applied as RFC 7396 has it, and changes neither of the two."""
+    before = repr((target, patch))
+
+    assert expected == inputs.merge(target, patch)
+    assert before == repr((target, patch))
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        pytest.param({"X-A": "***", "X-B": "new", "X-C": None}, {"X-B": "new", "X-C": None}, id="kept"),
+        pytest.param({"x-a": "***", "X-D": "***"}, {"x-a": "***", "X-D": "***"}, id="nothing to keep"),
+        pytest.param(None, None, id="null"),
+        pytest.param("***", "***", id="no object"),
+    ],
+)
+def test_hidden_values(headers: Any, expected: Any) -> None:
+    """A hidden value is taken out of a patch where there is one to keep."""
+    current = replace(SUBSCRIPTION, headers=(("X-A", Secret("a")), ("X-B", Secret("b"))))
+    patch = {"headers": headers, "name": "x"}
+
+    assert {"headers": expected, "name": "x"} == inputs.keep_hidden(patch, current)
+    assert {"name": "x"} == inputs.keep_hidden({"name": "x"}, current)
+
+
+# Rotations.
+
+
+@pytest.mark.parametrize(
+    ("before", "overlap", "expected"),
+    [
+        pytest.param([("a", None)], 1000, [("new", None), ("a", NOW + 1000)], id="first"),
+        pytest.param([("b", None), ("a", NOW + 5)], 1000, [("new", None), ("b", NOW + 1000), ("a", NOW + 5)], id="second"),
+        pytest.param([("b", None), ("a", NOW)], 1000, [("new", None), ("b", NOW + 1000)], id="one is over"),
+        pytest.param([("b", None), ("a", NOW + 5)], 0, [("new", None), ("a", NOW + 5)], id="no overlap"),
+        pytest.param([], 1000, [("new", None)], id="none before"),
+    ],
+)
+def test_rotated(before: list[tuple[str, int | None]], overlap: int, expected: list[tuple[str, int | None]]) -> None:
+    """The new secret signs first, the one before it for the overlap, and older ones keep their end."""
+    secrets = tuple(SigningSecret(value=Secret(value), expires_at=expires_at) for value, expires_at in before)
+
+    found = inputs.rotated(replace(SUBSCRIPTION, secrets=secrets), "new", overlap=overlap, now=NOW)
+
+    assert expected == [(str(each.value), each.expires_at) for each in found]
+
+
+def test_rotation() -> None:
+    """Both members of a rotation may be left out."""
+    problems = Problems()
+
+    assert RotationInput() == problems.require(problems.convert(RotationInput, {}))
+
+
+def test_auth_is_secret() -> None:
+    """A password is not in the text of what holds it."""
+    made = inputs.settings(
+        subscription(auth={"type": "basic", "username": "u", "password": "word"}), default_profile="standard"
+    )
+
+    assert BasicAuth(username="u", password=Secret("word")) == made["auth"]
+    assert "word" not in repr(made)

@@ -1,0 +1,137 @@
+"""Query parameters: read, or named with every mistake in them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from multidict import MultiDict
+
+from hookengine.errors import Invalid
+from hookengine.paging import Query, page
+from hookengine.store import BEFORE_ALL, Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KNOWN = {"state", "since", "until"}
+TIME = 1_790_000_000_500
+CURSOR = page([], 7).next_cursor
+
+
+def refused(given: Mapping[str, Any]) -> list[tuple[str | None, str]]:
+    """The parameters that are wrong, with the codes."""
+    query = Query(given, KNOWN)
+    query.choice("state", ["active", "disabled"])
+    with pytest.raises(Invalid) as found:
+        query.slice(None)
+    assert {None} == {mistake.pointer for mistake in found.value.mistakes}
+    return [(mistake.parameter, mistake.code) for mistake in found.value.mistakes]
+
+
+def test_defaults() -> None:
+    """Without parameters it is the first page of everything, and None is no parameter."""
+    assert Slice(limit=50, before=BEFORE_ALL) == Query({}, set()).slice(None)
+    assert Slice(limit=50, tenant="acme") == Query({"limit": None, "since": None, "other": None}, set()).slice("acme")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"limit": "1"}, Slice(limit=1), id="least"),
+        pytest.param({"limit": "250"}, Slice(limit=250), id="most"),
+        pytest.param({"limit": 7}, Slice(limit=7), id="Python's limit"),
+        pytest.param({"limit": "007"}, Slice(limit=7), id="zeros"),
+        pytest.param({"cursor": CURSOR}, Slice(limit=50, before=7), id="cursor"),
+        pytest.param({"since": "2026-09-21T14:13:20.5Z"}, Slice(limit=50, since=TIME), id="since"),
+        pytest.param({"until": "2026-09-21T16:13:20.5+02:00"}, Slice(limit=50, until=TIME), id="offset"),
+        pytest.param(
+            {
+                "since": datetime.fromtimestamp(TIME / 1000, UTC),
+                "until": datetime.fromtimestamp(TIME / 1000, timezone(timedelta(hours=-3))),
+            },
+            Slice(limit=50, since=TIME, until=TIME),
+            id="datetimes",
+        ),
+    ],
+)
+def test_slices(given: dict[str, Any], expected: Slice) -> None:
+    """What is right is read, as texts over HTTP and as values in Python."""
+    assert expected == Query(given, KNOWN).slice(None)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["0", "251", "-1", "1.0", "", " 1", "1 ", "1_0", "0x1", "ten", "\N{ARABIC-INDIC DIGIT ONE}", "9" * 5000, 0, True, 1.0],
+)
+def test_wrong_limits(limit: object) -> None:
+    """A limit is 1 to 250 in plain digits."""
+    assert [("limit", "invalid_value")] == refused({"limit": limit})
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "\u20ac", "YWJj", "Nw==", CURSOR + "====x" if CURSOR else "", "YmVmb3JlOi0x", "YmVmb3JlOjA="]
+)
+@pytest.mark.parametrize("number", [None, 0, -1, 2**63, 10**30, "7 "])
+def test_wrong_cursors(cursor: str, number: object) -> None:
+    """A cursor is one that we made."""
+    given = cursor if number is None else page([], number).next_cursor  # type: ignore[arg-type]  # which we never make
+
+    assert [("cursor", "invalid_value")] == refused({"cursor": given})
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        pytest.param("9999-12-31T00:00:00Z", id="I76-9999"),
+        pytest.param("-1", id="I76-negative"),
+        pytest.param("NaN", id="I76-NaN"),
+        pytest.param("0000-01-01T00:00:00Z", id="I76-year 0"),
+        pytest.param("2026-06-30T23:59:60Z", id="I76-leap second"),
+        pytest.param("2026-01-01T00:00:00", id="I76-no zone"),
+        pytest.param(datetime(2026, 1, 1), id="I76-no zone in Python"),  # noqa: DTZ001  # that is the case
+        pytest.param("", id="empty"),
+        pytest.param(5, id="a number"),
+        pytest.param("1" * 10_000, id="long"),
+    ],
+)
+def test_wrong_times(time: object) -> None:
+    """A time that cannot be is named, however it is wrong."""
+    assert [("since", "invalid_value")] == refused({"since": time})
+
+
+def test_every_mistake_at_once() -> None:
+    """All that is wrong is in one error."""
+    found = refused({"stat": "x", "state": "held", "limit": "x", "cursor": "x", "since": "x", "until": "x"})
+
+    expected = ["stat", "state", "limit", "cursor", "since", "until"]
+    assert sorted(expected) == sorted(str(name) for name, _ in found)
+    assert ("stat", "unknown_parameter") in found
+
+
+def test_repeated_parameters() -> None:
+    """A parameter that is there twice says two things, and is a mistake even where they agree."""
+    given = MultiDict([("state", "active"), ("state", "active"), ("x", "1"), ("x", "2"), ("limit", "1")])
+
+    assert [("x", "unknown_parameter"), ("state", "invalid_value"), ("x", "invalid_value")] == refused(given)
+
+
+def test_long_names_are_cut() -> None:
+    """No more than 100 characters of a name come back."""
+    assert [("x" * 100, "unknown_parameter")] == refused({"x" * 5000: "1"})
+
+
+def test_choices() -> None:
+    """A value that is known is returned, a missing one is None."""
+    assert "active" == Query({"state": "active"}, KNOWN).choice("state", ["active"])
+    assert Query({}, KNOWN).choice("state", ["active"]) is None
+
+
+@pytest.mark.parametrize("after", [1, 51, 2**62])
+def test_pages_lead_to_each_other(after: int) -> None:
+    """The cursor of a page is where the next one starts; the last has none."""
+    first = page(["a"], after)
+
+    assert (["a"], after) == (first.data, Query({"cursor": first.next_cursor}, KNOWN).slice(None).before)
+    assert page([], None).next_cursor is None

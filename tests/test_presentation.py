@@ -1,0 +1,221 @@
+"""What is shown of records, and what never is."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from hookengine import models, views
+from hookengine.models import BasicAuth, DisabledReason, Health, Secret, SigningSecret, SubscriptionState, WhileDisabled
+from hookengine.presentation import shown_attempt, shown_events, shown_secret, shown_subscription
+from hookengine.profiles import PROFILES
+from hookengine.signing import public_key
+from hookengine.store import Receipt, StoredAttempt
+from hookengine.views import moment
+
+NOW = 1_790_000_000_000
+EVENT = models.Event(
+    seq=3, id="evt_1", tenant="acme", type="a.b", data=b'{"n":1.10}', accepted_at=NOW, occurred_at=NOW - 5, ordering_key="k"
+)
+SUBSCRIPTION = models.Subscription(
+    seq=1,
+    id="sub_1",
+    tenant="acme",
+    url="https://example.com/",
+    event_types=("a.*", "b"),
+    name="Name",
+    profile="standard",
+    method="PUT",
+    headers=(("X-A", Secret("header-1")), ("X-B", Secret("header-2"))),
+    auth=BasicAuth(username="ann", password=Secret("password-1")),
+    secrets=(SigningSecret(value=Secret("whsec_1")),),
+    timeout=90_000,
+    retry_schedule=(500, 60_000),
+    disable_after_failures=5,
+    while_disabled=WhileDisabled.SKIP,
+    max_concurrency=3,
+    metadata={"a": 1},
+    state=SubscriptionState.DISABLED,
+    disabled_reason=DisabledReason.GONE,
+    version=4,
+    created_at=NOW - 10,
+    updated_at=NOW,
+)
+ATTEMPT = StoredAttempt(
+    number=2,
+    at=NOW,
+    duration=12,
+    trigger="auto",
+    outcome="refused",
+    status_code=500,
+    error_code="http_status",
+    error_detail="the answer was 500",
+    method="POST",
+    url="https://example.com/",
+    headers=[("X-A", "***")],
+    profile="standard",
+    checksum=crc32(PROFILES["standard"].envelope(EVENT)),
+    response_headers=[("X-B", "b")],
+    truncated=True,
+    body=b"\xff<b>\x00",
+)
+
+
+def test_events() -> None:
+    """An accepted event is shown with the number of its deliveries, without its data."""
+    [shown] = shown_events([Receipt(event=EVENT, deliveries=2)])
+
+    expected = views.Event(
+        id="evt_1",
+        type="a.b",
+        tenant="acme",
+        accepted_at=moment(NOW),
+        occurred_at=moment(NOW - 5),
+        ordering_key="k",
+        deliveries=2,
+    )
+    assert expected == shown
+
+
+def test_subscription() -> None:
+    """Everything of a subscription is shown but its credentials."""
+    health = Health(consecutive_failures=2, last_success_at=NOW - 2, last_failure_at=None)
+    shown = shown_subscription(SUBSCRIPTION, health)
+
+    expected = views.Subscription(
+        id="sub_1",
+        tenant="acme",
+        name="Name",
+        url="https://example.com/",
+        event_types=["a.*", "b"],
+        profile="standard",
+        method="PUT",
+        headers={"X-A": "***", "X-B": "***"},
+        auth={"type": "basic", "username": "ann"},
+        timeout="90s",
+        retry_schedule=["500ms", "1m"],
+        disable_after_failures=5,
+        while_disabled="skip",
+        max_concurrency=3,
+        metadata={"a": 1},
+        state="disabled",
+        disabled_reason="gone",
+        consecutive_failures=2,
+        last_success_at=moment(NOW - 2),
+        last_failure_at=None,
+        created_at=moment(NOW - 10),
+        updated_at=moment(NOW),
+        version=4,
+    )
+    assert expected == shown
+    assert shown.secret is UNSET
+
+
+def test_least_subscription() -> None:
+    """What is not set reads as null."""
+    least = replace(
+        SUBSCRIPTION,
+        name=None,
+        auth=None,
+        headers=(),
+        timeout=None,
+        retry_schedule=None,
+        state=SubscriptionState.ACTIVE,
+        disabled_reason=None,
+    )
+    shown = shown_subscription(least, Health())
+
+    assert (None, {}, None, None, None) == (
+        shown.auth,
+        shown.headers,
+        shown.timeout,
+        shown.retry_schedule,
+        shown.disabled_reason,
+    )
+
+
+def test_secret() -> None:
+    """The secret that signs is shown with those before it whose time is not over."""
+    secrets = (
+        SigningSecret(value=Secret("whsec_new")),
+        SigningSecret(value=Secret("whsec_old"), expires_at=NOW + 1),
+        SigningSecret(value=Secret("whsec_over"), expires_at=NOW),
+    )
+
+    shown = shown_secret(replace(SUBSCRIPTION, secrets=secrets), NOW)
+
+    previous = [views.OldSecret(secret="whsec_old", expires_at=moment(NOW + 1))]
+    assert views.SubscriptionSecret(secret="whsec_new", previous=previous) == shown
+    assert type(shown.secret) is str  # a Secret would be written as what it is, too, but says nothing in a log
+
+
+def test_no_secret() -> None:
+    """Without a secret of its own there is none to show."""
+    assert views.SubscriptionSecret(secret=None, previous=[]) == shown_secret(replace(SUBSCRIPTION, secrets=()), NOW)
+
+
+def test_public_key() -> None:
+    """A private key is shown with the public key that receivers need."""
+    private = "whsk_" + "A" * 43 + "="
+    shown = shown_secret(replace(SUBSCRIPTION, secrets=(SigningSecret(value=Secret(private)),)), NOW)
+
+    assert public_key(private) == shown.public_key
+
+
+def test_attempt() -> None:
+    """An attempt shows the request as it was sent and the answer, both safe to print."""
+    expected = views.Attempt(
+        number=2,
+        at=moment(NOW),
+        outcome="refused",
+        duration_ms=12,
+        trigger="auto",
+        status_code=500,
+        error=views.AttemptError(code="http_status", detail="the answer was 500"),
+        request=views.AttemptRequest(
+            method="POST",
+            url="https://example.com/",
+            headers=[("X-A", "***")],
+            body='{"type":"a.b","timestamp":"2026-09-21T14:13:19.995Z","data":{"n":1.10}}',
+        ),
+        response=views.AttemptResponse(headers=[("X-B", "b")], body="\\xff<b>\x00", truncated=True),
+    )
+    assert expected == shown_attempt(ATTEMPT, EVENT)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "event"),
+    [
+        pytest.param(replace(ATTEMPT, checksum=1), EVENT, id="another body"),
+        pytest.param(replace(ATTEMPT, profile="gone"), EVENT, id="unknown profile"),
+        pytest.param(replace(ATTEMPT, profile=None), EVENT, id="no profile"),
+        pytest.param(ATTEMPT, None, id="pruned event"),
+    ],
+)
+def test_body_that_cannot_be_made_again(attempt: StoredAttempt, event: models.Event | None) -> None:
+    """A body that is not surely the one that was sent is not shown."""
+    request = shown_attempt(attempt, event).request
+
+    assert isinstance(request, views.AttemptRequest)
+    assert ("POST", None) == (request.method, request.body)
+
+
+def test_attempt_without_request_and_answer() -> None:
+    """What there was not is not shown."""
+    bare = replace(ATTEMPT, method=None, url=None, response_headers=None, error_code=None, error_detail=None, status_code=None)
+
+    shown = shown_attempt(bare, EVENT)
+
+    assert (None, None, None, None) == (shown.request, shown.response, shown.error, shown.status_code)
+
+
+def test_answer_and_error_without_words() -> None:
+    """An answer without a body and an error without a detail read as empty."""
+    shown = shown_attempt(replace(ATTEMPT, body=None, error_detail=None), EVENT)
+
+    assert isinstance(shown.response, views.AttemptResponse)
+    assert isinstance(shown.error, views.AttemptError)
+    assert ("", "") == (shown.response.body, shown.error.detail)
