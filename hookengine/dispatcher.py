@@ -126,9 +126,8 @@ class Dispatcher:
         observe: Callable[[Happening], None],
         payload_cache: int,
     ) -> None:
-        self._loop = (
-            asyncio.get_running_loop()
-        )  # kept: asking for it costs a system call on Python 3.11, several times an attempt
+        # Kept, because asking for it costs a system call on Python 3.11, several times an attempt.
+        self._loop = asyncio.get_running_loop()
         self._scheduler = scheduler
         self._sender = sender
         self._clock = clock

@@ -232,7 +232,7 @@ def _check_headers(
         seen.add(lower)
         if not _HEADER_VALUE.fullmatch(value):
             problems.add(at, "invalid_header_value", "expected at most 2048 visible ASCII characters, spaces and tabs")
-        elif value == HIDDEN:  # from an answer of ours: saved, it would be sent
+        elif value.strip(" \t") == HIDDEN:  # from an answer of ours: saved, it would be sent
             problems.add(at, "hidden_value", f"'{HIDDEN}' only stands for a value: give the value itself")
 
 

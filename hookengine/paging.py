@@ -72,7 +72,7 @@ class Query:
         if cursor is None:
             return BEFORE_ALL
         try:
-            found = _CURSOR.fullmatch(base64.urlsafe_b64decode(cursor))
+            found = _CURSOR.fullmatch(base64.b64decode(cursor, altchars=b"-_", validate=True))
         except ValueError:  # no base64
             found = None
         if found is None or int(found[1]) > BEFORE_ALL:

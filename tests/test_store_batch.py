@@ -76,7 +76,17 @@ def test_statements_come_in_the_order_of_foreign_keys() -> None:
         statement.split()[2] if "INTO" in statement else statement.split()[1] for statement, _ in batch().statements(VAULT)
     ]
 
-    assert ["deliveries", "FROM", "attempts", "health", "subscriptions", "events", "deliveries", "idempotency_keys"] == names
+    assert [
+        "deliveries",
+        "FROM",
+        "attempts",
+        "health",
+        "subscriptions",
+        "events",
+        "deliveries",
+        "FROM",
+        "idempotency_keys",
+    ] == names
 
 
 def test_event_reaches_each_subscription_that_matches() -> None:

@@ -18,6 +18,7 @@ from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
 from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
+from hookengine.store.database import write as write_rows
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -323,3 +324,34 @@ def test_lock_that_fails_is_let_go(tmp_path: Path) -> None:
 
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
+
+
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 100, 123])
+async def test_write_executes_every_row_in_order(path: Path, count: int) -> None:
+    """Rows beyond whole chunks are not forgotten, and all are in one transaction that the caller ends."""
+    db = await open_writer(path, synchronous="full")
+    try:
+        await db.execute("CREATE TABLE t (a, b)")
+        values = [(number, str(number)) for number in range(count)]
+        await write_rows(db, [("INSERT INTO t (a, b) VALUES (?, ?)", values), ("DELETE FROM t WHERE a = ?", [])])
+
+        assert db.in_transaction
+        assert [] == rows(path, "SELECT * FROM t")
+        await db.commit()
+        assert values == rows(path, "SELECT a, b FROM t ORDER BY rowid")
+    finally:
+        await db.close()
+
+
+async def test_failed_write_leaves_its_transaction_to_the_caller(path: Path) -> None:
+    """An error comes out as it is, and a rollback takes back what was executed before it."""
+    db = await open_writer(path, synchronous="full")
+    try:
+        await db.execute("CREATE TABLE t (a UNIQUE)")
+        with pytest.raises(sqlite3.IntegrityError):
+            await write_rows(db, [("INSERT INTO t (a) VALUES (?)", [(number,) for number in range(60)] + [(7,)])])
+        await db.rollback()
+
+        assert [] == rows(path, "SELECT * FROM t")
+    finally:
+        await db.close()

@@ -119,3 +119,23 @@ def test_migrations_are_numbered() -> None:
 
     assert list(range(1, len(names) + 1)) == [int(name[:4]) for name in names]
     assert [(STORE / "migrations" / name).read_text() for name in names] == migrations()
+
+
+@pytest.mark.parametrize("name", ["insert_event", "insert_delivery", "insert_attempt", "insert_idempotency_key"])
+def test_chunk_holds_the_rows_of_a_plain_insert(name: str) -> None:
+    """Fifty rows of an INSERT in one statement have the parameters of fifty statements, and SQLite takes it."""
+    insert = getattr(sql, name)
+    chunk = queries.in_chunks(insert)
+
+    assert chunk is not None
+    assert insert.count("?") * queries.CHUNK == chunk.count("?")
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in migrations():
+            db.executescript(script)
+        db.execute("EXPLAIN " + chunk, (1,) * chunk.count("?"))
+
+
+@pytest.mark.parametrize("name", ["settle_delivery", "save_health", "drop_key"])
+def test_other_statements_have_no_chunk(name: str) -> None:
+    """What is no INSERT of one row, or has a clause behind its row, is executed row by row."""
+    assert queries.in_chunks(getattr(sql, name)) is None

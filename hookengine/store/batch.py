@@ -19,11 +19,11 @@ from hookengine.models import (
     SubscriptionState,
 )
 from hookengine.store import rows
-from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result
+from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
@@ -66,9 +66,10 @@ class Batch:
         self._events: list[tuple[Any, ...]] = []
         self._deliveries: list[tuple[Any, ...]] = []
         self._idempotency: list[tuple[Any, ...]] = []
+        self._spent: list[tuple[Any, ...]] = []  # earlier uses of those keys, if their time is over
         self._settled: list[tuple[Any, ...]] = []
         self._attempts: list[tuple[Any, ...]] = []
-        self._interrupted: list[tuple[int]] = []
+        self._interrupted: list[tuple[Any, ...]] = []
 
     def know(self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen]) -> None:
         """What earlier commits hold of the keys and event ids that are about to come."""
@@ -132,19 +133,23 @@ class Batch:
         if key is not None and render is not None:
             answer = Answer(status=202, body=render(receipts))
             self._answers[key.scope] = (key.digest, answer)
+            self._spent.append((*key.scope, self._now - KEY_LIFETIME))
             self._idempotency.append((*key.scope, key.digest, answer.status, answer.body, self._now))
         return receipts
 
-    def statements(self, vault: Vault) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    def statements(self, vault: Vault) -> list[tuple[str, list[tuple[Any, ...]]]]:
         """The statements to execute, each with its rows, in an order that foreign keys allow."""
-        yield sql.settle_delivery, self._settled
-        yield sql.forget_last_interrupted, self._interrupted
-        yield sql.insert_attempt, self._attempts
-        yield sql.save_health, [rows.health_row(seq, health) for seq, health in self.health.items()]
-        yield sql.update_subscription, [(*rows.subscription_row(s, vault), s.seq) for s in self.disabled.values()]
-        yield sql.insert_event, self._events
-        yield sql.insert_delivery, self._deliveries
-        yield sql.insert_idempotency_key, self._idempotency
+        return [
+            (sql.settle_delivery, self._settled),
+            (sql.forget_last_interrupted, self._interrupted),
+            (sql.insert_attempt, self._attempts),
+            (sql.save_health, [rows.health_row(seq, health) for seq, health in self.health.items()]),
+            (sql.update_subscription, [(*rows.subscription_row(s, vault), s.seq) for s in self.disabled.values()]),
+            (sql.insert_event, self._events),
+            (sql.insert_delivery, self._deliveries),
+            (sql.drop_key, self._spent),
+            (sql.insert_idempotency_key, self._idempotency),
+        ]
 
     def _health(self, subscription: int) -> Health:
         return self.health.get(subscription) or self._health_before.get(subscription) or Health()

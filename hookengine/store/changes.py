@@ -26,9 +26,8 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.store import rows
-from hookengine.store.intake import Answer, Key
+from hookengine.store.intake import KEY_LIFETIME, Answer, Key
 from hookengine.store.queries import sql
-from hookengine.store.writer import KEY_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

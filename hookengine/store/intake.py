@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from hookengine.scheduler import Mark, Refill
 
 
+KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
+
+
 class Draft(Struct, frozen=True, kw_only=True, gc=False):
     """An event that a producer wants accepted; `digest` is of its request, where the producer chose the id."""
 

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from hookengine import models, views
 from hookengine.store import rows
-from hookengine.store.intake import Answer
+from hookengine.store.intake import KEY_LIFETIME, Answer
 from hookengine.store.queries import sql
-from hookengine.store.writer import KEY_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

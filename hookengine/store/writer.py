@@ -17,7 +17,8 @@ from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageFail
 from hookengine.models import Event
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
-from hookengine.store.intake import Answer, Draft, Key, Listener, Receipt, Result
+from hookengine.store.database import write
+from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
 from hookengine.store.transaction import Transaction
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
 MOST_WAITING_BYTES = 64 << 20
 _BATCH = 1_000  # events of one commit
@@ -218,11 +218,8 @@ class Writer:
 
     async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
         try:
-            await self._db.execute("BEGIN IMMEDIATE")
             batch, answers = await self._stage(results, publications)
-            for statement, values in batch.statements(self.vault):
-                if values:
-                    await self._db.executemany(statement, values)
+            await write(self._db, batch.statements(self.vault))
             await self._db.commit()
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
@@ -267,7 +264,6 @@ class Writer:
             kept_since = now - KEY_LIFETIME
             found = await self._db.execute_fetchall(sql.known_keys, (rows.json_text([key.scope for key in keys]), kept_since))
             answers = {tuple(row[:4]): (row[4], Answer(status=row[5], body=row[6])) for row in found}
-            await self._db.executemany(sql.drop_key, [(*key.scope, kept_since) for key in keys])
         if chosen:
             found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
             seen = {(row[0], row[1]): (row[7], _receipt(row)) for row in found}

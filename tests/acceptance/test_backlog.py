@@ -40,11 +40,7 @@ def fill(data: Path, due_at: int) -> None:
 
 @pytest.mark.parametrize("due", [pytest.param(False, id="waiting"), pytest.param(True, id="due")])
 async def test_backlog_costs_disk_alone(tmp_path: Path, due: bool) -> None:
-    """
-    With 200,000 deliveries a start is ready as soon as an empty one, and takes no more memory than the window.
-
-    Those that are due begin to go at once.
-    """
+    """With 200,000 deliveries a start is ready as soon as an empty one, takes little more memory, and sends what is due."""
     (tmp_path / "empty").mkdir()
     async with silent() as url, Receiver() as receiver, Daemon(tmp_path / "empty") as empty, Daemon(tmp_path) as daemon:
         for each in (empty, daemon):

@@ -20,11 +20,7 @@ CONCURRENCY = 32
 
 
 async def test_nothing_accepted_is_lost(tmp_path: Path) -> None:
-    """
-    After three SIGKILLs under load every accepted event has arrived.
-
-    Each kill repeats at most what was in flight, with the same id and the same body, and leaves the file whole.
-    """
+    """Three SIGKILLs under load lose nothing, repeat at most what was in flight, byte for byte, and leave a whole file."""
     async with Daemon(tmp_path, concurrency=CONCURRENCY) as daemon, endpoint(daemon, delay=0.02) as arrivals:
         producers = Producers(daemon, pad=500)
         async with producers.running():

@@ -77,11 +77,8 @@ async def occupy(daemon: Daemon, stack: AsyncExitStack) -> Receiver:
 
 
 async def test_healthy_endpoint_does_not_notice(tmp_path: Path) -> None:
-    """
-    Beside sixty endpoints that hang, each with a backlog, a healthy one is served as fast as alone.
-
-    Two daemons, one with those and one without, take turns event by event, so that what else the machine does weighs on both.
-    """
+    """Beside sixty endpoints that hang, each with a backlog, a healthy one is served as fast as alone."""
+    # Two daemons, one with those and one without, take turns event by event: what else this machine does weighs on both.
     found: list[list[float]] = [[], []]
     async with AsyncExitStack() as stack:
         both = []
