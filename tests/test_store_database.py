@@ -326,9 +326,10 @@ def test_lock_that_fails_is_let_go(tmp_path: Path) -> None:
     os.close(other)
 
 
-@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 100, 123])
-async def test_write_executes_every_row_in_order(path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 63, 127, 128, 129, 300])
+async def test_write_executes_every_row_in_order(tmp_path: Path, count: int) -> None:
     """Rows beyond whole chunks are not forgotten, and all are in one transaction that the caller ends."""
+    path = tmp_path / "hooks.db"
     db = await open_writer(path, synchronous="full")
     try:
         await db.execute("CREATE TABLE t (a, b)")
@@ -343,8 +344,9 @@ async def test_write_executes_every_row_in_order(path: Path, count: int) -> None
         await db.close()
 
 
-async def test_failed_write_leaves_its_transaction_to_the_caller(path: Path) -> None:
+async def test_failed_write_leaves_its_transaction_to_the_caller(tmp_path: Path) -> None:
     """An error comes out as it is, and a rollback takes back what was executed before it."""
+    path = tmp_path / "hooks.db"
     db = await open_writer(path, synchronous="full")
     try:
         await db.execute("CREATE TABLE t (a UNIQUE)")

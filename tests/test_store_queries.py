@@ -121,21 +121,32 @@ def test_migrations_are_numbered() -> None:
     assert [(STORE / "migrations" / name).read_text() for name in names] == migrations()
 
 
-@pytest.mark.parametrize("name", ["insert_event", "insert_delivery", "insert_attempt", "insert_idempotency_key"])
-def test_chunk_holds_the_rows_of_a_plain_insert(name: str) -> None:
-    """Fifty rows of an INSERT in one statement have the parameters of fifty statements, and SQLite takes it."""
-    insert = getattr(sql, name)
-    chunk = queries.in_chunks(insert)
+@pytest.mark.parametrize("name", ["insert_event", "insert_delivery", "insert_attempt", "settle_delivery", "save_health"])
+def test_statement_takes_many_rows(name: str) -> None:
+    """A statement of one row, made one of 128, has the parameters of 128 statements, and SQLite takes it."""
+    statement = getattr(sql, name)
+    many = queries.of_rows(statement, max(queries.CHUNKS))
 
-    assert chunk is not None
-    assert insert.count("?") * queries.CHUNK == chunk.count("?")
+    assert many is not None
+    assert statement.count("?") * max(queries.CHUNKS) == many.count("?")
     with closing(sqlite3.connect(":memory:")) as db:
         for script in migrations():
             db.executescript(script)
-        db.execute("EXPLAIN " + chunk, (1,) * chunk.count("?"))
+        db.execute("EXPLAIN " + many, (1,) * many.count("?"))
 
 
-@pytest.mark.parametrize("name", ["settle_delivery", "save_health", "drop_key"])
-def test_other_statements_have_no_chunk(name: str) -> None:
-    """What is no INSERT of one row, or has a clause behind its row, is executed row by row."""
-    assert queries.in_chunks(getattr(sql, name)) is None
+def test_statement_without_a_row_takes_one_at_a_time() -> None:
+    """What has no VALUES is executed row by row."""
+    assert queries.of_rows(sql.drop_key, 2) is None
+
+
+def test_settling_many_looks_each_up_by_its_key() -> None:
+    """However many rows there are, none is found by a scan of the deliveries."""
+    many = queries.of_rows(sql.settle_delivery, 64)
+    assert many is not None
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in migrations():
+            db.executescript(script)
+        plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + many, (1,) * many.count("?"))]
+
+    assert "SEARCH deliveries USING INTEGER PRIMARY KEY (rowid=?)" == plan[-1]

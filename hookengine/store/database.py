@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiosqlite
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
-from hookengine.store.queries import CHUNK, in_chunks, migrations
+from hookengine.store.queries import CHUNKS, migrations, of_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,8 +128,8 @@ async def write(db: aiosqlite.Connection, statements: list[tuple[str, list[tuple
     """
     Begin a transaction and execute each statement for each of its rows, in one call on the connection's thread.
 
-    Every call wakes two threads, and every row of `executemany` takes the interpreter's lock from a busy event loop twice; so
-    there is one call, and plain INSERTs go 50 rows at a time: a third of the CPU of a commit (docs/performance.md).
+    Every call wakes two threads, and every step of a statement waits for the interpreter's lock, which a busy event loop
+    holds: so there is one call, and a statement takes many rows in a step. docs/performance.md has the figures.
     """
     # aiosqlite has no public way to run a function on its thread; tests/test_store_database.py holds this one.
     await db._execute(_write, db._conn, statements)  # type: ignore[no-untyped-call]  # noqa: SLF001
@@ -138,12 +138,13 @@ async def write(db: aiosqlite.Connection, statements: list[tuple[str, list[tuple
 def _write(connection: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement, values in statements:
-        chunk = in_chunks(statement) if len(values) >= CHUNK else None
-        whole = 0 if chunk is None else len(values) - len(values) % CHUNK
-        for start in range(0, whole, CHUNK):
-            connection.execute(chunk or "", tuple(chain.from_iterable(values[start : start + CHUNK])))
-        if whole < len(values):
-            connection.executemany(statement, values[whole:])
+        start = 0
+        for size in CHUNKS:
+            while len(values) - start >= size and (chunk := of_rows(statement, size)) is not None:
+                connection.execute(chunk, tuple(chain.from_iterable(values[start : start + size])))
+                start += size
+        if start < len(values):
+            connection.executemany(statement, values[start:])
 
 
 async def migrate(db: aiosqlite.Connection, path: Path) -> None:

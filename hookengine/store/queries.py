@@ -7,9 +7,9 @@ from functools import cache
 from importlib.resources import files
 from types import SimpleNamespace
 
-CHUNK = 50  # rows of an INSERT of `in_chunks`
+CHUNKS = (128, 64, 32, 16, 8, 4, 2)  # rows that one statement can take at once
 
-_ROW = re.compile(r"(?<= VALUES )\(.+\)\Z|(?<=\nVALUES )\(.+\)\Z", re.DOTALL)
+_ROW = re.compile(r"VALUES (\([^()]+\))")
 _BLOCK = re.compile(r"^-- (?P<name>[a-z_]+)\n-- .+\n(?P<sql>(?:(?!^-- ).*\n?)+)", re.MULTILINE)
 
 
@@ -19,10 +19,10 @@ def _load() -> SimpleNamespace:
 
 
 @cache
-def in_chunks(insert: str) -> str | None:
-    """*insert* with CHUNK rows at once; None if it is not a plain INSERT of one row."""
-    row = _ROW.search(insert)
-    return None if row is None else insert[: row.start()] + ", ".join([row[0]] * CHUNK)
+def of_rows(statement: str, count: int) -> str | None:
+    """*statement*, which takes the values of one row, for *count* rows at once; None if it has no VALUES."""
+    row = _ROW.search(statement)
+    return None if row is None else statement[: row.end()] + f", {row[1]}" * (count - 1) + statement[row.end() :]
 
 
 def migrations() -> list[str]:

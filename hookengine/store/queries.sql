@@ -16,8 +16,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- settle_delivery
 -- What an attempt did to its delivery; nothing if somebody else changed it after the attempt began.
 UPDATE deliveries
-SET state = ?, due_at = ?, attempt_count = ?, step = ?, trigger = ?, finished_at = ?, failed_label = ?
-WHERE seq = ? AND state = 'pending' AND due_at = ? AND step = ?;
+SET state = new.column1, due_at = new.column2, attempt_count = new.column3, step = new.column4, trigger = new.column5,
+    finished_at = new.column6, failed_label = new.column7
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS new
+WHERE deliveries.seq = new.column8 AND deliveries.state = 'pending' AND deliveries.due_at = new.column9
+  AND deliveries.step = new.column10;
 
 -- insert_attempt
 -- An attempt.
