@@ -269,11 +269,11 @@ class Engine:
 
     async def publish(
         self,
-        type: str,  # noqa: A002
+        type: str,
         data: object,
         *,
         tenant: str | None = None,
-        id: str | None = None,  # noqa: A002
+        id: str | None = None,
         occurred_at: Moment | None = None,
         priority: Literal["high", "normal", "low"] | None = None,
         ordering_key: str | None = None,
@@ -304,14 +304,14 @@ class Engine:
         """Accept up to 1,000 events, all or none; each is a mapping of `publish`'s parameters."""
         return await self._service.publish_values(OWNER, events)
 
-    async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:  # noqa: A002
+    async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:
         """One event with its data and where it went."""
         return await self._service.event(OWNER, id, tenant=tenant)
 
     async def events(
         self,
         *,
-        type: str | None = None,  # noqa: A002
+        type: str | None = None,
         tenant: str | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
@@ -375,7 +375,7 @@ class Engine:
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
 
-    async def subscription(self, id: str) -> Subscription:  # noqa: A002
+    async def subscription(self, id: str) -> Subscription:
         """One subscription."""
         return await self._service.subscription(OWNER, id)
 
@@ -390,7 +390,7 @@ class Engine:
         """A page of subscriptions, newest first."""
         return await self._service.subscriptions(OWNER, {"tenant": tenant, "state": state, "limit": limit, "cursor": cursor})
 
-    async def update_subscription(self, id: str, *, version: int | None = None, **changes: Any) -> Subscription:  # noqa: A002
+    async def update_subscription(self, id: str, *, version: int | None = None, **changes: Any) -> Subscription:
         """
         Change settings, named as in `subscribe`; None takes one back to its default.
 
@@ -399,29 +399,29 @@ class Engine:
         versions = None if version is None else frozenset({version})
         return await self._service.update_subscription(OWNER, id, changes, versions=versions)
 
-    async def unsubscribe(self, id: str) -> None:  # noqa: A002
+    async def unsubscribe(self, id: str) -> None:
         """Delete a subscription: what waits for it is cancelled, its history stays readable."""
         await self._service.unsubscribe(OWNER, id)
 
-    async def enable(self, id: str) -> Subscription:  # noqa: A002
+    async def enable(self, id: str) -> Subscription:
         """Let a subscription get deliveries again, held ones first."""
         return await self._service.enable(OWNER, id)
 
-    async def disable(self, id: str) -> Subscription:  # noqa: A002
+    async def disable(self, id: str) -> Subscription:
         """Keep a subscription from getting deliveries until it is enabled."""
         return await self._service.disable(OWNER, id)
 
-    async def secret(self, id: str) -> SubscriptionSecret:  # noqa: A002
+    async def secret(self, id: str) -> SubscriptionSecret:
         """The signing secret, and those it replaced that still sign."""
         return await self._service.secret(OWNER, id)
 
-    async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:  # noqa: A002
+    async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
         """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
         return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
 
     # Deliveries.
 
-    async def delivery(self, id: str) -> Delivery:  # noqa: A002
+    async def delivery(self, id: str) -> Delivery:
         """One delivery with its attempts."""
         return await self._service.delivery(OWNER, id)
 
@@ -450,11 +450,11 @@ class Engine:
         }
         return await self._service.deliveries(OWNER, query)
 
-    async def retry(self, id: str) -> Delivery:  # noqa: A002
+    async def retry(self, id: str) -> Delivery:
         """Make a delivery due now, with its whole schedule again."""
         return await self._service.retry(OWNER, id)
 
-    async def cancel(self, id: str) -> Delivery:  # noqa: A002
+    async def cancel(self, id: str) -> Delivery:
         """Give up a delivery that waits."""
         return await self._service.cancel(OWNER, id)
 

@@ -69,7 +69,7 @@ class Index:
         """The subscription with key *seq*."""
         return self._by_seq.get(seq)
 
-    def by_id(self, id: str) -> Subscription | None:  # noqa: A002  # the field's name
+    def by_id(self, id: str) -> Subscription | None:  # the field's name
         """The subscription with this public id."""
         return self._by_id.get(id)
 

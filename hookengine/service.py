@@ -118,7 +118,7 @@ class Service:
         assert not isinstance(accepted, Answer)  # noqa: S101  # there was no key
         return accepted
 
-    async def event(self, by: Principal, id: str, *, tenant: str | None = None) -> views.EventDetail:  # noqa: A002
+    async def event(self, by: Principal, id: str, *, tenant: str | None = None) -> views.EventDetail:
         """One event, with what it carries and where it went."""
         self._require(by, Scope.EVENTS_READ)
         found = await self._store.reader.event(id, self._tenant(by, tenant))
@@ -134,7 +134,7 @@ class Service:
         found, after = await self._store.reader.events(part, type=asked.text("type"))
         return page(found, after)
 
-    async def wait(self, by: Principal, id: str, timeout: float) -> list[views.Delivery]:  # noqa: A002, ASYNC109
+    async def wait(self, by: Principal, id: str, timeout: float) -> list[views.Delivery]:  # noqa: ASYNC109
         """The deliveries of an event once each is final; TimeoutError after *timeout* s, and as soon as one is held."""
         self._require(by, Scope.EVENTS_READ)
         seq = await self._store.reader.event_key(id, by.tenant)
@@ -191,7 +191,7 @@ class Service:
         made = await self._store.writer.change(step)
         return made if isinstance(made, Answer) else replace(self._view(made), secret=secret)
 
-    async def subscription(self, by: Principal, id: str) -> views.Subscription:  # noqa: A002
+    async def subscription(self, by: Principal, id: str) -> views.Subscription:
         """One subscription."""
         self._require(by, Scope.SUBSCRIPTIONS_READ)
         return self._view(self._subscription(by, id))
@@ -216,7 +216,7 @@ class Service:
     async def update_subscription(
         self,
         by: Principal,
-        id: str,  # noqa: A002
+        id: str,
         patch: Mapping[str, Any],
         *,
         versions: frozenset[int] | None = None,
@@ -229,20 +229,20 @@ class Service:
 
         return self._view(await self._edit(by, id, edit, versions))
 
-    async def enable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:  # noqa: A002
+    async def enable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
         """Let it get deliveries again: counters start anew, and what was held goes."""
         return await self._set_state(by, id, SubscriptionState.ACTIVE, versions)
 
-    async def disable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:  # noqa: A002
+    async def disable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
         """Keep it from getting deliveries."""
         return await self._set_state(by, id, SubscriptionState.DISABLED, versions)
 
-    async def unsubscribe(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> None:  # noqa: A002
+    async def unsubscribe(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> None:
         """Delete it: what waits is cancelled, history stays readable."""
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
         await self._store.writer.change(changes.delete_subscription(id, by.tenant, versions=versions))
 
-    async def secret(self, by: Principal, id: str) -> views.SubscriptionSecret:  # noqa: A002
+    async def secret(self, by: Principal, id: str) -> views.SubscriptionSecret:
         """Its signing secret, and those it replaced that are still valid."""
         self._require(by, Scope.SUBSCRIPTIONS_WRITE)
         return shown_secret(self._subscription(by, id), self._clock.now())
@@ -250,7 +250,7 @@ class Service:
     async def rotate_secret(
         self,
         by: Principal,
-        id: str,  # noqa: A002
+        id: str,
         given: Mapping[str, Any],
         *,
         versions: frozenset[int] | None = None,
@@ -279,7 +279,7 @@ class Service:
 
     # Deliveries.
 
-    async def delivery(self, by: Principal, id: str) -> views.Delivery:  # noqa: A002
+    async def delivery(self, by: Principal, id: str) -> views.Delivery:
         """One delivery with its attempts."""
         self._require(by, Scope.EVENTS_READ)
         found = await self._store.reader.delivery(id, by.tenant)
@@ -308,13 +308,13 @@ class Service:
         found, after = await self._store.reader.deliveries(part, state=state, subscription=subscription, event=event)
         return page(found, after)
 
-    async def retry(self, by: Principal, id: str) -> views.Delivery:  # noqa: A002
+    async def retry(self, by: Principal, id: str) -> views.Delivery:
         """Make it due now, with its whole schedule again."""
         self._require(by, Scope.EVENTS_WRITE, changing=True)
         await self._store.writer.change(changes.retry_delivery(id, by.tenant))
         return await self._brief(id)
 
-    async def cancel(self, by: Principal, id: str) -> views.Delivery:  # noqa: A002
+    async def cancel(self, by: Principal, id: str) -> views.Delivery:
         """Give it up."""
         self._require(by, Scope.EVENTS_WRITE, changing=True)
         await self._store.writer.change(changes.cancel_delivery(id, by.tenant))
@@ -388,7 +388,7 @@ class Service:
             return None
         return given or new_secret(self._clock.new_bytes(32))
 
-    def _subscription(self, by: Principal, id: str) -> models.Subscription:  # noqa: A002
+    def _subscription(self, by: Principal, id: str) -> models.Subscription:
         subscription = self._store.writer.index.by_id(id)
         if subscription is None or by.tenant not in (None, subscription.tenant):
             raise SubscriptionNotFound
@@ -397,7 +397,7 @@ class Service:
     async def _edit(
         self,
         by: Principal,
-        id: str,  # noqa: A002
+        id: str,
         edit: Callable[[models.Subscription, int], models.Subscription],
         versions: frozenset[int] | None,
     ) -> models.Subscription:
@@ -406,7 +406,7 @@ class Service:
     async def _set_state(
         self,
         by: Principal,
-        id: str,  # noqa: A002
+        id: str,
         state: SubscriptionState,
         versions: frozenset[int] | None,
     ) -> views.Subscription:
@@ -434,7 +434,7 @@ class Service:
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))
 
-    async def _brief(self, id: str) -> views.Delivery:  # noqa: A002
+    async def _brief(self, id: str) -> views.Delivery:
         found = await self._store.reader.delivery(id, None)
         if found is None:
             raise DeliveryNotFound

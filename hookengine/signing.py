@@ -238,7 +238,7 @@ def sign(
     schemes: Sequence[Scheme],
     secrets: Sequence[str],
     *,
-    id: str,  # noqa: A002  # the wire's own word
+    id: str,  # the wire's own word
     timestamp: int,
     body: bytes,
     method: str,

@@ -83,7 +83,7 @@ class Api:
         """A new subscription, as it was answered."""
         return await self.made("/v1/subscriptions", {"url": url, **members})
 
-    async def publish(self, type: str = "order.created", data: Any = None, **members: Any) -> Any:  # noqa: A002  # the member's name
+    async def publish(self, type: str = "order.created", data: Any = None, **members: Any) -> Any:  # the member's name
         """An accepted event, as it was answered."""
         return await self.made("/v1/events", {"type": type, "data": data, **members})
 

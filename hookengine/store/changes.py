@@ -59,7 +59,7 @@ def add_subscription(
 
 
 def edit_subscription(
-    id: str,  # noqa: A002
+    id: str,
     tenant: str | None,
     edit: Callable[[Subscription, int], Subscription],
     *,
@@ -94,7 +94,7 @@ def edit_subscription(
 
 
 def delete_subscription(
-    id: str,  # noqa: A002
+    id: str,
     tenant: str | None,
     *,
     versions: frozenset[int] | None = None,
@@ -110,7 +110,7 @@ def delete_subscription(
     return step
 
 
-def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:  # noqa: A002
+def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:
     """Make a delivery due now, with its whole schedule again."""
 
     async def step(tx: Transaction) -> None:
@@ -136,7 +136,7 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
     return step
 
 
-def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:  # noqa: A002
+def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:
     """Give up a delivery that waits or is held."""
 
     async def step(tx: Transaction) -> None:
@@ -201,7 +201,7 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
 
 def _subscription(
     tx: Transaction,
-    id: str,  # noqa: A002
+    id: str,
     tenant: str | None,
     versions: frozenset[int] | None,
 ) -> Subscription:
@@ -213,7 +213,7 @@ def _subscription(
     return subscription
 
 
-async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Delivery, Subscription | None]:  # noqa: A002
+async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Delivery, Subscription | None]:
     found = await tx.fetch(sql.delivery, (id, tenant, tenant))
     if not found:
         raise DeliveryNotFound

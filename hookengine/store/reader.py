@@ -59,12 +59,12 @@ class Reader:
         found = await self._db.execute_fetchall(sql.events_by_seq, (rows.json_text(list(seqs)),))
         return {row["seq"]: rows.event(tuple(row)) for row in found}
 
-    async def events(self, part: Slice, *, type: str | None = None) -> tuple[list[views.Event], int | None]:  # noqa: A002
+    async def events(self, part: Slice, *, type: str | None = None) -> tuple[list[views.Event], int | None]:
         """A page of events, and the key to go on from."""
         found, after = await self._page(sql.list_events, part, type=type)
         return [rows.event_view(row) for row in found], after
 
-    async def event(self, id: str, tenant: str | None) -> tuple[views.EventDetail, models.Event] | None:  # noqa: A002
+    async def event(self, id: str, tenant: str | None) -> tuple[views.EventDetail, models.Event] | None:
         """One event with its data and deliveries, and as the engine sees it."""
         row = await self._one(sql.show_event, {"id": id, "tenant": tenant})
         if row is None:
@@ -83,7 +83,7 @@ class Reader:
         )
         return detail, rows.event(row[:8])
 
-    async def event_key(self, id: str, tenant: str | None) -> int | None:  # noqa: A002
+    async def event_key(self, id: str, tenant: str | None) -> int | None:
         """The key of an event."""
         row = await self._one(sql.show_event, {"id": id, "tenant": tenant})
         return None if row is None else row["seq"]
@@ -108,7 +108,7 @@ class Reader:
             found, after = await self._page(sql.list_deliveries, part, state=state)
         return [rows.delivery_view(row) for row in found], after
 
-    async def delivery(self, id: str, tenant: str | None) -> tuple[views.Delivery, int, int] | None:  # noqa: A002
+    async def delivery(self, id: str, tenant: str | None) -> tuple[views.Delivery, int, int] | None:
         """One delivery as it reads, its key, and its event's."""
         row = await self._one(sql.show_delivery, {"id": id, "tenant": tenant})
         return None if row is None else (rows.delivery_view(row), row["seq"], row["event_seq"])
@@ -125,7 +125,7 @@ class Reader:
             return None
         return Answer(status=found[0]["status"], body=found[0]["answer"])
 
-    async def subscription_key(self, id: str, tenant: str | None) -> int | None:  # noqa: A002
+    async def subscription_key(self, id: str, tenant: str | None) -> int | None:
         """The key of a subscription, also of a deleted one."""
         row = await self._one(sql.subscription_key, {"id": id, "tenant": tenant})
         return None if row is None else row["seq"]
