@@ -406,6 +406,21 @@ async def test_hold_and_skip(running_engine: Engine, journal: Journal) -> None:
     assert 2 == len(journal.all("subscription_enabled"))
 
 
+@pytest.mark.parametrize("end", ["disable", "unsubscribe"])
+async def test_held_work_takes_no_memory(running_engine: Engine, end: str) -> None:
+    """What waits for a subscription that is disabled or deleted is not in the queue any more, but for what is in flight."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url)
+        await running_engine.publish_batch([{"type": "order.created", "data": {"n": n}} for n in range(5)])
+        await gate.arrived()
+        scheduler = running_engine._running.dispatcher._scheduler
+        assert (1, 4) == (scheduler.in_flight, scheduler.size)
+        await getattr(running_engine, end)(made.id)
+
+        assert (1, 0) == (scheduler.in_flight, scheduler.size)
+
+
 async def test_held_stays_held_over_a_restart(tmp_path: Path) -> None:
     """What a disabled subscription holds is not sent by the next start, and goes after an enable."""
     async with Receiver() as receiver:
@@ -853,6 +868,10 @@ async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> Non
 
     async with running(tmp_path, journal) as engine, Receiver(answer) as receiver:
         await engine.subscribe(receiver.url)
+        trusted = await engine.publish("order.created", {"n": 0})  # after its success there is more than one slot
+        await gate.arrived()
+        gate.answer()
+        await engine.wait(trusted.id, PATIENCE)
         first = await engine.publish("order.created", {"n": 1})
         await gate.arrived()
         moment = datetime.now(UTC) + timedelta(milliseconds=300)
@@ -863,13 +882,13 @@ async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> Non
         gate.open()
         await past(engine, int(moment.timestamp() * 1000) + 100)
         assert ["pending", "pending"] == [(await only(engine, event=each.id)).state for each in (first, second)]
-        assert 1 == len(receiver.requests)
+        assert [0, 1] == numbers(receiver.requests)
         await limit_pages(engine, None)
         await journal.until("storage_recovered")
         deliveries = [(await engine.wait(each.id, PATIENCE))[0] for each in (first, second)]
 
         assert ["delivered"] * 2 == [each.state for each in deliveries]
-        assert [1, 2] == numbers(receiver.requests)
+        assert [0, 1, 2] == numbers(receiver.requests)
         assert 1 == len(journal.all("storage_unavailable"))
 
 
@@ -1013,7 +1032,8 @@ async def test_drain_waits_for_answers(tmp_path: Path) -> None:
     assert first.deliveries == 1
 
 
-async def test_second_stop_ends_the_drain(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ticks", [0, 2])
+async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int) -> None:
     """A stop with less drain cuts what an earlier one waits for; one with more does not prolong it."""
     gate = Gate()
     async with Receiver(gate) as receiver:
@@ -1023,9 +1043,10 @@ async def test_second_stop_ends_the_drain(tmp_path: Path) -> None:
         await made.publish("order.created", {"n": 1})
         await gate.arrived()
         stopping = asyncio.create_task(made.stop())
-        await asyncio.sleep(0)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
         async with asyncio.timeout(2):
-            await asyncio.gather(made.stop(drain=0.05), made.stop(drain=PATIENCE), stopping)
+            await asyncio.gather(stopping, made.stop(drain=0.05), made.stop(drain=PATIENCE))
 
     assert [("interrupted",)] == rows(tmp_path, "SELECT outcome FROM attempts")
 

@@ -77,6 +77,9 @@ async def test_probes_need_no_token(api: Api, path: str) -> None:
 
     assert (200, {"status": "ok"}) == (answer.status, answer.json)
     assert problems.SAFE.items() <= answer.headers.items()
+    assert ("hookengine", "nosniff", "no-store") == tuple(
+        answer.headers[name] for name in ("Server", "X-Content-Type-Options", "Cache-Control")
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,7 +313,7 @@ async def test_too_large_by_its_own_words(api: Api, announced: str) -> None:
         try:
             head = request("POST", path, Content_Type=JSON, Content_Length=announced, Connection="keep-alive")
             writer.write(head.replace(b"{token}", api.token.encode()) + b"{}")
-            async with asyncio.timeout(1):  # the rest of the upload is waited for after the answer, not before it
+            async with asyncio.timeout(PATIENCE):  # the rest of the upload is waited for after the answer, not before it
                 answer = await reader.readuntil(b"}")
             assert_problem(read_raw(answer), 413, "payload_too_large")
             assert "close" == read_raw(answer).headers["Connection"]
@@ -604,7 +607,7 @@ async def test_fault_outside_the_middleware(api: Api, caplog: pytest.LogCaptureF
     try:
         async with asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(request("GET", "/broken", Expect="100-continue"))
+            writer.write(request("GET", "/broken", Expect="100-continue", Connection="keep-alive"))
             answer = read_raw(await reader.read())
             writer.close()
     finally:

@@ -10,9 +10,10 @@ import pytest_asyncio
 from api import Api, serving
 from engines import PATIENCE, Gate
 
+from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply
 from hookengine.store.queries import sql
-from hookengine.validation import parse_time
+from hookengine.validation import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STATES = ["pending", "held", "delivered", "failed", "cancelled", "deleted"]
-LATER = "2027-01-01T00:00:00Z"
+LATER = format_time(Clock().now() + 86_400_000)
 MEMBERS = [
     "id",
     "event",
@@ -175,7 +176,7 @@ async def test_retry_while_disabled(api: Api, receiver: Receiver, state: str) ->
 async def test_retry_of_what_is_expired(api: Api, receiver: Receiver) -> None:
     """A retry by hand is made although the time of the event is over."""
     await api.subscribe(f"{receiver.url}/200", tenant="retry-expired")
-    event = await api.publish(tenant="retry-expired", expires_at="2026-01-01T00:00:00Z")
+    event = await api.publish(tenant="retry-expired", expires_at="2020-01-01T00:00:00Z")
     await api.engine.wait(event["id"], PATIENCE)
     [before] = (await api("GET", "/v1/deliveries?tenant=retry-expired")).json["data"]
     await api("POST", f"/v1/deliveries/{before['id']}/retry")

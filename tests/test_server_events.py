@@ -256,7 +256,7 @@ WRONG = [
     pytest.param({"tenant": "hookengine"}, [("/tenant", "reserved_tenant")], id="our tenant"),
     pytest.param({"subscriptions": ["sub_none"]}, [("/subscriptions/0", "unknown_subscription")], id="unknown subscription"),
     pytest.param(
-        {"deliver_at": "2026-01-02T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z"},
+        {"deliver_at": "2020-01-02T00:00:00Z", "expires_at": "2020-01-01T00:00:00Z"},
         [("/expires_at", "invalid_value")],
         id="expires before it is delivered",
     ),

@@ -14,7 +14,7 @@ from standardwebhooks.webhooks import Webhook
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver
-from hookengine.validation import parse_time
+from hookengine.validation import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 URL = "https://example.com/hook"
+LATER = format_time(Clock().now() + 86_400_000)
 MERGE_PATCH = "application/merge-patch+json"
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes([1]) * 24).decode()
@@ -539,6 +540,7 @@ CHANGES = [
         pytest.param('"02"', 412, id="other text"),
         pytest.param("", 412, id="empty"),
         pytest.param('"2', 412, id="half"),
+        pytest.param('"2", x', 412, id="half a list"),
         pytest.param('"' + "9" * 5000 + '"', 412, id="5,000 digits"),
     ],
 )
@@ -634,7 +636,7 @@ async def test_enabling_flushes(api: Api, way: str) -> None:
             while (before := await shown(api, made))["state"] == "active":
                 pass
         second = await api.publish(tenant=tenant)
-        later = await api.publish(tenant=tenant, deliver_at="2027-01-01T00:00:00Z")
+        later = await api.publish(tenant=tenant, deliver_at=LATER)
         held = (await api("GET", f"/v1/deliveries?tenant={tenant}&state=held")).json["data"]
         if way == "action":
             enabled = (await api("POST", f"{path_of(made)}/enable")).json
@@ -648,7 +650,7 @@ async def test_enabling_flushes(api: Api, way: str) -> None:
     assert [later["id"], second["id"], first["id"]] == [delivery["event"] for delivery in held]
     assert {None} == {delivery["next_attempt_at"] for delivery in held}
     assert ("active", None, 0) == (enabled["state"], enabled["disabled_reason"], enabled["consecutive_failures"])
-    assert [(later["id"], "2027-01-01T00:00:00.000Z")] == [(each["event"], each["next_attempt_at"]) for each in waiting]
+    assert [(later["id"], LATER)] == [(each["event"], each["next_attempt_at"]) for each in waiting]
     assert 3 == len(receiver.requests)
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw
 
 from hookengine import views
 from hookengine.access import OWNER, Principal, Scope
+from hookengine.clock import Clock
 from hookengine.engine import DATABASE, Engine
 from hookengine.errors import (
     DeliveryNotFound,
@@ -33,6 +34,7 @@ from hookengine.errors import (
 from hookengine.receiver import Receiver
 from hookengine.service import RequestKey, Service, request_digest
 from hookengine.store import Answer
+from hookengine.validation import format_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 URL = "https://example.com/hook"
-LATER = "2027-01-01T00:00:00Z"
+LATER = format_time(Clock().now() + 86_400_000)
 ACME = Principal(user="ann", scopes=frozenset(Scope) - {Scope.ADMIN}, tenant="acme")
 OTHER = Principal(user="bob", scopes=frozenset(Scope) - {Scope.ADMIN}, tenant="other")
 
@@ -525,7 +527,11 @@ async def test_pages_of_subscriptions(service: Service) -> None:
 
 @pytest.mark.parametrize("by", [OWNER, ACME], ids=["owner", "bound"])
 async def test_lists_of_deliveries(service: Service, by: Principal) -> None:
-    """What is asked for and not there is an empty page."""
+    """What is asked for is found, and what is not there is an empty page."""
     for query in ({"event": "evt_none"}, {"subscription": "sub_none"}, {"event": "evt_none", "state": "held"}):
         page = await service.deliveries(by, query)
         assert ([], None) == (page.data, page.next_cursor)
+    made = await subscribe(service, by)
+    accepted = await publish(service, by, deliver_at=LATER)
+    [found] = (await service.deliveries(by, {"subscription": made.id})).data
+    assert (accepted.id, made.id) == (found.event, found.subscription)
