@@ -19,8 +19,9 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr, replace
 
 from hookengine.models import Secret
+from hookengine.profiles import PROFILES
 from hookengine.sources import Option, Sources, invalid
-from hookengine.validation import Duration, Problems, format_duration, pointer, quoted
+from hookengine.validation import Duration, Problems, did_you_mean, format_duration, pointer, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,6 +46,12 @@ def _listen(text: str) -> str:
         valid = False
     if not valid or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"expected HOST:PORT such as '127.0.0.1:8700' or '[::1]:8700', got {quoted(text)}")
+    return text
+
+
+def _profile(text: str) -> str:
+    if text not in PROFILES:
+        raise ValueError(f"expected one of {', '.join(map(quoted, PROFILES))}{did_you_mean(text, PROFILES)}")
     return text
 
 
@@ -113,8 +120,14 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         1 << 25
     )
     drain: Annotated[Duration, Meta(description="How long a stop waits for attempts in flight.")] = Duration.parse("25s")
-    default_profile: Annotated[str, Meta(description="The profile of subscriptions that name none.")] = "standard"
+    default_profile: Annotated[
+        str, Meta(description="The profile of subscriptions that name none.", extra={"parse": _profile})
+    ] = "standard"
     strict_event_types: Annotated[bool, Meta(description="Refuse events whose type was not declared.")] = False
+
+    def __post_init__(self) -> None:
+        if self.queue_size < self.concurrency:
+            raise ValueError(f"queue_size must be at least concurrency ({self.concurrency}), got {self.queue_size}")
 
 
 class Security(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

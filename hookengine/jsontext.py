@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, UnsetType, ValidationError
 
 from hookengine.errors import Invalid, Malformed, Mistake
 
-DEEPEST = 64  # levels of arrays and objects
+DEEPEST = 65  # levels of arrays and objects: the object of ours, and 64 in a member of it
 
 _KEPT = frozenset({"data"})
 _LONGEST_ECHO = 100  # characters of the input that an error repeats
@@ -27,7 +27,6 @@ _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LONGEST_INTEGER = 25  # characters; more than 64 bits hold
 _LONE_SURROGATE = re.compile(rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])", re.DOTALL)
-_TOO_MANY_OPEN = b"[" * (DEEPEST + 1)
 # Sizes in the order that is fast for both flat and steep texts.
 _SIBLINGS = tuple(b"]" * levels + b"[" * levels for levels in (1, 1, 1, 32, 16, 8, 4, 2, 1))
 
@@ -45,8 +44,8 @@ def read_json(raw: bytes, *, kept: frozenset[str] = _KEPT) -> Any:
     except msgspec.DecodeError as error:
         _refuse_syntax(error, raw)
     except RecursionError:
-        _refuse_depth()
-    _check_depth(raw)
+        _refuse_depth(DEEPEST)
+    _check_depth(raw, DEEPEST)
     return value
 
 
@@ -57,14 +56,15 @@ def read_objects(raw: bytes, *, ndjson: bool = False, most: int = 1000, kept: fr
     Raises Malformed as `read_json` does, and Invalid where it is no array or has more than *most* elements.
     """
     _check_encoding(raw)
+    deepest = DEEPEST if ndjson else DEEPEST + 1  # the array around them
     try:
         elements = _lines(raw, most) if ndjson else _elements(raw, most)
-        _check_depth(raw)
+        _check_depth(raw, deepest)
         return [_read(element, kept) for element in elements]
     except msgspec.DecodeError as error:
         _refuse_syntax(error, raw)
     except RecursionError:
-        _refuse_depth()
+        _refuse_depth(deepest)
 
 
 def _elements(raw: bytes, most: int) -> list[bytes]:
@@ -154,19 +154,20 @@ def _check_encoding(raw: bytes) -> None:
         raise Malformed(f"byte {error.start} is not UTF-8", code="invalid_encoding") from None
 
 
-def _check_depth(raw: bytes) -> None:
-    """Refuse a text, known to be valid JSON, with more than DEEPEST levels."""
-    if raw.count(b"[") + raw.count(b"{") <= DEEPEST:
+def _check_depth(raw: bytes, deepest: int) -> None:
+    """Refuse a text, known to be valid JSON, with more than *deepest* levels."""
+    if raw.count(b"[") + raw.count(b"{") <= deepest:
         return
     outside = b"".join(raw.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
     brackets = outside.translate(_TO_SQUARE, _NO_BRACKETS)
     # Joining two siblings into one, `[..][..]` to `[....]`, leaves the depth as it is; what cannot be joined is `[[[..]]]`.
-    while _TOO_MANY_OPEN not in brackets:
+    too_many_open = b"[" * (deepest + 1)
+    while too_many_open not in brackets:
         if b"][" not in brackets:
             return
         for siblings in _SIBLINGS:
             brackets = brackets.replace(siblings, b"")
-    _refuse_depth()
+    _refuse_depth(deepest)
 
 
 def _refuse_number(most: int) -> NoReturn:
@@ -174,8 +175,8 @@ def _refuse_number(most: int) -> NoReturn:
     raise Invalid(mistakes=(mistake,)) from None
 
 
-def _refuse_depth() -> NoReturn:
-    raise Malformed(f"the text has more than {DEEPEST} levels of arrays and objects", code="json_too_deep") from None
+def _refuse_depth(deepest: int) -> NoReturn:
+    raise Malformed(f"the text has more than {deepest} levels of arrays and objects", code="json_too_deep") from None
 
 
 def _refuse_syntax(error: msgspec.DecodeError, raw: bytes, first_line: int = 1) -> NoReturn:

@@ -463,3 +463,16 @@ def test_the_reference_is_current() -> None:
 
     assert reference() == text
     assert all(f"| `{option.key}` | `{option.variable}` |" in text for option in OPTIONS)
+
+
+def test_window_holds_at_least_what_is_in_flight(tmp_path: Path) -> None:
+    """A queue smaller than the concurrency is refused, with the reason, as is an unknown default profile."""
+    file = tmp_path / "config.toml"
+    file.write_text("[delivery]\nconcurrency = 300\nqueue_size = 10\n")
+    with pytest.raises(ConfigInvalid, match="queue_size must be at least concurrency") as caught:
+        Config.load(file, environ={}, flags={})
+    assert 1 == len(caught.value.mistakes)
+
+    file.write_text('[delivery]\ndefault_profile = "standrd"\n')
+    with pytest.raises(ConfigInvalid, match="did you mean 'standard'"):
+        Config.load(file, environ={}, flags={})
