@@ -41,9 +41,10 @@ class Clock:
             self._counter += 1
             if self._counter > 0xFFF:
                 self._last, self._counter = self._last + 1, 0
-        tail = self._random_bits() >> 2 | 0x8000_0000_0000_0000
-        digits = f"{self._last:012x}7{self._counter:03x}{tail:016x}"
-        return f"{prefix}_{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        ms, tail = self._last, self._random_bits() >> 2 | 0x8000_0000_0000_0000
+        return (
+            f"{prefix}_{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-{tail >> 48:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"
+        )
 
     def random(self) -> float:
         """A number in [0, 1), for jitter."""

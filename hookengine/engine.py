@@ -492,8 +492,10 @@ def _to_all(observers: list[Observer]) -> Any:
 
     def observe(happening: Happening) -> None:
         for observer in observers:
-            with suppress(Exception):
+            try:
                 observer(happening)
+            except Exception:  # noqa: BLE001, S110  # one that raises must not stop the others, nor a delivery
+                pass
 
     return observe
 

@@ -27,6 +27,7 @@ HIDDEN = "***"
 
 LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
 
+_OUR_TYPE = re.compile(rf"{OURS}(?![A-Za-z0-9_])")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # a token of RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
 _MOST_HEADERS = 32
@@ -126,7 +127,7 @@ class RotationInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:
     """What an event must hold beside the forms of its members."""
     type_, own = draft.get("type"), draft.get("tenant")
-    if isinstance(type_, str) and re.match(rf"{OURS}(?![A-Za-z0-9_])", type_):
+    if isinstance(type_, str) and _OUR_TYPE.match(type_):
         problems.add(at + "/type", "reserved_type", f"types that start with '{OURS}.' are the engine's own")
     if own == OURS:
         problems.add(at + "/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")

@@ -49,6 +49,18 @@ def read_json(raw: bytes, *, kept: frozenset[str] = _KEPT) -> Any:
     return value
 
 
+def check_json(raw: bytes) -> None:
+    """Raise Malformed, as `read_json` would, unless *raw* is one JSON value that may be the data of an event."""
+    _check_encoding(raw)
+    try:
+        _SYNTAX.decode(raw)
+    except msgspec.DecodeError as error:
+        _refuse_syntax(error, raw)
+    except RecursionError:
+        _refuse_depth(DEEPEST - 1)
+    _check_depth(raw, DEEPEST - 1)
+
+
 def read_objects(raw: bytes, *, ndjson: bool = False, most: int = 1000, kept: frozenset[str] = _KEPT) -> list[Any]:
     """
     The elements of a JSON array, or the lines of an NDJSON text, each as `read_json` would give it.

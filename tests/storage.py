@@ -211,6 +211,12 @@ class Faulty:
             raise self.error
         await self._db.commit()
 
+    async def _execute(self, function: Callable[..., Any], *values: Any) -> Any:
+        """Run *function* on the connection's thread, or raise in the place of its commit."""
+        if self.error is not None:
+            raise self.error
+        return await self._db._execute(function, *values)  # type: ignore[no-untyped-call]
+
 
 def io_error(name: str) -> sqlite3.OperationalError:
     """What sqlite3 raises with the extended result code *name*."""

@@ -126,10 +126,11 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
 
 async def write(db: aiosqlite.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
     """
-    Begin a transaction and execute each statement for each of its rows, in one call on the connection's thread.
+    Execute each statement for each of its rows, in one transaction and one call on the connection's thread.
 
-    Every call wakes two threads, and every step of a statement waits for the interpreter's lock, which a busy event loop
-    holds: so there is one call, and a statement takes many rows in a step. docs/performance.md has the figures.
+    Every call waits for a turn of the event loop, and every step of a statement for the interpreter's lock, which a busy loop
+    holds: so there is one call, and a statement takes many rows in a step. docs/performance.md has the figures. After an error
+    the transaction may still be open.
     """
     # aiosqlite has no public way to run a function on its thread; tests/test_store_database.py holds this one.
     await db._execute(_write, db._conn, statements)  # type: ignore[no-untyped-call]  # noqa: SLF001
@@ -145,6 +146,7 @@ def _write(connection: sqlite3.Connection, statements: list[tuple[str, list[tupl
                 start += size
         if start < len(values):
             connection.executemany(statement, values[start:])
+    connection.execute("COMMIT")
 
 
 async def migrate(db: aiosqlite.Connection, path: Path) -> None:

@@ -220,7 +220,6 @@ class Writer:
         try:
             batch, answers = await self._stage(results, publications)
             await write(self._db, batch.statements(self.vault))
-            await self._db.commit()
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
