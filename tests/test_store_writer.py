@@ -126,7 +126,8 @@ async def test_order_of_telling(tmp_path: Path) -> None:
         await place.record(result(delivery, DELIVERED))
         await task
 
-    assert [("recorded", 2), ("accepted", 2), ("publisher", 2)] == order
+    assert ["recorded", "accepted", "publisher"] == [name for name, _ in order]
+    assert [("accepted", 2), ("publisher", 2)] == order[1:]
 
 
 async def test_results_and_publications_share_a_commit(tmp_path: Path) -> None:
