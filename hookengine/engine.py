@@ -492,10 +492,8 @@ def _to_all(observers: list[Observer]) -> Any:
 
     def observe(happening: Happening) -> None:
         for observer in observers:
-            try:
+            with suppress(Exception):
                 observer(happening)
-            except Exception:  # noqa: BLE001, S110  # one that raises must not stop the others, nor a delivery
-                pass
 
     return observe
 

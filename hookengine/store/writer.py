@@ -153,8 +153,8 @@ class Writer:
                     await self._wait()
                 else:
                     await self._turn()
-                    # Whoever waited for this commit sends the next piece of work now: it belongs into the next commit, not into
-                    # one after a commit of what else had gathered.
+                    # Whoever waited for this commit sends its next piece of work now: that belongs into the next commit, not
+                    # into one after a commit of what else had gathered.
                     await asyncio.sleep(0)
         except StorageFailed as failed:
             self._failed = failed
