@@ -188,6 +188,10 @@ class Dispatcher:
         self._observe(Fault(where=f"delivery {result.before.id}", error=repr(error)))
         self._wake.set()
 
+    def unreadable(self, where: str, error: Exception) -> None:
+        """A stored row cannot be read: it is left alone."""
+        self._observe(Fault(where=where, error=repr(error)))
+
     def changed(self, before: Subscription | None, after: Subscription | None) -> None:
         """A subscription was made, changed, enabled, disabled or deleted."""
         known = after or before

@@ -82,12 +82,16 @@ class Waiters:
         match happening:
             case AttemptFinished(delivery=delivery) | DeliveryOverruled(delivery=delivery):
                 woken = list(self._waiting.get(delivery.event, ()))
+                for each in woken:
+                    each.set()
             case SubscriptionChanged():  # its deliveries read differently now
-                woken = [each for some in self._waiting.values() for each in some]
-            case _:
-                return
-        for each in woken:
-            each.set()
+                self.wake()
+
+    def wake(self) -> None:
+        """Wake everybody."""
+        for some in self._waiting.values():
+            for each in some:
+                each.set()
 
     @contextmanager
     def watch(self, event: int) -> Iterator[asyncio.Event]:

@@ -84,6 +84,10 @@ class Recorder:
         """A result cannot be stored."""
         self._keep("unrecorded", (result, error))
 
+    def unreadable(self, where: str, error: Exception) -> None:
+        """A row cannot be read."""
+        self._keep("unreadable", (where, error))
+
     def changed(self, before: Subscription | None, after: Subscription | None) -> None:
         """A subscription was made, changed or deleted."""
         self._keep("changed", (before, after))

@@ -31,6 +31,7 @@ from storage import (
     result,
     subscription,
     traced,
+    write,
 )
 
 from hookengine.errors import (
@@ -503,6 +504,19 @@ async def test_refill_begins_at_its_mark(tmp_path: Path) -> None:
         assert (made[3].due_at, made[3].seq) == mark
         assert ([], None) == await place.refill(Refill(1, Priority.HIGH, FROM_THE_START, 2))
         assert ([], None) == await place.refill(Refill(9, Priority.NORMAL, FROM_THE_START, 2))
+
+
+async def test_poison_row_is_left_alone(tmp_path: Path) -> None:
+    """A row that cannot be read is named and passed over, and the rest of its lane flows (F37)."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        made = await place.deliver(*(draft(deliver_at=NOW + 10 * n) for n in range(1, 4)))
+        write(place.path, f"UPDATE deliveries SET trigger = 'nonsense' WHERE seq = {made[1].seq}")
+        deliveries, mark = await place.refill(Refill(1, Priority.NORMAL, FROM_THE_START, 10))
+
+        assert ([made[0], made[2]], None) == (deliveries, mark)
+        ((where, _),) = place.listener.all("unreadable")
+        assert made[1].id in where
 
 
 async def test_refill_sees_every_result_before_it(tmp_path: Path) -> None:

@@ -91,6 +91,9 @@ class Listener(Protocol):
     def unrecorded(self, result: Result, error: Exception) -> None:
         """A result cannot be stored; its delivery stays as it was on disk."""
 
+    def unreadable(self, where: str, error: Exception) -> None:
+        """A stored row cannot be read; *where* names it."""
+
     def changed(self, before: Subscription | None, after: Subscription | None) -> None:
         """A subscription was made, changed, enabled, disabled or deleted."""
 

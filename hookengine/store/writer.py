@@ -354,14 +354,20 @@ class Writer:
     async def _refill(self, refill: Refill) -> None:
         seq, priority, mark, limit = refill
         try:
-            found = await self._db.execute_fetchall(sql.refill, (seq, priority, *mark, limit + 1))
+            found = list(await self._db.execute_fetchall(sql.refill, (seq, priority, *mark, limit + 1)))
         except sqlite3.Error as error:
             _raise_if_fatal(error)
-            self.listener.refilled(refill, [], mark)  # asked again when the lane looks again
+            await asyncio.sleep(_SHORTEST_REST)  # it is asked again as soon as the lane looks again
+            self.listener.refilled(refill, [], mark)
             return
-        deliveries = [rows.delivery(row) for row in found]
-        beyond = deliveries.pop() if len(deliveries) > limit else None
-        self.listener.refilled(refill, deliveries, None if beyond is None else (beyond.due_at, beyond.seq))
+        deliveries = []
+        for row in found[:limit]:
+            try:
+                deliveries.append(rows.delivery(row))
+            except (ValueError, TypeError) as error:  # it is left alone until the next start, and the rest flows
+                self.listener.unreadable(f"delivery {row[1]} (row {row[0]})", error)
+        beyond = found[limit] if len(found) > limit else None
+        self.listener.refilled(refill, deliveries, None if beyond is None else (beyond[6], beyond[0]))
 
     async def _roll_back(self, error: Exception) -> None:
         _raise_if_fatal(error)
