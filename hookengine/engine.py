@@ -229,7 +229,6 @@ class Engine:
         maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
         observers.append(maintenance)
         service = Service(store, waiters=waiters, clock=clock, config=config, policy=policy)
-        stack.callback(service.close)
         server = None
         if self._serve is not None:
             tokens = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}

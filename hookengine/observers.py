@@ -85,13 +85,9 @@ class Waiters:
                 for each in woken:
                     each.set()
             case SubscriptionChanged():  # its deliveries read differently now
-                self.wake()
-
-    def wake(self) -> None:
-        """Wake everybody."""
-        for some in self._waiting.values():
-            for each in some:
-                each.set()
+                for some in self._waiting.values():
+                    for each in some:
+                        each.set()
 
     @contextmanager
     def watch(self, event: int) -> Iterator[asyncio.Event]:

@@ -68,7 +68,6 @@ class Service:
         self._config = config
         self._policy = policy
         self._refusing = False
-        self._closed = False
 
     @property
     def accepting(self) -> bool:
@@ -78,11 +77,6 @@ class Service:
     def refuse(self) -> None:
         """Take no events and changes any more; questions are still answered."""
         self._refusing = True
-
-    def close(self) -> None:
-        """Nothing happens any more: let nobody wait for it."""
-        self._closed = True
-        self._waiters.wake()
 
     # Events.
 
@@ -156,8 +150,6 @@ class Service:
                     if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
                         raise TimeoutError("a delivery is held until its subscription is enabled")
                     await changed.wait()
-                    if self._closed:
-                        raise Stopping
 
     # Subscriptions.
 

@@ -169,22 +169,6 @@ async def test_start_twice_is_refused(running_engine: Engine) -> None:
     await running_engine.publish("order.created", {})
 
 
-async def test_waiting_ends_with_the_engine(tmp_path: Path) -> None:
-    """Whoever waits for an event when the engine stops is told so, and does not wait for its own time."""
-    gate = Gate()
-    async with Receiver(gate) as receiver:
-        made = engine(tmp_path)
-        await made.start()
-        await made.subscribe(receiver.url)
-        event = await made.publish("order.created", {})
-        waiting = asyncio.create_task(made.wait(event.id, 60))
-        await gate.arrived(1)
-        await made.stop(drain=0)
-
-        with pytest.raises(Stopping):
-            await waiting
-
-
 async def test_stop_twice_and_start_again(tmp_path: Path) -> None:
     """Two stops at once and one after are one, and the engine can be started again."""
     made = engine(tmp_path)
