@@ -124,7 +124,7 @@ class Service:
         found = await self._store.reader.event(id, self._tenant(by, tenant))
         if found is None:
             raise EventNotFound
-        return found[0]
+        return found
 
     async def events(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Event]:
         """A page of events, newest first."""

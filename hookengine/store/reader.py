@@ -64,14 +64,14 @@ class Reader:
         found, after = await self._page(sql.list_events, part, type=type)
         return [rows.event_view(row) for row in found], after
 
-    async def event(self, id: str, tenant: str | None) -> tuple[views.EventDetail, models.Event] | None:
-        """One event with its data and deliveries, and as the engine sees it."""
+    async def event(self, id: str, tenant: str | None) -> views.EventDetail | None:
+        """One event with its data and deliveries."""
         row = await self._one(sql.show_event, {"id": id, "tenant": tenant})
         if row is None:
             return None
         went = await self._db.execute_fetchall(sql.deliveries_of_event, (row["seq"],))
         event = rows.event_view(row)
-        detail = views.EventDetail(
+        return views.EventDetail(
             id=event.id,
             type=event.type,
             tenant=event.tenant,
@@ -81,7 +81,6 @@ class Reader:
             data=row["data"],
             deliveries=[views.EventDelivery(id=d["id"], subscription=d["subscription"], state=d["state"]) for d in went],
         )
-        return detail, rows.event(row[:8])
 
     async def event_key(self, id: str, tenant: str | None) -> int | None:
         """The key of an event."""
