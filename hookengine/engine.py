@@ -1,15 +1,15 @@
-"""The engine: builds the parts, owns the order of start and stop, and is the Python API."""
+"""The engine: builds the parts, and owns the order of start and stop."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from contextlib import AsyncExitStack, suppress
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hookengine.access import OWNER, TOKEN_PREFIX, digest
+from hookengine.api import Api
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
@@ -21,25 +21,21 @@ from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
 from hookengine.server import Server
 from hookengine.service import Service
-from hookengine.store import Answer, Store
+from hookengine.store import Store
 from hookengine.vault import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     import structlog
 
     from hookengine.observers import Happening, Observer
-    from hookengine.views import Delivery, Event, EventDetail, Page, Subscription, SubscriptionSecret
-
-Moment = datetime | str  # an aware datetime, or RFC 3339
 
 DATABASE = "hooks.db"
 TOKEN_FILE = "admin.token"  # noqa: S105  # its name, not its content
 
 
-class Engine:
+class Engine(Api):
     """
     One webhook sender on one SQLite file.
 
@@ -264,199 +260,6 @@ class Engine:
     @property
     def _service(self) -> Service:
         return self._running.service
-
-    # Events.
-
-    async def publish(
-        self,
-        type: str,
-        data: object,
-        *,
-        tenant: str | None = None,
-        id: str | None = None,
-        occurred_at: Moment | None = None,
-        priority: Literal["high", "normal", "low"] | None = None,
-        ordering_key: str | None = None,
-        deliver_at: Moment | None = None,
-        expires_at: Moment | None = None,
-        subscriptions: Sequence[str] | None = None,
-    ) -> Event:
-        """
-        Accept an event: returned once it is on disk with its deliveries.
-
-        *data* as bytes is JSON text and kept as it is, else it is printed by orjson. The rest as in `POST /v1/events`.
-        """
-        event = {
-            "type": type,
-            "data": data,
-            "tenant": tenant,
-            "id": id,
-            "occurred_at": occurred_at,
-            "priority": priority,
-            "ordering_key": ordering_key,
-            "deliver_at": deliver_at,
-            "expires_at": expires_at,
-            "subscriptions": None if subscriptions is None else list(subscriptions),
-        }
-        return (await self._service.publish_values(OWNER, [event], single=True))[0]
-
-    async def publish_batch(self, events: Sequence[Mapping[str, Any]]) -> list[Event]:
-        """Accept up to 1,000 events, all or none; each is a mapping of `publish`'s parameters."""
-        return await self._service.publish_values(OWNER, events)
-
-    async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:
-        """One event with its data and where it went."""
-        return await self._service.event(OWNER, id, tenant=tenant)
-
-    async def events(
-        self,
-        *,
-        type: str | None = None,
-        tenant: str | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Page[Event]:
-        """A page of events, newest first."""
-        query = {"type": type, "tenant": tenant, "since": since, "until": until, "limit": limit, "cursor": cursor}
-        return await self._service.events(OWNER, query)
-
-    async def wait(self, event_id: str, timeout: float) -> list[Delivery]:  # noqa: ASYNC109  # CONTRACT.md's name
-        """
-        The deliveries of an event once each is delivered, failed or cancelled.
-
-        Raises TimeoutError after *timeout* seconds, and as soon as one is held; EventNotFound for an unknown id.
-        """
-        return await self._service.wait(OWNER, event_id, timeout)
-
-    # Subscriptions.
-
-    async def subscribe(
-        self,
-        url: str,
-        *,
-        event_types: Sequence[str] | None = None,
-        name: str | None = None,
-        tenant: str | None = None,
-        profile: str | None = None,
-        secret: str | None = None,
-        method: Literal["POST", "PUT", "DELETE", "GET"] | None = None,
-        headers: Mapping[str, str] | None = None,
-        auth: Mapping[str, str] | None = None,
-        timeout: str | None = None,  # noqa: ASYNC109  # of its attempts
-        retry_schedule: Sequence[str] | None = None,
-        disable_after_failures: int | None = None,
-        while_disabled: Literal["hold", "skip"] | None = None,
-        max_concurrency: int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        state: Literal["active", "disabled"] | None = None,
-    ) -> Subscription:
-        """A new subscription, with its `secret` this once; durations are texts such as "15s"."""
-        given = {
-            "url": url,
-            "event_types": None if event_types is None else list(event_types),
-            "name": name,
-            "tenant": tenant,
-            "profile": profile,
-            "secret": secret,
-            "method": method,
-            "headers": headers,
-            "auth": auth,
-            "timeout": timeout,
-            "retry_schedule": None if retry_schedule is None else list(retry_schedule),
-            "disable_after_failures": disable_after_failures,
-            "while_disabled": while_disabled,
-            "max_concurrency": max_concurrency,
-            "metadata": metadata,
-            "state": state,
-        }
-        made = await self._service.subscribe(OWNER, given)
-        assert not isinstance(made, Answer)  # noqa: S101  # there was no key
-        return made
-
-    async def subscription(self, id: str) -> Subscription:
-        """One subscription."""
-        return await self._service.subscription(OWNER, id)
-
-    async def subscriptions(
-        self,
-        *,
-        tenant: str | None = None,
-        state: Literal["active", "disabled"] | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Page[Subscription]:
-        """A page of subscriptions, newest first."""
-        return await self._service.subscriptions(OWNER, {"tenant": tenant, "state": state, "limit": limit, "cursor": cursor})
-
-    async def update_subscription(self, id: str, *, version: int | None = None, **changes: Any) -> Subscription:
-        """
-        Change settings, named as in `subscribe`; None takes one back to its default.
-
-        With *version*, raises PreconditionFailed if the settings have another.
-        """
-        versions = None if version is None else frozenset({version})
-        return await self._service.update_subscription(OWNER, id, changes, versions=versions)
-
-    async def unsubscribe(self, id: str) -> None:
-        """Delete a subscription: what waits for it is cancelled, its history stays readable."""
-        await self._service.unsubscribe(OWNER, id)
-
-    async def enable(self, id: str) -> Subscription:
-        """Let a subscription get deliveries again, held ones first."""
-        return await self._service.enable(OWNER, id)
-
-    async def disable(self, id: str) -> Subscription:
-        """Keep a subscription from getting deliveries until it is enabled."""
-        return await self._service.disable(OWNER, id)
-
-    async def secret(self, id: str) -> SubscriptionSecret:
-        """The signing secret, and those it replaced that still sign."""
-        return await self._service.secret(OWNER, id)
-
-    async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
-        """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
-        return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
-
-    # Deliveries.
-
-    async def delivery(self, id: str) -> Delivery:
-        """One delivery with its attempts."""
-        return await self._service.delivery(OWNER, id)
-
-    async def deliveries(
-        self,
-        *,
-        subscription: str | None = None,
-        event: str | None = None,
-        tenant: str | None = None,
-        state: Literal["pending", "delivered", "failed", "cancelled", "held"] | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Page[Delivery]:
-        """A page of deliveries, newest first."""
-        query = {
-            "subscription": subscription,
-            "event": event,
-            "tenant": tenant,
-            "state": state,
-            "since": since,
-            "until": until,
-            "limit": limit,
-            "cursor": cursor,
-        }
-        return await self._service.deliveries(OWNER, query)
-
-    async def retry(self, id: str) -> Delivery:
-        """Make a delivery due now, with its whole schedule again."""
-        return await self._service.retry(OWNER, id)
-
-    async def cancel(self, id: str) -> Delivery:
-        """Give up a delivery that waits."""
-        return await self._service.cancel(OWNER, id)
 
 
 class _Process:

@@ -28,7 +28,7 @@ LAYERS = (
     ("observers", "paging", "presentation"),
     ("dispatcher", "maintenance"),
     ("service",),
-    ("server",),
+    ("server", "api"),
     ("dashboard",),
     ("engine",),
     ("receiver",),

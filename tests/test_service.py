@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -129,7 +130,8 @@ async def test_scopes(service: Service, scope: Scope, operation: Operation) -> N
 
 async def test_every_operation_is_guarded() -> None:
     """No operation is missing in the table of scopes."""
-    public = {name for name, member in vars(Service).items() if asyncio.iscoroutinefunction(member) and name[0] != "_"}
+    members = inspect.getmembers(Service, asyncio.iscoroutinefunction)
+    public = {name for name, _ in members if name[0] != "_"}
 
     assert public - {"publish_values"} == OPERATIONS.keys()
 

@@ -1,0 +1,12 @@
+"""The operations of the API, once, for HTTP and Python alike."""
+
+from hookengine.service.deliveries import DeliveryOperations
+from hookengine.service.events import EventOperations
+from hookengine.service.operations import RequestKey, request_digest
+from hookengine.service.subscriptions import SubscriptionOperations
+
+__all__ = ["RequestKey", "Service", "request_digest"]
+
+
+class Service(EventOperations, SubscriptionOperations, DeliveryOperations):
+    """What can be asked of a running engine, by whom."""

@@ -1,0 +1,71 @@
+"""What is done with deliveries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from hookengine.access import Principal, Scope
+from hookengine.errors import DeliveryNotFound
+from hookengine.models import DeliveryState
+from hookengine.paging import Query, page
+from hookengine.presentation import shown_attempt
+from hookengine.service.operations import Operations
+from hookengine.store import changes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hookengine import views
+
+
+class DeliveryOperations(Operations):
+    """Of deliveries."""
+
+    async def delivery(self, by: Principal, id: str) -> views.Delivery:
+        """One delivery with its attempts."""
+        self._require(by, Scope.EVENTS_READ)
+        found = await self._store.reader.delivery(id, by.tenant)
+        if found is None:
+            raise DeliveryNotFound
+        delivery, seq, event_seq = found
+        event = (await self._store.reader.events_by_seq([event_seq])).get(event_seq)
+        attempts = await self._store.reader.attempts(seq)
+        return replace(delivery, attempts=[shown_attempt(attempt, event) for attempt in attempts])
+
+    async def deliveries(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Delivery]:
+        """A page of deliveries, newest first."""
+        self._require(by, Scope.EVENTS_READ)
+        asked = Query(query, {"subscription", "event", "tenant", "state", "since", "until"})
+        state = asked.choice("state", [state.value for state in DeliveryState])
+        part = asked.slice(self._tenant(by, asked.text("tenant")))
+        subscription = event = None
+        if (id_ := asked.text("subscription")) is not None:
+            subscription = await self._store.reader.subscription_key(id_, part.tenant)
+            if subscription is None:
+                return page([], None)
+        if (id_ := asked.text("event")) is not None:
+            event = await self._store.reader.event_key(id_, part.tenant)
+            if event is None:
+                return page([], None)
+        found, after = await self._store.reader.deliveries(part, state=state, subscription=subscription, event=event)
+        return page(found, after)
+
+    async def retry(self, by: Principal, id: str) -> views.Delivery:
+        """Make it due now, with its whole schedule again."""
+        self._require(by, Scope.EVENTS_WRITE, changing=True)
+        await self._store.writer.change(changes.retry_delivery(id, by.tenant))
+        return await self._brief(id)
+
+    async def cancel(self, by: Principal, id: str) -> views.Delivery:
+        """Give it up."""
+        self._require(by, Scope.EVENTS_WRITE, changing=True)
+        await self._store.writer.change(changes.cancel_delivery(id, by.tenant))
+        return await self._brief(id)
+
+    async def _brief(self, id: str) -> views.Delivery:
+        found = await self._store.reader.delivery(id, None)
+        if found is None:
+            raise DeliveryNotFound
+        return found[0]

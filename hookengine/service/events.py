@@ -1,0 +1,160 @@
+"""What is done with events: publish them, look at them, wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from msgspec import Raw
+
+from hookengine import inputs, validation, views
+from hookengine.access import Principal, Scope
+from hookengine.errors import EventNotFound
+from hookengine.inputs import EventInput
+from hookengine.jsontext import check_json
+from hookengine.models import DeliveryState
+from hookengine.paging import Query, page
+from hookengine.presentation import shown_events
+from hookengine.service.operations import Operations, RequestKey
+from hookengine.store import Answer, Draft
+from hookengine.validation import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MOST_EVENTS = 1_000  # of one batch
+
+_FINAL = {DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED}
+
+
+class EventOperations(Operations):
+    """Of events."""
+
+    async def publish(
+        self,
+        by: Principal,
+        events: Sequence[Mapping[str, Any]],
+        *,
+        single: bool = False,
+        key: RequestKey | None = None,
+        render: Callable[[list[views.Event]], bytes] | None = None,
+    ) -> list[views.Event] | Answer:
+        """
+        Accept *events*, all or none: returned once they are on disk with their deliveries.
+
+        With *single* the pointers of mistakes do not start with an index. A repetition with *key* gets the Answer whose body
+        *render* made for the first.
+        """
+        self._require(by, Scope.EVENTS_WRITE, changing=True)
+        problems = Problems()
+        read = self._read(by, events, problems, single=single)
+        keyed = None if key is None else self._key(by, key, read[0][1] if single else None)
+        if keyed is not None and problems.mistakes:
+            # It may have been right when it was accepted, as with a subscription that is gone since.
+            answer = await self._store.reader.answer(keyed, now=self._clock.now())
+            if answer is not None:
+                return answer
+        drafts = [self._draft(problems.require(draft), tenant) for draft, tenant in read]
+        made = await self._store.writer.publish(
+            drafts, key=keyed, render=None if render is None else lambda receipts: render(shown_events(receipts))
+        )
+        return made if isinstance(made, Answer) else shown_events(made)
+
+    async def publish_values(
+        self, by: Principal, events: Sequence[Mapping[str, Any]], *, single: bool = False
+    ) -> list[views.Event]:
+        """The same for Python values: `data` as bytes is JSON text, anything else is printed; times may be datetimes."""
+        accepted = await self.publish(by, [_as_json(event) for event in events], single=single)
+        assert not isinstance(accepted, Answer)  # noqa: S101  # there was no key
+        return accepted
+
+    async def event(self, by: Principal, id: str, *, tenant: str | None = None) -> views.EventDetail:
+        """One event, with what it carries and where it went."""
+        self._require(by, Scope.EVENTS_READ)
+        found = await self._store.reader.event(id, self._tenant(by, tenant))
+        if found is None:
+            raise EventNotFound
+        return found
+
+    async def events(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Event]:
+        """A page of events, newest first."""
+        self._require(by, Scope.EVENTS_READ)
+        asked = Query(query, {"type", "tenant", "since", "until"})
+        part = asked.slice(self._tenant(by, asked.text("tenant")))
+        found, after = await self._store.reader.events(part, type=asked.text("type"))
+        return page(found, after)
+
+    async def wait(self, by: Principal, id: str, timeout: float) -> list[views.Delivery]:  # noqa: ASYNC109
+        """The deliveries of an event once each is final; TimeoutError after *timeout* s, and as soon as one is held."""
+        self._require(by, Scope.EVENTS_READ)
+        seq = await self._store.reader.event_key(id, by.tenant)
+        if seq is None:
+            raise EventNotFound
+        with self._waiters.watch(seq) as changed:
+            async with asyncio.timeout(timeout):
+                while True:
+                    changed.clear()
+                    deliveries = await self._store.reader.deliveries_of(seq)
+                    if all(delivery.state in _FINAL for delivery in deliveries):
+                        return deliveries
+                    if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
+                        raise TimeoutError("a delivery is held until its subscription is enabled")
+                    await changed.wait()
+
+    def _read(
+        self, by: Principal, events: Sequence[Mapping[str, Any]], problems: Problems, *, single: bool
+    ) -> list[tuple[validation.Draft[EventInput], str]]:
+        """Each event as far as it is valid, with its tenant."""
+        if len(events) > MOST_EVENTS:
+            problems.add("", "too_many_elements", f"expected at most {MOST_EVENTS} elements")
+            problems.raise_if_any()
+        now = self._clock.now()
+        read = []
+        for position, members in enumerate(events):
+            at = "" if single else f"/{position}"
+            draft = problems.convert(EventInput, members, at)
+            inputs.check_event(problems, draft, at, now=now)
+            tenant = self._own_tenant(by, draft.get("tenant"))
+            self._check_chosen(problems, draft.get("subscriptions"), tenant, at)
+            read.append((draft, tenant))
+        return read
+
+    def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
+        for position, id_ in enumerate(chosen or ()):
+            subscription = self._store.writer.index.by_id(id_)
+            if subscription is None or subscription.tenant != tenant:
+                problems.add(
+                    f"{at}/subscriptions/{position}", "unknown_subscription", "no subscription of the tenant has this id"
+                )
+
+    def _draft(self, event: EventInput, tenant: str) -> Draft:
+        return Draft(
+            id=event.id,
+            tenant=tenant,
+            type=event.type,
+            data=bytes(event.data),
+            occurred_at=_optional_int(event.occurred_at),
+            priority=inputs.priority_of(event),
+            ordering_key=event.ordering_key,
+            deliver_at=_optional_int(event.deliver_at),
+            expires_at=_optional_int(event.expires_at),
+            only=None if event.subscriptions is None else frozenset(event.subscriptions),
+            digest=None if event.id is None else inputs.event_digest(event, tenant),
+        )
+
+
+def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A published Python event as HTTP would have brought it."""
+    members = {name: value.isoformat() if isinstance(value, date) else value for name, value in event.items()}
+    if "data" in members:
+        given = event["data"]
+        data = bytes(given) if isinstance(given, bytes | bytearray | memoryview) else orjson.dumps(given)
+        check_json(data)
+        members["data"] = Raw(data)
+    return members
+
+
+def _optional_int(value: int | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,78 @@
+"""What all operations share: who may do what, for whom, and what they work on."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from hookengine.errors import Forbidden, Stopping
+from hookengine.inputs import DEFAULT_TENANT
+from hookengine.store import Key
+
+if TYPE_CHECKING:
+    from hookengine.access import Principal, Scope
+    from hookengine.clock import Clock
+    from hookengine.config import Config
+    from hookengine.netguard import Policy
+    from hookengine.observers import Waiters
+    from hookengine.store import Store
+
+
+class RequestKey(Struct, frozen=True, kw_only=True):
+    """An Idempotency-Key as a request brings it; `digest` is of the request's bytes."""
+
+    method: str
+    path: str
+    key: str
+    digest: bytes
+
+
+def request_digest(body: bytes) -> bytes:
+    """What tells two requests with the same Idempotency-Key apart."""
+    return sha256(body).digest()
+
+
+class Operations:
+    """
+    The parts that operations work on, and the checks that each begins with.
+
+    Inputs of operations are mappings of member names to values, as JSON has them; every mistake in them is raised at once, as
+    Invalid.
+    """
+
+    def __init__(self, store: Store, *, waiters: Waiters, clock: Clock, config: Config, policy: Policy) -> None:
+        self._store = store
+        self._waiters = waiters
+        self._clock = clock
+        self._config = config
+        self._policy = policy
+        self._refusing = False
+
+    @property
+    def accepting(self) -> bool:
+        """Whether events are taken."""
+        return not self._refusing
+
+    def refuse(self) -> None:
+        """Take no events and changes any more; questions are still answered."""
+        self._refusing = True
+
+    def _require(self, by: Principal, scope: Scope, *, changing: bool = False) -> None:
+        by.require(scope)
+        if changing and self._refusing:
+            raise Stopping
+
+    def _tenant(self, by: Principal, asked: str | None) -> str | None:
+        """Whose rows are read: a bound token's tenant, whatever is asked for."""
+        if by.tenant is not None and asked not in (None, by.tenant):
+            raise Forbidden(f"this token is bound to the tenant {by.tenant}")
+        return by.tenant or asked
+
+    def _own_tenant(self, by: Principal, given: str | None) -> str:
+        return self._tenant(by, given) or DEFAULT_TENANT
+
+    def _key(self, by: Principal, key: RequestKey, tenant: str | None) -> Key:
+        scope = tenant or by.tenant or DEFAULT_TENANT
+        return Key(tenant=scope, method=key.method, path=key.path, key=key.key, digest=key.digest)

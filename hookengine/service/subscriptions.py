@@ -1,0 +1,205 @@
+"""What is done with subscriptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from hookengine import inputs, models, views
+from hookengine.access import Principal, Scope
+from hookengine.errors import SubscriptionNotFound
+from hookengine.inputs import RotationInput, SubscriptionInput
+from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
+from hookengine.paging import Query, page
+from hookengine.presentation import shown_secret, shown_subscription
+from hookengine.profiles import PROFILES
+from hookengine.service.operations import Operations, RequestKey
+from hookengine.signing import check_secret, new_secret
+from hookengine.store import Answer, changes
+from hookengine.validation import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+DEFAULT_OVERLAP = 24 * 3_600_000
+
+
+class SubscriptionOperations(Operations):
+    """Of subscriptions."""
+
+    async def subscribe(
+        self,
+        by: Principal,
+        given: Mapping[str, Any],
+        *,
+        key: RequestKey | None = None,
+        render: Callable[[views.Subscription], bytes] | None = None,
+    ) -> views.Subscription | Answer:
+        """A new subscription with its secret, this once; a repetition with *key* gets what *render* made, without it."""
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        problems = Problems()
+        draft = problems.convert(SubscriptionInput, given)
+        tenant = self._own_tenant(by, draft.get("tenant"))
+        default_profile = self._config.delivery.default_profile
+        inputs.check_subscription(problems, draft, policy=self._policy, default_profile=default_profile)
+        wanted = problems.require(draft)
+        now = self._clock.now()
+        settings = inputs.settings(wanted, default_profile=default_profile)
+        secret = self._first_secret(wanted.secret, settings["profile"])
+        disabled = settings["state"] is SubscriptionState.DISABLED
+        subscription = models.Subscription(
+            seq=0,
+            id=self._clock.new_id("sub"),
+            tenant=tenant,
+            secrets=() if secret is None else (SigningSecret(value=Secret(secret)),),
+            disabled_reason=models.DisabledReason.MANUAL if disabled else None,
+            created_at=now,
+            updated_at=now,
+            **settings,
+        )
+        step = changes.add_subscription(
+            subscription,
+            None if key is None else self._key(by, key, tenant),
+            None if render is None else lambda made: render(self._view(made)),
+        )
+        made = await self._store.writer.change(step)
+        return made if isinstance(made, Answer) else replace(self._view(made), secret=secret)
+
+    async def subscription(self, by: Principal, id: str) -> views.Subscription:
+        """One subscription."""
+        self._require(by, Scope.SUBSCRIPTIONS_READ)
+        return self._view(self._subscription(by, id))
+
+    async def subscriptions(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Subscription]:
+        """A page of subscriptions, newest first."""
+        self._require(by, Scope.SUBSCRIPTIONS_READ)
+        asked = Query(query, {"tenant", "state"})
+        state = asked.choice("state", [state.value for state in SubscriptionState])
+        part = asked.slice(self._tenant(by, asked.text("tenant")))
+        found = sorted(
+            (
+                s
+                for s in self._store.writer.index
+                if s.seq < part.before and part.tenant in (None, s.tenant) and state in (None, s.state)
+            ),
+            key=lambda s: -s.seq,
+        )[: part.limit + 1]
+        after = found[part.limit - 1].seq if len(found) > part.limit else None
+        return page([self._view(s) for s in found[: part.limit]], after)
+
+    async def update_subscription(
+        self,
+        by: Principal,
+        id: str,
+        patch: Mapping[str, Any],
+        *,
+        versions: frozenset[int] | None = None,
+    ) -> views.Subscription:
+        """Apply a merge patch (RFC 7396) to a subscription's settings; `***` as a header's value keeps it."""
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+
+        def edit(current: models.Subscription, _: int) -> models.Subscription:
+            return self._patched(current, dict(patch))
+
+        return self._view(await self._edit(by, id, edit, versions))
+
+    async def enable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
+        """Let it get deliveries again: counters start anew, and what was held goes."""
+        return await self._set_state(by, id, SubscriptionState.ACTIVE, versions)
+
+    async def disable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
+        """Keep it from getting deliveries."""
+        return await self._set_state(by, id, SubscriptionState.DISABLED, versions)
+
+    async def unsubscribe(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> None:
+        """Delete it: what waits is cancelled, history stays readable."""
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        await self._store.writer.change(changes.delete_subscription(id, by.tenant, versions=versions))
+
+    async def secret(self, by: Principal, id: str) -> views.SubscriptionSecret:
+        """Its signing secret, and those it replaced that are still valid."""
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE)
+        return shown_secret(self._subscription(by, id), self._clock.now())
+
+    async def rotate_secret(
+        self,
+        by: Principal,
+        id: str,
+        given: Mapping[str, Any],
+        *,
+        versions: frozenset[int] | None = None,
+    ) -> views.SubscriptionSecret:
+        """Sign with a new secret, given or made; the one before signs beside it for the overlap."""
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        problems = Problems()
+        draft = problems.convert(RotationInput, given)
+        schemes = PROFILES[self._subscription(by, id).profile].schemes
+        chosen = draft.get("secret")
+        if not schemes:
+            problems.add("/secret", "invalid_secret", "this subscription's profile signs nothing")
+        elif chosen is not None:
+            try:
+                check_secret(schemes, chosen)
+            except ValueError as error:
+                problems.add("/secret", "invalid_secret", str(error))
+        wanted = problems.require(draft)
+        secret = chosen or new_secret(self._clock.new_bytes(32))
+        overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
+
+        def edit(current: models.Subscription, now: int) -> models.Subscription:
+            return replace(current, secrets=inputs.rotated(current, secret, overlap=overlap, now=now))
+
+        return shown_secret(await self._edit(by, id, edit, versions), self._clock.now())
+
+    def _first_secret(self, given: str | None, profile: str) -> str | None:
+        if not PROFILES[profile].schemes:
+            return None
+        return given or new_secret(self._clock.new_bytes(32))
+
+    def _subscription(self, by: Principal, id: str) -> models.Subscription:
+        subscription = self._store.writer.index.by_id(id)
+        if subscription is None or by.tenant not in (None, subscription.tenant):
+            raise SubscriptionNotFound
+        return subscription
+
+    async def _edit(
+        self,
+        by: Principal,
+        id: str,
+        edit: Callable[[models.Subscription, int], models.Subscription],
+        versions: frozenset[int] | None,
+    ) -> models.Subscription:
+        return await self._store.writer.change(changes.edit_subscription(id, by.tenant, edit, versions=versions))
+
+    async def _set_state(
+        self,
+        by: Principal,
+        id: str,
+        state: SubscriptionState,
+        versions: frozenset[int] | None,
+    ) -> views.Subscription:
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        return self._view(await self._edit(by, id, lambda current, _: replace(current, state=state), versions))
+
+    def _patched(self, current: models.Subscription, patch: dict[str, Any]) -> models.Subscription:
+        problems = Problems()
+        for name in ("tenant", "secret"):
+            if name in patch and patch[name] != getattr(current, name, UNSET):
+                problems.add(
+                    f"/{name}", "immutable_member", "rotate the secret instead" if name == "secret" else "cannot change"
+                )
+                del patch[name]
+        merged = inputs.merge(inputs.as_given(current), inputs.keep_hidden(patch, current))
+        draft = problems.convert(SubscriptionInput, merged)
+        default_profile = self._config.delivery.default_profile
+        inputs.check_subscription(
+            problems, draft, policy=self._policy, default_profile=default_profile, vet=draft.get("url") != current.url
+        )
+        inputs.check_kept_secrets(problems, draft.get("profile") or default_profile, current)
+        settings = inputs.settings(problems.require(draft), default_profile=default_profile)
+        return replace(current, **settings)
+
+    def _view(self, subscription: models.Subscription) -> views.Subscription:
+        return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))

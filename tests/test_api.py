@@ -1,0 +1,273 @@
+"""The Python API of a running engine."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from engines import PATIENCE, Gate, only, running
+
+from hookengine.errors import (
+    EventNotFound,
+    HookEngineError,
+    Invalid,
+    Malformed,
+    PreconditionFailed,
+    SubscriptionNotFound,
+)
+from hookengine.receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from hookengine.engine import Engine
+
+
+@pytest.fixture
+async def running_engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    """An engine at work."""
+    async with running(tmp_path) as made:
+        yield made
+
+
+# Events in Python
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b'{"a": 1.10,  "a":\t2}', b'{"a": 1.10,  "a":\t2}', id="bytes are kept"),
+        pytest.param(bytearray(b"[1e3]"), b"[1e3]", id="bytearray"),
+        pytest.param(memoryview(b" null"), b"null", id="memoryview"),
+        pytest.param({"b": 1, "a": [True, None]}, b'{"b":1,"a":[true,null]}', id="dict"),
+        pytest.param("text", b'"text"', id="text"),
+        pytest.param(None, b"null", id="none"),
+        pytest.param({"at": datetime(2026, 1, 2, tzinfo=UTC)}, b'{"at":"2026-01-02T00:00:00+00:00"}', id="datetime"),
+    ],
+)
+async def test_data_is_kept_or_printed(running_engine: Engine, data: object, expected: bytes) -> None:
+    """JSON text is the producer's own; objects are printed."""
+    event = await running_engine.publish("order.created", data)
+
+    assert expected.strip() == (await running_engine.event(event.id)).data.strip()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"{", id="cut"),
+        pytest.param(b'{"a":1}}', id="more"),
+        pytest.param(b'1},"type":"x"', id="another member"),
+        pytest.param(b"\xff", id="no UTF-8"),
+        pytest.param(b'"\\ud800"', id="lone surrogate"),
+        pytest.param(b"[" * 65 + b"]" * 65, id="deep"),
+        pytest.param(b"NaN", id="NaN"),
+    ],
+)
+async def test_bytes_that_are_no_json_are_refused(running_engine: Engine, data: bytes) -> None:
+    """They are the caller's mistake, as over HTTP, and nothing is stored."""
+    with pytest.raises((Malformed, Invalid)):
+        await running_engine.publish("order.created", data)
+
+    assert [] == (await running_engine.events()).data
+
+
+async def test_object_that_is_no_json_is_refused(running_engine: Engine) -> None:
+    """What orjson cannot print is a TypeError."""
+    with pytest.raises(TypeError):
+        await running_engine.publish("order.created", {"a": object()})
+
+
+async def test_publish_takes_what_http_takes(running_engine: Engine) -> None:
+    """Every member of an event can be given, times as datetimes or as texts."""
+    async with Receiver() as receiver:
+        sub = await running_engine.subscribe(receiver.url, tenant="acme", event_types=["other"])
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        event = await running_engine.publish(
+            "order.created",
+            {"id": 1},
+            tenant="acme",
+            id="mine-1",
+            occurred_at="2020-01-02T03:04:05+01:00",
+            priority="high",
+            ordering_key="k",
+            deliver_at=soon,
+            expires_at=soon + timedelta(hours=1),
+            subscriptions=[sub.id],
+        )
+
+    assert ("mine-1", "acme", "k", 1) == (event.id, event.tenant, event.ordering_key, event.deliveries)
+    assert datetime(2020, 1, 2, 2, 4, 5, tzinfo=UTC) == event.occurred_at
+    delivery = await only(running_engine)
+    assert delivery.next_attempt_at is not None
+    assert abs(delivery.next_attempt_at - soon) <= timedelta(milliseconds=1)
+
+
+async def test_batch_is_all_or_nothing(running_engine: Engine) -> None:
+    """A batch is accepted in its order, or not at all, with a pointer to each mistake."""
+    events = await running_engine.publish_batch([{"type": "a", "data": n} for n in range(3)])
+    assert ["a"] * 3 == [event.type for event in events]
+    with pytest.raises(Invalid) as refused:
+        await running_engine.publish_batch([{"type": "a", "data": 1}, {"type": "a b", "data": 1}, {"data": 1}])
+
+    assert ["/1/type", "/2/type"] == [mistake.pointer for mistake in refused.value.mistakes]
+    stored = (await running_engine.events()).data
+    assert [event.id for event in reversed(events)] == [event.id for event in stored]
+
+
+async def test_lists_are_paged(running_engine: Engine) -> None:
+    """A page leads to the next, newest first, and takes the filters of the API."""
+    async with Receiver() as receiver:
+        subs = [await running_engine.subscribe(receiver.url, tenant="acme") for _ in range(3)]
+        for n in range(3):
+            event = await running_engine.publish(f"type.{n}", n, tenant="acme")
+            await running_engine.wait(event.id, PATIENCE)
+        first = await running_engine.events(limit=2)
+        second = await running_engine.events(limit=2, cursor=first.next_cursor)
+        by_type = await running_engine.events(type="type.1", tenant="acme", until=datetime.now(UTC) + timedelta(hours=1))
+        deliveries = await running_engine.deliveries(event=event.id, state="delivered", tenant="acme")
+        subscriptions = await running_engine.subscriptions(tenant="acme", state="active", limit=2)
+
+    assert [["type.2", "type.1"], ["type.0"]] == [[event.type for event in page.data] for page in (first, second)]
+    assert (["type.1"], None) == ([event.type for event in by_type.data], second.next_cursor)
+    assert {sub.id for sub in subs} == {delivery.subscription for delivery in deliveries.data}
+    assert [subs[2].id, subs[1].id] == [sub.id for sub in subscriptions.data]
+
+
+# Waiting for deliveries
+
+
+async def test_wait_returns_when_all_are_final(running_engine: Engine) -> None:
+    """One delivered, one failed and one cancelled delivery are what is waited for."""
+    gate = Gate()
+    async with Receiver() as good, Receiver(500) as bad, Receiver(gate) as slow:
+        for receiver in (good, bad, slow):
+            last = await running_engine.subscribe(receiver.url, retry_schedule=["5ms"])
+        event = await running_engine.publish("order.created", {})
+        waiting = asyncio.create_task(running_engine.wait(event.id, PATIENCE))
+        await gate.arrived()
+        await bad.wait(2)
+        [pending] = (await running_engine.deliveries(subscription=last.id)).data
+        assert not waiting.done()
+        await running_engine.cancel(pending.id)
+        deliveries = await waiting
+
+    assert ["delivered", "failed", "cancelled"] == [delivery.state for delivery in deliveries]
+
+
+async def test_wait_has_an_end(running_engine: Engine) -> None:
+    """A delivery that takes longer than the timeout is a TimeoutError, and goes on."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url)
+        event = await running_engine.publish("order.created", {})
+        with pytest.raises(TimeoutError):
+            await running_engine.wait(event.id, 0.02)
+        gate.open()
+
+        assert ["delivered"] == [delivery.state for delivery in await running_engine.wait(event.id, PATIENCE)]
+
+
+async def test_wait_ends_when_a_delivery_is_held(running_engine: Engine) -> None:
+    """A held delivery is a TimeoutError at once, also if it comes to be held meanwhile."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        sub = await running_engine.subscribe(receiver.url)
+        event = await running_engine.publish("order.created", {})
+        waiting = asyncio.create_task(running_engine.wait(event.id, PATIENCE))
+        await gate.arrived()
+        await running_engine.disable(sub.id)
+        async with asyncio.timeout(2):
+            for call in (waiting, running_engine.wait(event.id, PATIENCE)):
+                with pytest.raises(TimeoutError, match="held"):
+                    await call
+
+
+async def test_wait_for_nothing(running_engine: Engine) -> None:
+    """An event without deliveries is done at once; one that is not there is not found."""
+    event = await running_engine.publish("order.created", {})
+
+    assert [] == await running_engine.wait(event.id, PATIENCE)
+    with pytest.raises(EventNotFound):
+        await running_engine.wait("evt_unknown", PATIENCE)
+
+
+# Subscriptions in Python
+
+
+async def test_subscription_has_its_settings(running_engine: Engine) -> None:
+    """Every setting can be given and is shown, but for credentials; the secret comes once."""
+    given = {
+        "event_types": ["order.*"],
+        "name": "billing",
+        "tenant": "acme",
+        "profile": "svix",
+        "method": "PUT",
+        "timeout": "3s",
+        "retry_schedule": ["1m", "90s"],
+        "disable_after_failures": 7,
+        "while_disabled": "skip",
+        "max_concurrency": 3,
+        "metadata": {"a": [1]},
+        "state": "disabled",
+    }
+    made = await running_engine.subscribe(
+        "http://127.0.0.1:8099/hook",
+        headers={"X-Key": "k"},
+        auth={"type": "basic", "username": "u", "password": "p"},
+        **given,  # type: ignore[arg-type]  # as declared
+    )
+    shown = await running_engine.subscription(made.id)
+
+    assert given == {name: getattr(shown, name) for name in given}
+    assert ({"X-Key": "***"}, {"type": "basic", "username": "u"}) == (shown.headers, shown.auth)
+    assert str(made.secret).startswith("whsec_")
+    assert made.secret == (await running_engine.secret(made.id)).secret
+    assert "secret" not in repr(shown)
+
+
+async def test_update_checks_the_version(running_engine: Engine) -> None:
+    """A change on top of what was read goes through once, and None takes a setting back to its default."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook", max_concurrency=3)
+    changed = await running_engine.update_subscription(made.id, version=made.version, max_concurrency=None, name="n")
+
+    assert (8, "n", made.version + 1) == (changed.max_concurrency, changed.name, changed.version)
+    with pytest.raises(PreconditionFailed):
+        await running_engine.update_subscription(made.id, version=made.version, name="other")
+
+
+async def test_rotated_secret_keeps_the_one_before(running_engine: Engine) -> None:
+    """After a rotation both secrets are listed, the old one with its end."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook")
+    rotated = await running_engine.rotate_secret(made.id, overlap="1h")
+
+    assert made.secret != rotated.secret
+    assert [made.secret] == [old.secret for old in rotated.previous]
+
+
+async def test_deleted_subscription_is_gone(running_engine: Engine) -> None:
+    """It is not found any more, by nobody, and gets nothing."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook")
+    await running_engine.unsubscribe(made.id)
+
+    for call in (running_engine.subscription, running_engine.unsubscribe, running_engine.enable):
+        with pytest.raises(SubscriptionNotFound):
+            await call(made.id)
+    assert 0 == (await running_engine.publish("order.created", {})).deliveries
+
+
+async def test_every_error_is_ours(running_engine: Engine) -> None:
+    """What a caller does wrong is raised as one of the documented errors."""
+    for call in (
+        running_engine.publish("no type", 1),
+        running_engine.subscribe("ftp://example.com"),
+        running_engine.delivery("dlv_unknown"),
+        running_engine.retry("dlv_unknown"),
+        running_engine.events(limit=0),
+    ):
+        with pytest.raises(HookEngineError):
+            await call
