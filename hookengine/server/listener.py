@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from hookengine.errors import StartError
-from hookengine.server import routes
+from hookengine.server import asked, routes
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class Server:
 
     def __init__(self, service: Service, *, tokens: Mapping[bytes, Principal], config: Config) -> None:
         app = web.Application(middlewares=[tell_errors, routes.authenticate], logger=logging.getLogger("hookengine.server"))
-        app[routes.SERVICE] = service
-        app[routes.TOKENS] = tokens
-        app[routes.LIMITS] = (config.server.max_body, config.server.max_batch_body)
+        app[asked.SERVICE] = service
+        app[asked.TOKENS] = tokens
+        app[asked.LIMITS] = (config.server.max_body, config.server.max_batch_body)
         app.add_routes(routes.table())
         self._options: dict[str, Any] = {
             "keepalive_timeout": _KEEP_ALIVE,

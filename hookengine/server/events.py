@@ -1,0 +1,72 @@
+"""Handlers of events: parse, ask the service, answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+from hookengine.server import wire
+from hookengine.server.asked import LIMITS, asker_of, id_of, query_of, read_text, service_of
+from hookengine.server.wire import JSON, NDJSON, answer, read_body, repeated
+from hookengine.store import Answer
+from hookengine.validation import format_time
+
+if TYPE_CHECKING:
+    from hookengine import views
+
+
+async def publish(request: web.Request) -> web.Response:
+    """POST /v1/events."""
+    body = await read_text(request)
+    accepted = await service_of(request).publish(
+        asker_of(request),
+        [wire.read_object(body)],
+        single=True,
+        key=wire.read_key(request, body),
+        render=lambda events: _accepted(events[0]),
+    )
+    if isinstance(accepted, Answer):
+        return repeated(accepted)
+    return web.Response(body=_accepted(accepted[0]), status=202, content_type=JSON)
+
+
+async def publish_batch(request: web.Request) -> web.Response:
+    """POST /v1/events/batch."""
+    body = await read_body(request, JSON, NDJSON, limit=request.app[LIMITS][1])
+    accepted = await service_of(request).publish(
+        asker_of(request),
+        wire.read_array(body, ndjson=request.content_type == NDJSON),
+        key=wire.read_key(request, body),
+        render=_accepted_batch,
+    )
+    if isinstance(accepted, Answer):
+        return repeated(accepted)
+    return web.Response(body=_accepted_batch(accepted), status=202, content_type=JSON)
+
+
+async def list_events(request: web.Request) -> web.Response:
+    """GET /v1/events."""
+    return answer(await service_of(request).events(asker_of(request), query_of(request)))
+
+
+async def show_event(request: web.Request) -> web.Response:
+    """GET /v1/events/{id}."""
+    return answer(await service_of(request).event(asker_of(request), id_of(request), tenant=request.query.get("tenant")))
+
+
+def _accepted(event: views.Event) -> bytes:
+    return orjson.dumps(
+        {
+            "id": event.id,
+            "type": event.type,
+            "tenant": event.tenant,
+            "accepted_at": format_time(round(event.accepted_at.timestamp() * 1000)),
+            "deliveries": event.deliveries,
+        }
+    )
+
+
+def _accepted_batch(events: list[views.Event]) -> bytes:
+    return orjson.dumps({"events": [{"id": event.id, "deliveries": event.deliveries} for event in events]})
