@@ -26,6 +26,7 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.store import rows
+from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
 from hookengine.store.queries import sql
 
@@ -49,9 +50,13 @@ def add_subscription(
             return answer
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
-        await tx.run(sql.save_health, rows.health_row(new.seq, Health()))
+        commit = Commit()
+        commit.health.append(rows.health_row(new.seq, Health()))
         if key is not None and render is not None:
-            await tx.run(sql.insert_idempotency_key, (*key.scope, key.digest, 201, render(new), tx.now))
+            answer = Answer(status=201, body=render(new))
+            commit.spent_keys.append((*key.scope, tx.now - KEY_LIFETIME))
+            commit.keys.append(rows.key_row(key, answer, tx.now, commit))
+        await tx.write(commit)
         tx.put(new, Health())
         return new
 
@@ -84,9 +89,11 @@ def edit_subscription(
                 await tx.run(sql.set_meta, (f"{_ENABLING}{before.seq}", tx.now))
             else:
                 edited = replace(edited, disabled_reason=DisabledReason.MANUAL)
-            await tx.run(sql.save_health, rows.health_row(before.seq, health))
         after = replace(edited, version=before.version + 1, updated_at=tx.now)
-        await tx.run(sql.update_subscription, (*rows.subscription_row(after, tx.vault), after.seq))
+        commit = Commit()
+        commit.health.append(rows.health_row(before.seq, health))
+        commit.changed.append(rows.changed_subscription_row(after, tx.vault, commit))
+        await tx.write(commit)
         tx.put(after, health)
         return after
 
@@ -224,7 +231,6 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
 async def _answered(tx: Transaction, key: Key) -> Answer | None:
     found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
     if not found:
-        await tx.run(sql.drop_key, (*key.scope, tx.now - KEY_LIFETIME))
         return None
     row: Any = found[0]
     if row[4] != key.digest:

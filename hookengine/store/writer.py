@@ -17,7 +17,6 @@ from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageFail
 from hookengine.models import Event
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
-from hookengine.store.database import write
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
 from hookengine.store.transaction import Transaction
@@ -222,7 +221,7 @@ class Writer:
     async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
         try:
             batch, answers = await self._stage(results, publications)
-            await write(self._db, batch.statements(self.vault))
+            await self._db.execute(sql.commit, batch.commit(self.vault).values())
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
