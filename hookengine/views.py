@@ -7,6 +7,7 @@ Times are aware datetimes in UTC; durations are texts such as "15s".
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
@@ -16,6 +17,7 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=1024)  # one commit's events have one time
 def moment(ms: int) -> datetime:
     """The datetime of *ms* since the epoch."""
     return _EPOCH + timedelta(milliseconds=ms)  # exact in every year; a float of seconds is not
