@@ -22,6 +22,7 @@ from hookengine.models import (
     Health,
     Interrupted,
     Outcome,
+    Rank,
     Refused,
     Request,
     Rules,
@@ -203,8 +204,10 @@ class Dispatcher:
             self._serve(after, [None, None, None])
         elif before.state is SubscriptionState.DISABLED:
             self._serve(after, [FROM_THE_START] * 3)
-        else:  # it has a lane, and its standing, unless its profile was not there
-            self._serve(after, [FROM_THE_START] * 3, self._scheduler.standing(after.seq))
+        else:  # it has a lane, unless its profile was not there, and keeps the width that it has earned
+            standing = self._scheduler.standing(after.seq)
+            earned = standing is not None and standing.rank is Rank.TRUSTED
+            self._serve(after, [FROM_THE_START] * 3, standing if earned else None)
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 
@@ -376,11 +379,11 @@ class Dispatcher:
         )
         # What somebody else made of it meanwhile is what the end of this attempt applies to.
         before = self._overruled.get(delivery.seq, delivery)
-        after = before
-        if before.state is DeliveryState.PENDING:
-            after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=self._clock.random())
-            if before is not delivery and after.state is not DeliveryState.DELIVERED:
-                after = replace(before, attempt_count=after.attempt_count)  # to be tried at once, with its whole schedule
+        after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=self._clock.random())
+        came_through = before.state is DeliveryState.PENDING and after.state is DeliveryState.DELIVERED
+        if before is not delivery and not came_through and after is not before:
+            # It stays cancelled, or is to be tried at once with its whole schedule; but this was an attempt.
+            after = replace(before, attempt_count=after.attempt_count)
         return Result(before=before, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name)
 
     async def _send(

@@ -106,7 +106,7 @@ class SubscriptionOperations(Operations):
         return self._view(await self._edit(by, id, edit, versions))
 
     async def enable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
-        """Let it get deliveries again: counters start anew, and what was held goes."""
+        """Let it get deliveries again: counters start anew, and what was held, or waited for a retry, goes."""
         return await self._set_state(by, id, SubscriptionState.ACTIVE, versions)
 
     async def disable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
@@ -181,7 +181,14 @@ class SubscriptionOperations(Operations):
         versions: frozenset[int] | None,
     ) -> views.Subscription:
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
-        return self._view(await self._edit(by, id, lambda current, _: replace(current, state=state), versions))
+        change = changes.edit_subscription(
+            id,
+            by.tenant,
+            lambda current, _: replace(current, state=state),
+            versions=versions,
+            enable=state is SubscriptionState.ACTIVE,
+        )
+        return self._view(await self._store.writer.change(change))
 
     def _patched(self, current: models.Subscription, patch: dict[str, Any]) -> models.Subscription:
         problems = Problems()

@@ -69,20 +69,23 @@ def edit_subscription(
     edit: Callable[[Subscription, int], Subscription],
     *,
     versions: frozenset[int] | None = None,
+    enable: bool = False,
 ) -> Callable[[Transaction], Awaitable[Subscription]]:
     """
     Let *edit* change the subscription as it is now; raises PreconditionFailed unless it has one of *versions*.
 
-    A state that *edit* changes takes its consequences: enabling starts the counters anew and lets what was held go.
+    A state that *edit* changes takes its consequences: enabling starts the counters anew and lets what was held go. With
+    *enable* so it does where the subscription is active, and has failed.
     """
 
     async def step(tx: Transaction) -> Subscription:
         before = _subscription(tx, id, tenant, versions)
         edited = edit(before, tx.now)
-        if edited == before:
-            return before
         health = tx.health.get(before.seq, Health())
-        if edited.state is not before.state:
+        starts_anew = enable and bool(health.consecutive_failures)
+        if edited == before and not starts_anew:
+            return before
+        if edited.state is not before.state or starts_anew:
             if edited.state is SubscriptionState.ACTIVE:
                 edited = replace(edited, disabled_reason=None)
                 health = counters.enabled(health, now=tx.now)
@@ -127,6 +130,7 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             raise DeliveryStateConflict(f"the delivery is {state}" + ("" if subscription else " and its subscription deleted"))
         if subscription.state is SubscriptionState.DISABLED:
             raise SubscriptionDisabled(f"the subscription is disabled ({subscription.disabled_reason}): enable it first")
+        ((attempt_count,),) = await tx.fetch(sql.retry_delivery, (tx.now, before.seq))
         after = replace(
             before,
             state=DeliveryState.PENDING,
@@ -136,8 +140,8 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             finished_at=None,
             failed_label=None,
             expires_at=None,
+            attempt_count=attempt_count,
         )
-        await tx.run(sql.retry_delivery, (tx.now, before.seq))
         tx.overrule(before, after)
 
     return step

@@ -10,7 +10,8 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 CREATE TEMP TRIGGER write_commit INSTEAD OF INSERT ON commits
 BEGIN
-    -- What an attempt did to its delivery; nothing if somebody else changed it after the attempt began.
+    -- What an attempt did to its delivery; nothing if somebody else changed it after the attempt began, unless to what it is
+    -- now as well: what was cancelled meanwhile has had one attempt more.
     UPDATE deliveries
     SET state = json_extract(new_row.value, '$[0]'),
         due_at = json_extract(new_row.value, '$[1]'),
@@ -21,7 +22,7 @@ BEGIN
         failed_label = json_extract(new_row.value, '$[6]')
     FROM json_each(new.settled) AS new_row
     WHERE deliveries.seq = json_extract(new_row.value, '$[7]')
-      AND deliveries.state = 'pending'
+      AND deliveries.state IN ('pending', json_extract(new_row.value, '$[0]'))
       AND deliveries.due_at = json_extract(new_row.value, '$[8]')
       AND deliveries.step = json_extract(new_row.value, '$[9]');
 

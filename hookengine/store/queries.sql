@@ -77,10 +77,13 @@ CROSS JOIN idempotency_keys AS k
 WHERE k.created_at > ?;
 
 -- retry_delivery
--- By hand: due now, with its whole schedule again.
+-- By hand: due now, with its whole schedule again. An attempt that ended while the delivery was cancelled may not be counted.
 UPDATE deliveries
-SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL
-WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled');
+SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL,
+    attempt_count = max(attempt_count, (
+        SELECT coalesce(max(number), 0) FROM attempts WHERE delivery = deliveries.seq AND outcome <> 'interrupted'))
+WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled')
+RETURNING attempt_count;
 
 -- cancel_delivery
 -- By hand.

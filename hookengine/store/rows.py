@@ -11,6 +11,7 @@ import orjson
 from hookengine import models, views
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
+from hookengine.store.intake import Receipt
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
@@ -85,6 +86,22 @@ def event(row: Sequence[Any]) -> models.Event:
         occurred_at=occurred_at,
         ordering_key=ordering_key,
     )
+
+
+def receipt(row: Sequence[Any]) -> tuple[tuple[str, str], tuple[bytes | None, Receipt]]:
+    """Id and tenant of an event accepted before, the digest of its request and what was answered, from `known_events`."""
+    id_, tenant, type_, accepted_at, occurred_at, ordering_key, deliveries, digest = row
+    event = models.Event(
+        seq=0,
+        id=id_,
+        tenant=tenant,
+        type=type_,
+        data=b"",
+        accepted_at=accepted_at,
+        occurred_at=occurred_at,
+        ordering_key=ordering_key,
+    )
+    return (id_, tenant), (digest, Receipt(event=event, deliveries=deliveries))
 
 
 def event_row(e: models.Event, deliveries: int, digest: bytes | None, commit: Commit) -> Values:

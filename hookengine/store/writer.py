@@ -14,7 +14,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageFailed, StorageUnavailable
-from hookengine.models import Event
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
@@ -267,7 +266,7 @@ class Writer:
             answers = {tuple(row[:4]): (row[4], Answer(status=row[5], body=row[6])) for row in found}
         if chosen:
             found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
-            seen = {(row[0], row[1]): (row[7], _receipt(row)) for row in found}
+            seen = dict(map(rows.receipt, found))
         batch.know(answers, seen)
 
     def _follow(self, batch: Batch, answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]) -> None:
@@ -401,18 +400,3 @@ def _refuse(publications: Iterable[_Publication], error: Exception) -> None:
 def _fail(done: asyncio.Future[Any], error: Exception) -> None:
     if not done.done():
         done.set_exception(error)
-
-
-def _receipt(row: Any) -> Receipt:
-    id_, tenant, type_, accepted_at, occurred_at, ordering_key, deliveries, _ = row
-    event = Event(
-        seq=0,
-        id=id_,
-        tenant=tenant,
-        type=type_,
-        data=b"",
-        accepted_at=accepted_at,
-        occurred_at=occurred_at,
-        ordering_key=ordering_key,
-    )
-    return Receipt(event=event, deliveries=deliveries)
