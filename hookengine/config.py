@@ -10,7 +10,9 @@ import json
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from itertools import groupby
+from pathlib import Path
 from textwrap import wrap
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -25,8 +27,9 @@ from hookengine.validation import Duration, Problems, did_you_mean, format_durat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from os import PathLike
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 # The widest networks that have one private owner: 10.0.0.0/8 and fc00::/7.
@@ -200,14 +203,20 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise invalid([("Config", mistake) for mistake in problems.mistakes])
 
     @classmethod
-    def load(cls, path: Path | None, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    def load(
+        cls,
+        path: str | PathLike[str] | None = None,
+        *,
+        environ: Mapping[str, str] = _NOTHING,
+        flags: Mapping[str, Any] = _NOTHING,
+    ) -> Config:
         """
-        The configuration of a TOML file (None: of no file), then the environment, then *flags*, the later one winning.
+        The configuration of a TOML file (None: of no file), then *environ*, then *flags*, the later one winning.
 
         *flags* are by the option's name, such as `server.listen`; None is a flag that was not given. Raises ConfigInvalid with
         every mistake: its `detail` is a line for each, and each has `parameter` (where it is, and the option's name).
         """
-        read = Sources.read(path, environ=environ, flags=flags, options=OPTIONS)
+        read = Sources.read(None if path is None else Path(path), environ=environ, flags=flags, options=OPTIONS)
         problems = Problems()
         draft = problems.convert(cls, read.tables)
         mistakes = read.mistakes + [(read.place_of(mistake), mistake) for mistake in problems.mistakes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +25,7 @@ from hookengine.store import Store
 from hookengine.vault import write_private
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
     import structlog
@@ -75,10 +76,7 @@ class Engine(Api):
 
         *config* is a TOML file, or what was read from one; *data* is a directory, made (0700) if need be.
         """
-        if isinstance(config, Config):
-            chosen = config
-        else:
-            chosen = Config.load(None if config is None else Path(config), environ=os.environ, flags={})
+        chosen = config if isinstance(config, Config) else Config.load(config, environ=os.environ)
         folder = Path(data)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,6 +95,17 @@ class Engine(Api):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object) -> AsyncIterator[None]:
+        """Run for as long as a FastAPI or Starlette application does: `FastAPI(lifespan=engine.lifespan)`."""
+        async with self:
+            yield
+
+    async def cleanup_ctx(self, _app: object) -> AsyncIterator[None]:
+        """Run for as long as an aiohttp application does: `app.cleanup_ctx.append(engine.cleanup_ctx)`."""
+        async with self:
+            yield
 
     # Its life.
 
