@@ -379,7 +379,8 @@ class Dispatcher:
         )
         # What somebody else made of it meanwhile is what the end of this attempt applies to.
         before = self._overruled.get(delivery.seq, delivery)
-        after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=self._clock.random())
+        rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
+        after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=rand)
         came_through = before.state is DeliveryState.PENDING and after.state is DeliveryState.DELIVERED
         if before is not delivery and not came_through and after is not before:
             # It stays cancelled, or is to be tried at once with its whole schedule; but this was an attempt.

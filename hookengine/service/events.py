@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_EVENTS = 1_000  # of one batch
 
+_TIMES = {"occurred_at", "deliver_at", "expires_at"}
 _FINAL = {DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED}
 
 
@@ -162,9 +163,12 @@ class EventOperations(Operations):
 
 
 def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A published Python event as HTTP would have brought it."""
-    members = {name: value.isoformat() if isinstance(value, date) else value for name, value in event.items()}
-    if "data" in members:
+    """A published Python event as HTTP would have brought it; None is what was not given."""
+    members = {name: value for name, value in event.items() if value is not None}
+    for name in _TIMES & members.keys():
+        if isinstance(members[name], date):
+            members[name] = members[name].isoformat()
+    if "data" in event:
         given = event["data"]
         data = bytes(given) if isinstance(given, bytes | bytearray | memoryview) else orjson.dumps(given)
         check_json(data)

@@ -59,7 +59,7 @@ class _Publication:
         self.drafts = drafts
         self.key = key
         self.render = render
-        self.size = sum(len(draft.data) for draft in drafts)
+        self.size = sum([len(draft.data) for draft in drafts])
         self.done = done
 
 
