@@ -212,6 +212,7 @@ class Engine:
             scheduler=Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size),
             sender=sender,
             clock=clock,
+            profiles=config.profiles,
             observe=_to_all(observers),
             payload_cache=config.delivery.payload_cache,
         )
@@ -349,6 +350,8 @@ class Engine:
         disable_after_failures: int | None = None,
         while_disabled: Literal["hold", "skip"] | None = None,
         max_concurrency: int | None = None,
+        target_id: int | None = None,
+        key_values: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         state: Literal["active", "disabled"] | None = None,
     ) -> Subscription:
@@ -368,6 +371,8 @@ class Engine:
             "disable_after_failures": disable_after_failures,
             "while_disabled": while_disabled,
             "max_concurrency": max_concurrency,
+            "target_id": target_id,
+            "key_values": key_values,
             "metadata": metadata,
             "state": state,
         }

@@ -25,8 +25,7 @@ from hookengine.jsontext import check_json
 from hookengine.models import DeliveryState, Health, Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, page
 from hookengine.presentation import shown_attempt, shown_events, shown_secret, shown_subscription
-from hookengine.profiles import PROFILES
-from hookengine.signing import check_secret, new_secret
+from hookengine.signing import new_secret
 from hookengine.store import Answer, Draft, Key, changes
 from hookengine.validation import Problems
 
@@ -67,6 +66,7 @@ class Service:
         self._clock = clock
         self._config = config
         self._policy = policy
+        self._profiles = config.profiles
         self._refusing = False
 
     @property
@@ -167,7 +167,9 @@ class Service:
         draft = problems.convert(SubscriptionInput, given)
         tenant = self._own_tenant(by, draft.get("tenant"))
         default_profile = self._config.delivery.default_profile
-        inputs.check_subscription(problems, draft, policy=self._policy, default_profile=default_profile)
+        inputs.check_subscription(
+            problems, draft, policy=self._policy, profiles=self._profiles, default_profile=default_profile
+        )
         wanted = problems.require(draft)
         now = self._clock.now()
         settings = inputs.settings(wanted, default_profile=default_profile)
@@ -259,17 +261,9 @@ class Service:
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
         problems = Problems()
         draft = problems.convert(RotationInput, given)
-        schemes = PROFILES[self._subscription(by, id).profile].schemes
-        chosen = draft.get("secret")
-        if not schemes:
-            problems.add("/secret", "invalid_secret", "this subscription's profile signs nothing")
-        elif chosen is not None:
-            try:
-                check_secret(schemes, chosen)
-            except ValueError as error:
-                problems.add("/secret", "invalid_secret", str(error))
+        inputs.check_rotation(problems, draft, self._profiles.get(self._subscription(by, id).profile))
         wanted = problems.require(draft)
-        secret = chosen or new_secret(self._clock.new_bytes(32))
+        secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def edit(current: models.Subscription, now: int) -> models.Subscription:
@@ -288,7 +282,9 @@ class Service:
         delivery, seq, event_seq = found
         event = (await self._store.reader.events_by_seq([event_seq])).get(event_seq)
         attempts = await self._store.reader.attempts(seq)
-        return replace(delivery, attempts=[shown_attempt(attempt, event) for attempt in attempts])
+        subscription = self._store.writer.index.by_id(delivery.subscription)
+        shown = [shown_attempt(attempt, event, subscription, self._profiles) for attempt in attempts]
+        return replace(delivery, attempts=shown)
 
     async def deliveries(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Delivery]:
         """A page of deliveries, newest first."""
@@ -384,7 +380,7 @@ class Service:
         )
 
     def _first_secret(self, given: str | None, profile: str) -> str | None:
-        if not PROFILES[profile].schemes:
+        if not self._profiles[profile].has_own_secrets:
             return None
         return given or new_secret(self._clock.new_bytes(32))
 
@@ -425,11 +421,18 @@ class Service:
         draft = problems.convert(SubscriptionInput, merged)
         default_profile = self._config.delivery.default_profile
         inputs.check_subscription(
-            problems, draft, policy=self._policy, default_profile=default_profile, vet=draft.get("url") != current.url
+            problems,
+            draft,
+            policy=self._policy,
+            profiles=self._profiles,
+            default_profile=default_profile,
+            vet=draft.get("url") != current.url,
         )
-        inputs.check_kept_secrets(problems, draft.get("profile") or default_profile, current)
+        inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
-        return replace(current, **settings)
+        fresh = new_secret(self._clock.new_bytes(32))
+        secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
+        return replace(current, secrets=secrets, **settings)
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))

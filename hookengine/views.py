@@ -87,6 +87,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     disable_after_failures: int | None
     while_disabled: str
     max_concurrency: int
+    target_id: int
+    key_values: dict[str, Any]
     metadata: dict[str, Any]
     state: str
     disabled_reason: str | None
