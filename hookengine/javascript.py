@@ -31,7 +31,7 @@ def stringify(text: bytes) -> bytes:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's members in JavaScript's order: array indices first; of duplicates the last value at the first place."""
     members = dict(pairs)
-    indices = [name for name in members if _ARRAY_INDEX.fullmatch(name) and int(name) <= _LAST_INDEX]
+    indices = [n for n in members if n.isdigit() and _ARRAY_INDEX.fullmatch(n) and int(n) <= _LAST_INDEX]
     if not indices:
         return members
     return {name: members.pop(name) for name in sorted(indices, key=int)} | members
@@ -46,8 +46,10 @@ def _integer(digits: str) -> int | orjson.Fragment:
     return orjson.Fragment((digits if kept else _printed(nearest)).encode())
 
 
-def _number(literal: str) -> orjson.Fragment:
+def _number(literal: str) -> float | orjson.Fragment:
     nearest = float(literal)
+    if 1e-4 <= abs(nearest) < 1e15 and not nearest.is_integer():
+        return nearest  # as orjson prints it too, in a third of the time
     return orjson.Fragment((literal if math.isinf(nearest) else _printed(nearest)).encode())
 
 

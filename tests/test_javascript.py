@@ -115,6 +115,7 @@ def double(bits: int) -> float:
 doubles = st.integers(0, 2**64 - 1).map(double).filter(lambda number: abs(number) < float("inf"))
 literals = st.one_of(
     doubles.map(repr),
+    st.floats(1e-5, 1e16).map(repr),
     doubles.map("{:.17e}".format),
     st.floats(1e-9, 1e23).map(repr),
     st.integers(-(2**53), 2**53).map(str),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -515,6 +516,13 @@ def test_profiles_are_known_by_their_names() -> None:
     for name, profile in PROFILES.items():
         assert (name, SCHEMES[name], "POST") == (profile.name, profile.schemes, profile.method)
         assert "application/json" == profile.content_type
+
+
+def test_every_profile_is_documented() -> None:
+    """Each profile has a section in docs/profiles.md, and there are no others."""
+    text = (Path(__file__).parent.parent / "docs" / "profiles.md").read_text()
+
+    assert set(PROFILES) == {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
 
 
 def test_table_cannot_be_changed() -> None:
