@@ -25,10 +25,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PRINTABLE = re.compile(r"[ -~]{0,2048}")
 _LONGEST_DELAY = 30 * 86_400_000  # ms
 
-# What HTTP itself sets (RFC 9112): two opinions on where a message ends or goes are request smuggling.
-_OF_HTTP = frozenset({
-    *("accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date", "expect", "host"),
-    *("keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+# What HTTP itself sets (RFC 9112), where two opinions on where a message ends or goes are request smuggling, and credentials,
+# which subscriptions have: theirs are encrypted and hidden.
+_RESERVED = frozenset({
+    *("accept-encoding", "authorization", "connection", "content-encoding", "content-length", "content-type", "cookie"),
+    *("date", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer"),
+    *("transfer-encoding", "upgrade"),
 })  # fmt: skip
 
 
@@ -41,8 +43,8 @@ def _envelope(text: str) -> str:
 def _header_name(text: str) -> str:
     if not HEADER_NAME.fullmatch(text):
         raise ValueError("expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
-    if text.lower() in _OF_HTTP:
-        raise ValueError(f"{quoted(text)} is set by hookengine or by HTTP itself")
+    if text.lower() in _RESERVED:
+        raise ValueError(f"{quoted(text)} is set by HTTP itself, or is a subscription's to have")
     return text
 
 

@@ -70,7 +70,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     """
     Who wants which events, where and how.
 
-    `secret` is set only in the answer that made it; None where a profile needs none. Header values read `***`.
+    `secret` is set only in the answer that made it; None where the profile needs none of its own. Header values read `***`.
     """
 
     id: str

@@ -160,6 +160,7 @@ def test_profiles_build_on_each_other_in_any_order() -> None:
         ({"envelope": 5}, ["envelope"]),
         ({"headers": {"X Y": "1", "TE": "x", "": "", "HOST": "h"}}, ["headers/X Y", "headers/TE", "headers/", "headers/HOST"]),
         ({"headers": {"X-A": "{body}", "X-B": "{id", "X-C": "}{"}}, ["headers/X-A", "headers/X-B", "headers/X-C"]),
+        ({"headers": {"Authorization": "Bearer x", "cookie": "a=b"}}, ["headers/Authorization", "headers/cookie"]),
         ({"headers": {"X-A": "{}", "X-B": "é", "X-C": "a\nb"}}, ["headers/X-A", "headers/X-B", "headers/X-C"]),
         ({"headers": {"x-a": "1", "X-A": "2"}}, ["headers"]),
         ({"headers": {"Webhook-ID": "1"}}, ["headers"]),

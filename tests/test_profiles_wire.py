@@ -325,6 +325,21 @@ async def test_change_of_profile_changes_whose_secret_signs(tmp_path: Path) -> N
     verify(request.body, request.headers, str(fresh))
 
 
+async def test_scope_that_was_changed(tmp_path: Path) -> None:
+    """A subscription's secret does not sign once its profile is configured to use the tenant's."""
+    async with Receiver() as receiver:
+        for scope in ("subscription", "tenant"):
+            profiles = {"acme": {"extends": "github", "secret_scope": scope}}
+            async with running(tmp_path, profiles=profiles, default_profile="acme") as engine:
+                if scope == "subscription":
+                    await engine.subscribe(receiver.url)
+                event = await engine.publish("order.created", {"a": 1})
+                await engine.wait(event.id, timeout=10)
+        first, second = receiver.requests
+
+    assert ["x-hub-signature-256"] == sorted(lower(first).keys() - lower(second).keys())
+
+
 async def test_profile_that_is_gone(tmp_path: Path) -> None:
     """A subscription whose profile was taken out of the file is held and shown, and works again with another one."""
     journal = Journal()
