@@ -26,6 +26,7 @@ from hookengine.models import (
     Refused,
     Request,
     Rules,
+    SigningSecret,
     Standing,
     Subscription,
     SubscriptionState,
@@ -39,15 +40,15 @@ from hookengine.observers import (
     StorageTrouble,
     SubscriptionChanged,
 )
-from hookengine.profiles import PROFILES, Profile
 from hookengine.scheduler import FROM_THE_START
 from hookengine.store import Recorded, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from hookengine.clock import Clock
     from hookengine.observers import Happening
+    from hookengine.profiles import Profile
     from hookengine.scheduler import Mark, Refill, Scheduler
     from hookengine.sender import Sender
     from hookengine.store import Store
@@ -124,6 +125,7 @@ class Dispatcher:
         scheduler: Scheduler,
         sender: Sender,
         clock: Clock,
+        profiles: Mapping[str, Profile],
         observe: Callable[[Happening], None],
         payload_cache: int,
     ) -> None:
@@ -132,6 +134,7 @@ class Dispatcher:
         self._scheduler = scheduler
         self._sender = sender
         self._clock = clock
+        self._profiles = profiles
         self._observe = observe
         self._payloads = Payloads(payload_cache)
         self._store: Store  # given by load()
@@ -294,7 +297,7 @@ class Dispatcher:
             return None
         target = self._targets.get(seq)
         if target is None:
-            profile = PROFILES.get(subscription.profile)
+            profile = self._profiles.get(subscription.profile)
             if profile is None:
                 self._observe(Fault(where=f"subscription {subscription.id}", error=f"no profile {subscription.profile!r}"))
                 return None
@@ -399,7 +402,9 @@ class Dispatcher:
                 target.profile,
                 target.subscription,
                 event,
+                secrets=_secrets(target),
                 attempt=delivery.attempt_count + 1,
+                retry=delivery.step,
                 now=now,
                 timeout=target.rules.timeout,
             )
@@ -469,6 +474,13 @@ class Dispatcher:
                 max_concurrency=subscription.max_concurrency,
             )
         self._scheduler.release(result.after.seq, standing, now=now)
+
+
+def _secrets(target: _Target) -> Sequence[SigningSecret]:
+    """The secrets that sign: the subscription's own, or its tenant's."""
+    if target.profile.secret_scope == "tenant":  # noqa: S105  # whose it is, not what it is
+        return ()  # tenants have none yet; until they do, what goes out here is unsigned
+    return target.subscription.secrets
 
 
 def _size(event: Event) -> int:

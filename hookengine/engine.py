@@ -217,6 +217,7 @@ class Engine(Api):
             scheduler=Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size),
             sender=sender,
             clock=clock,
+            profiles=config.profiles,
             observe=_to_all(observers),
             payload_cache=config.delivery.payload_cache,
         )

@@ -72,7 +72,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     """
     Who wants which events, where and how.
 
-    `secret` is set only in the answer that made it; None where a profile needs none. Header values read `***`.
+    `secret` is set only in the answer that made it; None where the profile needs none of its own. Header values read `***`.
     """
 
     id: str
@@ -89,6 +89,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     disable_after_failures: int | None
     while_disabled: str
     max_concurrency: int
+    target_id: int
+    key_values: dict[str, Any]
     metadata: dict[str, Any]
     state: str
     disabled_reason: str | None

@@ -14,9 +14,8 @@ from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, page
 from hookengine.presentation import shown_secret, shown_subscription
-from hookengine.profiles import PROFILES
 from hookengine.service.operations import Operations, RequestKey
-from hookengine.signing import check_secret, new_secret
+from hookengine.signing import new_secret
 from hookengine.store import Answer, changes
 from hookengine.validation import Problems
 
@@ -43,7 +42,9 @@ class SubscriptionOperations(Operations):
         draft = problems.convert(SubscriptionInput, given)
         tenant = self._own_tenant(by, draft.get("tenant"))
         default_profile = self._config.delivery.default_profile
-        inputs.check_subscription(problems, draft, policy=self._policy, default_profile=default_profile)
+        inputs.check_subscription(
+            problems, draft, policy=self._policy, profiles=self._profiles, default_profile=default_profile
+        )
         wanted = problems.require(draft)
         now = self._clock.now()
         settings = inputs.settings(wanted, default_profile=default_profile)
@@ -135,17 +136,9 @@ class SubscriptionOperations(Operations):
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
         problems = Problems()
         draft = problems.convert(RotationInput, given)
-        schemes = PROFILES[self._subscription(by, id).profile].schemes
-        chosen = draft.get("secret")
-        if not schemes:
-            problems.add("/secret", "invalid_secret", "this subscription's profile signs nothing")
-        elif chosen is not None:
-            try:
-                check_secret(schemes, chosen)
-            except ValueError as error:
-                problems.add("/secret", "invalid_secret", str(error))
+        inputs.check_rotation(problems, draft, self._profiles.get(self._subscription(by, id).profile))
         wanted = problems.require(draft)
-        secret = chosen or new_secret(self._clock.new_bytes(32))
+        secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def edit(current: models.Subscription, now: int) -> models.Subscription:
@@ -154,7 +147,7 @@ class SubscriptionOperations(Operations):
         return shown_secret(await self._edit(by, id, edit, versions), self._clock.now())
 
     def _first_secret(self, given: str | None, profile: str) -> str | None:
-        if not PROFILES[profile].schemes:
+        if not self._profiles[profile].has_own_secrets:
             return None
         return given or new_secret(self._clock.new_bytes(32))
 
@@ -202,11 +195,18 @@ class SubscriptionOperations(Operations):
         draft = problems.convert(SubscriptionInput, merged)
         default_profile = self._config.delivery.default_profile
         inputs.check_subscription(
-            problems, draft, policy=self._policy, default_profile=default_profile, vet=draft.get("url") != current.url
+            problems,
+            draft,
+            policy=self._policy,
+            profiles=self._profiles,
+            default_profile=default_profile,
+            vet=draft.get("url") != current.url,
         )
-        inputs.check_kept_secrets(problems, draft.get("profile") or default_profile, current)
+        inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
-        return replace(current, **settings)
+        fresh = new_secret(self._clock.new_bytes(32))
+        secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
+        return replace(current, secrets=secrets, **settings)
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))
