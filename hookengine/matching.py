@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Index:
         self._by_seq: dict[int, Subscription] = {}
         self._by_id: dict[str, Subscription] = {}
         self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
+        self._counts: Counter[str] = Counter()  # by tenant
         for subscription in subscriptions:
             self.put(subscription)
 
@@ -58,6 +60,7 @@ class Index:
             self._forget(before)
         self._by_seq[subscription.seq] = subscription
         self._by_id[subscription.id] = subscription
+        self._counts[subscription.tenant] += 1
         for pattern in subscription.event_types:
             self._wanting.setdefault((subscription.tenant, pattern), {})[subscription.seq] = subscription
 
@@ -72,6 +75,10 @@ class Index:
     def by_id(self, id: str) -> Subscription | None:  # the field's name
         """The subscription with this public id."""
         return self._by_id.get(id)
+
+    def count(self, tenant: str) -> int:
+        """How many *tenant* has, disabled ones too."""
+        return self._counts[tenant]
 
     def match(self, tenant: str, event_type: str, only: Collection[str] | None = None) -> tuple[Subscription, ...]:
         """
@@ -90,6 +97,9 @@ class Index:
 
     def _forget(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
+        self._counts[subscription.tenant] -= 1
+        if not self._counts[subscription.tenant]:
+            del self._counts[subscription.tenant]
         for pattern in set(subscription.event_types):
             wanting = self._wanting[subscription.tenant, pattern]
             del wanting[subscription.seq]
