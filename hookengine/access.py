@@ -120,15 +120,18 @@ def digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def authenticate(authorization: str | None, tokens: Mapping[bytes, Principal]) -> Principal:
+def authenticate(authorization: str | None, tokens: Mapping[bytes, Principal], *, now: int) -> Principal:
     """
     The principal behind an Authorization header (RFC 6750, 2.1), looked up by digest, so that nothing secret is compared.
 
-    Raises Unauthorized, with the same words for an unknown and for a malformed token.
+    Raises Unauthorized, with the same words for an unknown and for a malformed token. That one has expired is told: whoever
+    sends it had it whole.
     """
     scheme, _, rest = (authorization or "").partition(" ")
     token = rest.lstrip(" ")
     principal = tokens.get(digest(token)) if token and len(token) <= _LONGEST_TOKEN else None
     if scheme.lower() != "bearer" or principal is None:
         raise Unauthorized("send a valid token as 'Authorization: Bearer <token>'")
+    if principal.expires_at is not None and principal.expires_at <= now:
+        raise Unauthorized("this token has expired: have a new one made")
     return principal

@@ -15,7 +15,7 @@ TOKENS = {digest(TOKEN): ANA, digest(""): OWNER, digest("x" * 10_240): OWNER}
 def refusal(authorization: str | None) -> str:
     """What is said to a header that does not get in."""
     with pytest.raises(Unauthorized) as refused:
-        authenticate(authorization, TOKENS)
+        authenticate(authorization, TOKENS, now=0)
     return str(refused.value)
 
 
@@ -30,7 +30,7 @@ def refusal(authorization: str | None) -> str:
 )
 def test_a_known_token_gets_in(authorization: str) -> None:
     """A token that was given out is its principal, with the scheme in any case."""
-    assert ANA == authenticate(authorization, TOKENS)
+    assert ANA == authenticate(authorization, TOKENS, now=0)
 
 
 I54 = {
@@ -68,13 +68,24 @@ def test_longest_token_is_looked_up() -> None:
     """The bound on length admits every token that could be given out."""
     longest = "y" * 256
 
-    assert OWNER is authenticate(f"Bearer {longest}", {digest(longest): OWNER})
+    assert OWNER is authenticate(f"Bearer {longest}", {digest(longest): OWNER}, now=0)
+
+
+@pytest.mark.parametrize(("now", "gets_in"), [(999, True), (1_000, False), (10**15, False)])
+def test_expired_token_stays_out(now: int, *, gets_in: bool) -> None:
+    """A token opens until its time has come, and then says why it does not."""
+    short = Principal(user="ana", scopes=frozenset(), expires_at=1_000)
+    if gets_in:
+        assert short is authenticate(f"Bearer {TOKEN}", {digest(TOKEN): short}, now=now)
+    else:
+        with pytest.raises(Unauthorized, match="this token has expired"):
+            authenticate(f"Bearer {TOKEN}", {digest(TOKEN): short}, now=now)
 
 
 def test_no_tokens_let_nobody_in() -> None:
     """Before a token was made, none is valid."""
     with pytest.raises(Unauthorized):
-        authenticate(f"Bearer {TOKEN}", {})
+        authenticate(f"Bearer {TOKEN}", {}, now=0)
 
 
 def test_digest_does_not_hold_the_token() -> None:
@@ -156,7 +167,7 @@ def test_tokens_are_found_by_digest_and_user() -> None:
     tokens = Tokens([ana])
     tokens.put(bob)
 
-    assert ana.principal is authenticate("Bearer ana", tokens.principals)
+    assert ana.principal is authenticate("Bearer ana", tokens.principals, now=0)
     assert ([ana, bob], bob, None) == (list(tokens), tokens.of("bob"), tokens.of("eve"))
     tokens.remove("ana")
     assert ([bob], {bob.digest: bob.principal}) == (list(tokens), tokens.principals)
