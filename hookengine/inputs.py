@@ -163,7 +163,7 @@ class TokenInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires_at: Time | None = None
 
 
-class Named(Struct, frozen=True, kw_only=True):
+class _Named(Struct, frozen=True, kw_only=True):
     """What a path names, where something is to be made of that name."""
 
     type: EventType | None = None
@@ -173,7 +173,7 @@ class Named(Struct, frozen=True, kw_only=True):
 def check_named(problems: Problems, **names: str) -> None:
     """Whether what *names* says, a `type` or a `tenant` in a path, may be the name of something of the user's."""
     found = Problems()
-    draft = found.convert(Named, names)
+    draft = found.convert(_Named, names)
     _check_not_ours(found, draft, "")
     for mistake in found.mistakes:
         problems.mistakes.append(Mistake(parameter=(mistake.pointer or "")[1:], code=mistake.code, detail=mistake.detail))
