@@ -93,7 +93,7 @@ class Api:
 
     def counts(self) -> dict[str, int]:
         """How many rows there are in each table that requests fill."""
-        tables = ("events", "deliveries", "subscriptions", "idempotency_keys", "attempts")
+        tables = ("events", "deliveries", "subscriptions", "idempotency_keys")
         return {table: self.rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
 
     async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

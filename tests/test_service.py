@@ -424,12 +424,12 @@ async def test_wait(service: Service) -> None:
         found = await waiting
 
     assert [(each.id, "delivered") for each in made] == [(each.subscription, each.state) for each in found]
-    assert found == await service.wait(OWNER, accepted.id, 0.001)
+    assert found == await service.wait(OWNER, accepted.id, PATIENCE)
 
 
 async def test_wait_for_nothing(service: Service) -> None:
     """An event that nobody wants is done."""
-    assert [] == await service.wait(OWNER, (await publish(service, tenant="nobody")).id, 0.001)
+    assert [] == await service.wait(OWNER, (await publish(service, tenant="nobody")).id, PATIENCE)
 
 
 @pytest.mark.parametrize("state", ["pending", "held"])

@@ -1,4 +1,4 @@
-"""The changes of what an operator declares: tenants with their secrets, tokens, event types. Each runs alone too."""
+"""The changes of what an operator declares, each alone in its transaction: tenants, their secrets, tokens, event types."""
 
 from __future__ import annotations
 
