@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hookengine.service import Service
-    from hookengine.views import Delivery, Event, EventDetail, Page, Subscription, SubscriptionSecret
+    from hookengine.views import (
+        Delivery,
+        Event,
+        EventDetail,
+        EventType,
+        Page,
+        Subscription,
+        SubscriptionSecret,
+        Tenant,
+        TenantSecret,
+        Token,
+    )
 
 Moment = datetime | str  # an aware datetime, or RFC 3339
 
@@ -225,3 +236,83 @@ class Api:
     async def cancel(self, id: str) -> Delivery:
         """Give up a delivery that waits."""
         return await self._service.cancel(OWNER, id)
+
+    # Event types.
+
+    async def event_type(self, type: str) -> EventType:
+        """One event type that is declared."""
+        return await self._service.event_type(OWNER, type)
+
+    async def event_types(self, *, limit: int = 50, cursor: str | None = None) -> Page[EventType]:
+        """A page of event types, newest first."""
+        return await self._service.event_types(OWNER, {"limit": limit, "cursor": cursor})
+
+    async def set_event_type(
+        self, type: str, *, description: str, example: object = None, deprecated: bool | None = None
+    ) -> EventType:
+        """Declare an event type, or describe it anew, whole; *example* is data as `publish` takes it, None for none."""
+        given = {"description": description, "example": example, "deprecated": deprecated}
+        view, _ = await self._service.set_event_type_value(OWNER, type, given)
+        return view
+
+    async def delete_event_type(self, type: str) -> None:
+        """Declare an event type no more; its events, and the subscriptions to it, stay."""
+        await self._service.delete_event_type(OWNER, type)
+
+    # Tenants.
+
+    async def tenant(self, tenant: str) -> Tenant:
+        """One tenant that is declared."""
+        return await self._service.tenant(OWNER, tenant)
+
+    async def tenants(self, *, limit: int = 50, cursor: str | None = None) -> Page[Tenant]:
+        """A page of the tenants that are declared, newest first."""
+        return await self._service.tenants(OWNER, {"limit": limit, "cursor": cursor})
+
+    async def set_tenant(self, tenant: str, *, plan: str | None = None) -> Tenant:
+        """Put a tenant on a plan of the configuration; None takes it off its plan, and with it every limit."""
+        view, _ = await self._service.set_tenant(OWNER, tenant, {"plan": plan})
+        return view
+
+    async def delete_tenant(self, tenant: str) -> None:
+        """Forget a tenant's plan and secret; its subscriptions, events and tokens stay."""
+        await self._service.delete_tenant(OWNER, tenant)
+
+    async def tenant_secret(self, tenant: str) -> TenantSecret:
+        """The secret that signs a tenant's deliveries where the profile uses one, and those it replaced."""
+        return await self._service.tenant_secret(OWNER, tenant)
+
+    async def set_tenant_secret(self, tenant: str, *, secret: str | None = None, overlap: str | None = None) -> TenantSecret:
+        """Sign a tenant's deliveries with a new secret; the one before stays valid for *overlap*, by default "24h"."""
+        return await self._service.set_tenant_secret(OWNER, tenant, {"secret": secret, "overlap": overlap})
+
+    async def delete_tenant_secret(self, tenant: str) -> None:
+        """Sign a tenant's deliveries no more."""
+        await self._service.delete_tenant_secret(OWNER, tenant)
+
+    # Tokens.
+
+    async def tokens(self, *, limit: int = 50, cursor: str | None = None) -> Page[Token]:
+        """A page of tokens, newest first; never what to send."""
+        return await self._service.tokens(OWNER, {"limit": limit, "cursor": cursor})
+
+    async def create_token(
+        self,
+        user: str,
+        *,
+        scopes: Sequence[str] | None = None,
+        tenant: str | None = None,
+        expires_at: Moment | None = None,
+    ) -> Token:
+        """A token for a user who has none, with its `token` this once; without *scopes*, all but "admin"."""
+        given = {
+            "user": user,
+            "scopes": None if scopes is None else list(scopes),
+            "tenant": tenant,
+            "expires_at": expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at,
+        }
+        return await self._service.create_token(OWNER, given)
+
+    async def delete_token(self, user: str) -> None:
+        """Let a user's token open nothing any more."""
+        await self._service.delete_token(OWNER, user)

@@ -122,7 +122,9 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default_profile: Annotated[
         str, Meta(description="The profile of subscriptions that name none: one of hookengine's, or of this file.")
     ] = "standard"
-    strict_event_types: Annotated[bool, Meta(description="Refuse events whose type was not declared.")] = False
+    strict_event_types: Annotated[
+        bool, Meta(description="Refuse events whose type was not declared, and subscriptions that name one exactly.")
+    ] = False
 
     def __post_init__(self) -> None:
         if self.queue_size < self.concurrency:

@@ -402,7 +402,7 @@ class Dispatcher:
                 target.profile,
                 target.subscription,
                 event,
-                secrets=_secrets(target),
+                secrets=self._secrets(target),
                 attempt=delivery.attempt_count + 1,
                 retry=delivery.step,
                 now=now,
@@ -416,6 +416,12 @@ class Dispatcher:
             return request, _broken(type(error).__name__)
         self._weigh(outcome)
         return request, outcome
+
+    def _secrets(self, target: _Target) -> Sequence[SigningSecret]:
+        """The secrets that sign: the subscription's own, or its tenant's; raises StorageCorrupt where those cannot be read."""
+        if target.profile.secret_scope == "tenant":  # noqa: S105  # whose it is, not what it is
+            return self._store.writer.tenant_secrets(target.subscription.tenant)
+        return target.subscription.secrets
 
     def _weigh(self, outcome: Outcome) -> None:
         """Whether this machine is able to send at all."""
@@ -474,13 +480,6 @@ class Dispatcher:
                 max_concurrency=subscription.max_concurrency,
             )
         self._scheduler.release(result.after.seq, standing, now=now)
-
-
-def _secrets(target: _Target) -> Sequence[SigningSecret]:
-    """The secrets that sign: the subscription's own, or its tenant's."""
-    if target.profile.secret_scope == "tenant":  # noqa: S105  # whose it is, not what it is
-        return ()  # tenants have none yet; until they do, what goes out here is unsigned
-    return target.subscription.secrets
 
 
 def _size(event: Event) -> int:

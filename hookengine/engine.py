@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import ChainMap
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -232,12 +233,17 @@ class Engine(Api):
         await dispatcher.load(store)
         for unreadable in store.unreadable:
             _to_all(observers)(Fault(where="start", error=str(unreadable)))
+        for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
+            _to_all(observers)(
+                Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit")
+            )
         maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
         observers.append(maintenance)
         service = Service(store, waiters=waiters, clock=clock, config=config, policy=policy)
         server = None
         if self._serve is not None:
-            tokens = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}
+            owner = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}
+            tokens = ChainMap(owner, store.writer.tokens.principals)
             server = Server(service, tokens=tokens, config=config)
             await server.start(self._serve)
             stack.push_async_callback(server.close)

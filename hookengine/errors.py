@@ -9,12 +9,18 @@ HookEngineError
  │   ├─ NotFound                 404
  │   │   ├─ EventNotFound
  │   │   ├─ SubscriptionNotFound
- │   │   └─ DeliveryNotFound
+ │   │   ├─ DeliveryNotFound
+ │   │   ├─ EventTypeNotFound
+ │   │   ├─ TenantNotFound
+ │   │   ├─ TenantSecretNotFound
+ │   │   └─ TokenNotFound
  │   ├─ MethodNotAllowed         405
  │   ├─ Conflict                 409
  │   │   ├─ EventExists
  │   │   ├─ DeliveryStateConflict
- │   │   └─ SubscriptionDisabled
+ │   │   ├─ SubscriptionDisabled
+ │   │   ├─ SubscriptionLimitReached
+ │   │   └─ TokenExists
  │   ├─ PreconditionFailed       412
  │   ├─ PayloadTooLarge          413
  │   ├─ UnsupportedMediaType     415
@@ -130,6 +136,30 @@ class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
 
 
+class EventTypeNotFound(NotFound):
+    """No event type of this name is declared."""
+
+    code = "event_type_not_found"
+
+
+class TenantNotFound(NotFound):
+    """No tenant of this name is declared."""
+
+    code = "tenant_not_found"
+
+
+class TenantSecretNotFound(NotFound):
+    """This tenant has no signing secret."""
+
+    code = "tenant_secret_not_found"
+
+
+class TokenNotFound(NotFound):
+    """This user has no token."""
+
+    code = "token_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """This path does not take this method."""
 
@@ -160,6 +190,18 @@ class SubscriptionDisabled(Conflict):
     """The subscription is disabled."""
 
     code = "subscription_disabled"
+
+
+class SubscriptionLimitReached(Conflict):
+    """The tenant has as many subscriptions as its plan lets it have."""
+
+    code = "subscription_limit_reached"
+
+
+class TokenExists(Conflict):
+    """This user has a token already: delete it before another one is made."""
+
+    code = "token_exists"
 
 
 class PreconditionFailed(RequestError):

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import orjson
 from msgspec import Meta, Raw, Struct
 
+from hookengine.access import Scope
 from hookengine.envelopes import with_query
+from hookengine.errors import Mistake
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
-from hookengine.signing import check_secret
+from hookengine.signing import Scheme, check_secret
 from hookengine.validation import Draft, Duration, Problems, Time, did_you_mean, format_duration, pointer, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from hookengine import models
 
@@ -29,6 +31,10 @@ HIDDEN = "***"
 LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
 
 _OUR_TYPE = re.compile(rf"{OURS}(?![A-Za-z0-9_])")
+_MOST_SUGGESTIONS = 10  # of one request
+_MOST_SUGGESTED = 1000  # event types that are looked through for one
+# Every profile that signs with the tenant's secret takes its characters as the key.
+_TENANT_SCHEMES = (Scheme(header="signature", value="{signature}", signed="{body}"),)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
 _MOST_HEADERS = 32
 _HEADER_BYTES = 8192
@@ -67,6 +73,10 @@ TypePattern = Annotated[
 Tenant = Annotated[str, _form(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*", 64, "at most 64 letters, digits and _ . : @ -")]
 EventId = Annotated[str, _form(r"[A-Za-z0-9_-]+", 64, "1 to 64 letters, digits, _ and -")]
 Line = Annotated[str, _form(r"[^\x00-\x1f\x7f]*", 200, "at most 200 characters, none of them a control character")]
+Prose = Annotated[
+    str, _form(r"[^\x00-\x08\x0b-\x1f\x7f]*", 1000, "at most 1000 characters, none of them a control character but line ends")
+]
+User = Annotated[str, _form(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*", 128, "at most 128 letters, digits and _ . : @ + -")]
 OrderingKey = Annotated[str, _form(r"[^\x00-\x1f\x7f]+", 200, "1 to 200 characters, none of them a control character")]
 AnyText = Annotated[str, Meta(max_length=4096)]
 Timeout = Duration
@@ -126,19 +136,98 @@ class RotationInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     overlap: Duration | None = None
 
 
+class EventTypeInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is said of an event type; `example` is the producer's own JSON text."""
+
+    description: Prose
+    example: Raw | None = None
+    deprecated: bool | None = None
+
+
+class TenantInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is declared of a tenant."""
+
+    plan: AnyText | None = None
+
+
+class TokenInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token to make."""
+
+    user: User
+    scopes: (
+        Annotated[
+            list[Literal["events:read", "events:write", "subscriptions:read", "subscriptions:write", "admin"]],
+            Meta(min_length=1, max_length=100),
+        ]
+        | None
+    ) = None
+    tenant: Tenant | None = None
+    expires_at: Time | None = None
+
+
+class _Named(Struct, frozen=True, kw_only=True):
+    """What a path names, where something is to be made of that name."""
+
+    type: EventType | None = None
+    tenant: Tenant | None = None
+
+
+def check_named(problems: Problems, **names: str) -> None:
+    """Whether what *names* says, a `type` or a `tenant` in a path, may be the name of something of the user's."""
+    found = Problems()
+    draft = found.convert(_Named, names)
+    _check_not_ours(found, draft, "")
+    for mistake in found.mistakes:
+        problems.mistakes.append(Mistake(parameter=(mistake.pointer or "")[1:], code=mistake.code, detail=mistake.detail))
+
+
+def check_listed(problems: Problems, type: str | None, at: str, listed: Collection[str]) -> None:
+    """Whether an event type is among those that are *listed*; the engine's own always are."""
+    if type is None or type in listed or _OUR_TYPE.match(type):
+        return
+    # A suggestion costs up to 10 ms: the first mistakes have one, and a batch cannot hold up the engine.
+    known = listed if len(problems.mistakes) < _MOST_SUGGESTIONS and len(listed) <= _MOST_SUGGESTED else ()
+    problems.add(at, "unknown_event_type", f"no event type {quoted(type)} is declared{did_you_mean(type, known)}")
+
+
+def check_token(problems: Problems, draft: Draft[TokenInput], *, now: int) -> None:
+    """What a token must hold beside the forms of its members."""
+    tenant, scopes, expires_at = draft.get("tenant"), draft.get("scopes"), draft.get("expires_at")
+    if tenant == OURS:
+        problems.add("/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
+    if tenant is not None and Scope.ADMIN in (scopes or ()):
+        problems.add("/scopes", "unbound_scope", "admin is of all tenants: leave it out, or leave the token unbound")
+    if expires_at is not None and expires_at <= now:
+        problems.add("/expires_at", "invalid_value", "expires_at has passed")
+
+
+def check_tenant_secret(problems: Problems, secret: str | None) -> None:
+    """Whether *secret* can sign a tenant's deliveries."""
+    if secret is None:
+        return
+    try:
+        check_secret(_TENANT_SCHEMES, secret)
+    except ValueError as error:
+        problems.add("/secret", "invalid_secret", str(error))
+
+
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:
     """What an event must hold beside the forms of its members."""
-    type_, own = draft.get("type"), draft.get("tenant")
-    if isinstance(type_, str) and _OUR_TYPE.match(type_):
-        problems.add(at + "/type", "reserved_type", f"types that start with '{OURS}.' are the engine's own")
-    if own == OURS:
-        problems.add(at + "/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
+    _check_not_ours(problems, draft, at)
     deliver_at, expires_at = draft.get("deliver_at"), draft.get("expires_at")
     if deliver_at is not None and deliver_at > now + LATEST_DELIVERY:
         problems.add(at + "/deliver_at", "too_late", "an event can be delivered at most 365 days from now")
     # One that has passed is no mistake: the event is accepted, and shown as expired.
     if expires_at is not None and deliver_at is not None and expires_at <= deliver_at:
         problems.add(at + "/expires_at", "invalid_value", "expires_at must lie after deliver_at")
+
+
+def _check_not_ours(problems: Problems, draft: Draft[Any], at: str) -> None:
+    type_, tenant = draft.get("type"), draft.get("tenant")
+    if isinstance(type_, str) and _OUR_TYPE.match(type_):
+        problems.add(at + "/type", "reserved_type", f"types that start with '{OURS}.' are the engine's own")
+    if tenant == OURS:
+        problems.add(at + "/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
 
 
 def event_digest(event: EventInput, tenant: str) -> bytes:
@@ -364,13 +453,13 @@ def keep_hidden(patch: dict[str, Any], subscription: models.Subscription) -> dic
     return {**patch, "headers": kept}
 
 
-def rotated(subscription: models.Subscription, secret: str, *, overlap: int, now: int) -> tuple[SigningSecret, ...]:
-    """The secrets after a rotation: the new one signs from now on, the one before it for *overlap* ms more."""
+def rotated(secrets: tuple[SigningSecret, ...], secret: str, *, overlap: int, now: int) -> tuple[SigningSecret, ...]:
+    """*secrets* after a rotation: the new one signs from now on, the one before it for *overlap* ms more."""
     before = [
         SigningSecret(value=each.value, expires_at=now + overlap if each.expires_at is None else each.expires_at)
-        for each in subscription.secrets
+        for each in secrets
     ]
-    valid = [each for each in before if each.expires_at is not None and each.expires_at > now]
+    valid = [each for each in before if each.expires_at is not None and each.expires_at > now and each.value != secret]
     return (SigningSecret(value=Secret(secret)), *valid)
 
 

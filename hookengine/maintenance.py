@@ -1,4 +1,4 @@
-"""Upkeep in small steps between other work: what was enabled, deleted, has expired or is past its retention."""
+"""Upkeep in small steps between other work: what was enabled, deleted, has expired, is past its retention, or was used."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 from hookengine.errors import StorageFailed, Unavailable
 from hookengine.models import SubscriptionState
 from hookengine.observers import Fault, Happening, SubscriptionChanged
-from hookengine.store import changes
+from hookengine.store import changes, registry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hookengine.store import Store, Transaction
 
+    _Step = Callable[[Transaction], Awaitable[int]]
+
 EVERY = 30.0  # s between rounds that nothing asked for
+BETWEEN_USES = 60_000  # ms between two writes of when a token was used
 
 
 class Maintenance:
@@ -24,11 +27,12 @@ class Maintenance:
     def __init__(self, store: Store, *, retention: int, observe: Callable[[Happening], None]) -> None:
         self._store = store
         self._observe = observe
-        self._steps: tuple[Callable[[Transaction], Awaitable[int]], ...] = (
+        self._steps: tuple[_Step, ...] = (
             changes.bring_forward,
             changes.cancel_rest,
             changes.expire,
             changes.prune(retention),
+            registry.note_uses(BETWEEN_USES),
         )
         self._wake = asyncio.Event()
         self._stopping = False
@@ -42,28 +46,33 @@ class Maintenance:
             self._wake.set()
 
     async def run(self) -> None:
-        """Work until `stop`."""
+        """Work until `stop`; at last, write down what must not wait for a round that does not come."""
         while not self._stopping:
             self._wake.clear()
             for step in self._steps:
                 await self._finish(step)
             await self._sleep()
+        if self._store.writer.tokens.unwritten(0):
+            await self._once(registry.note_uses(0))
 
     def stop(self) -> None:
         """Begin no further step."""
         self._stopping = True
         self._wake.set()
 
-    async def _finish(self, step: Callable[[Transaction], Awaitable[int]]) -> None:
+    async def _finish(self, step: _Step) -> None:
         """Repeat *step* until it finds nothing; what keeps it from that is tried again in the next round."""
+        while not self._stopping and await self._once(step):
+            pass
+
+    async def _once(self, step: _Step) -> int:
         try:
-            while not self._stopping:
-                if not await self._store.writer.change(step):
-                    return
+            return await self._store.writer.change(step)
         except (Unavailable, StorageFailed):
             pass  # the writer tells of it
         except Exception as error:  # noqa: BLE001  # a row that cannot be read must end neither upkeep nor the engine
             self._observe(Fault(where="upkeep", error=repr(error)))
+        return 0
 
     async def _sleep(self) -> None:
         timer = asyncio.get_running_loop().call_later(EVERY, self._wake.set)

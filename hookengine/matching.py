@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class Index:
         self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
         self._matched: dict[tuple[str, str], tuple[Subscription, ...]] = {}  # by tenant and type, since the last change
         self._remembered = 0  # subscriptions in `_matched`, and one more for each
+        self._counts: Counter[str] = Counter()  # by tenant
         for subscription in subscriptions:
             self.put(subscription)
 
@@ -63,6 +65,7 @@ class Index:
             self._forget(before)
         self._by_seq[subscription.seq] = subscription
         self._by_id[subscription.id] = subscription
+        self._counts[subscription.tenant] += 1
         for pattern in subscription.event_types:
             self._wanting.setdefault((subscription.tenant, pattern), {})[subscription.seq] = subscription
 
@@ -78,6 +81,10 @@ class Index:
     def by_id(self, id: str) -> Subscription | None:  # the field's name
         """The subscription with this public id."""
         return self._by_id.get(id)
+
+    def count(self, tenant: str) -> int:
+        """How many *tenant* has, disabled ones too."""
+        return self._counts[tenant]
 
     def match(self, tenant: str, event_type: str, only: Collection[str] | None = None) -> tuple[Subscription, ...]:
         """
@@ -110,6 +117,9 @@ class Index:
 
     def _forget(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
+        self._counts[subscription.tenant] -= 1
+        if not self._counts[subscription.tenant]:
+            del self._counts[subscription.tenant]
         for pattern in set(subscription.event_types):
             wanting = self._wanting[subscription.tenant, pattern]
             del wanting[subscription.seq]

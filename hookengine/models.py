@@ -249,6 +249,18 @@ class Subscription(Struct, frozen=True, kw_only=True, gc=False):
     updated_at: int
 
 
+class Tenant(Struct, frozen=True, kw_only=True, gc=False):
+    """What is kept of a customer; one of whom nothing is kept needs none."""
+
+    seq: int
+    name: str
+    plan: str | None = None
+    secrets: tuple[SigningSecret, ...] = ()  # newest first
+    readable: bool = True  # its secrets; where they are not, nothing must go out unsigned
+    created_at: int
+    updated_at: int
+
+
 class Event(Struct, frozen=True, kw_only=True, gc=False):
     """Something that happened."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hookengine import views
 from hookengine.errors import Invalid, Mistake
@@ -13,11 +14,19 @@ from hookengine.store import BEFORE_ALL, Slice
 from hookengine.validation import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 MOST_ROWS = 250  # of one page
 
 _CURSOR = re.compile(rb"before:([1-9][0-9]{0,18})")
+
+
+class _Numbered(Protocol):
+    @property
+    def seq(self) -> int: ...
+
+
+Numbered = TypeVar("Numbered", bound=_Numbered)
 
 
 class Query:
@@ -89,6 +98,13 @@ class Query:
         except (ValueError, AttributeError) as error:
             self._wrong(name, str(error))
             return None
+
+
+def newest(items: Iterable[Numbered], part: Slice) -> tuple[list[Numbered], int | None]:
+    """Of what is kept in memory in any order, a page, newest first, and the key to go on from."""
+    before = (item for item in items if item.seq < part.before)
+    found = nlargest(part.limit + 1, before, key=lambda item: item.seq)
+    return found[: part.limit], found[part.limit - 1].seq if len(found) > part.limit else None
 
 
 def page(data: list[Any], after: int | None) -> views.Page[Any]:

@@ -8,6 +8,7 @@ from zlib import crc32
 from msgspec import UNSET
 
 from hookengine import inputs, models, views
+from hookengine.access import Scope
 from hookengine.profiles import Profile, body
 from hookengine.signing import public_key
 from hookengine.views import moment, optional_moment
@@ -15,7 +16,8 @@ from hookengine.views import moment, optional_moment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hookengine.models import Health
+    from hookengine.access import Token
+    from hookengine.models import Health, SigningSecret
     from hookengine.store import Receipt, StoredAttempt
 
 
@@ -68,19 +70,53 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
     )
 
 
+def shown_tenant(t: models.Tenant, *, subscriptions: int, limit: int | None) -> views.Tenant:
+    """A tenant, without its secrets."""
+    return views.Tenant(
+        tenant=t.name,
+        plan=t.plan,
+        subscriptions=subscriptions,
+        max_subscriptions=limit,
+        created_at=moment(t.created_at),
+        updated_at=moment(t.updated_at),
+    )
+
+
+def shown_tenant_secret(secrets: tuple[SigningSecret, ...], now: int) -> views.TenantSecret:
+    """The first of *secrets*, with which a tenant's deliveries are signed, and those that it replaced."""
+    return views.TenantSecret(secret=str(secrets[0].value), previous=_previous(secrets, now))
+
+
+def shown_token(t: Token, last_used_at: int | None) -> views.Token:
+    """A token by whom it is for: of itself there is nothing to show."""
+    by = t.principal
+    return views.Token(
+        user=by.user,
+        scopes=[scope.value for scope in Scope if scope in by.scopes],
+        tenant=by.tenant,
+        created_at=moment(t.created_at),
+        expires_at=optional_moment(by.expires_at),
+        last_used_at=optional_moment(last_used_at),
+    )
+
+
 def shown_secret(s: models.Subscription, now: int) -> views.SubscriptionSecret:
     """The secret that signs, and those that still sign beside it."""
     newest = next((str(each.value) for each in s.secrets if each.expires_at is None), None)
     public = None if newest is None else public_key(newest)
     return views.SubscriptionSecret(
         secret=newest,
-        previous=[
-            views.OldSecret(secret=str(each.value), expires_at=moment(each.expires_at))
-            for each in s.secrets
-            if each.expires_at is not None and each.expires_at > now
-        ],
+        previous=_previous(s.secrets, now),
         public_key=UNSET if public is None else public,
     )
+
+
+def _previous(secrets: tuple[SigningSecret, ...], now: int) -> list[views.OldSecret]:
+    return [
+        views.OldSecret(secret=str(each.value), expires_at=moment(each.expires_at))
+        for each in secrets
+        if each.expires_at is not None and each.expires_at > now
+    ]
 
 
 def shown_attempt(

@@ -127,6 +127,53 @@ class SubscriptionSecret(Struct, frozen=True, kw_only=True):
         return f"SubscriptionSecret(previous={len(self.previous)})"
 
 
+class EventType(Struct, frozen=True, kw_only=True):
+    """A type of events that is declared: `example` is the producer's own JSON text."""
+
+    type: str
+    description: str
+    example: bytes | None
+    deprecated: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """A customer, with the number of its subscriptions and how many its plan lets it have; None is no limit."""
+
+    tenant: str
+    plan: str | None
+    subscriptions: int
+    max_subscriptions: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TenantSecret(Struct, frozen=True, kw_only=True):
+    """The secret with which a tenant's deliveries are signed, and those it replaced."""
+
+    secret: str
+    previous: list[OldSecret]
+
+    def __repr__(self) -> str:
+        return f"TenantSecret(previous={len(self.previous)})"
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """A token of the API, by whom it is for; `token`, what to send, is set only in the answer that made it."""
+
+    user: str
+    scopes: list[str]
+    tenant: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    token: str | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return f"Token(user={self.user!r}, scopes={self.scopes!r}, tenant={self.tenant!r})"
+
+
 class AttemptError(Struct, frozen=True, kw_only=True):
     """Why an attempt did not succeed."""
 

@@ -13,7 +13,7 @@ from engines import LOOPBACK, PATIENCE, rows
 from msgspec import Struct
 from multidict import CIMultiDict
 
-from hookengine.config import Config, Delivery, Server
+from hookengine.config import Config, Delivery, Plan, Server
 from hookengine.engine import DATABASE, TOKEN_FILE, Engine
 
 if TYPE_CHECKING:
@@ -144,9 +144,11 @@ def read_raw(answer: bytes) -> Answer:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, server: Server | None = None, **delivery: Any) -> AsyncIterator[Api]:
+async def serving(
+    folder: Path, *, server: Server | None = None, plans: dict[str, Plan] | None = None, **delivery: Any
+) -> AsyncIterator[Api]:
     """An engine on a file in *folder* that serves its API on loopback and may call loopback, with a client."""
-    config = Config(security=LOOPBACK, server=server or Server(), delivery=Delivery(**delivery))
+    config = Config(security=LOOPBACK, server=server or Server(), delivery=Delivery(**delivery), plans=plans or {})
     engine = Engine(folder / DATABASE, config=config, serve="127.0.0.1:0")
     await engine.start()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hookengine.access import OWNER, TOKEN_PREFIX, Principal, Scope, authenticate, digest
+from hookengine.access import DEFAULT_SCOPES, OWNER, TOKEN_PREFIX, Principal, Scope, Token, Tokens, authenticate, digest
 from hookengine.errors import Forbidden, Unauthorized
 
 TOKEN = TOKEN_PREFIX + "5e0f" * 16
@@ -15,7 +15,7 @@ TOKENS = {digest(TOKEN): ANA, digest(""): OWNER, digest("x" * 10_240): OWNER}
 def refusal(authorization: str | None) -> str:
     """What is said to a header that does not get in."""
     with pytest.raises(Unauthorized) as refused:
-        authenticate(authorization, TOKENS)
+        authenticate(authorization, TOKENS, now=0)
     return str(refused.value)
 
 
@@ -30,7 +30,7 @@ def refusal(authorization: str | None) -> str:
 )
 def test_a_known_token_gets_in(authorization: str) -> None:
     """A token that was given out is its principal, with the scheme in any case."""
-    assert ANA == authenticate(authorization, TOKENS)
+    assert ANA == authenticate(authorization, TOKENS, now=0)
 
 
 I54 = {
@@ -68,13 +68,24 @@ def test_longest_token_is_looked_up() -> None:
     """The bound on length admits every token that could be given out."""
     longest = "y" * 256
 
-    assert OWNER is authenticate(f"Bearer {longest}", {digest(longest): OWNER})
+    assert OWNER is authenticate(f"Bearer {longest}", {digest(longest): OWNER}, now=0)
+
+
+@pytest.mark.parametrize(("now", "gets_in"), [(999, True), (1_000, False), (10**15, False)])
+def test_expired_token_stays_out(now: int, *, gets_in: bool) -> None:
+    """A token opens until its time has come, and then says why it does not."""
+    short = Principal(user="ana", scopes=frozenset(), expires_at=1_000)
+    if gets_in:
+        assert short is authenticate(f"Bearer {TOKEN}", {digest(TOKEN): short}, now=now)
+    else:
+        with pytest.raises(Unauthorized, match="this token has expired"):
+            authenticate(f"Bearer {TOKEN}", {digest(TOKEN): short}, now=now)
 
 
 def test_no_tokens_let_nobody_in() -> None:
     """Before a token was made, none is valid."""
     with pytest.raises(Unauthorized):
-        authenticate(f"Bearer {TOKEN}", {})
+        authenticate(f"Bearer {TOKEN}", {}, now=0)
 
 
 def test_digest_does_not_hold_the_token() -> None:
@@ -129,3 +140,65 @@ def test_principal_is_frozen() -> None:
     """Nobody gains a scope while a request runs."""
     with pytest.raises(AttributeError):
         ANA.tenant = None  # type: ignore[misc]  # what must fail
+
+
+# The tokens that were given out.
+
+
+def token(user: str, *, text: str | None = None, last_used_at: int | None = None) -> Token:
+    """What is kept of a token."""
+    return Token(
+        seq=1,
+        principal=Principal(user=user, scopes=DEFAULT_SCOPES),
+        digest=digest(text or user),
+        created_at=0,
+        last_used_at=last_used_at,
+    )
+
+
+def test_default_scopes_are_the_first_four() -> None:
+    """Without a word about scopes, a token opens everything but what is the operator's."""
+    assert set(Scope) - DEFAULT_SCOPES == {Scope.ADMIN}
+
+
+def test_tokens_are_found_by_digest_and_user() -> None:
+    """What is put opens, and what is removed opens no more."""
+    ana, bob = token("ana"), token("bob")
+    tokens = Tokens([ana])
+    tokens.put(bob)
+
+    assert ana.principal is authenticate("Bearer ana", tokens.principals, now=0)
+    assert ([ana, bob], bob, None) == (list(tokens), tokens.of("bob"), tokens.of("eve"))
+    tokens.remove("ana")
+    assert ([bob], {bob.digest: bob.principal}) == (list(tokens), tokens.principals)
+
+
+def test_uses_are_remembered() -> None:
+    """The last use is known at once, and given to be written only when the written one is old enough."""
+    tokens = Tokens([token("ana"), token("bob", last_used_at=50), token("eve")])
+    ana, bob = (tokens.of(user).principal for user in ("ana", "bob"))  # type: ignore[union-attr]  # they are there
+    for now, principal in ((90, ana), (100, ana), (100, bob)):
+        tokens.use(principal, now)
+
+    assert [100, 100, None] == [tokens.last_used_at(user) for user in ("ana", "bob", "eve")]
+    assert [("ana", 100)] == tokens.unwritten(51)
+    assert [("ana", 100), ("bob", 100)] == tokens.unwritten(50)
+    tokens.use(bob, 110)  # while the write runs
+    tokens.written([("ana", 100), ("bob", 100)])
+    assert ([("bob", 110)], []) == (tokens.unwritten(0), tokens.unwritten(11))
+    assert [100, 110] == [tokens.last_used_at(user) for user in ("ana", "bob")]
+
+
+def test_use_of_what_is_no_token_here_leaves_no_trace() -> None:
+    """The owner is nobody's namesake, and whoever asked with a token that is gone by now used no other."""
+    tokens = Tokens([token("owner"), token("ana")])
+    before = tokens.of("ana")
+    assert before is not None
+    tokens.use(before.principal, 1)
+    tokens.remove("ana")
+    tokens.put(token("ana", text="another"))
+    for principal in (OWNER, before.principal, Principal(user="eve", scopes=frozenset())):
+        tokens.use(principal, 5)
+
+    assert [] == tokens.unwritten(0)
+    assert [None, None] == [tokens.last_used_at(user) for user in ("owner", "ana")]

@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 from engines import PATIENCE, Gate, only, running
+from msgspec import UNSET
+from msgspec.structs import replace
 
+from hookengine.config import Config, Plan
+from hookengine.engine import Engine
 from hookengine.errors import (
     EventNotFound,
+    EventTypeNotFound,
     HookEngineError,
     Invalid,
     Malformed,
     PreconditionFailed,
+    SubscriptionLimitReached,
     SubscriptionNotFound,
+    TenantNotFound,
+    TenantSecretNotFound,
+    TokenExists,
 )
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from hookengine.engine import Engine
 
 
 @pytest.fixture
@@ -283,3 +290,85 @@ async def test_every_error_is_ours(running_engine: Engine) -> None:
     ):
         with pytest.raises(HookEngineError):
             await call
+
+
+# Event types, tenants and tokens in Python
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param(b'{ "n" : 1.10 }', b'{ "n" : 1.10 }', id="bytes are kept"),
+        pytest.param({"n": 1}, b'{"n":1}', id="dict"),
+        pytest.param(b"null", None, id="null"),
+    ],
+)
+async def test_event_type_in_python(running_engine: Engine, example: object, expected: bytes | None) -> None:
+    """A type is declared with an example as data is published, changed whole, listed and deleted."""
+    made = await running_engine.set_event_type("order.created", description="An order", example=example, deprecated=True)
+    assert ("order.created", "An order", expected, True) == (made.type, made.description, made.example, made.deprecated)
+    assert made == await running_engine.event_type("order.created")
+    assert [made] == (await running_engine.event_types(limit=1)).data
+    again = await running_engine.set_event_type("order.created", description="Other")
+
+    assert (None, False) == (again.example, again.deprecated)
+    await running_engine.delete_event_type("order.created")
+    with pytest.raises(EventTypeNotFound):
+        await running_engine.event_type("order.created")
+
+
+async def test_example_that_is_no_json(running_engine: Engine) -> None:
+    """Bytes that are no JSON text are refused, as over HTTP."""
+    with pytest.raises(Malformed):
+        await running_engine.set_event_type("a", description="", example=b"{")
+
+
+async def test_tenant_in_python(tmp_path: Path) -> None:
+    """A tenant is put on a plan, which limits it, and taken off it."""
+    config = Config(plans={"pro": Plan(max_subscriptions=1)})
+    async with Engine(tmp_path / "hooks.db", config=config) as engine:
+        made = await engine.set_tenant("acme", plan="pro")
+        await engine.subscribe("https://example.com/", tenant="acme")
+        with pytest.raises(SubscriptionLimitReached):
+            await engine.subscribe("https://example.com/", tenant="acme")
+        shown = await engine.tenant("acme")
+        assert (0, 1, 1) == (made.subscriptions, shown.subscriptions, shown.max_subscriptions)
+        assert [shown] == (await engine.tenants()).data
+        assert None is (await engine.set_tenant("acme")).plan
+        await engine.subscribe("https://example.com/", tenant="acme")
+        await engine.delete_tenant("acme")
+
+        with pytest.raises(TenantNotFound):
+            await engine.tenant("acme")
+
+
+async def test_tenant_secret_in_python(running_engine: Engine) -> None:
+    """A tenant's secret is made, rotated, shown and deleted."""
+    first = await running_engine.set_tenant_secret("acme")
+    second = await running_engine.set_tenant_secret("acme", secret="mine", overlap="1h")
+
+    assert ("mine", [first.secret]) == (second.secret, [old.secret for old in second.previous])
+    assert second == await running_engine.tenant_secret("acme")
+    await running_engine.delete_tenant_secret("acme")
+    with pytest.raises(TenantSecretNotFound):
+        await running_engine.tenant_secret("acme")
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["datetime", "text"])
+async def test_token_in_python(running_engine: Engine, *, as_text: bool) -> None:
+    """A token is made with what HTTP takes, shown once, listed without itself, and deleted."""
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    made = await running_engine.create_token(
+        "ann", scopes=("events:read",), tenant="acme", expires_at=later.isoformat() if as_text else later
+    )
+    [shown] = (await running_engine.tokens()).data
+
+    assert str(made.token).startswith("hke_")
+    assert (["events:read"], "acme", later) == (made.scopes, made.tenant, made.expires_at)
+    assert (replace(made, token=UNSET), UNSET) == (shown, shown.token)
+    assert str(made.token) not in repr(made)
+    with pytest.raises(TokenExists):
+        await running_engine.create_token("ann")
+    await running_engine.delete_token("ann")
+    assert 4 == len((await running_engine.create_token("ann")).scopes)

@@ -20,7 +20,7 @@ import pytest
 
 from hookengine import __version__, errors
 from hookengine.cli import main
-from hookengine.cli.event import deliver_at, event_body
+from hookengine.cli.arguments import document, moment
 from hookengine.cli.exits import report
 from hookengine.cli.following import Line, news
 from hookengine.cli.output import cell, describe_attempt, printable, show_table
@@ -204,7 +204,17 @@ def running(data: Path, url: str, *, pid: int | None = None, token: str | None =
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["event", "--help"], ["event", "send", "--help"], ["--version"], ["serve", "-h"]]
+    "argv",
+    [
+        ["--help"],
+        ["event", "--help"],
+        ["event", "send", "--help"],
+        ["event-type", "set", "--help"],
+        ["tenant", "secret", "set", "--help"],
+        ["token", "create", "--help"],
+        ["--version"],
+        ["serve", "-h"],
+    ],
 )
 def test_help_loads_nothing_that_is_slow(argv: list[str]) -> None:
     """Help and version are shown without a server, an event loop, a table printer or a log library."""
@@ -242,11 +252,11 @@ def test_list_through_a_pipe_loads_no_table_printer(server: Server) -> None:
 def test_module_is_the_command() -> None:
     """`python -m hookengine` runs the same verbs and hands their status to the shell."""
     version = subprocess.run([sys.executable, "-m", "hookengine", "--version"], capture_output=True, text=True, check=False)
-    wrong = subprocess.run([sys.executable, "-m", "hookengine", "evnt"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([sys.executable, "-m", "hookengine", "deliver"], capture_output=True, text=True, check=False)
 
     assert (0, f"hookengine {__version__}\n") == (version.returncode, version.stdout)
     assert (2, "") == (wrong.returncode, wrong.stdout)
-    assert "Did you mean 'event'?" in wrong.stderr
+    assert "Did you mean 'delivery'?" in wrong.stderr
 
 
 @pytest.mark.parametrize(
@@ -670,7 +680,7 @@ def test_numbers_longer_than_python_converts_are_sent() -> None:
     """A number of ten thousand digits is JSON."""
     digits = b"9" * 10_000
 
-    assert b'{"type": "t","data":' + digits + b"}" == event_body({"type": "t"}, digits)
+    assert b'{"type": "t","data":' + digits + b"}" == document({"type": "t", "id": None}, "data", digits)
 
 
 def test_missing_file_is_a_mistake_of_usage(ask: Callable[..., Ended]) -> None:
@@ -698,7 +708,7 @@ def test_missing_file_is_a_mistake_of_usage(ask: Callable[..., Ended]) -> None:
 )
 def test_at_is_a_duration_from_now_or_a_time(text: str, expected: str) -> None:
     """A duration becomes a time; all else is for the server to judge."""
-    assert expected == deliver_at(text, now=NOON)
+    assert expected == moment(text, now=NOON)
 
 
 def test_at_goes_to_the_server(server: Server, ask: Callable[..., Ended]) -> None:
@@ -1059,6 +1069,157 @@ def test_yes_does_not_ask(server: Server) -> None:
 
     assert 0 == ended.status
     assert "[y/N]" not in ended.out
+
+
+# Event types, tenants, tokens
+
+
+EVENT_TYPE = b'{"type":"a","description":"A","example":{"n": 1.10},"deprecated":false}'
+TOKEN: dict[str, Any] = {"user": "ann", "scopes": ["events:read"], "tenant": None, "expires_at": None}
+
+
+@pytest.mark.parametrize(
+    ("argv", "body"),
+    [
+        pytest.param(
+            ["--description", "A", "--example", '{"n": 1.10}'],
+            b'{"description": "A", "deprecated": false,"example":{"n": 1.10}}',
+            id="example",
+        ),
+        pytest.param(
+            ["--description", "", "--deprecated"], b'{"description": "", "deprecated": true,"example":null}', id="no example"
+        ),
+    ],
+)
+def test_event_type_is_set(server: Server, ask: Callable[..., Ended], argv: list[str], body: bytes) -> None:
+    """The whole of it is sent, the example as it is, and what came back is shown, digits and all."""
+    server.on("PUT /v1/event-types/order%2Fcreated", EVENT_TYPE)
+    ended = ask("event-type", "set", "order/created", *argv)
+
+    assert Ended(0, 'type\ta\ndescription\tA\nexample\t{"n": 1.10}\ndeprecated\tfalse\n', "") == ended
+    assert body == server.last.body
+
+
+@pytest.mark.parametrize("example", ["{", "1,2", "NaN", ""])
+def test_example_that_is_not_one_json_value_is_not_sent(server: Server, ask: Callable[..., Ended], example: str) -> None:
+    """It would become other members of the request."""
+    ended = ask("event-type", "set", "a", "--description", "A", "--example", example)
+
+    assert (2, "", []) == (ended.status, ended.out, server.receiver.requests)
+    assert "the example is not JSON" in ended.err
+
+
+def test_event_types_are_shown_and_listed(server: Server, ask: Callable[..., Ended]) -> None:
+    """One with its example, a page of them with what they mean."""
+    server.on("GET /v1/event-types/a", EVENT_TYPE)
+    server.on("GET /v1/event-types", page({"type": "a", "deprecated": True, "description": "A", "example": 1}, cursor="c"))
+
+    assert 'example\t{"n": 1.10}\n' in ask("event-type", "show", "a").out
+    assert Ended(0, EVENT_TYPE.decode() + "\n", "") == ask("event-type", "show", "a", "--json")
+    assert Ended(0, "a\ttrue\tA\n", "There are more: --cursor c\n") == ask("event-type", "list", "--limit", "1")
+    assert {"limit": "1"} == server.query
+
+
+@pytest.mark.parametrize(
+    ("argv", "route", "document"),
+    [
+        (["show", "a b"], "GET /v1/tenants/a%20b", None),
+        (["set", "acme"], "PUT /v1/tenants/acme", {}),
+        (["set", "acme", "--plan", "pro"], "PUT /v1/tenants/acme", {"plan": "pro"}),
+        (["secret", "show", "acme"], "GET /v1/tenants/acme/secret", None),
+        (["secret", "set", "acme"], "PUT /v1/tenants/acme/secret", {}),
+        (
+            ["secret", "set", "acme", "--secret", "@secret.txt", "--overlap", "1h"],
+            "PUT /v1/tenants/acme/secret",
+            {"secret": "hush", "overlap": "1h"},
+        ),
+    ],
+)
+def test_tenant_is_acted_on(
+    server: Server, ask: Callable[..., Ended], argv: list[str], route: str, document: dict[str, Any] | None
+) -> None:
+    """Each verb asks its path and shows what came back."""
+    Path("secret.txt").write_text("hush\n")
+    server.on(route, {"secret": "whsec_s", "previous": []})
+
+    assert Ended(0, "secret\twhsec_s\nprevious\t\n", "") == ask("tenant", *argv)
+    assert (b"" if document is None else json.dumps(document).encode()) == server.last.body
+
+
+def test_tenants_are_listed(server: Server, ask: Callable[..., Ended]) -> None:
+    """A page shows how much of its plan each tenant uses."""
+    server.on("GET /v1/tenants", page({"tenant": "acme", "plan": "pro", "subscriptions": 2, "max_subscriptions": 3}))
+
+    assert Ended(0, "acme\tpro\t2\t3\n", "") == ask("tenant", "list")
+
+
+@pytest.mark.parametrize(
+    ("argv", "document"),
+    [
+        pytest.param(["ann"], {"user": "ann"}, id="least"),
+        pytest.param(
+            ["ann", "--scope", "events:read", "--scope", "admin", "--tenant", "a", "--expires-at", "2031-01-01T00:00:00Z"],
+            {"user": "ann", "scopes": ["events:read", "admin"], "tenant": "a", "expires_at": "2031-01-01T00:00:00Z"},
+            id="most",
+        ),
+    ],
+)
+def test_token_is_created(server: Server, ask: Callable[..., Ended], argv: list[str], document: dict[str, Any]) -> None:
+    """What is given is sent, and the token comes on standard output, with a word to the person."""
+    server.on("POST /v1/tokens", TOKEN | {"token": "hke_x"}, status=201)
+    ended = ask("token", "create", *argv)
+
+    assert (0, document) == (ended.status, server.document)
+    assert ended.out.endswith("token\thke_x\n")
+    assert "shown this once" in ended.err
+    assert "" == ask("token", "create", *argv, "--json").err
+
+
+def test_token_for_a_while(server: Server, ask: Callable[..., Ended]) -> None:
+    """A duration counts from now."""
+    server.on("POST /v1/tokens", TOKEN, status=201)
+    ask("token", "create", "ann", "--expires-at", "36500d")
+
+    assert server.document["expires_at"].startswith("21")
+
+
+def test_second_token_is_status_6(server: Server, ask: Callable[..., Ended]) -> None:
+    """A conflict has its status, as everywhere; a scope that there is not is a mistake of usage."""
+    server.on("POST /v1/tokens", {"code": "token_exists", "detail": "this user has one", "status": 409}, status=409)
+
+    assert Ended(6, "", "Error: this user has one\n") == ask("token", "create", "ann")
+    assert 2 == ask("token", "create", "ann", "--scope", "all").status
+
+
+def test_tokens_are_listed(server: Server, ask: Callable[..., Ended]) -> None:
+    """A page shows who has one, for what, and when it was used."""
+    server.on("GET /v1/tokens", page(TOKEN | {"created_at": "c", "last_used_at": "l"}))
+
+    assert Ended(0, "ann\tevents:read\t\tc\t\tl\n", "") == ask("token", "list")
+
+
+DELETIONS = [
+    (("token", "delete", "ann"), "tokens/ann", "Delete the token of ann?", "the token of ann is deleted"),
+    (("tenant", "delete", "a"), "tenants/a", "Forget the plan and the signing secret of a?", "a is forgotten"),
+    (("tenant", "secret", "delete", "a"), "tenants/a/secret", "then go out unsigned?", "the secret of a is deleted"),
+    (("event-type", "delete", "a"), "event-types/a", "Delete the type a?", "a is declared no more"),
+]
+
+
+@pytest.mark.parametrize("deletion", DELETIONS)
+def test_what_is_declared_is_deleted(
+    server: Server, ask: Callable[..., Ended], typed: Callable[[bytes], None], deletion: tuple[tuple[str, ...], str, str, str]
+) -> None:
+    """A program is not asked, a person is, unless with --yes."""
+    argv, path, question, done = deletion
+    server.on(f"DELETE /v1/{path}", b"", status=204)
+    typed(b"")
+    url = ("--url", server.receiver.url)
+
+    assert [Ended(0, "", f"{done}\n"), Ended(0, "", "")] == [ask(*argv), ask(*argv, "--json")]
+    refused = on_terminal(b"n\n", *argv, *url)
+    assert (1, True, 2) == (refused.status, f"{question} [y/N]" in refused.out, len(server.receiver.requests))
+    assert 0 == on_terminal(b"", *argv, "--yes", *url).status
 
 
 def test_no_color_holds_for_marks_too(server: Server) -> None:

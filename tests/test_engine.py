@@ -23,7 +23,7 @@ from engines import LOOPBACK, PATIENCE, Gate, Journal, blocked_writer, edit, eng
 from storage import Faulty, io_error
 
 from hookengine.client import Client
-from hookengine.config import Config
+from hookengine.config import Config, Plan
 from hookengine.engine import DATABASE, Engine
 from hookengine.errors import (
     AlreadyRunning,
@@ -283,6 +283,19 @@ async def test_port_in_use_leaves_nothing_open(tmp_path: Path, complaints: list[
         assert [] == complaints
     async with running(tmp_path):
         pass
+
+
+async def test_plan_that_is_configured_no_more_is_told(tmp_path: Path) -> None:
+    """Whoever takes a plan out of the configuration hears at the start that tenants are on it, each plan once."""
+    config = Config(plans={"free": Plan(max_subscriptions=1), "pro": Plan()})
+    async with Engine(tmp_path / DATABASE, config=config) as made:
+        for tenant, plan in (("a", "pro"), ("b", "pro"), ("c", "free"), ("d", None)):
+            await made.set_tenant(tenant, plan=plan)
+    journal = Journal()
+    async with Engine(tmp_path / DATABASE, config=Config(plans={"free": Plan()}), logger=journal.logger):
+        [fault] = journal.all("fault")
+
+    assert "tenants are on the plan 'pro', which is not configured: no limit" == fault["error"]
 
 
 async def test_unreadable_subscription_is_told_and_left_alone(tmp_path: Path) -> None:

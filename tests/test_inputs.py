@@ -10,7 +10,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from hookengine import inputs, models
-from hookengine.inputs import EventInput, RotationInput, SubscriptionInput
+from hookengine.inputs import EventInput, EventTypeInput, RotationInput, SubscriptionInput, TokenInput
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import Policy
 from hookengine.profiles import PROFILES
@@ -603,13 +603,15 @@ def test_hidden_values(headers: Any, expected: Any) -> None:
         pytest.param([("b", None), ("a", NOW)], 1000, [("new", None), ("b", NOW + 1000)], id="one is over"),
         pytest.param([("b", None), ("a", NOW + 5)], 0, [("new", None), ("a", NOW + 5)], id="no overlap"),
         pytest.param([], 1000, [("new", None)], id="none before"),
+        pytest.param([("b", None), ("new", NOW + 5)], 1000, [("new", None), ("b", NOW + 1000)], id="back again"),
+        pytest.param([("new", None)], 1000, [("new", None)], id="the same"),
     ],
 )
 def test_rotated(before: list[tuple[str, int | None]], overlap: int, expected: list[tuple[str, int | None]]) -> None:
     """The new secret signs first, the one before it for the overlap, and older ones keep their end."""
     secrets = tuple(SigningSecret(value=Secret(value), expires_at=expires_at) for value, expires_at in before)
 
-    found = inputs.rotated(replace(SUBSCRIPTION, secrets=secrets), "new", overlap=overlap, now=NOW)
+    found = inputs.rotated(secrets, "new", overlap=overlap, now=NOW)
 
     assert expected == [(str(each.value), each.expires_at) for each in found]
 
@@ -629,3 +631,118 @@ def test_auth_is_secret() -> None:
 
     assert BasicAuth(username="u", password=Secret("open sesame")) == made["auth"]
     assert "sesame" not in repr(made)
+
+
+# What an operator declares.
+
+
+def named_mistakes(**names: str) -> list[tuple[str | None, str]]:
+    """Where the names in a path are wrong."""
+    problems = Problems()
+    inputs.check_named(problems, **names)
+    assert {None} >= {mistake.pointer for mistake in problems.mistakes}
+    return [(mistake.parameter, mistake.code) for mistake in problems.mistakes]
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        pytest.param({"type": "order.created"}, None, id="type"),
+        pytest.param({"type": "order/created:v1"}, None, id="type with other marks"),
+        pytest.param({"type": "order.*"}, "invalid_value", id="pattern"),
+        pytest.param({"type": "a" * 129}, "invalid_value", id="long type"),
+        pytest.param({"type": "hookengine.x"}, "reserved_type", id="our type"),
+        pytest.param({"tenant": "acme-1@x"}, None, id="tenant"),
+        pytest.param({"tenant": "."}, "invalid_value", id="dot"),
+        pytest.param({"tenant": "a b"}, "invalid_value", id="blank"),
+        pytest.param({"tenant": ""}, "invalid_value", id="empty"),
+        pytest.param({"tenant": "hookengine"}, "reserved_tenant", id="our tenant"),
+    ],
+)
+def test_names_in_paths(names: dict[str, str], code: str | None) -> None:
+    """What is made of a path's name must be named as everywhere else, and a mistake names the part of the path."""
+    assert ([] if code is None else [(next(iter(names)), code)]) == named_mistakes(**names)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        pytest.param({"user": "ann@example.com"}, [], id="least"),
+        pytest.param({"user": "a+b", "scopes": ["admin"], "expires_at": "2030-01-01T00:00:00Z"}, [], id="most"),
+        pytest.param({}, [("/user", "missing_member")], id="nobody"),
+        pytest.param({"user": ".."}, [("/user", "invalid_value")], id="user that a path would swallow"),
+        pytest.param({"user": "a/b"}, [("/user", "invalid_value")], id="slash"),
+        pytest.param({"user": "a" * 129}, [("/user", "invalid_value")], id="long user"),
+        pytest.param({"user": "a", "scopes": []}, [("/scopes", "invalid_value")], id="no scope"),
+        pytest.param({"user": "a", "scopes": ["events:write", "all"]}, [("/scopes/1", "invalid_value")], id="unknown scope"),
+        pytest.param({"user": "a", "tenant": "hookengine"}, [("/tenant", "reserved_tenant")], id="our tenant"),
+        pytest.param({"user": "a", "tenant": "b", "scopes": ["admin"]}, [("/scopes", "unbound_scope")], id="bound admin"),
+        pytest.param({"user": "a", "expires_at": "2020-01-01T00:00:00Z"}, [("/expires_at", "invalid_value")], id="over"),
+        pytest.param({"user": "a", "token": "mine"}, [("/token", "unknown_member")], id="token of one's own"),
+    ],
+)
+def test_tokens(members: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """A token is for somebody who can be named in a path, opens something, and has not expired before it is made."""
+    assert expected == mistakes(lambda problems, draft: inputs.check_token(problems, draft, now=NOW), TokenInput, members)
+
+
+@pytest.mark.parametrize(
+    ("secret", "expected"),
+    [
+        (None, []),
+        ("whsec_" + "A" * 44, []),
+        ("any text that can be printed", []),
+        ("", ["/secret"]),
+        (" a", ["/secret"]),
+        ("a\nb", ["/secret"]),
+        ("a" * 4096, ["/secret"]),
+    ],
+)
+def test_tenant_secrets(secret: str | None, expected: list[str]) -> None:
+    """A tenant's secret is the text that receivers put into their code."""
+    problems = Problems()
+    inputs.check_tenant_secret(problems, secret)
+
+    assert expected == [mistake.pointer for mistake in problems.mistakes]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        pytest.param({"description": ""}, [], id="least"),
+        pytest.param({"description": "Two\nlines\t", "example": Raw(b"[1]"), "deprecated": True}, [], id="most"),
+        pytest.param({"description": "a", "example": None, "deprecated": None}, [], id="nulls"),
+        pytest.param({}, [("/description", "missing_member")], id="nothing"),
+        pytest.param({"description": "a\0b"}, [("/description", "invalid_value")], id="NUL"),
+        pytest.param({"description": "a" * 1001}, [("/description", "invalid_value")], id="long"),
+        pytest.param({"description": "a", "deprecated": 1}, [("/deprecated", "invalid_type")], id="number for a truth"),
+        pytest.param({"description": "a", "schema": {}}, [("/schema", "unknown_member")], id="more"),
+    ],
+)
+def test_event_types(members: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """A type is described in words, and may have an example."""
+    assert expected == mistakes(lambda _problems, _draft: None, EventTypeInput, members)
+
+
+def test_unlisted_type_has_a_suggestion() -> None:
+    """A slip of the pen is told with what was meant; our own types need no list, and what is no type is told elsewhere."""
+    problems = Problems()
+    for type_ in ("order.created", "hookengine.subscription.disabled", None):
+        inputs.check_listed(problems, type_, "/type", {"order.created"})
+    assert [] == problems.mistakes
+    inputs.check_listed(problems, "order.craeted", "/type", {"order.created"})
+    [mistake] = problems.mistakes
+
+    assert ("/type", "unknown_event_type") == (mistake.pointer, mistake.code)
+    assert "no event type 'order.craeted' is declared - did you mean 'order.created'?" == mistake.detail
+
+
+def test_suggestions_have_an_end() -> None:
+    """A batch of mistakes, or a huge catalogue, costs no time for suggestions that nobody reads."""
+    problems = Problems()
+    for number in range(12):
+        inputs.check_listed(problems, "order.craeted", f"/{number}/type", {"order.created"})
+    inputs.check_listed(huge := Problems(), "order.craeted", "/type", {"order.created", *map(str, range(1000))})
+
+    assert [True] * 10 + [False] * 2 == ["did you mean" in mistake.detail for mistake in problems.mistakes]
+    assert ["no event type 'order.craeted' is declared"] == [mistake.detail for mistake in huge.mistakes]

@@ -8,13 +8,28 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import DAY, DELIVERED, NO_ANSWER, NOW, PATIENCE, Opened, SetClock, draft, drafts, opened, result, subscription
+from storage import (
+    DAY,
+    DELIVERED,
+    NO_ANSWER,
+    NOW,
+    PATIENCE,
+    Opened,
+    SetClock,
+    draft,
+    drafts,
+    opened,
+    result,
+    subscription,
+    traced,
+)
 
 from hookengine import maintenance
+from hookengine.access import DEFAULT_SCOPES, Principal, Token
 from hookengine.maintenance import Maintenance
 from hookengine.models import DisabledReason, SubscriptionState
 from hookengine.observers import DeliveryOverruled, Fault, Happening, SubscriptionChanged
-from hookengine.store import changes
+from hookengine.store import changes, registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -175,6 +190,32 @@ async def test_it_looks_again_by_itself(place: Opened, monkeypatch: pytest.Monke
 
     async with running(upkeep(place, None, step)):
         await thrice.wait()
+
+
+TOKEN = Token(seq=0, principal=Principal(user="ann", scopes=DEFAULT_SCOPES), digest=b"d", created_at=NOW)
+
+
+async def test_uses_of_tokens_are_written_in_a_round(place: Opened) -> None:
+    """When a token was used is on disk after the next round, without a request that waits for it."""
+    await place.store.writer.change(registry.add_token(TOKEN))
+    place.store.writer.tokens.use(TOKEN.principal, NOW + 5)
+    async with running(upkeep(place)):
+        await until(place, NOW + 5, "SELECT last_used_at FROM tokens")
+
+
+async def test_uses_of_tokens_outlast_a_stop(place: Opened) -> None:
+    """What no round comes for any more is written at the end, but where there is nothing to write nothing is."""
+    await place.store.writer.change(registry.add_token(TOKEN))
+    for used in (True, False):
+        stopped = upkeep(place)
+        stopped.stop()
+        async with traced(place) as statements:
+            if used:
+                place.store.writer.tokens.use(TOKEN.principal, NOW + 5)
+            await stopped.run()
+        assert used == bool(statements)
+
+    assert [(NOW + 5,)] == place.rows("SELECT last_used_at FROM tokens")
 
 
 # How it stops, and what it survives.

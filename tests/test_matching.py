@@ -223,7 +223,17 @@ def test_removed_is_gone() -> None:
     assert [] == keys(index.match("acme", "order.created", ["sub_1"]))
     assert (None, None, 1) == (index.get(1), index.by_id("sub_1"), len(index))
     index.remove(2)
-    assert ({}, {}, {}) == (index._wanting, index._by_id, index._by_seq)
+    assert ({}, {}, {}, {}) == (index._wanting, index._by_id, index._by_seq, index._counts)
+
+
+def test_count_is_of_a_tenant() -> None:
+    """Disabled ones count, deleted ones and other tenants' do not, and a change counts nobody twice."""
+    index = Index([subscription(1), subscription(2, state=DISABLED, while_disabled=SKIP), subscription(3, tenant="other")])
+    index.put(subscription(1, "order.*"))
+    assert (2, 1, 0) == (index.count("acme"), index.count("other"), index.count("nobody"))
+    index.remove(2)
+
+    assert (1, 1) == (index.count("acme"), index.count("other"))
 
 
 def test_subscriptions_are_found_by_key_and_id() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from multidict import MultiDict
 
 from hookengine.errors import Invalid
-from hookengine.paging import Query, page
+from hookengine.paging import Query, newest, page
 from hookengine.store import BEFORE_ALL, Slice
 
 if TYPE_CHECKING:
@@ -135,3 +135,22 @@ def test_pages_lead_to_each_other(after: int) -> None:
 
     assert (["a"], after) == (first.data, Query({"cursor": first.next_cursor}, KNOWN).slice(None).before)
     assert page([], None).next_cursor is None
+
+
+class Item(NamedTuple):
+    """Something that is kept in memory."""
+
+    seq: int
+
+
+def test_pages_of_what_is_in_memory() -> None:
+    """The newest come first, whatever the order in memory, and each page leads to the next until the last."""
+    items = [Item(seq) for seq in (3, 1, 5, 2, 4)]
+    pages, before = [], BEFORE_ALL
+    while before:
+        found, after = newest(items, Slice(limit=2, before=before))
+        pages.append([item.seq for item in found])
+        before = after or 0
+
+    assert [[5, 4], [3, 2], [1]] == pages
+    assert ([], None) == newest([], Slice(limit=2))

@@ -9,8 +9,17 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from hookengine import models, views
+from hookengine.access import Principal, Scope, Token
 from hookengine.models import BasicAuth, DisabledReason, Health, Secret, SigningSecret, SubscriptionState, WhileDisabled
-from hookengine.presentation import shown_attempt, shown_events, shown_secret, shown_subscription
+from hookengine.presentation import (
+    shown_attempt,
+    shown_events,
+    shown_secret,
+    shown_subscription,
+    shown_tenant,
+    shown_tenant_secret,
+    shown_token,
+)
 from hookengine.profiles import PROFILES
 from hookengine.signing import public_key
 from hookengine.store import Receipt, StoredAttempt
@@ -159,6 +168,47 @@ def test_secret() -> None:
 def test_no_secret() -> None:
     """Without a secret of its own there is none to show."""
     assert views.SubscriptionSecret(secret=None, previous=[]) == shown_secret(replace(SUBSCRIPTION, secrets=()), NOW)
+
+
+def test_tenant_secret() -> None:
+    """A tenant's secret is shown like a subscription's."""
+    old = SigningSecret(value=Secret("old"), expires_at=NOW + 1)
+    over = SigningSecret(value=Secret("over"), expires_at=NOW)
+
+    shown = shown_tenant_secret((SigningSecret(value=Secret("new")), old, over), NOW)
+
+    assert views.TenantSecret(secret="new", previous=[views.OldSecret(secret="old", expires_at=moment(NOW + 1))]) == shown
+    assert type(shown.secret) is str
+
+
+def test_tenant() -> None:
+    """A tenant is shown with its limit and how much of it is used, and without its secrets."""
+    tenant = models.Tenant(
+        seq=1, name="acme", plan="gold", secrets=(SigningSecret(value=Secret("s")),), created_at=NOW - 5, updated_at=NOW
+    )
+    expected = views.Tenant(
+        tenant="acme", plan="gold", subscriptions=2, max_subscriptions=3, created_at=moment(NOW - 5), updated_at=moment(NOW)
+    )
+
+    assert expected == shown_tenant(tenant, subscriptions=2, limit=3)
+
+
+def test_token() -> None:
+    """A token is shown by whom it is for, its scopes in the order of the documentation."""
+    scopes = frozenset({Scope.SUBSCRIPTIONS_READ, Scope.EVENTS_READ, Scope.EVENTS_WRITE})
+    principal = Principal(user="ann", scopes=scopes, tenant="acme", expires_at=NOW + 5)
+    token = Token(seq=1, principal=principal, digest=b"d", created_at=NOW - 5, last_used_at=NOW - 4)
+    expected = views.Token(
+        user="ann",
+        scopes=["events:read", "events:write", "subscriptions:read"],
+        tenant="acme",
+        created_at=moment(NOW - 5),
+        expires_at=moment(NOW + 5),
+        last_used_at=moment(NOW),
+    )
+
+    assert expected == shown_token(token, NOW)
+    assert UNSET is expected.token
 
 
 def test_public_key() -> None:

@@ -53,7 +53,6 @@ BEYOND_JAVASCRIPT = [
     '{"numbers": [1e309, -1E400, 0.30000000000000004440892098500626]}',
 ]
 EVERYTHING = PAYLOADS + BEYOND_JAVASCRIPT
-PROFILES = {"signed-clearfeed": {"extends": "clearfeed", "secret_scope": "subscription"}}
 OTHER_SECRET = new_secret(bytes(32))
 TARGET = "/hook?a=%7e+b&b"
 
@@ -63,12 +62,13 @@ async def delivered(
     folder: Path, profile: str, payloads: list[str], *, rotate: bool = False, **settings: Any
 ) -> AsyncIterator[tuple[list[Received], list[str], str]]:
     """What arrives for a subscription with *profile*, in the order of *payloads*; its secrets, newest first, and its URL."""
-    async with Receiver() as receiver, running(folder, profiles=PROFILES) as engine:
+    async with Receiver() as receiver, running(folder) as engine:
         url = receiver.url + TARGET
         made = await engine.subscribe(url, profile=profile, max_concurrency=1, **settings)
-        secrets = [str(made.secret)]
+        secrets = [str(made.secret or (await engine.set_tenant_secret("default")).secret)]
         if rotate:
-            secrets.insert(0, str((await engine.rotate_secret(made.id)).secret))
+            rotated = await (engine.rotate_secret(made.id) if made.secret else engine.set_tenant_secret("default"))
+            secrets.insert(0, str(rotated.secret))
         for payload in payloads:
             event = await engine.publish("order.created", payload.encode())
             await engine.wait(event.id, timeout=10)
@@ -164,7 +164,7 @@ async def test_clarife_of_what_javascript_cannot_hold(tmp_path: Path) -> None:
 
 async def test_clearfeed(tmp_path: Path, run_node: Callable[[str], Node]) -> None:
     """The JavaScript that ClearFeed publishes accepts every request, as it came, with the URL as it was saved."""
-    async with delivered(tmp_path, "signed-clearfeed", EVERYTHING, rotate=True) as (requests, (new, old), url):
+    async with delivered(tmp_path, "clearfeed", EVERYTHING, rotate=True) as (requests, (new, old), url):
         questions = [
             {
                 "secret": new,
@@ -186,13 +186,31 @@ async def test_clearfeed(tmp_path: Path, run_node: Callable[[str], Node]) -> Non
 @pytest.mark.parametrize("profile", [name for name, schemes in SCHEMES.items() if schemes])
 async def test_our_own_verify(tmp_path: Path, profile: str) -> None:
     """What we give to receivers accepts every request of every profile that signs, and refuses it with one byte changed."""
-    used = "signed-clearfeed" if profile == "clearfeed" else profile
-    async with delivered(tmp_path, used, EVERYTHING) as (requests, (secret,), url):
+    async with delivered(tmp_path, profile, EVERYTHING) as (requests, (secret,), url):
         for request in requests:
             verify(request.body, request.headers, [OTHER_SECRET, secret], profile=profile, url=url)
             with pytest.raises(VerificationError) as refused:
                 verify(request.body + b" ", request.headers, secret, profile=profile, url=url)
             assert "no_match" == refused.value.reason
+
+
+async def test_tenant_without_a_secret(tmp_path: Path) -> None:
+    """Unsigned until the tenant has a secret, and again once it has none: a workspace turns signing on, as ClearFeed has it."""
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        await engine.subscribe(receiver.url, profile="clearfeed", tenant="acme", max_concurrency=1)
+        await engine.set_tenant_secret("other")
+
+        async def signed() -> bool:
+            event = await engine.publish("order.created", {}, tenant="acme")
+            await engine.wait(event.id, timeout=10)
+            return "x-cf-signature" in lower(receiver.requests[-1])
+
+        before = await signed()
+        await engine.set_tenant_secret("acme")
+        meanwhile = await signed()
+        await engine.delete_tenant_secret("acme")
+
+        assert (False, True, False) == (before, meanwhile, await signed())
 
 
 # What is more than a signature.

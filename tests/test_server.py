@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL = Server(max_body=2048, max_batch_body=8192)
-ROUTES = [(route.method, route.path.replace("{id}", "x")) for route in routes.table()]
+ROUTES = [(route.method, re.sub(r"\{[a-z]+\}", "x", route.path)) for route in routes.table()]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -196,7 +196,10 @@ async def test_wrong_method(api: Api, method: str, path: str, allowed: str) -> N
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *[("GET", f"/v1/{kind}/{{}}") for kind in ("events", "subscriptions", "deliveries")],
+        *[("GET", f"/v1/{kind}/{{}}") for kind in ("events", "subscriptions", "deliveries", "event-types", "tenants")],
+        *[("DELETE", f"/v1/{kind}/{{}}") for kind in ("event-types", "tenants", "tokens")],
+        ("GET", "/v1/tenants/{}/secret"),
+        ("DELETE", "/v1/tenants/{}/secret"),
         ("PATCH", "/v1/subscriptions/{}"),
         ("DELETE", "/v1/subscriptions/{}"),
         ("POST", "/v1/deliveries/{}/retry"),

@@ -31,6 +31,8 @@ from hookengine.errors import (
     Stopping,
     SubscriptionDisabled,
     SubscriptionNotFound,
+    TenantSecretNotFound,
+    TokenExists,
 )
 from hookengine.receiver import Receiver
 from hookengine.service import RequestKey, Service, request_digest
@@ -114,7 +116,24 @@ OPERATIONS: dict[str, tuple[Scope, Operation]] = {
     "deliveries": (Scope.EVENTS_READ, lambda s, by: s.deliveries(by, {})),
     "retry": (Scope.EVENTS_WRITE, lambda s, by: s.retry(by, "dlv_none")),
     "cancel": (Scope.EVENTS_WRITE, lambda s, by: s.cancel(by, "dlv_none")),
+    "event_type": (Scope.EVENTS_READ, lambda s, by: s.event_type(by, "none")),
+    "event_types": (Scope.EVENTS_READ, lambda s, by: s.event_types(by, {})),
+    "set_event_type": (Scope.ADMIN, lambda s, by: s.set_event_type(by, "scopes", {"description": ""})),
+    "delete_event_type": (Scope.ADMIN, lambda s, by: s.delete_event_type(by, "none")),
+    "tenant": (Scope.ADMIN, lambda s, by: s.tenant(by, "none")),
+    "tenants": (Scope.ADMIN, lambda s, by: s.tenants(by, {})),
+    "set_tenant": (Scope.ADMIN, lambda s, by: s.set_tenant(by, "scopes", {})),
+    "delete_tenant": (Scope.ADMIN, lambda s, by: s.delete_tenant(by, "none")),
+    "tenant_secret": (Scope.SUBSCRIPTIONS_WRITE, lambda s, by: s.tenant_secret(by, "none")),
+    "set_tenant_secret": (Scope.SUBSCRIPTIONS_WRITE, lambda s, by: s.set_tenant_secret(by, "scopes", {})),
+    "delete_tenant_secret": (Scope.SUBSCRIPTIONS_WRITE, lambda s, by: s.delete_tenant_secret(by, "none")),
+    "tokens": (Scope.ADMIN, lambda s, by: s.tokens(by, {})),
+    "create_token": (Scope.ADMIN, lambda s, by: s.create_token(by, {"user": "scopes"})),
+    "delete_token": (Scope.ADMIN, lambda s, by: s.delete_token(by, "none")),
 }
+QUESTIONS = {"secret", "tenant", "tenants", "tenant_secret", "tokens"}  # for which one needs a scope to change things
+# For Python values.
+VARIANTS = {"publish_values": "publish", "set_event_type_value": "set_event_type"}
 OPERATION = pytest.mark.parametrize(("scope", "operation"), OPERATIONS.values(), ids=OPERATIONS)
 
 
@@ -124,7 +143,7 @@ async def test_scopes(service: Service, scope: Scope, operation: Operation) -> N
     with pytest.raises(Forbidden, match=scope):
         await operation(service, Principal(user="x", scopes=frozenset(Scope) - {scope, Scope.ADMIN}))
     for scopes in ({scope}, {Scope.ADMIN}):
-        with suppress(NotFound):  # which only those hear who may ask
+        with suppress(NotFound, TokenExists):  # which only those hear who may ask
             await operation(service, Principal(user="x", scopes=frozenset(scopes)))
 
 
@@ -133,7 +152,7 @@ async def test_every_operation_is_guarded() -> None:
     members = inspect.getmembers(Service, asyncio.iscoroutinefunction)
     public = {name for name, _ in members if name[0] != "_"}
 
-    assert public - {"publish_values"} == OPERATIONS.keys()
+    assert public - VARIANTS.keys() == OPERATIONS.keys()
 
 
 @OPERATION
@@ -144,7 +163,7 @@ async def test_refusing(tmp_path: Path, scope: Scope, operation: Operation) -> N
         assert service.accepting
         service.refuse()
         assert not service.accepting
-        changes = scope.endswith("write") and operation is not OPERATIONS["secret"][1]
+        changes = not scope.endswith("read") and operation not in [OPERATIONS[name][1] for name in QUESTIONS]
         with pytest.raises(Forbidden):
             await operation(service, Principal(user="x", scopes=frozenset()))
         try:
@@ -175,7 +194,11 @@ async def test_ids_of_another_tenant(service: Service) -> None:
         (DeliveryNotFound, service.delivery(OTHER, delivery.id)),
         (DeliveryNotFound, service.retry(OTHER, delivery.id)),
         (DeliveryNotFound, service.cancel(OTHER, delivery.id)),
+        (TenantSecretNotFound, service.tenant_secret(OTHER, "acme")),
+        (TenantSecretNotFound, service.set_tenant_secret(OTHER, "acme", {})),
+        (TenantSecretNotFound, service.delete_tenant_secret(OTHER, "acme")),
     ]
+    secret = await service.set_tenant_secret(ACME, "acme", {})
 
     for expected, operation in asked:
         with pytest.raises(expected):
@@ -188,6 +211,7 @@ async def test_ids_of_another_tenant(service: Service) -> None:
     assert [("/subscriptions/0", "unknown_subscription")] == places(refused.value)
     assert made.version == (await service.subscription(ACME, made.id)).version
     assert "pending" == (await service.delivery(ACME, delivery.id)).state
+    assert secret == await service.tenant_secret(ACME, "acme")
 
 
 async def test_bound_tenant_is_the_default(service: Service) -> None:
@@ -218,6 +242,15 @@ async def test_naming_another_tenant(service: Service, operation: Callable[[Serv
     with pytest.raises(Forbidden, match="acme"):
         await operation(service)
     assert before == len((await service.events(OTHER, {"limit": 250})).data)
+
+
+@pytest.mark.parametrize("name", [name for name, (scope, _) in OPERATIONS.items() if scope is Scope.ADMIN])
+async def test_bound_admin_is_no_admin(service: Service, name: str) -> None:
+    """Whoever is bound to a tenant rules over no other one, and could else free himself."""
+    bound = Principal(user="x", scopes=frozenset(Scope), tenant="acme")
+
+    with pytest.raises(Forbidden, match="bound to the tenant acme"):
+        await OPERATIONS[name][1](service, bound)
 
 
 async def test_keys_of_tenants_are_apart(service: Service) -> None:
@@ -415,12 +448,12 @@ async def test_wait(service: Service) -> None:
         found = await waiting
 
     assert [(each.id, "delivered") for each in made] == [(each.subscription, each.state) for each in found]
-    assert found == await service.wait(OWNER, accepted.id, 0.001)
+    assert found == await service.wait(OWNER, accepted.id, PATIENCE)
 
 
 async def test_wait_for_nothing(service: Service) -> None:
     """An event that nobody wants is done."""
-    assert [] == await service.wait(OWNER, (await publish(service, tenant="nobody")).id, 0.001)
+    assert [] == await service.wait(OWNER, (await publish(service, tenant="nobody")).id, PATIENCE)
 
 
 @pytest.mark.parametrize("state", ["pending", "held"])

@@ -12,7 +12,20 @@ from msgspec import UNSET, Struct
 
 from hookengine import views
 from hookengine.validation import format_time
-from hookengine.views import Attempt, Delivery, OldSecret, Page, Subscription, SubscriptionSecret, moment, optional_moment
+from hookengine.views import (
+    Attempt,
+    Delivery,
+    EventType,
+    OldSecret,
+    Page,
+    Subscription,
+    SubscriptionSecret,
+    Tenant,
+    TenantSecret,
+    Token,
+    moment,
+    optional_moment,
+)
 
 THEN = datetime(2026, 11, 22, 2, 10, tzinfo=UTC)
 LAST_MS = 253_370_764_799_999  # of the year 9998
@@ -57,6 +70,7 @@ DELIVERY = Delivery(
     created_at=THEN,
     finished_at=None,
 )
+TOKEN = Token(user="ann", scopes=["admin"], tenant=None, created_at=THEN, expires_at=None, last_used_at=None)
 ATTEMPT = Attempt(number=1, at=THEN, outcome="accepted", duration_ms=12, trigger="auto")
 
 
@@ -112,6 +126,18 @@ def test_views_are_frozen_and_keyword_only(kind: type[Struct]) -> None:
         pytest.param(ATTEMPT, "number at outcome duration_ms trigger", id="attempt"),
         pytest.param(SubscriptionSecret(secret=None, previous=[]), "secret previous", id="secret"),
         pytest.param(Page(data=[1], next_cursor=None), "data next_cursor", id="page"),
+        pytest.param(TOKEN, "user scopes tenant created_at expires_at last_used_at", id="token"),
+        pytest.param(TenantSecret(secret="s", previous=[]), "secret previous", id="tenant's secret"),
+        pytest.param(
+            Tenant(tenant="a", plan=None, subscriptions=0, max_subscriptions=None, created_at=THEN, updated_at=THEN),
+            "tenant plan subscriptions max_subscriptions created_at updated_at",
+            id="tenant",
+        ),
+        pytest.param(
+            EventType(type="a", description="", example=None, deprecated=False, created_at=THEN, updated_at=THEN),
+            "type description example deprecated created_at updated_at",
+            id="event type",
+        ),
     ],
 )
 def test_names_are_those_of_the_contract(view: Struct, names: str) -> None:
@@ -128,6 +154,7 @@ def test_names_are_those_of_the_contract(view: Struct, names: str) -> None:
         pytest.param(DELIVERY, "attempts", [], id="no attempts yet"),
         pytest.param(ATTEMPT, "status_code", 204, id="status"),
         pytest.param(SubscriptionSecret(secret="s", previous=[]), "public_key", "whpk_x", id="public key"),
+        pytest.param(TOKEN, "token", "hke_hush", id="new token"),
     ],
 )
 def test_optional_members_show_once_they_have_a_value(view: Struct, name: str, value: object) -> None:
@@ -145,6 +172,8 @@ def test_optional_members_show_once_they_have_a_value(view: Struct, name: str, v
         pytest.param(
             SubscriptionSecret(secret="whsec_hush", previous=[OldSecret(secret="whsec_hush2", expires_at=THEN)]), id="secrets"
         ),
+        pytest.param(msgspec.structs.replace(TOKEN, token="hke_hush"), id="token"),
+        pytest.param(TenantSecret(secret="hush", previous=[]), id="tenant's secret"),
         pytest.param(
             Page(data=[msgspec.structs.replace(SUBSCRIPTION, secret="whsec_hush")], next_cursor=None), id="page of them"
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -51,6 +52,15 @@ class Api:
         """Write *document*, or nothing, to *path*."""
         return self.client.request(method, path, body=None if document is None else json.dumps(document).encode())
 
+    def delete(self, path: str, question: str, done: str, *, yes: bool) -> int | None:
+        """Delete what is at *path*, unless a person answers *question* with no, and say that it is *done*; the exit status."""
+        if not yes and sys.stdin.isatty() and not click.confirm(question, err=True):
+            return Exit.FAILED
+        self.send("DELETE", path)
+        if not self.as_json:
+            say(done)
+        return None
+
     def read(self, answer: Answer, *members: str) -> dict[str, Any]:
         """The answer's object, which has *members*."""
         document = answer.json()
@@ -76,6 +86,14 @@ class Api:
             say(f"There are more: --cursor {cursor}")
 
 
+def text_of(answer: Answer, member: str) -> str:
+    """The JSON text of a member, with the producer's digits, which `json` would not keep."""
+    from msgspec import Raw  # noqa: PLC0415  # few verbs need it
+    from msgspec.json import decode  # noqa: PLC0415
+
+    return bytes(decode(answer.body, type=dict[str, Raw])[member]).decode()
+
+
 def with_api(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give *verb* the options that find the server, `--json`, and an `Api` as its first argument."""
 
@@ -94,6 +112,9 @@ def page_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give *verb* the options of a list."""
     verb = click.option("--cursor", help="Go on where the page before ended.")(verb)
     return click.option("--limit", type=click.IntRange(1, 250), help="At most so many.  [default: 50]")(verb)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def find_server(url: str | None, token: str | None, data: Path) -> Client:

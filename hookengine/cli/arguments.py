@@ -1,12 +1,17 @@
-"""Arguments whose value is given in place, in a file or on standard input."""
+"""Arguments whose value is given in place, in a file or on standard input, and what becomes of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def read_bytes(argument: str) -> bytes:
@@ -44,3 +49,43 @@ def pairs(arguments: tuple[str, ...], separator: str) -> dict[str, str]:
             raise click.BadParameter(f"{name} is given twice")
         found[name] = value
     return found
+
+
+def secret_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A secret that is given as an option, whose callback this is."""
+    return None if value is None else read_text(value)
+
+
+def given(members: Mapping[str, Any]) -> dict[str, Any]:
+    """The *members* that are not None."""
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def document(members: Mapping[str, Any], name: str, text: bytes) -> bytes:
+    """A request of the given *members* and, as member *name*, a JSON *text*, which goes into it as it is."""
+    _check_json(name, text)
+    return json.dumps(given(members)).encode().removesuffix(b"}") + f',"{name}":'.encode() + text + b"}"
+
+
+def moment(text: str, *, now: int) -> str:
+    """The time that *text* names: a duration counts from *now* (ms since the epoch); all else is for the server to read."""
+    from hookengine.validation import format_time, parse_duration  # noqa: PLC0415  # it loads msgspec
+
+    try:
+        return format_time(now + parse_duration(text))
+    except ValueError:
+        return text
+
+
+def _check_json(name: str, text: bytes) -> None:
+    # Two values, or half of one, would become other members of the request. Numbers stay text: a long one is no mistake.
+    try:
+        json.loads(text.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
+    except RecursionError as error:
+        raise click.BadParameter(f"the {name} is nested too deeply", param_hint="JSON") from error
+    except ValueError as error:
+        raise click.BadParameter(f"the {name} is not JSON: {error}", param_hint="JSON") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON value")

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hookengine.cli.arguments import document
 from hookengine.cli.config import load
 from hookengine.cli.daemon import announced
-from hookengine.cli.event import event_body
 from hookengine.cli.logs import make_logger
 from hookengine.cli.output import say, show_mark
 from hookengine.client import Client
@@ -69,7 +69,7 @@ async def demonstrate(*, keep: bool) -> bool:
             for scene, receiver in zip(SCENES, receivers, strict=True):
                 await _subscribe(client, scene, receiver)
             for sample in SAMPLES:
-                await _ask(client, "POST", "/v1/events", event_body({"type": sample.type, "id": sample.id}, sample.data))
+                await _ask(client, "POST", "/v1/events", document({"type": sample.type, "id": sample.id}, "data", sample.data))
             states = await _ended(client)
             good = _verdict(states, [request for receiver in receivers for request in receiver.requests])
             if keep:

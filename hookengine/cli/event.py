@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from hookengine.cli.api import Api, page_options, with_api
-from hookengine.cli.arguments import read_bytes
+from hookengine.cli.api import Api, page_options, text_of, with_api
+from hookengine.cli.arguments import document, moment, read_bytes
 from hookengine.cli.exits import Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
 from hookengine.clock import Clock
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -48,11 +44,11 @@ def send(
     """Send an event of TYPE, whose data is the given JSON, a file's or standard input's."""
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise click.BadParameter("1 to 255 visible ASCII characters", param_hint="--idempotency-key")
-    members["deliver_at"] = None if at is None else deliver_at(at, now=Clock().now())
+    members["deliver_at"] = None if at is None else moment(at, now=Clock().now())
     answer = api.client.request(
         "POST",
         "/v1/events",
-        body=event_body({"type": type_, **members}, read_bytes(data_)),
+        body=document({"type": type_, **members}, "data", read_bytes(data_)),
         headers=None if idempotency_key is None else {"Idempotency-Key": idempotency_key},
     )
     accepted = api.read(answer, "id", "tenant", "deliveries")
@@ -90,46 +86,10 @@ def show(api: Api, id_: str) -> None:
     if api.as_json:
         show_bytes(answer.body)
         return
-    # Imported here, as only this verb needs it: it keeps the producer's digits, which `json` does not.
-    from msgspec import Raw  # noqa: PLC0415
-    from msgspec.json import decode  # noqa: PLC0415
-
     found = api.read(answer, "data", "deliveries")
     deliveries = found.pop("deliveries")
-    data = bytes(decode(answer.body, type=dict[str, Raw])["data"]).decode()
-    show_record(found | {"data": data})
+    show_record(found | {"data": text_of(answer, "data")})
     show_table(("id", "subscription", "state"), deliveries)
-
-
-def event_body(members: Mapping[str, Any], data: bytes) -> bytes:
-    """The request that publishes *data*, which goes into it as it is; members that are None are left out."""
-    _check_json(data)
-    given = {name: value for name, value in members.items() if value is not None}
-    return json.dumps(given).encode().removesuffix(b"}") + b',"data":' + data + b"}"
-
-
-def deliver_at(text: str, *, now: int) -> str:
-    """The time that *text* names: a duration counts from *now* (ms since the epoch); all else is for the server to read."""
-    from hookengine.validation import format_time, parse_duration  # noqa: PLC0415  # it loads msgspec
-
-    try:
-        return format_time(now + parse_duration(text))
-    except ValueError:
-        return text
-
-
-def _check_json(data: bytes) -> None:
-    # Two values, or half of one, would become other members of the request. Numbers stay text: a long one is no mistake.
-    try:
-        json.loads(data.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
-    except RecursionError as error:
-        raise click.BadParameter("the data is nested too deeply", param_hint="JSON") from error
-    except ValueError as error:
-        raise click.BadParameter(f"the data is not JSON: {error}", param_hint="JSON") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON value")
 
 
 def _count(deliveries: int) -> str:

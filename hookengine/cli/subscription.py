@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hookengine.cli.api import Api, page_options, with_api
-from hookengine.cli.arguments import pairs, read_text
-from hookengine.cli.exits import Exit
+from hookengine.cli.api import Api, page_options, with_api, yes_option
+from hookengine.cli.arguments import given, pairs, read_text, secret_text
 from hookengine.cli.output import cell, say
 
 if TYPE_CHECKING:
@@ -23,10 +21,6 @@ def subscription() -> None:
 
 def _texts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else [text.strip() for text in value.split(",") if text.strip()]
-
-
-def _secret(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    return None if value is None else read_text(value)
 
 
 def _headers(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
@@ -88,12 +82,12 @@ hookengine subscription add https://example.com/hook --tenant acme --retry-sched
 @subscription.command(epilog=_EXAMPLES)
 @click.argument("endpoint", metavar="URL")
 @click.option("--tenant", help="Whose events it gets.")
-@click.option("--secret", metavar="VALUE|@FILE|-", callback=_secret, help="The signing secret, in place of a new one.")
+@click.option("--secret", metavar="VALUE|@FILE|-", callback=secret_text, help="The signing secret, in place of a new one.")
 @_settings
 @with_api
 def add(api: Api, endpoint: str, **members: Any) -> None:
     """Subscribe URL, and show the secret that its receiver verifies with."""
-    answer = api.send("POST", "/v1/subscriptions", {"url": endpoint} | _given(members))
+    answer = api.send("POST", "/v1/subscriptions", {"url": endpoint} | given(members))
     api.show(answer)
     if not api.as_json and (made := api.read(answer, "id")).get("secret"):
         say(f"Its receiver verifies with the secret; `hookengine subscription secret {cell(made['id'])}` shows it again.")
@@ -128,7 +122,7 @@ def show(api: Api, id_: str) -> None:
 @with_api
 def edit(api: Api, id_: str, *, new_url: str | None, unset: tuple[str, ...], **members: Any) -> None:
     """Change what is given, and nothing else."""
-    changes = _given({"url": new_url, **members})
+    changes = given({"url": new_url, **members})
     if both := sorted(changes.keys() & set(unset)):
         raise click.UsageError(f"set and unset at once: {', '.join(both)}")
     patch = changes | dict.fromkeys(unset)
@@ -155,17 +149,12 @@ def disable(api: Api, id_: str) -> None:
 
 @subscription.command()
 @click.argument("id_", metavar="ID")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @with_api
 def delete(api: Api, id_: str, *, yes: bool) -> int | None:
     """Delete a subscription and cancel its pending deliveries."""
     question = f"Delete {cell(id_)} and cancel its pending deliveries?"
-    if not yes and sys.stdin.isatty() and not click.confirm(question, err=True):
-        return Exit.FAILED
-    api.send("DELETE", api.path("subscriptions", id_))
-    if not api.as_json:
-        say(f"{cell(id_)} is deleted")
-    return None
+    return api.delete(api.path("subscriptions", id_), question, f"{cell(id_)} is deleted", yes=yes)
 
 
 @subscription.command()
@@ -178,13 +167,9 @@ def secret(api: Api, id_: str) -> None:
 
 @subscription.command()
 @click.argument("id_", metavar="ID")
-@click.option("--secret", metavar="VALUE|@FILE|-", callback=_secret, help="The new secret, in place of a made one.")
+@click.option("--secret", metavar="VALUE|@FILE|-", callback=secret_text, help="The new secret, in place of a made one.")
 @click.option("--overlap", metavar="DURATION", help="How long the old one signs too.  [default: 24h]")
 @with_api
 def rotate_secret(api: Api, id_: str, **members: Any) -> None:
     """Replace the secret; for a while the old one signs too."""
-    api.show(api.send("POST", api.path("subscriptions", id_, "rotate-secret"), _given(members)))
-
-
-def _given(members: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
+    api.show(api.send("POST", api.path("subscriptions", id_, "rotate-secret"), given(members)))

@@ -37,6 +37,11 @@ def id_of(request: web.Request) -> str:
     return request.match_info["id"]
 
 
+def name_of(request: web.Request, kind: str) -> str:
+    """The name in the path, of a *kind* of things that are named by users."""
+    return request.match_info[kind]
+
+
 def query_of(request: web.Request) -> Mapping[str, Any]:
     """The parameters."""
     return request.query

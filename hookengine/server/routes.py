@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from hookengine import access
-from hookengine.server import deliveries, events, subscriptions, wire
+from hookengine.server import deliveries, event_types, events, subscriptions, tenants, tokens, wire
 from hookengine.server.asked import PRINCIPAL, TOKENS, service_of
 from hookengine.server.wire import answer
 
@@ -37,6 +36,20 @@ def table() -> list[web.RouteDef]:
         web.get("/v1/deliveries/{id}", deliveries.show_delivery),
         web.post("/v1/deliveries/{id}/retry", deliveries.retry),
         web.post("/v1/deliveries/{id}/cancel", deliveries.cancel),
+        web.get("/v1/event-types", event_types.list_event_types),
+        web.get("/v1/event-types/{type}", event_types.show_event_type),
+        web.put("/v1/event-types/{type}", event_types.set_event_type),
+        web.delete("/v1/event-types/{type}", event_types.delete_event_type),
+        web.get("/v1/tenants", tenants.list_tenants),
+        web.get("/v1/tenants/{tenant}", tenants.show_tenant),
+        web.put("/v1/tenants/{tenant}", tenants.set_tenant),
+        web.delete("/v1/tenants/{tenant}", tenants.delete_tenant),
+        web.get("/v1/tenants/{tenant}/secret", tenants.show_secret),
+        web.put("/v1/tenants/{tenant}/secret", tenants.set_secret),
+        web.delete("/v1/tenants/{tenant}/secret", tenants.delete_secret),
+        web.post("/v1/tokens", tokens.create_token),
+        web.get("/v1/tokens", tokens.list_tokens),
+        web.delete("/v1/tokens/{user}", tokens.delete_token),
         web.get("/livez", live),
         web.get("/readyz", ready),
     ]
@@ -49,7 +62,7 @@ async def authenticate(
 ) -> web.StreamResponse:
     """Nobody unknown gets past here, except to the public paths."""
     if request.path not in _PUBLIC:
-        request[PRINCIPAL] = access.authenticate(request.headers.get("Authorization"), request.app[TOKENS])
+        request[PRINCIPAL] = service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
     return await handler(request)
 
 

@@ -90,11 +90,11 @@ def _check_media_type(request: web.Request, media_types: tuple[str, ...]) -> Non
         raise UnsupportedMediaType(f"send {' or '.join(media_types)} in UTF-8")
 
 
-def read_object(body: bytes, *, optional: bool = False) -> dict[str, Any]:
-    """The members of an object of ours."""
+def read_object(body: bytes, *, optional: bool = False, kept: frozenset[str] = frozenset({"data"})) -> dict[str, Any]:
+    """The members of an object of ours, those in *kept* as the bytes they are."""
     if optional and not body.strip():
         return {}
-    value = read_json(body)
+    value = read_json(body, kept=kept)
     if not isinstance(value, dict):
         raise Invalid(mistakes=(Mistake(pointer="", code="invalid_type", detail="expected an object"),))
     return value

@@ -1,12 +1,17 @@
 """The operations of the API, once, for HTTP and Python alike."""
 
 from hookengine.service.deliveries import DeliveryOperations
+from hookengine.service.event_types import EventTypeOperations
 from hookengine.service.events import EventOperations
 from hookengine.service.operations import RequestKey, request_digest
 from hookengine.service.subscriptions import SubscriptionOperations
+from hookengine.service.tenants import TenantOperations
+from hookengine.service.tokens import TokenOperations
 
 __all__ = ["RequestKey", "Service", "request_digest"]
 
 
-class Service(EventOperations, SubscriptionOperations, DeliveryOperations):
+class Service(
+    EventOperations, SubscriptionOperations, DeliveryOperations, EventTypeOperations, TenantOperations, TokenOperations
+):
     """What can be asked of a running engine, by whom."""

@@ -6,18 +6,14 @@ import asyncio
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-import orjson
-from msgspec import Raw
-
 from hookengine import inputs, validation, views
 from hookengine.access import Principal, Scope
 from hookengine.errors import EventNotFound
 from hookengine.inputs import EventInput
-from hookengine.jsontext import check_json
 from hookengine.models import DeliveryState
 from hookengine.paging import Query, page
 from hookengine.presentation import shown_events
-from hookengine.service.operations import Operations, RequestKey
+from hookengine.service.operations import Operations, RequestKey, json_text
 from hookengine.store import Answer, Draft, Key, Receipt
 from hookengine.validation import Problems
 
@@ -114,6 +110,8 @@ class EventOperations(Operations):
             at = "" if single else f"/{position}"
             draft = problems.convert(EventInput, members, at)
             inputs.check_event(problems, draft, at, now=now)
+            if self._config.delivery.strict_event_types:
+                inputs.check_listed(problems, draft.get("type"), at + "/type", self._store.writer.event_types)
             tenant = self._own_tenant(by, draft.get("tenant"))
             self._check_chosen(problems, draft.get("subscriptions"), tenant, at)
             read.append((draft, tenant))
@@ -169,10 +167,7 @@ def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(members[name], date):
             members[name] = members[name].isoformat()
     if "data" in event:
-        given = event["data"]
-        data = bytes(given) if isinstance(given, bytes | bytearray | memoryview) else orjson.dumps(given)
-        check_json(data)
-        members["data"] = Raw(data)
+        members["data"] = json_text(event["data"])
     return members
 
 

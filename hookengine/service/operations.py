@@ -5,19 +5,32 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+import orjson
+from msgspec import Raw, Struct
 
+from hookengine.access import Scope
 from hookengine.errors import Forbidden, Stopping
 from hookengine.inputs import DEFAULT_TENANT
+from hookengine.jsontext import check_json
 from hookengine.store import Key
 
 if TYPE_CHECKING:
-    from hookengine.access import Principal, Scope
+    from hookengine.access import Principal
     from hookengine.clock import Clock
     from hookengine.config import Config
     from hookengine.netguard import Policy
     from hookengine.observers import Waiters
     from hookengine.store import Store
+
+
+DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one that replaced it
+
+
+def json_text(value: object) -> Raw:
+    """The JSON text of a Python value: bytes are one, all else is printed. Raises Malformed for bytes that are none."""
+    text = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)
+    check_json(text)
+    return Raw(text)
 
 
 class RequestKey(Struct, frozen=True, kw_only=True):
@@ -62,6 +75,8 @@ class Operations:
 
     def _require(self, by: Principal, scope: Scope, *, changing: bool = False) -> None:
         by.require(scope)
+        if scope is Scope.ADMIN and by.tenant is not None:
+            raise Forbidden(f"this token is bound to the tenant {by.tenant}")
         if changing and self._refusing:
             raise Stopping
 

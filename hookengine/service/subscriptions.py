@@ -12,17 +12,15 @@ from hookengine.access import Principal, Scope
 from hookengine.errors import SubscriptionNotFound
 from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
-from hookengine.paging import Query, page
+from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
-from hookengine.service.operations import Operations, RequestKey
+from hookengine.service.operations import DEFAULT_OVERLAP, Operations, RequestKey
 from hookengine.signing import new_secret
 from hookengine.store import Answer, changes
 from hookengine.validation import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-DEFAULT_OVERLAP = 24 * 3_600_000
 
 
 class SubscriptionOperations(Operations):
@@ -45,6 +43,7 @@ class SubscriptionOperations(Operations):
         inputs.check_subscription(
             problems, draft, policy=self._policy, profiles=self._profiles, default_profile=default_profile
         )
+        self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
         now = self._clock.now()
         settings = inputs.settings(wanted, default_profile=default_profile)
@@ -64,6 +63,7 @@ class SubscriptionOperations(Operations):
             subscription,
             None if key is None else self._key(by, key, tenant),
             None if render is None else lambda made: render(self._view(made)),
+            limits={name: plan.max_subscriptions for name, plan in self._config.plans.items()},
         )
         made = await self._store.writer.change(step)
         return made if isinstance(made, Answer) else replace(self._view(made), secret=secret)
@@ -79,16 +79,9 @@ class SubscriptionOperations(Operations):
         asked = Query(query, {"tenant", "state"})
         state = asked.choice("state", [state.value for state in SubscriptionState])
         part = asked.slice(self._tenant(by, asked.text("tenant")))
-        found = sorted(
-            (
-                s
-                for s in self._store.writer.index
-                if s.seq < part.before and part.tenant in (None, s.tenant) and state in (None, s.state)
-            ),
-            key=lambda s: -s.seq,
-        )[: part.limit + 1]
-        after = found[part.limit - 1].seq if len(found) > part.limit else None
-        return page([self._view(s) for s in found[: part.limit]], after)
+        wanted = (s for s in self._store.writer.index if part.tenant in (None, s.tenant) and state in (None, s.state))
+        found, after = newest(wanted, part)
+        return page([self._view(s) for s in found], after)
 
     async def update_subscription(
         self,
@@ -142,7 +135,7 @@ class SubscriptionOperations(Operations):
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def edit(current: models.Subscription, now: int) -> models.Subscription:
-            return replace(current, secrets=inputs.rotated(current, secret, overlap=overlap, now=now))
+            return replace(current, secrets=inputs.rotated(current.secrets, secret, overlap=overlap, now=now))
 
         return shown_secret(await self._edit(by, id, edit, versions), self._clock.now())
 
@@ -202,11 +195,24 @@ class SubscriptionOperations(Operations):
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
         )
+        self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
         fresh = new_secret(self._clock.new_bytes(32))
         secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
         return replace(current, secrets=secrets, **settings)
+
+    def _check_types(self, problems: Problems, wanted: list[str] | None, *, kept: tuple[str, ...]) -> None:
+        """
+        Where types must be declared, a subscription to one that is not would wait for ever: a slip of the pen.
+
+        A pattern is for types to come. Those in *kept* it has already: a type that was deleted does not lock its settings.
+        """
+        if not self._config.delivery.strict_event_types:
+            return
+        for position, type_ in enumerate(wanted or ()):
+            if not type_.endswith("*") and type_ not in kept:
+                inputs.check_listed(problems, type_, f"/event_types/{position}", self._store.writer.event_types)
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))

@@ -1,6 +1,6 @@
-"""Events, subscriptions, deliveries and attempts in one SQLite file."""
+"""Events, subscriptions, deliveries and attempts, tenants, tokens and event types in one SQLite file."""
 
-from hookengine.store import changes
+from hookengine.store import changes, registry
 from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result
 from hookengine.store.reader import BEFORE_ALL, Reader, Slice
 from hookengine.store.rows import StoredAttempt
@@ -23,4 +23,5 @@ __all__ = [
     "Transaction",
     "Writer",
     "changes",
+    "registry",
 ]

@@ -13,6 +13,7 @@ from hookengine.errors import (
     IdempotencyMismatch,
     PreconditionFailed,
     SubscriptionDisabled,
+    SubscriptionLimitReached,
     SubscriptionNotFound,
 )
 from hookengine.models import (
@@ -31,7 +32,7 @@ from hookengine.store.intake import KEY_LIFETIME, Answer, Key
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from hookengine.store.transaction import Transaction
 
@@ -41,13 +42,22 @@ _ENABLING = "enabling:"
 
 
 def add_subscription(
-    subscription: Subscription, key: Key | None = None, render: Callable[[Subscription], bytes] | None = None
+    subscription: Subscription,
+    key: Key | None = None,
+    render: Callable[[Subscription], bytes] | None = None,
+    *,
+    limits: Mapping[str, int | None] | None = None,
 ) -> Callable[[Transaction], Awaitable[Subscription | Answer]]:
-    """Store *subscription* under a new key; a repetition with *key* gets the first one's Answer."""
+    """
+    Store *subscription* under a new key; a repetition with *key* gets the first one's Answer.
+
+    *limits* are, by plan, how many subscriptions a tenant may have; raises SubscriptionLimitReached where its plan is full.
+    """
 
     async def step(tx: Transaction) -> Subscription | Answer:
         if key is not None and (answer := await _answered(tx, key)) is not None:
             return answer
+        _check_limit(tx, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
         commit = Commit()
@@ -222,6 +232,15 @@ def _subscription(
     if versions is not None and subscription.version not in versions:
         raise PreconditionFailed
     return subscription
+
+
+def _check_limit(tx: Transaction, tenant: str, limits: Mapping[str, int | None]) -> None:
+    """Counted here, where no other change can come between the count and what is added."""
+    known = tx.tenants.get(tenant)
+    plan = None if known is None else known.plan
+    limit = None if plan is None else limits.get(plan)
+    if limit is not None and tx.index.count(tenant) >= limit:
+        raise SubscriptionLimitReached(f"the plan '{plan}' lets the tenant {tenant} have {limit} subscriptions")
 
 
 async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Delivery, Subscription | None]:

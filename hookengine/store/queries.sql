@@ -239,3 +239,67 @@ ORDER BY seq;
 -- subscription_key
 -- The key of a subscription, deleted ones too: their history stays readable.
 SELECT seq FROM subscriptions WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant);
+
+-- tenants
+-- Every tenant that is declared or has a secret.
+SELECT seq, name, plan, sealed, created_at, updated_at FROM tenants ORDER BY seq;
+
+-- save_tenant
+-- A tenant's plan, the tenant made if need be.
+INSERT INTO tenants (name, plan, created_at, updated_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET plan = excluded.plan, updated_at = excluded.updated_at
+RETURNING seq;
+
+-- save_tenant_secrets
+-- A tenant's secrets, the tenant made if need be.
+INSERT INTO tenants (name, sealed, created_at, updated_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at
+RETURNING seq;
+
+-- delete_tenant
+-- Its plan and secrets are forgotten; what else has its name stays.
+DELETE FROM tenants WHERE name = ?;
+
+-- tokens
+-- Every token, by what is kept of it.
+SELECT seq, user, digest, scopes, tenant, created_at, expires_at, last_used_at FROM tokens ORDER BY seq;
+
+-- insert_token
+-- A token of a user that has none that can be read.
+INSERT OR REPLACE INTO tokens (user, digest, scopes, tenant, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING seq;
+
+-- delete_token
+-- It opens nothing any more.
+DELETE FROM tokens WHERE user = ?;
+
+-- use_token
+-- When a token was last used.
+UPDATE tokens SET last_used_at = ? WHERE user = ?;
+
+-- event_type_names
+-- The types that are declared.
+SELECT type FROM event_types;
+
+-- list_event_types
+-- A page of event types, newest first.
+SELECT seq, type, description, example, deprecated, created_at, updated_at
+FROM event_types
+WHERE seq < :before
+ORDER BY seq DESC
+LIMIT :limit;
+
+-- show_event_type
+-- One event type.
+SELECT seq, type, description, example, deprecated, created_at, updated_at FROM event_types WHERE type = :type;
+
+-- save_event_type
+-- An event type, made or described anew.
+INSERT INTO event_types (type, description, example, deprecated, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (type) DO UPDATE
+SET description = excluded.description, example = excluded.example, deprecated = excluded.deprecated,
+    updated_at = excluded.updated_at
+WHERE (description, example, deprecated) IS NOT (excluded.description, excluded.example, excluded.deprecated);
+
+-- delete_event_type
+-- A type is declared no more; events of it stay.
+DELETE FROM event_types WHERE type = ?;

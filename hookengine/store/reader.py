@@ -133,6 +133,16 @@ class Reader:
         row = await self._one(sql.subscription_key, {"id": id, "tenant": tenant})
         return None if row is None else row["seq"]
 
+    async def event_types(self, part: Slice) -> tuple[list[views.EventType], int | None]:
+        """A page of event types, and the key to go on from."""
+        found, after = await self._page(sql.list_event_types, part)
+        return [rows.event_type_view(row) for row in found], after
+
+    async def event_type(self, type: str) -> views.EventType | None:
+        """One event type."""
+        row = await self._one(sql.show_event_type, {"type": type})
+        return None if row is None else rows.event_type_view(row)
+
     async def _one(self, statement: str, values: dict[str, Any]) -> Row | None:
         # In one step: a caller that is cancelled between two would leave an open cursor, and with it an old snapshot.
         found = list(await self._db.execute_fetchall(statement, values))

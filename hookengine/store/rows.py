@@ -9,6 +9,7 @@ import msgspec
 import orjson
 
 from hookengine import models, views
+from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
 from hookengine.store.intake import Receipt
@@ -240,6 +241,65 @@ def _secret(wanted: type, value: Any) -> Any:
     if wanted is Secret and isinstance(value, str):
         return Secret(value)
     raise TypeError
+
+
+def sealed_secrets(t: models.Tenant, vault: Vault) -> bytes:
+    """The secrets of a tenant as they are stored."""
+    return vault.seal(msgspec.json.encode(t.secrets, enc_hook=str), _tenant_context(t.name))
+
+
+def tenant(row: Row, vault: Vault) -> models.Tenant:
+    """A tenant from the columns of `tenants`; raises StorageCorrupt, naming it, where its secrets cannot be read."""
+    fields = {name: row[name] for name in ("seq", "name", "plan", "created_at", "updated_at")}
+    if row["sealed"] is None:
+        return models.Tenant(**fields)
+    try:
+        secrets = msgspec.json.decode(vault.open(row["sealed"], _tenant_context(row["name"])))
+        return msgspec.convert(fields | {"secrets": secrets}, models.Tenant, dec_hook=_secret)
+    except (msgspec.MsgspecError, StorageCorrupt) as error:
+        raise StorageCorrupt(f"the secrets of the tenant {row['name']} cannot be read: {error}") from error
+
+
+def _tenant_context(name: str) -> str:
+    return f"tenant:{name}"
+
+
+def token_row(t: Token) -> tuple[Any, ...]:
+    """The values of `insert_token`."""
+    by = t.principal
+    return (by.user, t.digest, json_text(sorted(by.scopes)), by.tenant, t.created_at, by.expires_at)
+
+
+def token(row: Row) -> Token:
+    """A token from the columns of `tokens`; raises StorageCorrupt, naming its user."""
+    try:
+        principal = Principal(
+            user=row["user"],
+            scopes=frozenset(map(Scope, orjson.loads(row["scopes"]))),
+            tenant=row["tenant"],
+            expires_at=row["expires_at"],
+        )
+    except (TypeError, ValueError) as error:
+        raise StorageCorrupt(f"the token of {row['user']} (row {row['seq']}) cannot be read: {error}") from error
+    return Token(
+        seq=row["seq"],
+        principal=principal,
+        digest=row["digest"],
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+    )
+
+
+def event_type_view(row: Row) -> views.EventType:
+    """An event type from the columns of `list_event_types`."""
+    return views.EventType(
+        type=row["type"],
+        description=row["description"],
+        example=row["example"],
+        deprecated=bool(row["deprecated"]),
+        created_at=moment(row["created_at"]),
+        updated_at=moment(row["updated_at"]),
+    )
 
 
 def event_view(row: Row) -> views.Event:

@@ -7,8 +7,10 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
+from hookengine.access import Tokens
 from hookengine.errors import StartError, StorageCorrupt
 from hookengine.matching import Index
+from hookengine.models import Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
@@ -35,7 +37,7 @@ class Store:
     def __init__(self, path: Path, *, clock: Clock, synchronous: str = "full", encryption_key: str | None = None) -> None:
         self.path = path
         self.is_new = False
-        self.unreadable: list[StorageCorrupt] = []  # subscriptions that a start could not read, and left alone
+        self.unreadable: list[StorageCorrupt] = []  # rows that a start could not read, and left alone
         self._clock = clock
         self._synchronous = synchronous
         self._encryption_key = encryption_key
@@ -78,6 +80,9 @@ class Store:
             health=health,
             keys=Keys(subscriptions=keys["subscriptions"], events=keys["events"], deliveries=keys["deliveries"]),
             listener=listener,
+            tenants=await self._tenants(reading, vault),
+            tokens=await self._tokens(reading),
+            event_types={row["type"] for row in await reading.execute_fetchall(sql.event_type_names)},
         )
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
@@ -130,6 +135,27 @@ class Store:
                 continue
             health[row["seq"]] = rows.health(row)
         return index, health
+
+    async def _tenants(self, db: aiosqlite.Connection, vault: Vault) -> dict[str, Tenant]:
+        tenants = {}
+        for row in await db.execute_fetchall(sql.tenants):
+            try:
+                tenants[row["name"]] = rows.tenant(row, vault)
+            except StorageCorrupt as error:
+                # Its plan still holds, and nothing of it goes out unsigned.
+                self.unreadable.append(error)
+                known = {name: row[name] for name in ("seq", "name", "plan", "created_at", "updated_at")}
+                tenants[row["name"]] = Tenant(**known, readable=False)
+        return tenants
+
+    async def _tokens(self, db: aiosqlite.Connection) -> Tokens:
+        tokens = Tokens()
+        for row in await db.execute_fetchall(sql.tokens):
+            try:
+                tokens.put(rows.token(row))
+            except StorageCorrupt as error:
+                self.unreadable.append(error)
+        return tokens
 
     async def _close_connections(self) -> None:
         for db in reversed(self._connections):

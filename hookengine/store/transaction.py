@@ -24,6 +24,9 @@ class Transaction:
         self.now = now
         self.index = writer.index
         self.health = writer.health
+        self.tenants = writer.tenants
+        self.tokens = writer.tokens
+        self.event_types = writer.event_types
         self.vault = writer.vault
         self.listener = writer.listener
         self.after: list[Callable[[], None]] = []

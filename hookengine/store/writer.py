@@ -13,7 +13,7 @@ import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageFailed, StorageUnavailable
+from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
+    from hookengine.access import Tokens
     from hookengine.clock import Clock
     from hookengine.matching import Index
-    from hookengine.models import Health
+    from hookengine.models import Health, SigningSecret, Tenant
     from hookengine.scheduler import Refill
     from hookengine.vault import Vault
 
@@ -65,7 +66,7 @@ class _Publication:
 
 class Writer:
     """
-    Owns the write connection, the index and the failure counters.
+    Owns the write connection, and what is kept in memory: the index, the failure counters, tenants, tokens and event types.
 
     Others send it work, by methods that append and wake. What it has committed it tells the listener itself.
     """
@@ -80,10 +81,16 @@ class Writer:
         health: dict[int, Health],
         keys: Keys,
         listener: Listener,
+        tenants: dict[str, Tenant],
+        tokens: Tokens,
+        event_types: set[str],
     ) -> None:
         self.vault = vault
         self.index = index  # changed here only, after a commit
         self.health = health  # by subscription; changed here only, after a commit
+        self.tenants = tenants  # by name; these three too are changed after a commit
+        self.tokens = tokens
+        self.event_types = event_types
         self._db = db
         self._clock = clock
         self._keys = keys
@@ -119,6 +126,17 @@ class Writer:
         self._waiting_bytes += publication.size
         self._work.set()
         return await publication.done
+
+    def tenant_secrets(self, tenant: str) -> tuple[SigningSecret, ...]:
+        """
+        What signs *tenant*'s deliveries where that is the tenant's business, newest first; nothing unless it has a secret.
+
+        Raises StorageCorrupt where it has one that cannot be read.
+        """
+        known = self.tenants.get(tenant)
+        if known is not None and not known.readable:
+            raise StorageCorrupt(f"the secrets of the tenant {tenant} cannot be read: set a new one")
+        return () if known is None else known.secrets
 
     async def change(self, step: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run *step* alone in a transaction; what it put into `after` follows the commit at once."""
