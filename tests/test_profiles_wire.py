@@ -195,7 +195,7 @@ async def test_our_own_verify(tmp_path: Path, profile: str) -> None:
 
 
 async def test_tenant_without_a_secret(tmp_path: Path) -> None:
-    """Unsigned until the tenant has a secret, and again once it has none: a workspace turns signing on, as ClearFeed has it."""
+    """Unsigned until the tenant has a secret, and again without one: a workspace turns signing on, as ClearFeed has it."""
     async with Receiver() as receiver, running(tmp_path) as engine:
         await engine.subscribe(receiver.url, profile="clearfeed", tenant="acme", max_concurrency=1)
         await engine.set_tenant_secret("other")
