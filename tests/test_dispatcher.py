@@ -901,17 +901,28 @@ async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> Non
 
 
 class Crowd:
-    """Counts the requests that are being answered, by path and in all."""
+    """Counts the requests that are being answered, by path and in all; `gather` keeps them until there are some."""
 
     def __init__(self) -> None:
         self.most: dict[str, int] = {}
         self._here: dict[str, int] = {}
+        self._wanted = 0
+        self._together = asyncio.Event()
+        self._together.set()
 
-    def arrive(self, request: Received) -> Reply:
+    def gather(self, count: int) -> None:
+        """Answer nobody from now on until *count* are here."""
+        self._wanted = count
+        self._together.clear()
+
+    async def arrive(self, request: Received) -> Reply:
         """A step of a script that takes a while."""
         for name in (request.path, "all"):
             self._here[name] = self._here.get(name, 0) + 1
             self.most[name] = max(self.most.get(name, 0), self._here[name])
+        if self._here["all"] >= self._wanted:
+            self._together.set()
+        await self._together.wait()
         return Reply(delay=0.005)
 
     def leave(self, request: Received, _: Reply) -> None:
@@ -938,7 +949,8 @@ async def test_caps_hold_at_the_receiver(
     ):
         for path, limit in subscriptions.items():
             await engine.subscribe(receiver.url + path, max_concurrency=limit)
-        for _ in range(2):  # widths grow with successes
+        for gathered in (0, expected["all"]):  # widths grow with successes
+            crowd.gather(gathered)
             published = await engine.publish_batch([{"type": "a", "data": {"n": n}} for n in range(20)])
             for event in published:
                 await engine.wait(event.id, PATIENCE)
