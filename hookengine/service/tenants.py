@@ -82,8 +82,6 @@ class TenantOperations(Operations):
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def renew(before: tuple[SigningSecret, ...], now: int) -> tuple[SigningSecret, ...]:
-            if before and before[0].value == secret:
-                return before  # the same request again
             return inputs.rotated(before, secret, overlap=overlap, now=now)
 
         return shown_tenant_secret(
