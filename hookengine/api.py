@@ -124,6 +124,8 @@ class Api:
         disable_after_failures: int | None = None,
         while_disabled: Literal["hold", "skip"] | None = None,
         max_concurrency: int | None = None,
+        target_id: int | None = None,
+        key_values: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         state: Literal["active", "disabled"] | None = None,
     ) -> Subscription:
@@ -143,6 +145,8 @@ class Api:
             "disable_after_failures": disable_after_failures,
             "while_disabled": while_disabled,
             "max_concurrency": max_concurrency,
+            "target_id": target_id,
+            "key_values": key_values,
             "metadata": metadata,
             "state": state,
         }

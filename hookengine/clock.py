@@ -6,6 +6,8 @@ import secrets
 import time
 
 _POOL = 4096  # random bytes fetched at once: a system call for each id took a tenth of an id's time
+# The first digit behind the version with its two upper bits set to the variant (RFC 9562, 4.1).
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class Clock:
@@ -15,12 +17,13 @@ class Clock:
     One per engine; not for use from several threads.
     """
 
-    __slots__ = ("_counter", "_last", "_pool", "_used")
+    __slots__ = ("_counter", "_head", "_last", "_pool", "_used")
 
     def __init__(self) -> None:
         self._last = 0  # ms of the newest id
+        self._head = ""  # of ids with that time, up to the version
         self._counter = 0
-        self._pool = b""
+        self._pool = ""
         self._used = 0
 
     def now(self) -> int:
@@ -36,27 +39,29 @@ class Clock:
         """
         now = self.now()
         if now > self._last:
-            self._last, self._counter = now, 0
+            self._start(now)
+        elif self._counter == 0xFFF:
+            self._start(self._last + 1)
         else:
             self._counter += 1
-            if self._counter > 0xFFF:
-                self._last, self._counter = self._last + 1, 0
-        ms, tail = self._last, self._random_bits() >> 2 | 0x8000_0000_0000_0000
-        return (
-            f"{prefix}_{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-{tail >> 48:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"
-        )
+        tail = self._random_digits()
+        return f"{prefix}_{self._head}{self._counter:03x}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
+
+    def _start(self, ms: int) -> None:
+        self._last, self._counter = ms, 0
+        self._head = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
 
     def random(self) -> float:
         """A number in [0, 1), for jitter."""
-        return (self._random_bits() >> 11) * 2.0**-53
+        return (int(self._random_digits(), 16) >> 11) * 2.0**-53
 
     def new_bytes(self, count: int) -> bytes:
         """*count* bytes fit for a secret."""
         return secrets.token_bytes(count)
 
-    def _random_bits(self) -> int:
-        """64 random bits, none used twice."""
+    def _random_digits(self) -> str:
+        """64 random bits in hexadecimal, none used twice."""
         if self._used >= len(self._pool):
-            self._pool, self._used = secrets.token_bytes(_POOL), 0
-        self._used += 8
-        return int.from_bytes(self._pool[self._used - 8 : self._used], "big")
+            self._pool, self._used = secrets.token_hex(_POOL), 0
+        self._used += 16
+        return self._pool[self._used - 16 : self._used]

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from itertools import groupby
+from pathlib import Path
 from textwrap import wrap
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, field
 from msgspec.structs import force_setattr, replace
 
+from hookengine import extensions
+from hookengine.extensions import Profiles, ProfileTable, SignatureTable
 from hookengine.models import Secret
-from hookengine.profiles import PROFILES
 from hookengine.sources import Option, Sources, invalid
 from hookengine.validation import Duration, Problems, did_you_mean, format_duration, pointer, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator
+    from os import PathLike
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 # The widest networks that have one private owner: 10.0.0.0/8 and fc00::/7.
@@ -46,12 +51,6 @@ def _listen(text: str) -> str:
         valid = False
     if not valid or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"expected HOST:PORT such as '127.0.0.1:8700' or '[::1]:8700', got {quoted(text)}")
-    return text
-
-
-def _profile(text: str) -> str:
-    if text not in PROFILES:
-        raise ValueError(f"expected one of {', '.join(map(quoted, PROFILES))}{did_you_mean(text, PROFILES)}")
     return text
 
 
@@ -121,7 +120,7 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     drain: Annotated[Duration, Meta(description="How long a stop waits for attempts in flight.")] = Duration.parse("25s")
     default_profile: Annotated[
-        str, Meta(description="The profile of subscriptions that name none.", extra={"parse": _profile})
+        str, Meta(description="The profile of subscriptions that name none: one of hookengine's, or of this file.")
     ] = "standard"
     strict_event_types: Annotated[
         bool, Meta(description="Refuse events whose type was not declared, and subscriptions that name one exactly.")
@@ -180,7 +179,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     Everything that can be set; by itself, the defaults.
 
-    Raises ConfigInvalid, also when made by hand; durations and networks may be given as texts then too.
+    Raises ConfigInvalid, also when made by hand; durations and networks may be given as texts then too, and `profiles` as the
+    tables of a file. It holds all profiles then, hookengine's too.
     """
 
     server: Server = Server()
@@ -190,7 +190,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: Log = Log()
     dashboard: Dashboard = Dashboard()
     plans: dict[_Name, Plan] = field(default_factory=dict)
-    profiles: dict[_Name, dict[str, Any]] = field(default_factory=dict)  # read by `profiles`
+    profiles: Profiles = field(default_factory=Profiles)
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -198,24 +198,54 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             given = getattr(self, section)
             raw = msgspec.structs.asdict(given) if isinstance(given, struct) else given
             force_setattr(self, section, problems.convert(struct, raw, pointer(section)).whole)
+        profiles = self.profiles
+        if not isinstance(profiles, Profiles):
+            force_setattr(self, "profiles", extensions.read(problems, profiles, pointer("profiles")))
+        if isinstance(self.delivery, Delivery):
+            _check_default_profile(problems, self.delivery.default_profile, self.profiles, profiles)
         if problems.mistakes:
             raise invalid([("Config", mistake) for mistake in problems.mistakes])
 
     @classmethod
-    def load(cls, path: Path | None, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    def load(
+        cls,
+        path: str | PathLike[str] | None = None,
+        *,
+        environ: Mapping[str, str] = _NOTHING,
+        flags: Mapping[str, Any] = _NOTHING,
+    ) -> Config:
         """
-        The configuration of a TOML file (None: of no file), then the environment, then *flags*, the later one winning.
+        The configuration of a TOML file (None: of no file), then *environ*, then *flags*, the later one winning.
 
         *flags* are by the option's name, such as `server.listen`; None is a flag that was not given. Raises ConfigInvalid with
         every mistake: its `detail` is a line for each, and each has `parameter` (where it is, and the option's name).
         """
-        read = Sources.read(path, environ=environ, flags=flags, options=OPTIONS)
+        read = Sources.read(None if path is None else Path(path), environ=environ, flags=flags, options=OPTIONS)
         problems = Problems()
-        draft = problems.convert(cls, read.tables)
+        draft = problems.convert(cls, _with_profiles(problems, read.tables))
         mistakes = read.mistakes + [(read.place_of(mistake), mistake) for mistake in problems.mistakes]
         if mistakes:
             raise invalid(mistakes)
         return problems.require(draft)
+
+
+def _with_profiles(problems: Problems, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """*tables* with profiles made of theirs, and without a default profile that is none of them: both are judged here."""
+    given = tables.get("profiles", {})
+    profiles = extensions.read(problems, given, pointer("profiles"))
+    delivery = tables.get("delivery")
+    if isinstance(delivery, dict) and isinstance(name := delivery.get("default_profile"), str) and name not in profiles:
+        _check_default_profile(problems, name, profiles, given)
+        delivery = delivery | {"default_profile": UNSET}
+    return {**tables, "profiles": profiles, "delivery": UNSET if delivery is None else delivery}
+
+
+def _check_default_profile(problems: Problems, name: str, profiles: Profiles, given: Any) -> None:
+    """Add a mistake where no profile has this *name*; those that are *given* and wrong are named already."""
+    if name not in profiles and not (isinstance(given, Mapping) and name in given):
+        known = ", ".join(map(quoted, profiles))
+        detail = f"expected one of {known}{did_you_mean(name, profiles)}"
+        problems.add(pointer("delivery", "default_profile"), "unknown_profile", detail)
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -230,13 +260,13 @@ def written(value: Any) -> str:
     match value:
         case Secret():
             return '"***"'
-        case bool():
-            return str(value).lower()
         case Duration():
             return f'"{format_duration(value)}"'
-        case int():
-            return str(value)
-        case tuple() | frozenset():
+        case bool() | int() | float():
+            return str(value).lower()
+        case Mapping():
+            return f"{{ {', '.join(f'{name} = {written(each)}' for name, each in value.items())} }}"
+        case list() | tuple() | frozenset():
             return f"[{', '.join(map(written, sorted(value) if isinstance(value, frozenset) else value))}]"
         case _:
             return json.dumps(str(value), ensure_ascii=False)
@@ -292,20 +322,36 @@ def example() -> str:
             lines += ["", *(f"# {line}" for line in wrap(option.help.replace("`", ""), 98))]
             setting = f"{option.key} = {written(option.default)}"
             lines.append(setting if option.default is not None else f"# {option.key} = {written(option.example)}")
-    return "\n".join(lines) + _NAMED_TABLES
+    return "\n".join([*lines, *_example_tables()]) + "\n"
 
 
-_NAMED_TABLES = """
+def _example_tables() -> list[str]:
+    """What `config.example.toml` says of tables with names, each with every key."""
+    return [
+        "",
+        "# Plans limit what a tenant may have; PUT /v1/tenants/<tenant> puts a tenant on one.",
+        "# [plans.free]",
+        "# max_subscriptions = 3",
+        "",
+        "# Profiles of your own: each extends one that there is, and has its own values for any of these keys.",
+        "# [profiles.acme]",
+        *(f"# {key} = {example}" for key, _, example, _ in _keys(ProfileTable) if example),
+        "#",
+        "# Its signatures, in place of those of what it extends.",
+        "# [[profiles.acme.signatures]]",
+        *(f"# {key} = {example}" for key, _, example, _ in _keys(SignatureTable) if example and key not in _UNUSUAL),
+    ]
 
-# Plans limit what a tenant may have; PUT /v1/tenants/<tenant> puts a tenant on one.
-# [plans.free]
-# max_subscriptions = 3
 
-# Profiles of your own build on one that exists.
-# [profiles.acme]
-# extends = "standard"
-# timeout = "5s"
-"""
+_UNUSUAL = {"public_prefix"}  # keys of a signature that fit no usual one
+
+
+def _keys(table: type[Struct]) -> Iterator[tuple[str, str, str, str]]:
+    """The keys of a table with a name: what is there without it, an example, and the meaning."""
+    for each in msgspec.structs.fields(table):
+        meta = next(meta for meta in each.type.__metadata__ if isinstance(meta, Meta) and meta.description)
+        default = "" if each.required or each.default is None else written(each.default)
+        yield each.name, default, written(meta.examples[0]) if meta.examples else default, meta.description or ""
 
 
 def reference() -> str:
@@ -326,17 +372,41 @@ def reference() -> str:
         for option in options:
             default = "" if option.default is None else f"`{written(option.default)}`"
             lines.append(f"| `{option.key}` | `{option.variable}` | {default} | {option.allowed} | {option.help} |")
-    return "\n".join(lines) + _NAMED_TABLES_REFERENCE
+    return "\n".join([*lines, *_reference_tables()]) + "\n"
 
 
-_NAMED_TABLES_REFERENCE = """
-
-## Tables with names
-
-These come from the file only.
-
-| table | what it holds |
-|---|---|
-| `[plans.NAME]` | A plan for tenants (`PUT /v1/tenants/<tenant>`). `max_subscriptions`: how many each may have. |
-| `[profiles.NAME]` | A profile of your own: `extends` names the one that it builds on, other keys replace its rules. |
-"""
+def _reference_tables() -> list[str]:
+    """What `docs/configuration.md` says of tables with names."""
+    return [
+        "",
+        "## Tables with names",
+        "",
+        "These come from the file only.",
+        "",
+        "### [plans.NAME]",
+        "",
+        "A plan for tenants (`PUT /v1/tenants/<tenant>`). `max_subscriptions`: how many each may have.",
+        "",
+        "### [profiles.NAME]",
+        "",
+        "A profile of your own, by which subscriptions name it. [profiles.md](profiles.md) tells what hookengine's are. What",
+        "a table does not say is as in the profile that it extends; a list or a table replaces the whole of what that has.",
+        "",
+        "| key | example | meaning |",
+        "|---|---|---|",
+        *(
+            f"| `{key}` | {f'`{example}`' if example else ''} | {meaning} |"
+            for key, _, example, meaning in _keys(ProfileTable)
+        ),
+        "",
+        "### [[profiles.NAME.signatures]]",
+        "",
+        "Each such table is a signature that requests carry.",
+        "",
+        "| key | default | example | meaning |",
+        "|---|---|---|---|",
+        *(
+            f"| `{key}` | {f'`{default}`' if default else ''} | `{example}` | {meaning} |"
+            for key, default, example, meaning in _keys(SignatureTable)
+        ),
+    ]

@@ -22,9 +22,11 @@ from hookengine.models import (
     Health,
     Interrupted,
     Outcome,
+    Rank,
     Refused,
     Request,
     Rules,
+    SigningSecret,
     Standing,
     Subscription,
     SubscriptionState,
@@ -38,15 +40,15 @@ from hookengine.observers import (
     StorageTrouble,
     SubscriptionChanged,
 )
-from hookengine.profiles import PROFILES, Profile
 from hookengine.scheduler import FROM_THE_START
 from hookengine.store import Recorded, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from hookengine.clock import Clock
     from hookengine.observers import Happening
+    from hookengine.profiles import Profile
     from hookengine.scheduler import Mark, Refill, Scheduler
     from hookengine.sender import Sender
     from hookengine.store import Store
@@ -123,6 +125,7 @@ class Dispatcher:
         scheduler: Scheduler,
         sender: Sender,
         clock: Clock,
+        profiles: Mapping[str, Profile],
         observe: Callable[[Happening], None],
         payload_cache: int,
     ) -> None:
@@ -131,6 +134,7 @@ class Dispatcher:
         self._scheduler = scheduler
         self._sender = sender
         self._clock = clock
+        self._profiles = profiles
         self._observe = observe
         self._payloads = Payloads(payload_cache)
         self._store: Store  # given by load()
@@ -203,8 +207,10 @@ class Dispatcher:
             self._serve(after, [None, None, None])
         elif before.state is SubscriptionState.DISABLED:
             self._serve(after, [FROM_THE_START] * 3)
-        else:  # it has a lane, and its standing, unless its profile was not there
-            self._serve(after, [FROM_THE_START] * 3, self._scheduler.standing(after.seq))
+        else:  # it has a lane, unless its profile was not there, and keeps the width that it has earned
+            standing = self._scheduler.standing(after.seq)
+            earned = standing is not None and standing.rank is Rank.TRUSTED
+            self._serve(after, [FROM_THE_START] * 3, standing if earned else None)
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 
@@ -291,7 +297,7 @@ class Dispatcher:
             return None
         target = self._targets.get(seq)
         if target is None:
-            profile = PROFILES.get(subscription.profile)
+            profile = self._profiles.get(subscription.profile)
             if profile is None:
                 self._observe(Fault(where=f"subscription {subscription.id}", error=f"no profile {subscription.profile!r}"))
                 return None
@@ -376,11 +382,12 @@ class Dispatcher:
         )
         # What somebody else made of it meanwhile is what the end of this attempt applies to.
         before = self._overruled.get(delivery.seq, delivery)
-        after = before
-        if before.state is DeliveryState.PENDING:
-            after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=self._clock.random())
-            if before is not delivery and after.state is not DeliveryState.DELIVERED:
-                after = replace(before, attempt_count=after.attempt_count)  # to be tried at once, with its whole schedule
+        rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
+        after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=rand)
+        came_through = before.state is DeliveryState.PENDING and after.state is DeliveryState.DELIVERED
+        if before is not delivery and not came_through and after is not before:
+            # It stays cancelled, or is to be tried at once with its whole schedule; but this was an attempt.
+            after = replace(before, attempt_count=after.attempt_count)
         return Result(before=before, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name)
 
     async def _send(
@@ -395,7 +402,9 @@ class Dispatcher:
                 target.profile,
                 target.subscription,
                 event,
+                secrets=self._secrets(target),
                 attempt=delivery.attempt_count + 1,
+                retry=delivery.step,
                 now=now,
                 timeout=target.rules.timeout,
             )
@@ -407,6 +416,12 @@ class Dispatcher:
             return request, _broken(type(error).__name__)
         self._weigh(outcome)
         return request, outcome
+
+    def _secrets(self, target: _Target) -> Sequence[SigningSecret]:
+        """The secrets that sign: the subscription's own, or its tenant's as they are now."""
+        if target.profile.secret_scope == "tenant":  # noqa: S105  # whose it is, not what it is
+            return self._store.writer.tenant_secrets(target.subscription.tenant)
+        return target.subscription.secrets
 
     def _weigh(self, outcome: Outcome) -> None:
         """Whether this machine is able to send at all."""

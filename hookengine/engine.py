@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import ChainMap
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +26,7 @@ from hookengine.store import Store
 from hookengine.vault import write_private
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
     import structlog
@@ -76,10 +77,7 @@ class Engine(Api):
 
         *config* is a TOML file, or what was read from one; *data* is a directory, made (0700) if need be.
         """
-        if isinstance(config, Config):
-            chosen = config
-        else:
-            chosen = Config.load(None if config is None else Path(config), environ=os.environ, flags={})
+        chosen = config if isinstance(config, Config) else Config.load(config, environ=os.environ)
         folder = Path(data)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,6 +96,17 @@ class Engine(Api):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object) -> AsyncIterator[None]:
+        """Run for as long as a FastAPI or Starlette application does: `FastAPI(lifespan=engine.lifespan)`."""
+        async with self:
+            yield
+
+    async def cleanup_ctx(self, _app: object) -> AsyncIterator[None]:
+        """Run for as long as an aiohttp application does: `app.cleanup_ctx.append(engine.cleanup_ctx)`."""
+        async with self:
+            yield
 
     # Its life.
 
@@ -209,6 +218,7 @@ class Engine(Api):
             scheduler=Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size),
             sender=sender,
             clock=clock,
+            profiles=config.profiles,
             observe=_to_all(observers),
             payload_cache=config.delivery.payload_cache,
         )
@@ -301,8 +311,10 @@ def _to_all(observers: list[Observer]) -> Any:
 
     def observe(happening: Happening) -> None:
         for observer in observers:
-            with suppress(Exception):
+            try:  # noqa: SIM105  # of every delivery, and `suppress` takes as long as an observer
                 observer(happening)
+            except Exception:  # noqa: BLE001, S110
+                pass
 
     return observe
 

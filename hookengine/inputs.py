@@ -10,11 +10,12 @@ import orjson
 from msgspec import Meta, Raw, Struct
 
 from hookengine.access import Scope
+from hookengine.envelopes import with_query
 from hookengine.errors import Mistake
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
-from hookengine.netguard import Policy, UrlRefused, vet_url
-from hookengine.profiles import PROFILES, Profile
-from hookengine.signing import Scheme, check_secret
+from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
+from hookengine.profiles import HEADER_NAME, Profile
+from hookengine.signing import check_secret
 from hookengine.validation import Draft, Duration, Problems, Time, did_you_mean, format_duration, pointer, quoted
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
 _OUR_TYPE = re.compile(rf"{OURS}(?![A-Za-z0-9_])")
 _MOST_SUGGESTIONS = 10  # of one request
 _MOST_SUGGESTED = 1000  # event types that are looked through for one
-# Every profile that signs with the tenant's secret takes its characters as the key.
-_TENANT_SCHEMES = (Scheme(header="signature", value="{signature}", signed="{body}"),)
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # a token of RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
 _MOST_HEADERS = 32
 _HEADER_BYTES = 8192
@@ -123,6 +121,8 @@ class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     disable_after_failures: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     while_disabled: Literal["hold", "skip"] | None = None
     max_concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    target_id: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    key_values: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     state: Literal["active", "disabled"] | None = None
 
@@ -199,14 +199,16 @@ def check_token(problems: Problems, draft: Draft[TokenInput], *, now: int) -> No
         problems.add("/expires_at", "invalid_value", "expires_at has passed")
 
 
-def check_tenant_secret(problems: Problems, secret: str | None) -> None:
-    """Whether *secret* can sign a tenant's deliveries."""
-    if secret is None:
-        return
-    try:
-        check_secret(_TENANT_SCHEMES, secret)
-    except ValueError as error:
-        problems.add("/secret", "invalid_secret", str(error))
+def check_tenant_secret(problems: Problems, secret: str | None, profiles: Mapping[str, Profile]) -> None:
+    """Whether *secret* can sign a tenant's deliveries, by each of *profiles* that does so."""
+    for profile in profiles.values():
+        if secret is None or profile.secret_scope != "tenant" or not profile.schemes:  # noqa: S105  # whose it is
+            continue
+        try:
+            check_secret(profile.schemes, secret)
+        except ValueError as error:
+            problems.add("/secret", "invalid_secret", f"the profile {quoted(profile.name)} cannot sign with it: {error}")
+            return
 
 
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:
@@ -249,7 +251,13 @@ def priority_of(event: EventInput) -> Priority:
 
 
 def check_subscription(
-    problems: Problems, draft: Draft[SubscriptionInput], *, policy: Policy, default_profile: str, vet: bool = True
+    problems: Problems,
+    draft: Draft[SubscriptionInput],
+    *,
+    policy: Policy,
+    profiles: Mapping[str, Profile],
+    default_profile: str,
+    vet: bool = True,
 ) -> None:
     """What a subscription must hold beside the forms of its members; with *vet*, its URL may be called."""
     url = draft.get("url")
@@ -259,13 +267,15 @@ def check_subscription(
         except UrlRefused as refused:
             problems.add("/url", "invalid_url", refused.detail)
     name = draft.get("profile") or default_profile
-    profile = PROFILES.get(name)
+    profile = profiles.get(name)
     if profile is None:
-        known = ", ".join(quoted(each) for each in PROFILES)
-        problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, PROFILES)}")
+        known = ", ".join(map(quoted, profiles))
+        problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, profiles)}")
+    else:
+        _check_secret(problems, draft.get("secret"), profile)
+        _check_addressing(problems, draft, profile)
     if draft.get("tenant") == OURS:
         problems.add("/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
-    _check_secret(problems, draft.get("secret"), profile)
     _check_headers(problems, draft.get("headers"), draft.get("auth"), profile)
     timeout = draft.get("timeout")
     if timeout is not None and not 100 <= timeout <= 300_000:  # ms
@@ -273,15 +283,25 @@ def check_subscription(
     for position, delay in enumerate(draft.get("retry_schedule") or ()):
         if delay > 30 * 86_400_000:  # ms
             problems.add(pointer("retry_schedule", position), "invalid_value", "expected at most 30d")
-    metadata = draft.get("metadata")
-    if metadata is not None and len(orjson.dumps(metadata)) > 16384:  # bytes
-        problems.add("/metadata", "too_large", "expected at most 16 KiB of JSON")
+    for member in ("metadata", "key_values"):
+        value = draft.get(member)
+        if value is not None and len(orjson.dumps(value)) > 16384:  # bytes
+            problems.add(f"/{member}", "too_large", "expected at most 16 KiB of JSON")
 
 
-def check_kept_secrets(problems: Problems, name: str, subscription: models.Subscription) -> None:
-    """Whether another profile, called *name*, can sign with the secrets that *subscription* keeps."""
-    profile = PROFILES.get(name)
-    if profile is None or not profile.signs or name == subscription.profile:
+def check_rotation(problems: Problems, draft: Draft[RotationInput], profile: Profile | None) -> None:
+    """Whether the profile of a subscription, None where it is not there any more, signs with such a secret."""
+    if profile is None:
+        problems.add("", "unknown_profile", "the profile of this subscription is not there any more: choose another one")
+    elif profile.has_own_secrets:
+        _check_secret(problems, draft.get("secret"), profile)
+    else:
+        problems.add("/secret", "invalid_secret", _without_secret(profile))
+
+
+def check_kept_secrets(problems: Problems, profile: Profile | None, subscription: models.Subscription) -> None:
+    """Whether another *profile* can sign with the secrets that *subscription* keeps."""
+    if profile is None or not profile.has_own_secrets or profile.name == subscription.profile:
         return
     for secret in subscription.secrets:
         try:
@@ -291,13 +311,39 @@ def check_kept_secrets(problems: Problems, name: str, subscription: models.Subsc
             return
 
 
-def _check_secret(problems: Problems, secret: str | None, profile: Profile | None) -> None:
-    if secret is None or profile is None:
+def _check_secret(problems: Problems, secret: str | None, profile: Profile) -> None:
+    if secret is None:
+        return
+    if not profile.has_own_secrets:
+        problems.add("/secret", "invalid_secret", _without_secret(profile))
         return
     try:
         check_secret(profile.schemes, secret)
     except ValueError as error:
         problems.add("/secret", "invalid_secret", str(error))
+
+
+def _without_secret(profile: Profile) -> str:
+    if profile.schemes:
+        return f"the profile {quoted(profile.name)} signs with its tenant's secret: a subscription has none of its own"
+    return f"the profile {quoted(profile.name)} signs nothing, so that it takes no secret"
+
+
+def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile) -> None:
+    """What the envelope has a place for: a body with the method, `target_id` and `key_values` at all."""
+    is_get = (draft.get("method") or profile.method) == "GET"
+    if not profile.envelope.addressed:
+        if is_get:
+            detail = f"GET carries no body, and the profile {quoted(profile.name)} sends one: use POST, PUT or DELETE"
+            problems.add("/method", "invalid_value", detail)
+        for member in ("target_id", "key_values"):
+            if draft.get(member):  # 0 and {} are what every subscription has
+                detail = f"the profile {quoted(profile.name)} has no place for it in what it sends"
+                problems.add(f"/{member}", "unused_member", detail)
+        return
+    url, key_values = draft.get("url"), draft.get("key_values")
+    if is_get and isinstance(url, str) and key_values and len(with_query(url, key_values)) > LONGEST_URL >= len(url):
+        problems.add("/key_values", "too_large", f"with them the URL is longer than {LONGEST_URL} characters")
 
 
 def _check_headers(
@@ -313,7 +359,7 @@ def _check_headers(
         at, lower = pointer("headers", name), name.lower()
         if lower in _RESERVED_NAMES or lower.startswith(_RESERVED_PREFIXES) or lower in signing:
             problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself")
-        elif not _HEADER_NAME.fullmatch(name):
+        elif not HEADER_NAME.fullmatch(name):
             problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
         elif lower == "authorization" and auth is not None:
             problems.add(at, "conflicting_auth", "give either auth or a header of your own")
@@ -351,6 +397,8 @@ def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any
         "disable_after_failures": given.disable_after_failures,
         "while_disabled": WhileDisabled(given.while_disabled or "hold"),
         "max_concurrency": 8 if given.max_concurrency is None else given.max_concurrency,
+        "target_id": given.target_id or 0,
+        "key_values": given.key_values or {},
         "metadata": given.metadata or {},
         "state": SubscriptionState(given.state or "active"),
     }
@@ -375,6 +423,8 @@ def as_given(subscription: models.Subscription) -> dict[str, Any]:
         "disable_after_failures": subscription.disable_after_failures,
         "while_disabled": subscription.while_disabled.value,
         "max_concurrency": subscription.max_concurrency,
+        "target_id": subscription.target_id,
+        "key_values": subscription.key_values,
         "metadata": subscription.metadata,
         "state": subscription.state.value,
     }
@@ -411,6 +461,15 @@ def rotated(secrets: tuple[SigningSecret, ...], secret: str, *, overlap: int, no
     ]
     valid = [each for each in before if each.expires_at is not None and each.expires_at > now and each.value != secret]
     return (SigningSecret(value=Secret(secret)), *valid)
+
+
+def secrets_for(profile: Profile, subscription: models.Subscription, fresh: str) -> tuple[SigningSecret, ...]:
+    """The secrets of *subscription* once it has *profile*: none where it has none of its own, else one that has no end."""
+    if not profile.has_own_secrets:
+        return ()
+    if any(secret.expires_at is None for secret in subscription.secrets):
+        return subscription.secrets
+    return (SigningSecret(value=Secret(fresh)), *subscription.secrets)
 
 
 def _plain(member: Any) -> Any:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from hookengine.models import SubscriptionState, WhileDisabled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from hookengine.models import Subscription
 
 EVERYTHING = "*"
+
+_MOST_REMEMBERED = 100_000  # subscriptions in matches: types are few, but a producer may make them up
 
 
 def matches(pattern: str, event_type: str) -> bool:
@@ -44,6 +46,8 @@ class Index:
         self._by_id: dict[str, Subscription] = {}
         self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
         self._counts: Counter[str] = Counter()  # by tenant
+        self._matched: dict[tuple[str, str], tuple[Subscription, ...]] = {}  # by tenant and type, since the last change
+        self._remembered = 0  # subscriptions in `_matched`, and one more for each
         for subscription in subscriptions:
             self.put(subscription)
 
@@ -55,6 +59,7 @@ class Index:
 
     def put(self, subscription: Subscription) -> None:
         """Add *subscription*, or replace the one with its key."""
+        self._forget_matches()
         before = self._by_seq.get(subscription.seq)
         if before is not None:
             self._forget(before)
@@ -66,6 +71,7 @@ class Index:
 
     def remove(self, seq: int) -> None:
         """Forget the subscription with key *seq*."""
+        self._forget_matches()
         self._forget(self._by_seq.pop(seq))
 
     def get(self, seq: int) -> Subscription | None:
@@ -86,14 +92,28 @@ class Index:
 
         With *only*, exactly those ids, whatever their types. Disabled ones are left out if they skip.
         """
-        found: dict[int, Subscription] = {}
-        if only is None:
+        if only is not None:
+            asked = (self._by_id.get(each) for each in only)
+            return _takers({s.seq: s for s in asked if s is not None and s.tenant == tenant})
+        name = (tenant, event_type)
+        matched = self._matched.get(name)
+        if matched is None:
+            found: dict[int, Subscription] = {}
             for pattern in patterns(event_type):
                 found |= self._wanting.get((tenant, pattern), {})
-        else:
-            asked = (self._by_id.get(each) for each in only)
-            found |= {s.seq: s for s in asked if s is not None and s.tenant == tenant}
-        return tuple(found[seq] for seq in sorted(found) if _takes(found[seq]))
+            matched = _takers(found)
+            self._remember(name, matched)
+        return matched
+
+    def _remember(self, name: tuple[str, str], matched: tuple[Subscription, ...]) -> None:
+        if self._remembered > _MOST_REMEMBERED:
+            self._forget_matches()
+        self._matched[name] = matched
+        self._remembered += len(matched) + 1
+
+    def _forget_matches(self) -> None:
+        self._matched.clear()
+        self._remembered = 0
 
     def _forget(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
@@ -105,6 +125,10 @@ class Index:
             del wanting[subscription.seq]
             if not wanting:
                 del self._wanting[subscription.tenant, pattern]
+
+
+def _takers(found: Mapping[int, Subscription]) -> tuple[Subscription, ...]:
+    return tuple(found[seq] for seq in sorted(found) if _takes(found[seq]))
 
 
 def _takes(subscription: Subscription) -> bool:

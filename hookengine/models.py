@@ -239,6 +239,8 @@ class Subscription(Struct, frozen=True, kw_only=True, gc=False):
     disable_after_failures: int | None = None
     while_disabled: WhileDisabled = WhileDisabled.HOLD
     max_concurrency: int = 8
+    target_id: int = 0
+    key_values: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     state: SubscriptionState = SubscriptionState.ACTIVE
     disabled_reason: DisabledReason | None = None

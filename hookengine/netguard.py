@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
 
-_LONGEST_URL = 2048  # characters
+LONGEST_URL = 2048  # characters
 _LONGEST_NAME = 253  # characters without the closing dot: RFC 1035, 2.3.4, less the length octets
 
 _SENTENCES = {
     "non_ascii_url": "The URL has characters outside ASCII: write the host in its xn-- form and percent-encode the rest.",
-    "too_long": f"The URL is longer than {_LONGEST_URL} characters.",
+    "too_long": f"The URL is longer than {LONGEST_URL} characters.",
     "control_or_space_or_backslash": "The URL has a space, a control character or a backslash: percent-encode it.",
     "scheme": "The URL must start with https://, or with http:// where the operator allows it.",
     "no_host": "The URL names no host.",
@@ -210,7 +210,7 @@ def vet_url(url: str, policy: Policy) -> URL:
     """
     if not url.isascii():
         raise UrlRefused("non_ascii_url")
-    if len(url) > _LONGEST_URL:
+    if len(url) > LONGEST_URL:
         raise UrlRefused("too_long")
     if _UNSAFE.search(url):
         raise UrlRefused("control_or_space_or_backslash")

@@ -9,11 +9,13 @@ from msgspec import UNSET
 
 from hookengine import inputs, models, views
 from hookengine.access import Scope
-from hookengine.profiles import PROFILES
+from hookengine.profiles import Profile, body
 from hookengine.signing import public_key
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hookengine.access import Token
     from hookengine.models import Health, SigningSecret
     from hookengine.store import Receipt, StoredAttempt
@@ -54,6 +56,8 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
         disable_after_failures=s.disable_after_failures,
         while_disabled=s.while_disabled.value,
         max_concurrency=s.max_concurrency,
+        target_id=s.target_id,
+        key_values=s.key_values,
         metadata=s.metadata,
         state=s.state.value,
         disabled_reason=None if s.disabled_reason is None else s.disabled_reason.value,
@@ -115,11 +119,18 @@ def _previous(secrets: tuple[SigningSecret, ...], now: int) -> list[views.OldSec
     ]
 
 
-def shown_attempt(a: StoredAttempt, event: models.Event | None) -> views.Attempt:
-    """An attempt, with what was sent and what was answered."""
+def shown_attempt(
+    a: StoredAttempt,
+    event: models.Event | None,
+    subscription: models.Subscription | None,
+    profiles: Mapping[str, Profile],
+) -> views.Attempt:
+    """An attempt, with what was sent and what was answered; *subscription* as it is now, None if it is gone."""
     request = response = error = None
     if a.method is not None and a.url is not None:
-        request = views.AttemptRequest(method=a.method, url=a.url, headers=a.headers, body=_sent_body(a, event))
+        request = views.AttemptRequest(
+            method=a.method, url=a.url, headers=a.headers, body=_sent_body(a, event, subscription, profiles)
+        )
     if a.response_headers is not None:
         response = views.AttemptResponse(
             headers=a.response_headers,
@@ -141,10 +152,15 @@ def shown_attempt(a: StoredAttempt, event: models.Event | None) -> views.Attempt
     )
 
 
-def _sent_body(a: StoredAttempt, event: models.Event | None) -> str | None:
+def _sent_body(
+    a: StoredAttempt,
+    event: models.Event | None,
+    subscription: models.Subscription | None,
+    profiles: Mapping[str, Profile],
+) -> str | None:
     """The body as it was sent: made again from the event, and shown only if it is the same."""
-    profile = PROFILES.get(a.profile or "")
+    profile = profiles.get(a.profile or "")
     if profile is None or event is None:
         return None
-    body = profile.envelope(event)
-    return body.decode("utf-8", "backslashreplace") if crc32(body) == a.checksum else None
+    made = body(profile, subscription, event, method=a.method or "")
+    return made.decode("utf-8", "backslashreplace") if crc32(made) == a.checksum else None

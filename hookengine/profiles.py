@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
 from hookengine import auth
-from hookengine.models import Event, Request, Rules, Subscription
+from hookengine.envelopes import ENVELOPES, Envelope, with_query
+from hookengine.models import Event, Request, Rules, SigningSecret, Subscription
 from hookengine.signing import SCHEMES, Scheme, sign
-from hookengine.validation import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
+
+# Of the templates of headers. `timestamp` is the attempt's, in Unix seconds; `attempt` counts all attempts of the delivery,
+# from 1, and `retry` those after the first since its schedule began.
+VARIABLES = ("id", "type", "timestamp", "attempt", "retry", "method", "url", "tenant")
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # a token of RFC 9110, 5.6.2
+
+_VARIABLE = re.compile(r"\{([a-z]+)\}")
 
 
 class Profile(Struct, frozen=True, kw_only=True):
     """
     How one provider speaks.
 
-    `headers` are templates of `{attempt}` (from 1), sent beside those of the signature.
+    `headers` are templates of VARIABLES, sent beside those of the signatures.
     """
 
     name: str
-    envelope: Callable[[Event], bytes]
-    schemes: tuple[Scheme, ...]
-    rules: Rules
+    envelope: Envelope
+    schemes: tuple[Scheme, ...] = ()
+    rules: Rules = Rules()
     headers: tuple[tuple[str, str], ...] = ()
     method: str = "POST"
     content_type: str = "application/json"
+    verify_on_save: int | None = None  # the one answer with which a test request lets a subscription be saved
+    secret_scope: Literal["subscription", "tenant"] = "subscription"  # noqa: S105  # whose it is, not what it is
+    batch: bool = False
 
     @property
-    def signs(self) -> bool:
-        """Whether its requests carry a signature, so that a subscription has a secret."""
-        return bool(self.schemes)
-
-
-def standard_envelope(event: Event) -> bytes:
-    """The body of Standard Webhooks; `data` is spliced in as the producer wrote it."""
-    occurred_at = format_time(event.occurred_at)
-    return b'{"type":%b,"timestamp":"%b","data":%b}' % (orjson.dumps(event.type), occurred_at.encode(), event.data)
-
-
-def data_alone(event: Event) -> bytes:
-    """The producer's data and nothing around it."""
-    return event.data
+    def has_own_secrets(self) -> bool:
+        """Whether each subscription has a secret of its own: not where nothing is signed, nor where its tenant has one."""
+        return bool(self.schemes) and self.secret_scope == "subscription"  # noqa: S105  # as above
 
 
 _STANDARD_RULES = Rules(
@@ -79,12 +80,55 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         for profile in (
             Profile(
                 name="standard",
-                envelope=standard_envelope,
+                envelope=ENVELOPES["standard"],
                 schemes=SCHEMES["standard"],
                 rules=_STANDARD_RULES,
                 headers=(("webhook-attempt", "{attempt}"),),
             ),
-            Profile(name="svix", envelope=data_alone, schemes=SCHEMES["svix"], rules=_STANDARD_RULES),
+            Profile(name="svix", envelope=ENVELOPES["data"], schemes=SCHEMES["svix"], rules=_STANDARD_RULES),
+            Profile(
+                name="clearfeed",
+                envelope=ENVELOPES["clearfeed"],
+                schemes=SCHEMES["clearfeed"],
+                # Receivers refuse what happened more than five minutes ago: all retries fall inside them.
+                rules=Rules(retry_schedule=(10 * SECOND, 60 * SECOND, 180 * SECOND)),
+                headers=(("X-CF-Retry-Count", "{retry}"),),
+                verify_on_save=200,
+                secret_scope="tenant",  # noqa: S106  # as above
+            ),
+            Profile(
+                name="clarife",
+                envelope=ENVELOPES["clarife"],
+                schemes=SCHEMES["clarife"],
+                rules=Rules(
+                    timeout=10 * SECOND, retry_schedule=(1 * SECOND, 10 * SECOND, 60 * SECOND), disable_after_failures=10
+                ),
+            ),
+            Profile(
+                name="clevertap",
+                envelope=ENVELOPES["clevertap"],
+                rules=Rules(
+                    timeout=5 * SECOND, retry_schedule=(5 * SECOND, 30 * SECOND), failed_label="Webhook Dispatch Failed"
+                ),
+                verify_on_save=200,
+                batch=True,
+            ),
+            Profile(
+                name="github",
+                envelope=ENVELOPES["data"],
+                schemes=SCHEMES["github"],
+                rules=_STANDARD_RULES,
+                headers=(("X-GitHub-Event", "{type}"), ("X-GitHub-Delivery", "{id}")),
+            ),
+            Profile(name="stripe", envelope=ENVELOPES["data"], schemes=SCHEMES["stripe"], rules=_STANDARD_RULES),
+            Profile(name="slack", envelope=ENVELOPES["data"], schemes=SCHEMES["slack"], rules=_STANDARD_RULES),
+            Profile(
+                name="shopify",
+                envelope=ENVELOPES["data"],
+                schemes=SCHEMES["shopify"],
+                rules=_STANDARD_RULES,
+                headers=(("X-Shopify-Topic", "{type}"),),
+            ),
         )
     }
 )
@@ -100,23 +144,65 @@ def rules(profile: Profile, subscription: Subscription) -> Rules:
     return replace(profile.rules, **changes) if changes else profile.rules
 
 
-def build(profile: Profile, subscription: Subscription, event: Event, *, attempt: int, now: int, timeout: int) -> Request:
-    """The request of attempt number *attempt* (from 1) at *now*; raises ValueError for a secret that holds no key."""
-    body = profile.envelope(event)
-    method = subscription.method or profile.method
-    headers = [("content-type", profile.content_type)]
+def check_template(template: str) -> None:
+    """Raise ValueError, with a sentence for the user, unless *template* has no braces but those of VARIABLES."""
+    names = _VARIABLE.findall(template)
+    if not set(VARIABLES).issuperset(names) or not len(names) == template.count("{") == template.count("}"):
+        raise ValueError(f"expected no braces but those of {', '.join(f'{{{name}}}' for name in VARIABLES)}")
+
+
+@lru_cache(maxsize=1024)
+def _fills(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Callable[..., str]], ...]:
+    """Each header with what makes its value of those of VARIABLES."""
+    places = {name: str(place) for place, name in enumerate(VARIABLES)}
+    return tuple((name, _VARIABLE.sub(lambda found: f"{{{places[found[1]]}}}", text).format) for name, text in headers)
+
+
+def body(profile: Profile, subscription: Subscription | None, event: Event, *, method: str) -> bytes:
+    """What is sent of *event*; where the subscription is gone, what would be sent for one with the default settings."""
+    if method == "GET" and profile.envelope.addressed:
+        return b""
+    return profile.envelope.make(event, subscription)
+
+
+def build(
+    profile: Profile,
+    subscription: Subscription,
+    event: Event,
+    *,
+    secrets: Sequence[SigningSecret],
+    attempt: int,
+    retry: int,
+    now: int,
+    timeout: int,
+) -> Request:
+    """
+    The request of attempt number *attempt* (from 1) at *now*, retry number *retry* (from 0) of its schedule.
+
+    *secrets*, newest first, are those of whom the profile's `secret_scope` names; without any that has not ended the request
+    goes unsigned. Raises ValueError for a secret that holds no key.
+    """
+    method, url = subscription.method or profile.method, subscription.url
+    content = body(profile, subscription, event, method=method)
+    if method == "GET":
+        url = with_query(url, subscription.key_values)
+        headers = []
+    else:
+        headers = [("content-type", profile.content_type)]
     if profile.schemes:
         headers += sign(
             profile.schemes,
-            [secret.value for secret in subscription.secrets if secret.expires_at is None or secret.expires_at > now],
+            [secret.value for secret in secrets if secret.expires_at is None or secret.expires_at > now],
             id=event.id,
             timestamp=now // 1000,
-            body=body,
+            body=content,
             method=method,
-            url=subscription.url,
+            url=url,
             event_timestamp=event.occurred_at // 1000,
         )
-    headers += [(name, template.replace("{attempt}", str(attempt))) for name, template in profile.headers]
+    if profile.headers:
+        values = (event.id, event.type, now // 1000, attempt, retry, method, url, event.tenant)
+        headers += [(name, fill(*values)) for name, fill in _fills(profile.headers)]
     hidden: frozenset[str] = frozenset()
     if subscription.headers or subscription.auth is not None:
         own: list[tuple[str, str]] = [*subscription.headers]
@@ -124,4 +210,4 @@ def build(profile: Profile, subscription: Subscription, event: Event, *, attempt
             own.append(auth.basic(subscription.auth))
         headers += own
         hidden = frozenset(name.lower() for name, _ in own)
-    return Request(method=method, url=subscription.url, headers=tuple(headers), body=body, timeout=timeout, hidden=hidden)
+    return Request(method=method, url=url, headers=tuple(headers), body=content, timeout=timeout, hidden=hidden)

@@ -537,8 +537,16 @@ def _signer(scheme: Scheme, secret: str) -> Callable[[bytes], bytes]:
     if scheme.algorithm == "ed25519":
         return _private_key(encoded).sign
     key = _decoded_key(encoded) if scheme.key == "base64" else _text_key(secret)
-    digest = _DIGESTS[scheme.algorithm]
-    return lambda message: hmac.digest(key, message, digest)
+    # The key's part of the work is done once. hmac.digest would do it every time, and lets go of the interpreter's lock, for
+    # which a busy event loop then has to queue.
+    keyed = hmac.new(key, digestmod=_DIGESTS[scheme.algorithm])
+
+    def signed(message: bytes) -> bytes:
+        mac = keyed.copy()
+        mac.update(message)
+        return mac.digest()
+
+    return signed
 
 
 def _text_key(secret: str) -> bytes:

@@ -115,6 +115,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     """The line of each key in a valid TOML text: every statement is read by itself."""
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
+    elements: dict[tuple[str, ...], int] = {}
     statement: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         statement.append(line)
@@ -122,8 +123,13 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
             read = tomllib.loads("\n".join(statement))
         except ValueError:  # it goes on in the next line
             continue
-        is_header = statement[0].lstrip(" \t").startswith("[")
+        head = statement[0].lstrip(" \t")
+        is_header = head.startswith("[")
         keys = [path if is_header else table + path for path in _paths(read)]
+        if head.startswith("[["):  # the next element of an array
+            array = keys[-1]
+            elements[array] = elements.get(array, -1) + 1
+            keys.append((*array, str(elements[array])))
         for each in keys:
             found.setdefault(each, number - len(statement) + 1)
         table = keys[-1] if is_header else table

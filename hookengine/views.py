@@ -7,6 +7,7 @@ Times are aware datetimes in UTC; durations are texts such as "15s".
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
@@ -16,6 +17,7 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=1024)  # one commit's events have one time
 def moment(ms: int) -> datetime:
     """The datetime of *ms* since the epoch."""
     return _EPOCH + timedelta(milliseconds=ms)  # exact in every year; a float of seconds is not
@@ -70,7 +72,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     """
     Who wants which events, where and how.
 
-    `secret` is set only in the answer that made it; None where a profile needs none. Header values read `***`.
+    `secret` is set only in the answer that made it; None where the profile needs none of its own. Header values read `***`.
     """
 
     id: str
@@ -87,6 +89,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     disable_after_failures: int | None
     while_disabled: str
     max_concurrency: int
+    target_id: int
+    key_values: dict[str, Any]
     metadata: dict[str, Any]
     state: str
     disabled_reason: str | None

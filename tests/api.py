@@ -92,7 +92,7 @@ class Api:
         return rows(self.folder, statement, *values)
 
     def counts(self) -> dict[str, int]:
-        """How many rows there are in each table that requests fill."""
+        """How many rows there are in each table that requests fill; not attempts, which retries make meanwhile."""
         tables = ("events", "deliveries", "subscriptions", "idempotency_keys")
         return {table: self.rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
 

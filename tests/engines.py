@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import asynccontextmanager, closing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -101,9 +102,16 @@ class Gate:
             self.answer(status)
 
 
-def engine(folder: Path, journal: Journal | None = None, *, serve: str | None = None, **delivery: Any) -> Engine:
-    """An engine in *folder* that may call loopback, with settings of `[delivery]`; not started."""
-    config = Config(security=LOOPBACK, delivery=Delivery(**delivery))
+def engine(
+    folder: Path,
+    journal: Journal | None = None,
+    *,
+    serve: str | None = None,
+    profiles: Any = MappingProxyType({}),
+    **delivery: Any,
+) -> Engine:
+    """An engine in *folder* that may call loopback, with settings of `[delivery]` and tables of `[profiles]`; not started."""
+    config = Config(security=LOOPBACK, delivery=Delivery(**delivery), profiles=profiles)
     return Engine(folder / DATABASE, config=config, serve=serve, logger=(journal or Journal()).logger)
 
 

@@ -27,6 +27,7 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.store import Draft, Receipt, Recorded, Result, Store, changes
+from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
     import threading
@@ -215,11 +216,14 @@ class Faulty:
             raise self.error
         await self._db.commit()
 
-    async def _execute(self, function: Callable[..., Any], *values: Any) -> Any:
-        """Run *function* on the connection's thread, or raise in the place of its commit."""
+    def execute(self, statement: str, *values: Any) -> Any:
+        """Execute *statement*, or raise where it is a commit in itself."""
+        return self._db.execute(statement, *values) if statement != sql.commit else self._write(*values)
+
+    async def _write(self, *values: Any) -> None:
         if self.error is not None:
             raise self.error
-        return await self._db._execute(function, *values)  # type: ignore[no-untyped-call]
+        await self._db.execute(sql.commit, *values)
 
 
 def io_error(name: str) -> sqlite3.OperationalError:

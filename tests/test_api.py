@@ -237,6 +237,18 @@ async def test_subscription_has_its_settings(running_engine: Engine) -> None:
     assert "secret" not in repr(shown)
 
 
+async def test_addressing_is_a_setting(running_engine: Engine) -> None:
+    """`target_id` and `key_values` are given, shown and changed like the others, where the profile sends them."""
+    made = await running_engine.subscribe(
+        "http://127.0.0.1:8099/hook", profile="clevertap", target_id=5, key_values={"a": 1, "b": {"c": None}}
+    )
+    shown = await running_engine.subscription(made.id)
+    changed = await running_engine.update_subscription(made.id, target_id=None, key_values={"a": None})
+
+    assert (5, {"a": 1, "b": {"c": None}}) == (shown.target_id, shown.key_values)
+    assert (0, {"b": {"c": None}}) == (changed.target_id, changed.key_values)
+
+
 async def test_update_checks_the_version(running_engine: Engine) -> None:
     """A change on top of what was read goes through once, and None takes a setting back to its default."""
     made = await running_engine.subscribe("http://127.0.0.1:8099/hook", max_concurrency=3)

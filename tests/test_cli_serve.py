@@ -226,6 +226,7 @@ def test_serve_stops_when_nobody_reads_its_words() -> None:
         pytest.param("[server]\nlistne = 1\n[store]\nretention = 3\n", "2 mistakes", id="mistakes"),
         pytest.param("[server]\nlistne = 1\n", "1 mistake\n", id="mistake"),
         pytest.param("[", "1 mistake\n", id="no_toml"),
+        pytest.param('[profiles.acme]\nextends = "githbu"\njitter = 2\n', "2 mistakes", id="profile"),
         pytest.param(None, "bad.toml cannot be read: No such file or directory", id="missing"),
     ],
 )

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hookengine.config import (
@@ -25,7 +26,9 @@ from hookengine.config import (
     written,
 )
 from hookengine.errors import ConfigInvalid
+from hookengine.extensions import ProfileTable, SignatureTable
 from hookengine.models import Secret
+from hookengine.profiles import PROFILES
 from hookengine.validation import Duration
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +83,8 @@ def test_defaults() -> None:
         config.security.allow_ports,
         config.security.proxy,
     )
-    assert ("info", "console", {}, {}) == (config.log.level, config.log.format, config.plans, config.profiles)
+    assert ("info", "console", {}) == (config.log.level, config.log.format, config.plans)
+    assert dict(PROFILES) == config.profiles
     assert config == Config.load(None, environ={}, flags={})
 
 
@@ -181,6 +185,7 @@ acme = 5
     at = f"{tmp_path}/config.toml"
     assert [
         ("HOOKENGINE_LOG_LEVL", "unknown_variable"),
+        (f"{at}:17  profiles.acme", "invalid_type"),
         (f"{at}:2  server.listne", "unknown_member"),
         (f"{at}:3  server.max_body", "invalid_type"),
         (f"{at}:6  delivery.drain", "invalid_value"),
@@ -188,7 +193,6 @@ acme = 5
         (f"{at}:9  security.allow_networks[1]", "invalid_value"),
         (f"{at}:13  sever", "unknown_member"),
         (f"{at}:15  plans.gold.max_subs", "unknown_member"),
-        (f"{at}:17  profiles.acme", "invalid_type"),
         ("HOOKENGINE_LOG_FORMAT  log.format", "invalid_value"),
     ] == [(mistake.parameter, mistake.code) for mistake in caught.value.mistakes]
     assert 10 == len(caught.value.detail.splitlines())
@@ -338,13 +342,14 @@ def test_bad_values(name: str, value: Any) -> None:
 
 
 def test_named_tables(tmp_path: Path) -> None:
-    """Plans are read, profiles are kept for their own module, and the dashboard's table may be there."""
+    """Plans and profiles are read, and the dashboard's table may be there."""
     config = from_toml(
         tmp_path, '[plans.free]\nmax_subscriptions = 3\n[plans.gold]\n[profiles.acme]\nextends = "svix"\n[dashboard]\n'
     )
 
     assert {"free": Plan(max_subscriptions=3), "gold": Plan()} == config.plans
-    assert {"acme": {"extends": "svix"}} == config.profiles
+    assert [*PROFILES, "acme"] == list(config.profiles)
+    assert msgspec.structs.replace(PROFILES["svix"], name="acme") == config.profiles["acme"]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +361,8 @@ def test_named_tables(tmp_path: Path) -> None:
         "[dashboard]\nx = 1",
         "plans = 5",
         "x = 1",
-        "[profiles.acme]\nsince = 2020-01-01",
+        '[profiles.acme]\nextends = "svix"\nsince = 2020-01-01',
+        "profiles = 5",
         "server = 5",
     ],
 )
@@ -404,6 +410,11 @@ def test_made_by_hand_wrong() -> None:
         Config(delivery=Delivery(concurrency=0), server=Server(listen=""), log="debug")  # type: ignore[arg-type]  # on purpose
 
     assert ["Config  server.listen", "Config  delivery.concurrency", "Config  log"] == [
+        mistake.parameter for mistake in caught.value.mistakes
+    ]
+    with pytest.raises(ConfigInvalid) as caught:
+        Config(delivery=Delivery(default_profile="x"), profiles={"acme": {"jitter": 0.1}})  # type: ignore[arg-type]  # on purpose
+    assert ["Config  profiles.acme.extends", "Config  delivery.default_profile"] == [
         mistake.parameter for mistake in caught.value.mistakes
     ]
 
@@ -455,6 +466,11 @@ def test_the_example_without_comments(tmp_path: Path) -> None:
     )
 
     assert ({"free": Plan(max_subscriptions=3)}, "http://proxy.internal:3128") == (config.plans, config.security.proxy)
+    acme = config.profiles["acme"]
+    for key in set(ProfileTable.__struct_fields__) - {"extends", "signatures"}:  # none of them is without effect
+        assert f"\n# {key} = " in example()
+    assert ("PUT", "data", "tenant", 200) == (acme.method, acme.envelope.name, acme.secret_scope, acme.verify_on_save)
+    assert ["X-Acme-Signature"] == [scheme.header for scheme in acme.schemes]
 
 
 def test_the_reference_is_current() -> None:
@@ -463,6 +479,56 @@ def test_the_reference_is_current() -> None:
 
     assert reference() == text
     assert all(f"| `{option.key}` | `{option.variable}` |" in text for option in OPTIONS)
+    assert all(f"\n| `{key}` | " in text for table in (ProfileTable, SignatureTable) for key in table.__struct_fields__)
+
+
+def test_mistakes_in_profiles_have_their_places(tmp_path: Path) -> None:
+    """What is wrong with a profile is reported with all else, at its line, also in one of several signatures."""
+    text = """\
+[delivery]
+default_profile = "acne"
+[profiles.acme]
+extends = "standrd"
+timeuot = "5s"
+[[profiles.acme.signatures]]
+header = "X-A"
+value = "{signature}"
+signed = "{body}"
+[[profiles.acme.signatures]]
+header = "X B"
+value = "{signature}"
+signed = "{body}"
+[profiles.acme.headers]
+X-C = "{tennant}"
+[log]
+level = "loud"
+"""
+    with pytest.raises(ConfigInvalid) as caught:
+        from_toml(tmp_path, text)
+
+    at = f"{tmp_path}/config.toml"
+    assert [
+        (f"{at}:5  profiles.acme.timeuot", "unknown_member"),
+        (f"{at}:11  profiles.acme.signatures[1].header", "invalid_value"),
+        (f"{at}:15  profiles.acme.headers.X-C", "invalid_value"),
+        (f"{at}:4  profiles.acme.extends", "unknown_profile"),
+        (f"{at}:2  delivery.default_profile", "unknown_profile"),
+        (f"{at}:17  log.level", "invalid_value"),
+    ] == [(mistake.parameter, mistake.code) for mistake in caught.value.mistakes]
+    assert "did you mean 'timeout'?" in caught.value.detail
+    assert "did you mean 'standard'?" in caught.value.detail
+
+
+def test_default_profile_may_be_one_of_the_file(tmp_path: Path) -> None:
+    """A profile of the file can be the default, and one that is wrong is one mistake."""
+    text = '[delivery]\ndefault_profile = "acme"\n[profiles.acme]\nextends = "svix"\n'
+    config = from_toml(tmp_path, text)
+
+    assert "acme" == config.delivery.default_profile
+    assert config == Config(delivery=Delivery(default_profile="acme"), profiles={"acme": {"extends": "svix"}})  # type: ignore[arg-type]  # tables, as in a file
+    with pytest.raises(ConfigInvalid) as caught:
+        from_toml(tmp_path, text + "jitter = 2")
+    assert ["profiles.acme.jitter"] == [(mistake.parameter or "").split()[-1] for mistake in caught.value.mistakes]
 
 
 def test_window_holds_at_least_what_is_in_flight(tmp_path: Path) -> None:

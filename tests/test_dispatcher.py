@@ -506,6 +506,7 @@ async def test_cancelled_while_in_flight(running_engine: Engine, journal: Journa
         await running_engine.wait(other.id, PATIENCE)
 
     assert "cancelled" == cancelled.state == delivery.state
+    assert (0, 1) == (cancelled.attempt_count, delivery.attempt_count)
     assert 1 == len((await only(running_engine, event=event.id)).attempts or [])
     assert 1 == numbers(receiver.requests).count(1)
 
@@ -527,6 +528,9 @@ async def test_cancelled_between_end_and_commit(running_engine: Engine, journal:
 
     assert ("cancelled", 1) == (delivery.state, len(delivery.attempts or []))
     assert 1 == len(receiver.requests)
+    assert 1 == (await running_engine.retry(id_)).attempt_count
+    await journal.until("attempt_failed", 1 if status == 200 else 2)
+    assert [1, 2] == [attempt.number for attempt in (await only(running_engine)).attempts or []][:2]
 
 
 async def test_cancelled_too_late(running_engine: Engine) -> None:
@@ -675,6 +679,7 @@ async def test_deleted_while_in_flight(running_engine: Engine, journal: Journal,
         ended, waiting = [(await running_engine.wait(event.id, PATIENCE))[0] for event in (first, second)]
 
     assert "cancelled" == ended.state == waiting.state
+    assert (1, 0) == (ended.attempt_count, waiting.attempt_count)
     assert [1, 0] == [len((await only(running_engine, event=each.id)).attempts or []) for each in (first, second)]
     assert 1 == len(receiver.requests)
 
@@ -987,6 +992,31 @@ async def test_success_of_a_probe_closes_the_breaker(tmp_path: Path) -> None:
             for event in events:
                 await engine.wait(event.id, PATIENCE)
 
+    assert 20 == len(receiver.requests)
+
+
+async def test_enable_closes_the_breaker_of_an_active_subscription(tmp_path: Path) -> None:
+    """Whoever mended the endpoint need not wait for the pause, nor disable first: the counters start anew, and all goes."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as engine:
+            made = await engine.subscribe(receiver.url)
+            await engine.disable(made.id)
+            events = [await engine.publish("order.created", {"n": n}) for n in range(20)]
+        failed_at = Clock().now()
+        await edit(
+            tmp_path,
+            "UPDATE subscriptions SET state = 'active', disabled_reason = NULL;"
+            f"UPDATE health SET consecutive_failures = 10, last_failure_at = {failed_at}, failing_since = {failed_at}",
+        )
+        async with running(tmp_path) as engine:
+            before = await engine.subscription(made.id)
+            enabled = await engine.enable(made.id)
+            again = await engine.enable(made.id)
+            for event in events:
+                await engine.wait(event.id, PATIENCE / 5)
+
+    assert (10, 0) == (before.consecutive_failures, enabled.consecutive_failures)
+    assert (before.version + 1, enabled.version) == (enabled.version, again.version)
     assert 20 == len(receiver.requests)
 
 

@@ -13,6 +13,7 @@ from hookengine import inputs, models
 from hookengine.inputs import EventInput, EventTypeInput, RotationInput, SubscriptionInput, TokenInput
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import Policy
+from hookengine.profiles import PROFILES
 from hookengine.validation import Problems, Time
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def subscription_mistakes(**members: Any) -> list[tuple[str | None, str]]:
     """Where a subscription with *members* is wrong."""
 
     def check(problems: Problems, draft: Any) -> None:
-        inputs.check_subscription(problems, draft, policy=Policy(), default_profile="standard")
+        inputs.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard")
 
     return mistakes(check, SubscriptionInput, {"url": URL} | members)
 
@@ -351,11 +352,94 @@ def test_secrets(profile: str | None) -> None:
     assert [("/secret", "invalid_secret")] == subscription_mistakes(profile=profile, secret="whsec_AAAA")
 
 
+@pytest.mark.parametrize(("profile", "words"), [("clearfeed", "its tenant's secret"), ("clevertap", "signs nothing")])
+def test_profiles_without_secrets_of_subscriptions(profile: str, words: str) -> None:
+    """Where the tenant's secret signs, or none, a subscription is given none, and the reason is told."""
+    problems = Problems()
+    draft = problems.convert(SubscriptionInput, {"url": URL, "profile": profile, "secret": "whsec_" + "A" * 44})
+    inputs.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard")
+    inputs.check_rotation(problems, Problems().convert(RotationInput, {}), PROFILES[profile])
+
+    assert ["/secret", "/secret"] == [mistake.pointer for mistake in problems.mistakes]
+    assert all(words in mistake.detail for mistake in problems.mistakes)
+
+
+def test_rotation_asks_the_profile() -> None:
+    """A new secret must be one that the profile signs with, and the profile must be there."""
+
+    def rotation_mistakes(profile: str, secret: str | None) -> list[tuple[str | None, str]]:
+        def check(problems: Problems, draft: Any) -> None:
+            inputs.check_rotation(problems, draft, PROFILES.get(profile))
+
+        return mistakes(check, RotationInput, {"secret": secret})
+
+    assert [] == rotation_mistakes("standard", None)
+    assert [] == rotation_mistakes("github", "anything")
+    assert [("/secret", "invalid_secret")] == rotation_mistakes("standard", "anything")
+    assert [("", "unknown_profile")] == rotation_mistakes("gone", "anything")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_get_needs_an_envelope_without_a_body(profile: str) -> None:
+    """GET is for the profile that has something to say in the URL; the other methods are for all."""
+    refused = [] if profile == "clevertap" else [("/method", "invalid_value")]
+
+    assert refused == subscription_mistakes(profile=profile, method="GET")
+    for method in ("POST", "PUT", "DELETE", None):
+        assert [] == subscription_mistakes(profile=profile, method=method)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_addressing_needs_an_envelope_with_a_place_for_it(profile: str) -> None:
+    """What would not be sent is refused; the defaults, which every subscription shows, are not."""
+    refused = [] if profile == "clevertap" else [("/target_id", "unused_member"), ("/key_values", "unused_member")]
+
+    assert refused == subscription_mistakes(profile=profile, target_id=1, key_values={"a": None})
+    assert [] == subscription_mistakes(profile=profile, target_id=0, key_values={})
+
+
+def test_size_of_key_values() -> None:
+    """Key values fit into 16 KiB, and with GET into a URL."""
+    assert [] == subscription_mistakes(profile="clevertap", key_values={"a": "x" * 16376})
+    assert [("/key_values", "too_large")] == subscription_mistakes(profile="clevertap", key_values={"a": "x" * 16377})
+    fits = {"a": "x" * (2048 - len(f"{URL}?a="))}
+    assert [] == subscription_mistakes(profile="clevertap", method="GET", key_values=fits)
+    assert [("/key_values", "too_large")] == subscription_mistakes(
+        profile="clevertap", method="GET", key_values={"a": fits["a"] + "x"}
+    )
+    assert [("/url", "invalid_url")] == subscription_mistakes(
+        profile="clevertap", method="GET", key_values=fits, url=URL + "x" * 2048
+    )
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "5", 1.5])
+def test_target_ids(value: object) -> None:
+    """A target id is an integer that the store holds."""
+    [(pointer, _)] = subscription_mistakes(profile="clevertap", target_id=value)
+
+    assert "/target_id" == pointer
+
+
+def test_secrets_of_another_profile() -> None:
+    """A change of profile keeps the secrets, makes one where there is none that stays, and drops what signs no more."""
+    kept, ending = SUBSCRIPTION.secrets[0], SigningSecret(value=Secret("whsec_old"), expires_at=NOW + 1)
+    made = SigningSecret(value=Secret("fresh"))
+
+    def after(profile: str, *secrets: SigningSecret) -> tuple[SigningSecret, ...]:
+        return inputs.secrets_for(PROFILES[profile], replace(SUBSCRIPTION, secrets=secrets), "fresh")
+
+    assert (kept, ending) == after("github", kept, ending)
+    assert (made,) == after("standard")
+    assert (made, ending) == after("standard", ending)
+    assert () == after("clearfeed", kept, ending)
+    assert () == after("clevertap", kept)
+
+
 def test_unknown_profile() -> None:
     """An unknown profile is named with those that there are, and what depends on it is not judged."""
     problems = Problems()
     draft = problems.convert(SubscriptionInput, {"url": URL, "profile": "standart", "secret": "x", "headers": {"X-A": "x"}})
-    inputs.check_subscription(problems, draft, policy=Policy(), default_profile="standard")
+    inputs.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard")
 
     [mistake] = problems.mistakes
     assert ("/profile", "unknown_profile") == (mistake.pointer, mistake.code)
@@ -369,7 +453,7 @@ def test_urls(url: str) -> None:
 
     problems = Problems()
     draft = problems.convert(SubscriptionInput, {"url": url})
-    inputs.check_subscription(problems, draft, policy=Policy(), default_profile="standard", vet=False)
+    inputs.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", vet=False)
     assert [] == problems.mistakes
 
 
@@ -390,6 +474,7 @@ def test_wrong_members_are_not_judged_twice() -> None:
         pytest.param(["whsec_" + "A" * 44, "plain", "text"], "svix", ["/profile"], id="an older one does not"),
         pytest.param(["plain text"], "standard", [], id="the same profile"),
         pytest.param(["plain text"], "unknown", [], id="unknown profile"),
+        pytest.param(["plain text"], "clearfeed", [], id="signs with another secret"),
         pytest.param([], "svix", [], id="no secret"),
     ],
 )
@@ -397,7 +482,7 @@ def test_kept_secrets(secrets: list[str], profile: str, expected: list[str]) -> 
     """Another profile must be able to sign with the secrets that stay."""
     problems = Problems()
     kept = tuple(SigningSecret(value=Secret(each)) for each in secrets)
-    inputs.check_kept_secrets(problems, profile, replace(SUBSCRIPTION, secrets=kept))
+    inputs.check_kept_secrets(problems, PROFILES.get(profile), replace(SUBSCRIPTION, secrets=kept))
 
     assert expected == [mistake.pointer for mistake in problems.mistakes]
     assert not any("plain" in mistake.detail for mistake in problems.mistakes)
@@ -418,6 +503,8 @@ def test_default_settings() -> None:
         "disable_after_failures": None,
         "while_disabled": WhileDisabled.HOLD,
         "max_concurrency": 8,
+        "target_id": 0,
+        "key_values": {},
         "metadata": {},
         "state": SubscriptionState.ACTIVE,
     }
@@ -443,6 +530,8 @@ def test_settings_and_back() -> None:
         "disable_after_failures": 3,
         "while_disabled": "skip",
         "max_concurrency": 1000,
+        "target_id": -5,
+        "key_values": {"k": {"l": [None, 1.5]}},
         "metadata": {"a": [None]},
         "state": "disabled",
     }
@@ -612,7 +701,7 @@ def test_tokens(members: dict[str, Any], expected: list[tuple[str, str]]) -> Non
 def test_tenant_secrets(secret: str | None, expected: list[str]) -> None:
     """A tenant's secret is the text that receivers put into their code."""
     problems = Problems()
-    inputs.check_tenant_secret(problems, secret)
+    inputs.check_tenant_secret(problems, secret, PROFILES)
 
     assert expected == [mistake.pointer for mistake in problems.mistakes]
 

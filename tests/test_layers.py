@@ -21,9 +21,11 @@ LAYERS = (
     ("errors", "clock", "models", "deadline"),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
-        *("auth", "metrics", "client", "validation", "views"),
+        *("auth", "metrics", "client", "validation", "views", "javascript"),
     ),
-    ("profiles", "jsontext", "sources"),
+    ("envelopes", "jsontext", "sources"),
+    ("profiles",),
+    ("extensions",),
     ("config", "sender", "store", "inputs"),
     ("observers", "paging", "presentation"),
     ("dispatcher", "maintenance"),
@@ -53,7 +55,7 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
 # No await, no clock, no log, no file.
 PURE = {
     *("errors", "models", "signing", "retry", "health", "scheduler", "matching", "access", "auth", "metrics", "validation"),
-    *("views", "profiles"),
+    *("views", "profiles", "javascript", "envelopes", "extensions"),
 }
 IMPURE_IMPORTS = {"aiohttp", "aiosqlite", "asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "structlog"}
 ASYNC = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)

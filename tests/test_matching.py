@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from hookengine import matching
 from hookengine.matching import Index, matches, patterns
 from hookengine.models import DisabledReason, Subscription, SubscriptionState, WhileDisabled
 
@@ -260,3 +261,26 @@ def test_cost_follows_what_is_found(record_property: Callable[[str, object], Non
     assert 2_000 == found
     # Looking at all 10,000 takes milliseconds; this is far from both.
     assert each < 200e-6
+
+
+def test_match_follows_every_change() -> None:
+    """What was found before is not found after a subscription came, changed or went."""
+    one = subscription(1, "order.*")
+    index = Index([one])
+    assert [1] == keys(index.match("acme", "order.created"))
+
+    index.put(subscription(2))
+    assert [1, 2] == keys(index.match("acme", "order.created"))
+    index.put(replace(one, event_types=("user.*",)))
+    assert [2] == keys(index.match("acme", "order.created"))
+    index.remove(2)
+    assert [] == keys(index.match("acme", "order.created"))
+
+
+def test_matches_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer who makes up types does not fill the memory, and is answered right."""
+    monkeypatch.setattr(matching, "_MOST_REMEMBERED", 10)
+    index = Index([subscription(1)])
+
+    assert [[1]] * 50 == [keys(index.match("acme", f"type.{number}")) for number in range(50)]
+    assert len(index._matched) <= 10

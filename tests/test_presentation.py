@@ -46,6 +46,8 @@ SUBSCRIPTION = models.Subscription(
     disable_after_failures=5,
     while_disabled=WhileDisabled.SKIP,
     max_concurrency=3,
+    target_id=7,
+    key_values={"k": None},
     metadata={"a": 1},
     state=SubscriptionState.DISABLED,
     disabled_reason=DisabledReason.GONE,
@@ -66,7 +68,7 @@ ATTEMPT = StoredAttempt(
     url="https://example.com/",
     headers=[("X-A", "***")],
     profile="standard",
-    checksum=crc32(PROFILES["standard"].envelope(EVENT)),
+    checksum=crc32(PROFILES["standard"].envelope.make(EVENT, None)),
     response_headers=[("X-B", "b")],
     truncated=True,
     body=b"\xff<b>\x00",
@@ -109,6 +111,8 @@ def test_subscription() -> None:
         disable_after_failures=5,
         while_disabled="skip",
         max_concurrency=3,
+        target_id=7,
+        key_values={"k": None},
         metadata={"a": 1},
         state="disabled",
         disabled_reason="gone",
@@ -233,7 +237,27 @@ def test_attempt() -> None:
         ),
         response=views.AttemptResponse(headers=[("X-B", "b")], body="\\xff<b>\x00", truncated=True),
     )
-    assert expected == shown_attempt(ATTEMPT, EVENT)
+    assert expected == shown_attempt(ATTEMPT, EVENT, SUBSCRIPTION, PROFILES)
+
+
+def test_body_that_holds_what_is_the_subscriptions_own() -> None:
+    """A body of the subscription's settings is shown while they are the same, and so is that there was none."""
+    addressed = replace(SUBSCRIPTION, profile="clevertap")
+    body = b'{"targetId":7,"key_values":{"k":null},"profiles":[{"n":1.10}]}'
+    posted = replace(ATTEMPT, profile="clevertap", checksum=crc32(body))
+    got = replace(posted, method="GET", checksum=crc32(b""))
+
+    def shown(attempt: StoredAttempt, subscription: models.Subscription | None) -> str | None:
+        request = shown_attempt(attempt, EVENT, subscription, PROFILES).request
+        assert isinstance(request, views.AttemptRequest)
+        return request.body
+
+    assert [body.decode(), None, None, ""] == [
+        shown(posted, addressed),
+        shown(posted, replace(addressed, target_id=8)),
+        shown(posted, None),
+        shown(got, None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +271,7 @@ def test_attempt() -> None:
 )
 def test_body_that_cannot_be_made_again(attempt: StoredAttempt, event: models.Event | None) -> None:
     """A body that is not surely the one that was sent is not shown."""
-    request = shown_attempt(attempt, event).request
+    request = shown_attempt(attempt, event, SUBSCRIPTION, PROFILES).request
 
     assert isinstance(request, views.AttemptRequest)
     assert ("POST", None) == (request.method, request.body)
@@ -257,14 +281,14 @@ def test_attempt_without_request_and_answer() -> None:
     """What there was not is not shown."""
     bare = replace(ATTEMPT, method=None, url=None, response_headers=None, error_code=None, error_detail=None, status_code=None)
 
-    shown = shown_attempt(bare, EVENT)
+    shown = shown_attempt(bare, EVENT, SUBSCRIPTION, PROFILES)
 
     assert (None, None, None, None) == (shown.request, shown.response, shown.error, shown.status_code)
 
 
 def test_answer_and_error_without_words() -> None:
     """An answer without a body and an error without a detail read as empty."""
-    shown = shown_attempt(replace(ATTEMPT, body=None, error_detail=None), EVENT)
+    shown = shown_attempt(replace(ATTEMPT, body=None, error_detail=None), EVENT, SUBSCRIPTION, PROFILES)
 
     assert isinstance(shown.response, views.AttemptResponse)
     assert isinstance(shown.error, views.AttemptError)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hookengine.clock import Clock
+from hookengine.envelopes import ENVELOPES
 from hookengine.errors import VerificationError
 from hookengine.models import BasicAuth, Event, Request, Rules, Secret, SigningSecret, Subscription
-from hookengine.profiles import PROFILES, Profile, build, data_alone, rules
+from hookengine.profiles import PROFILES, VARIABLES, Profile, body, build, check_template, rules
 from hookengine.signing import SCHEMES, public_key, verify
 from hookengine.validation import format_duration
 
@@ -63,10 +65,17 @@ def old(secret: str, expires_at: int) -> SigningSecret:
 
 
 def request(
-    profile: Profile, *secrets: str | SigningSecret, event: Event = EVENT, attempt: int = 1, now: int = NOW, **settings: Any
+    profile: Profile,
+    *secrets: str | SigningSecret,
+    event: Event = EVENT,
+    attempt: int = 1,
+    retry: int = 0,
+    now: int = NOW,
+    **settings: Any,
 ) -> Request:
     """The request of an attempt."""
-    return build(profile, subscription(*secrets, **settings), event, attempt=attempt, now=now, timeout=15_000)
+    made = subscription(*secrets, **settings)
+    return build(profile, made, event, secrets=made.secrets, attempt=attempt, retry=retry, now=now, timeout=15_000)
 
 
 def signature(secret: str, event: Event, now: int, body: bytes) -> str:
@@ -114,6 +123,150 @@ def test_svix_is_these_bytes() -> None:
     )
 
     assert expected == request(SVIX, SECRET, attempt=3)
+
+
+def hexed(message: str | bytes, secret: str = "s3cret") -> str:
+    """HMAC-SHA256 with the secret's characters as the key."""
+    return hmac.new(secret.encode(), message.encode() if isinstance(message, str) else message, hashlib.sha256).hexdigest()
+
+
+URL, JSON, AT, OCCURRED = "https://example.com/hook?a=1", ("content-type", "application/json"), 1_700_000_000, 1_699_999_000
+CLEARFEED_BODY = '{"id":"018bcfe5687b70008000000000000001","type":"order","sub_type":"created","n": 1.10 }'
+CLARIFE_BODY = (
+    '{"id":"evt_018bcfe5-687b-7000-8000-000000000001","type":"order.created","created_at":"2023-11-14T21:56:40Z",'
+    '"data":{"n":1.1}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "body_", "headers"),
+    [
+        pytest.param(
+            "clearfeed",
+            CLEARFEED_BODY,
+            [
+                ("X-CF-Timestamp", str(OCCURRED)),
+                ("X-CF-Signature", hexed(f"POST{URL}{CLEARFEED_BODY}{OCCURRED}")),
+                ("X-CF-Retry-Count", "2"),
+            ],
+            id="clearfeed",
+        ),
+        pytest.param("clarife", CLARIFE_BODY, [("X-Clarife-Signature", f"t={AT},v1={hexed(CLARIFE_BODY)}")], id="clarife"),
+        pytest.param("clevertap", '{"targetId":0,"key_values":{},"profiles":[{"n": 1.10 }]}', [], id="clevertap"),
+        pytest.param(
+            "github",
+            '{"n": 1.10 }',
+            [
+                ("X-Hub-Signature-256", "sha256=" + hexed('{"n": 1.10 }')),
+                ("X-GitHub-Event", "order.created"),
+                ("X-GitHub-Delivery", EVENT.id),
+            ],
+            id="github",
+        ),
+        pytest.param(
+            "stripe",
+            '{"n": 1.10 }',
+            [("Stripe-Signature", f"t={AT},v1=" + hexed(f'{AT}.{{"n": 1.10 }}'))],
+            id="stripe",
+        ),
+        pytest.param(
+            "slack",
+            '{"n": 1.10 }',
+            [("X-Slack-Request-Timestamp", str(AT)), ("X-Slack-Signature", "v0=" + hexed(f'v0:{AT}:{{"n": 1.10 }}'))],
+            id="slack",
+        ),
+        pytest.param(
+            "shopify",
+            '{"n": 1.10 }',
+            [
+                ("X-Shopify-Hmac-Sha256", base64.b64encode(bytes.fromhex(hexed('{"n": 1.10 }'))).decode()),
+                ("X-Shopify-Topic", "order.created"),
+            ],
+            id="shopify",
+        ),
+    ],
+)
+def test_provider_is_these_bytes(name: str, body_: str, headers: list[tuple[str, str]]) -> None:
+    """A request is what its provider documents, to the byte."""
+    made = request(PROFILES[name], "s3cret", event=replace(EVENT, data=b'{"n": 1.10 }'), attempt=7, retry=2)
+
+    assert (body_, (JSON, *headers)) == (made.body.decode(), made.headers)
+    assert ("POST", URL, frozenset()) == (made.method, made.url, made.hidden)
+
+
+@pytest.mark.parametrize("name", ["clearfeed", "clarife", "github", "stripe", "slack", "shopify"])
+def test_new_secret_signs_alone_where_a_header_holds_one(name: str) -> None:
+    """While a secret rotates both sign where the header holds several signatures, else the new one does."""
+    made = request(PROFILES[name], "new", old("old", NOW + 1))
+    several = PROFILES[name].schemes[0].several
+
+    for secret in ("new", ["other", "new"]):
+        verify(made.body, made.headers, secret, profile=name, url=URL, now=AT, tolerance=1_000)
+    assert ("stripe" == name) == several
+    if several:
+        verify(made.body, made.headers, "old", profile=name, now=NOW / 1000)
+        assert [b"t", b"v1", b"v1"] == [
+            item.partition(b"=")[0] for item in dict(made.headers)["Stripe-Signature"].encode().split(b",")
+        ]
+    else:
+        with pytest.raises(VerificationError):
+            verify(made.body, made.headers, "old", profile=name, url=URL, now=AT, tolerance=1_000)
+
+
+def test_event_time_stays_on_a_retry() -> None:
+    """Clearfeed's timestamp is the event's on every retry, whose number its header counts from 0."""
+    first = request(PROFILES["clearfeed"], "s3cret")
+    third = request(PROFILES["clearfeed"], "s3cret", attempt=3, retry=2, now=NOW + 70_000)
+
+    assert {"X-CF-Retry-Count"} == {n for n, v in dict(first.headers).items() if v != dict(third.headers)[n]}
+    assert ("0", "2") == (dict(first.headers)["X-CF-Retry-Count"], dict(third.headers)["X-CF-Retry-Count"])
+
+
+def test_get_has_its_key_values_in_the_url() -> None:
+    """A GET carries no body and no type of one; the others carry what is the subscription's own in theirs."""
+    settings: dict[str, Any] = {"target_id": 5, "key_values": {"a b": "c d", "n": 1}, "headers": (("X-K", Secret("k")),)}
+    got = request(PROFILES["clevertap"], method="GET", **settings)
+    deleted = request(PROFILES["clevertap"], method="DELETE", **settings)
+
+    assert ("GET", f"{URL}&a%20b=c%20d&n=1", b"", (("X-K", "k"),)) == (got.method, got.url, got.body, got.headers)
+    assert ("DELETE", URL) == (deleted.method, deleted.url)
+    assert b'{"targetId":5,"key_values":{"a b":"c d","n":1},"profiles":[{ "id": 1 }]}' == deleted.body
+    assert b"" == body(PROFILES["clevertap"], None, EVENT, method="GET")
+    assert b'{ "id": 1 }' == body(SVIX, None, EVENT, method="GET")
+
+
+def test_templates_have_every_variable() -> None:
+    """A header of a profile is filled with what is known of the attempt."""
+    template = "|".join(f"{{{name}}}" for name in VARIABLES)
+    profile = replace(SVIX, headers=(("X-All", template), ("X-None", "100%"), ("X-Twice", "{id}{id}")))
+    check_template(template)
+    headers = dict(request(profile, attempt=4, retry=1, method="PUT").headers)
+
+    assert f"{EVENT.id}|order.created|{AT}|4|1|PUT|{URL}|acme" == headers["X-All"]
+    assert ("100%", EVENT.id * 2) == (headers["X-None"], headers["X-Twice"])
+
+
+@pytest.mark.parametrize("template", ["{body}", "{ID}", "{", "}", "{}", "{{id}}", "{id!r}", "{id.x}", "{0}", "{id}}"])
+def test_wrong_templates(template: str) -> None:
+    """A template with other braces is refused, with what there is."""
+    with pytest.raises(ValueError, match=r"expected no braces but those of \{id\}, "):
+        check_template(template)
+
+
+def test_secrets_are_the_callers_choice() -> None:
+    """Whose secrets sign is decided by the caller: those of the subscription are not looked at."""
+    made = build(
+        PROFILES["github"],
+        subscription("own"),
+        EVENT,
+        secrets=[SigningSecret(value=Secret("other"))],
+        attempt=1,
+        retry=0,
+        now=NOW,
+        timeout=1,
+    )
+
+    verify(made.body, made.headers, "other", profile="github")
 
 
 def test_known_signature_comes_out() -> None:
@@ -299,25 +452,23 @@ def test_method_is_the_subscriptions_before_the_profiles() -> None:
 
 def test_timeout_is_the_callers() -> None:
     """The request carries the budget that it is given."""
-    made = build(STANDARD, subscription(), EVENT, attempt=1, now=NOW, timeout=1_234)
+    made = build(STANDARD, subscription(), EVENT, secrets=(), attempt=1, retry=0, now=NOW, timeout=1_234)
 
     assert 1_234 == made.timeout
 
 
 def test_profile_without_schemes_sends_neither_signature_nor_id() -> None:
     """A profile that signs nothing sends its own headers only, also where the subscription has a secret."""
-    plain = Profile(name="plain", envelope=data_alone, schemes=(), rules=Rules(), headers=(("X-Try", "no. {attempt}"),))
+    plain = Profile(name="plain", envelope=ENVELOPES["data"], headers=(("X-Try", "no. {attempt}"),))
     made = request(plain, SECRET, attempt=4)
 
     assert (("content-type", "application/json"), ("X-Try", "no. 4")) == made.headers
-    assert not plain.signs
-    assert STANDARD.signs
 
 
 # The table.
 
 
-@pytest.mark.parametrize("name", BRANDS)
+@pytest.mark.parametrize("name", [*BRANDS, "github", "stripe", "slack", "shopify"])
 def test_rules_are_those_of_the_documentation(name: str) -> None:
     """The schedule, the codes and the limits of standard hold for its relatives too."""
     found = PROFILES[name].rules
@@ -335,11 +486,43 @@ def test_rules_are_those_of_the_documentation(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "schedule", "rest"),
+    [
+        ("clearfeed", ["10s", "1m", "3m"], Rules(timeout=15_000)),
+        ("clarife", ["1s", "10s", "1m"], Rules(timeout=10_000, disable_after_failures=10)),
+        ("clevertap", ["5s", "30s"], Rules(timeout=5_000, failed_label="Webhook Dispatch Failed")),
+    ],
+)
+def test_rules_of_the_providers(name: str, schedule: list[str], rest: Rules) -> None:
+    """The three providers retry as they document, without jitter, breaker, throttle or `Retry-After`."""
+    found = PROFILES[name].rules
+
+    assert schedule == [format_duration(delay) for delay in found.retry_schedule]
+    assert rest == replace(found, retry_schedule=())
+
+
+def test_saving_and_secrets_of_the_providers() -> None:
+    """Who wants a test before a subscription is saved, whose secret signs, and who takes several events at once."""
+    assert {"clearfeed": 200, "clevertap": 200} == {n: p.verify_on_save for n, p in PROFILES.items() if p.verify_on_save}
+    assert ["clearfeed"] == [n for n, p in PROFILES.items() if p.secret_scope == "tenant"]
+    assert ["clearfeed", "clevertap"] == [n for n, p in PROFILES.items() if not p.has_own_secrets]
+    assert ["clevertap"] == [n for n, p in PROFILES.items() if p.batch]
+
+
 def test_profiles_are_known_by_their_names() -> None:
     """Every row stands under its own name, and signs with the schemes that receivers verify with."""
-    assert ["standard", "svix"] == list(PROFILES)
+    assert list(SCHEMES) == list(PROFILES)
     for name, profile in PROFILES.items():
-        assert (name, SCHEMES[name], "application/json") == (profile.name, profile.schemes, profile.content_type)
+        assert (name, SCHEMES[name], "POST") == (profile.name, profile.schemes, profile.method)
+        assert "application/json" == profile.content_type
+
+
+def test_every_profile_is_documented() -> None:
+    """Each profile has a section in docs/profiles.md, and there are no others."""
+    text = (Path(__file__).parent.parent / "docs" / "profiles.md").read_text()
+
+    assert set(PROFILES) == {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
 
 
 def test_table_cannot_be_changed() -> None:

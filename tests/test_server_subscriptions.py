@@ -42,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "disable_after_failures": None,
     "while_disabled": "hold",
     "max_concurrency": 8,
+    "target_id": 0,
+    "key_values": {},
     "metadata": {},
     "state": "active",
     "disabled_reason": None,

@@ -303,6 +303,30 @@ async def test_repetition_of_what_is_no_longer_valid(service: Service) -> None:
             await service.publish(OWNER, [event], key=other)
 
 
+async def test_repeated_id_of_what_is_no_longer_valid(service: Service) -> None:
+    """The same ids with the same members are answered as before, though a subscription that they name is gone."""
+    chosen = await subscribe(service)
+    event = members() | {"id": "named-the-gone", "subscriptions": [chosen.id]}
+    other = members() | {"id": "named-nobody"}
+    [first, _] = await accept(service, event, other)
+    await service.unsubscribe(OWNER, chosen.id)
+
+    assert [first] == await accept(service, event)
+    assert first == (await accept(service, other, event))[1]
+    never = {"id": "never-seen", "data": Raw(b"2")}
+    for wrong in ([event | never], [event | {"data": Raw(b"2")}], [event, members() | never], [event, {"id": "x"}]):
+        with pytest.raises(Invalid) as raised:
+            await accept(service, *wrong)
+        assert raised.value.mistakes
+
+
+async def accept(service: Service, *events: dict[str, Any]) -> list[views.Event]:
+    """The events as they were accepted."""
+    accepted = await service.publish(OWNER, events)
+    assert isinstance(accepted, list)
+    return accepted
+
+
 async def test_subscription_with_a_key(service: Service) -> None:
     """A repetition gets what was rendered without the secret."""
     rendered: list[views.Subscription] = []

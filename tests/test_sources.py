@@ -177,7 +177,7 @@ level = 'x'
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_lines(newline: str) -> None:
-    """Every key has the line that its statement begins in, whatever stands in strings and arrays."""
+    """Every key has the line that its statement begins in, whatever stands in strings and arrays, also in arrays of tables."""
     found = {".".join(keys): line for keys, line in _lines(TOML.replace("\n", newline).replace("\r\n", "\n")).items()}
 
     assert {
@@ -198,7 +198,10 @@ def test_lines(newline: str) -> None:
         "plans.gold": 17,
         "plans.gold.max": 18,
         "list": 19,
-        "list.item": 20,
+        "list.0": 19,
+        "list.0.item": 20,
+        "list.1": 21,
+        "list.1.item": 22,
         "log": 23,
         "log.level": 24,
     } == found

@@ -18,7 +18,6 @@ from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
 from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
-from hookengine.store.database import write as write_rows
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -327,34 +326,3 @@ def test_lock_that_fails_is_let_go(tmp_path: Path) -> None:
 
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 63, 127, 128, 129, 300])
-async def test_write_executes_every_row_in_order(tmp_path: Path, count: int) -> None:
-    """Rows beyond whole chunks are not forgotten, and all are committed."""
-    path = tmp_path / "hooks.db"
-    db = await open_writer(path, synchronous="full")
-    try:
-        await db.execute("CREATE TABLE t (a, b)")
-        values = [(number, str(number)) for number in range(count)]
-        await write_rows(db, [("INSERT INTO t (a, b) VALUES (?, ?)", values), ("DELETE FROM t WHERE a = ?", [])])
-
-        assert not db.in_transaction
-        assert values == rows(path, "SELECT a, b FROM t ORDER BY rowid")
-    finally:
-        await db.close()
-
-
-async def test_failed_write_leaves_its_transaction_to_the_caller(tmp_path: Path) -> None:
-    """An error comes out as it is, and a rollback takes back what was executed before it."""
-    path = tmp_path / "hooks.db"
-    db = await open_writer(path, synchronous="full")
-    try:
-        await db.execute("CREATE TABLE t (a UNIQUE)")
-        with pytest.raises(sqlite3.IntegrityError):
-            await write_rows(db, [("INSERT INTO t (a) VALUES (?)", [(number,) for number in range(60)] + [(7,)])])
-        await db.rollback()
-
-        assert [] == rows(path, "SELECT * FROM t")
-    finally:
-        await db.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hookengine.store import queries
+from hookengine.store.commit import SCRIPT
 from hookengine.store.queries import migrations, sql
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def schema() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         for script in migrations():
             db.executescript(script)
+        db.executescript(SCRIPT)
         yield db
 
 
@@ -119,34 +121,3 @@ def test_migrations_are_numbered() -> None:
 
     assert list(range(1, len(names) + 1)) == [int(name[:4]) for name in names]
     assert [(STORE / "migrations" / name).read_text() for name in names] == migrations()
-
-
-@pytest.mark.parametrize("name", ["insert_event", "insert_delivery", "insert_attempt", "settle_delivery", "save_health"])
-def test_statement_takes_many_rows(name: str) -> None:
-    """A statement of one row, made one of 128, has the parameters of 128 statements, and SQLite takes it."""
-    statement = getattr(sql, name)
-    many = queries.of_rows(statement, max(queries.CHUNKS))
-
-    assert many is not None
-    assert statement.count("?") * max(queries.CHUNKS) == many.count("?")
-    with closing(sqlite3.connect(":memory:")) as db:
-        for script in migrations():
-            db.executescript(script)
-        db.execute("EXPLAIN " + many, (1,) * many.count("?"))
-
-
-def test_statement_without_a_row_takes_one_at_a_time() -> None:
-    """What has no VALUES is executed row by row."""
-    assert queries.of_rows(sql.drop_key, 2) is None
-
-
-def test_settling_many_looks_each_up_by_its_key() -> None:
-    """However many rows there are, none is found by a scan of the deliveries."""
-    many = queries.of_rows(sql.settle_delivery, 64)
-    assert many is not None
-    with closing(sqlite3.connect(":memory:")) as db:
-        for script in migrations():
-            db.executescript(script)
-        plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + many, (1,) * many.count("?"))]
-
-    assert "SEARCH deliveries USING INTEGER PRIMARY KEY (rowid=?)" == plan[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -36,11 +37,12 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.store import rows
+from hookengine.store.commit import SCRIPT, Commit
 from hookengine.store.queries import migrations, sql
 from hookengine.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CLOCK = SetClock()
 VAULT = Vault([bytes(32)], CLOCK.new_bytes)
@@ -60,8 +62,16 @@ def db() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         for script in migrations():
             db.executescript(script)
+        db.executescript(SCRIPT)
         db.row_factory = sqlite3.Row
         yield db
+
+
+def commit(db: sqlite3.Connection, table: str, form: Callable[..., Any], *values: Any) -> None:
+    """Write the one row that *form* makes of *values* into *table*."""
+    one = Commit()
+    getattr(one, table).append(form(*values, one) if "commit" in signature(form).parameters else form(*values))
+    db.execute(sql.commit, one.values())
 
 
 def through(db: sqlite3.Connection, one: models.Subscription) -> models.Subscription:
@@ -84,6 +94,8 @@ FULL = subscription(
     disable_after_failures=3,
     while_disabled=WhileDisabled.SKIP,
     max_concurrency=1,
+    target_id=-(2**63),
+    key_values={"b": [True, {"c": None}]},
     metadata={"a": [1, 2.5, None, {"b": "\x00ü"}]},
     state=SubscriptionState.DISABLED,
     disabled_reason=DisabledReason.GONE,
@@ -116,7 +128,7 @@ def test_updated_subscription_comes_back(db: sqlite3.Connection) -> None:
     """What an edit changes is written over what was there."""
     through(db, subscription(CLOCK, seq=7))
     after = replace(FULL, id=db.execute("SELECT id FROM subscriptions").fetchone()["id"])
-    db.execute(sql.update_subscription, (*rows.subscription_row(after, VAULT), 7))
+    commit(db, "changed", rows.changed_subscription_row, after, VAULT)
 
     assert after == rows.subscription(db.execute(sql.subscriptions).fetchone(), VAULT)
 
@@ -194,8 +206,8 @@ def test_health_comes_back_as_it_went(db: sqlite3.Connection, health: Health) ->
     through(db, subscription(CLOCK, seq=7))
     assert Health() == rows.health(db.execute(sql.subscriptions).fetchone())
 
-    db.execute(sql.save_health, rows.health_row(7, Health(consecutive_failures=1)))
-    db.execute(sql.save_health, rows.health_row(7, health))
+    commit(db, "health", rows.health_row, 7, Health(consecutive_failures=1))
+    commit(db, "health", rows.health_row, 7, health)
 
     assert health == rows.health(db.execute(sql.subscriptions).fetchone())
 
@@ -205,7 +217,7 @@ def test_delivery_comes_back_as_it_went(db: sqlite3.Connection) -> None:
     new = models.Delivery(
         seq=3, id="dlv_3", event=1, subscription=2, priority=Priority.LOW, due_at=5, created_at=4, expires_at=9
     )
-    db.execute(sql.insert_delivery, rows.new_delivery_row(new))
+    commit(db, "deliveries", rows.new_delivery_row, new)
     back = rows.delivery(tuple(db.execute(sql.delivery, ("dlv_3", None, None)).fetchone()))
     assert new == back
     assert (DeliveryState.PENDING, Priority.LOW, Trigger.AUTO) == (back.state, back.priority, back.trigger)
@@ -213,7 +225,7 @@ def test_delivery_comes_back_as_it_went(db: sqlite3.Connection) -> None:
     failed = replace(
         new, state=DeliveryState.FAILED, attempt_count=2, step=2, trigger=Trigger.MANUAL, finished_at=8, failed_label="no"
     )
-    db.execute(sql.settle_delivery, rows.settled_row(new, failed))
+    commit(db, "settled", rows.settled_row, new, failed)
 
     assert failed == rows.delivery(tuple(db.execute(sql.delivery, ("dlv_3", None, None)).fetchone()))
 
@@ -230,7 +242,7 @@ def test_event_comes_back_as_it_went(db: sqlite3.Connection) -> None:
         occurred_at=2,
         ordering_key="k",
     )
-    db.execute(sql.insert_event, rows.event_row(event, 4, b"digest"))
+    commit(db, "events", rows.event_row, event, 4, b"digest")
 
     assert event == rows.event(tuple(db.execute(sql.events_by_seq, ("[3]",)).fetchone()))
     view = rows.event_view(db.execute(sql.list_events, PAGE | {"type": None}).fetchone())
@@ -249,12 +261,12 @@ def test_delivery_is_shown_with_a_label_only_if_it_has_one(db: sqlite3.Connectio
     """A member that says nothing is left out."""
     through(db, subscription(CLOCK, seq=2))
     event = models.Event(seq=1, id="e", tenant="t", type="a.b", data=b"1", accepted_at=1, occurred_at=2)
-    db.execute(sql.insert_event, rows.event_row(event, 1, None))
+    commit(db, "events", rows.event_row, event, 1, None)
     new = models.Delivery(seq=3, id="dlv_3", event=1, subscription=2, due_at=5, created_at=4)
-    db.execute(sql.insert_delivery, rows.new_delivery_row(new))
+    commit(db, "deliveries", rows.new_delivery_row, new)
     if label is not None:
         failed = replace(new, state=DeliveryState.FAILED, finished_at=8, failed_label=label)
-        db.execute(sql.settle_delivery, rows.settled_row(new, failed))
+        commit(db, "settled", rows.settled_row, new, failed)
 
     view = rows.delivery_view(db.execute(sql.list_deliveries, PAGE).fetchone())
 
@@ -337,5 +349,5 @@ def test_json_text_is_what_sqlite_reads(db: sqlite3.Connection) -> None:
 
 def stored_attempt(db: sqlite3.Connection, made: models.Attempt, profile: str | None) -> rows.StoredAttempt:
     """An attempt as it comes back."""
-    db.execute(sql.insert_attempt, rows.attempt_row(1, made, profile))
+    commit(db, "attempts", rows.attempt_row, 1, made, profile)
     return rows.stored_attempt(db.execute(sql.attempts_of_delivery, (1,)).fetchone())

@@ -85,8 +85,10 @@ def keyed(place: Opened, one: Draft, *, key: str = "k", digest: bytes = b"d", **
 
 
 def commits(statements: list[str]) -> int:
-    """How many transactions were committed."""
-    return statements.count("COMMIT")
+    """How many commits of results and publications there are, each of them a transaction in itself."""
+    assert not [each for each in statements if each.startswith(("BEGIN", "COMMIT"))]
+    # SQLite tells of each step of a trigger with the statement that fired it.
+    return len({each for each in statements if each.startswith("INSERT INTO commits")})
 
 
 async def refuse(_: Transaction) -> None:
@@ -253,7 +255,7 @@ async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> No
     async with opened(tmp_path) as place:
         for _ in range(20):
             await place.subscribe()
-        arrays = [drafts(100), drafts(100, expires_at=1 << 63), *(drafts(100) for _ in range(4))]
+        arrays = [drafts(100), drafts(100, expires_at=1 << 64), *(drafts(100) for _ in range(4))]
         ended = await all_of(*(place.publish(*array) for array in arrays))
 
         assert [list, StorageUnavailable, list, list, list, list] == [type(receipts) for receipts in ended]
@@ -539,7 +541,7 @@ async def test_refill_sees_every_result_before_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "guilty",
     [
-        pytest.param({"expires_at": 1 << 63}, id="a number beyond 64 bit"),
+        pytest.param({"expires_at": 1 << 64}, id="a number beyond 64 bit"),
         pytest.param({"type": "\ud800"}, id="a surrogate"),
         pytest.param({"id": "\ud800", "digest": b"x"}, id="a surrogate as id"),
     ],
@@ -571,13 +573,13 @@ async def test_guilty_result_fails_alone(tmp_path: Path) -> None:
         made = await place.deliver(*drafts(3))
         results = [result(delivery, DELIVERED) for delivery in made]
         assert results[1].attempt is not None
-        results[1] = replace(results[1], attempt=replace(results[1].attempt, number=1 << 63))
+        results[1] = replace(results[1], attempt=replace(results[1].attempt, number=1 << 64))
         for one in results:
             place.store.writer.record(one)
         ((told, error),) = await place.listener.until("unrecorded")
 
         assert results[1] is told
-        assert isinstance(error, OverflowError)
+        assert isinstance(error, TypeError)
         await place.listener.until("recorded", 2)
         assert [("delivered",), ("pending",), ("delivered",)] == place.rows("SELECT state FROM deliveries ORDER BY seq")
 

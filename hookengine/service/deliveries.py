@@ -32,7 +32,9 @@ class DeliveryOperations(Operations):
         delivery, seq, event_seq = found
         event = (await self._store.reader.events_by_seq([event_seq])).get(event_seq)
         attempts = await self._store.reader.attempts(seq)
-        return replace(delivery, attempts=[shown_attempt(attempt, event) for attempt in attempts])
+        subscription = self._store.writer.index.by_id(delivery.subscription)
+        shown = [shown_attempt(attempt, event, subscription, self._profiles) for attempt in attempts]
+        return replace(delivery, attempts=shown)
 
     async def deliveries(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Delivery]:
         """A page of deliveries, newest first."""

@@ -14,7 +14,7 @@ from hookengine.models import DeliveryState
 from hookengine.paging import Query, page
 from hookengine.presentation import shown_events
 from hookengine.service.operations import Operations, RequestKey, json_text
-from hookengine.store import Answer, Draft
+from hookengine.store import Answer, Draft, Key, Receipt
 from hookengine.validation import Problems
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_EVENTS = 1_000  # of one batch
 
+_TIMES = {"occurred_at", "deliver_at", "expires_at"}
 _FINAL = {DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED}
 
 
@@ -47,11 +48,8 @@ class EventOperations(Operations):
         problems = Problems()
         read = self._read(by, events, problems, single=single)
         keyed = None if key is None else self._key(by, key, read[0][1] if single else None)
-        if keyed is not None and problems.mistakes:
-            # It may have been right when it was accepted, as with a subscription that is gone since.
-            answer = await self._store.reader.answer(keyed, now=self._clock.now())
-            if answer is not None:
-                return answer
+        if problems.mistakes and (before := await self._accepted_before(read, keyed)) is not None:
+            return before if isinstance(before, Answer) else shown_events(before)
         drafts = [self._draft(problems.require(draft), tenant) for draft, tenant in read]
         made = await self._store.writer.publish(
             drafts, key=keyed, render=None if render is None else lambda receipts: render(shown_events(receipts))
@@ -119,6 +117,25 @@ class EventOperations(Operations):
             read.append((draft, tenant))
         return read
 
+    async def _accepted_before(
+        self, read: list[tuple[validation.Draft[EventInput], str]], key: Key | None
+    ) -> list[Receipt] | Answer | None:
+        """
+        What the same request was answered before.
+
+        It may have been right then, and be no more: a subscription that it names is gone since.
+        """
+        if key is not None and (answer := await self._store.reader.answer(key, now=self._clock.now())) is not None:
+            return answer
+        events = [(draft.whole, tenant) for draft, tenant in read]
+        asked = [(event.id, tenant, inputs.event_digest(event, tenant)) for event, tenant in events if event and event.id]
+        if len(asked) < len(events):
+            return None
+        known = await self._store.reader.receipts([(id_, tenant) for id_, tenant, _ in asked])
+        found = [known.get((id_, tenant), (None, None)) for id_, tenant, _ in asked]
+        same = [before for (digest, before), (*_, wanted) in zip(found, asked, strict=True) if before and digest == wanted]
+        return same if len(same) == len(events) else None
+
     def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
         for position, id_ in enumerate(chosen or ()):
             subscription = self._store.writer.index.by_id(id_)
@@ -144,9 +161,12 @@ class EventOperations(Operations):
 
 
 def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A published Python event as HTTP would have brought it."""
-    members = {name: value.isoformat() if isinstance(value, date) else value for name, value in event.items()}
-    if "data" in members:
+    """A published Python event as HTTP would have brought it; None is what was not given."""
+    members = {name: value for name, value in event.items() if value is not None}
+    for name in _TIMES & members.keys():
+        if isinstance(members[name], date):
+            members[name] = members[name].isoformat()
+    if "data" in event:
         members["data"] = json_text(event["data"])
     return members
 

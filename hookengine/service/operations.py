@@ -61,6 +61,7 @@ class Operations:
         self._clock = clock
         self._config = config
         self._policy = policy
+        self._profiles = config.profiles
         self._refusing = False
 
     @property

@@ -14,9 +14,8 @@ from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
-from hookengine.profiles import PROFILES
 from hookengine.service.operations import DEFAULT_OVERLAP, Operations, RequestKey
-from hookengine.signing import check_secret, new_secret
+from hookengine.signing import new_secret
 from hookengine.store import Answer, changes
 from hookengine.validation import Problems
 
@@ -41,7 +40,9 @@ class SubscriptionOperations(Operations):
         draft = problems.convert(SubscriptionInput, given)
         tenant = self._own_tenant(by, draft.get("tenant"))
         default_profile = self._config.delivery.default_profile
-        inputs.check_subscription(problems, draft, policy=self._policy, default_profile=default_profile)
+        inputs.check_subscription(
+            problems, draft, policy=self._policy, profiles=self._profiles, default_profile=default_profile
+        )
         self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
         now = self._clock.now()
@@ -99,7 +100,7 @@ class SubscriptionOperations(Operations):
         return self._view(await self._edit(by, id, edit, versions))
 
     async def enable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
-        """Let it get deliveries again: counters start anew, and what was held goes."""
+        """Let it get deliveries again: counters start anew, and what was held, or waited for a retry, goes."""
         return await self._set_state(by, id, SubscriptionState.ACTIVE, versions)
 
     async def disable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
@@ -128,17 +129,9 @@ class SubscriptionOperations(Operations):
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
         problems = Problems()
         draft = problems.convert(RotationInput, given)
-        schemes = PROFILES[self._subscription(by, id).profile].schemes
-        chosen = draft.get("secret")
-        if not schemes:
-            problems.add("/secret", "invalid_secret", "this subscription's profile signs nothing")
-        elif chosen is not None:
-            try:
-                check_secret(schemes, chosen)
-            except ValueError as error:
-                problems.add("/secret", "invalid_secret", str(error))
+        inputs.check_rotation(problems, draft, self._profiles.get(self._subscription(by, id).profile))
         wanted = problems.require(draft)
-        secret = chosen or new_secret(self._clock.new_bytes(32))
+        secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def edit(current: models.Subscription, now: int) -> models.Subscription:
@@ -147,7 +140,7 @@ class SubscriptionOperations(Operations):
         return shown_secret(await self._edit(by, id, edit, versions), self._clock.now())
 
     def _first_secret(self, given: str | None, profile: str) -> str | None:
-        if not PROFILES[profile].schemes:
+        if not self._profiles[profile].has_own_secrets:
             return None
         return given or new_secret(self._clock.new_bytes(32))
 
@@ -174,7 +167,14 @@ class SubscriptionOperations(Operations):
         versions: frozenset[int] | None,
     ) -> views.Subscription:
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
-        return self._view(await self._edit(by, id, lambda current, _: replace(current, state=state), versions))
+        change = changes.edit_subscription(
+            id,
+            by.tenant,
+            lambda current, _: replace(current, state=state),
+            versions=versions,
+            enable=state is SubscriptionState.ACTIVE,
+        )
+        return self._view(await self._store.writer.change(change))
 
     def _patched(self, current: models.Subscription, patch: dict[str, Any]) -> models.Subscription:
         problems = Problems()
@@ -188,12 +188,19 @@ class SubscriptionOperations(Operations):
         draft = problems.convert(SubscriptionInput, merged)
         default_profile = self._config.delivery.default_profile
         inputs.check_subscription(
-            problems, draft, policy=self._policy, default_profile=default_profile, vet=draft.get("url") != current.url
+            problems,
+            draft,
+            policy=self._policy,
+            profiles=self._profiles,
+            default_profile=default_profile,
+            vet=draft.get("url") != current.url,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
-        inputs.check_kept_secrets(problems, draft.get("profile") or default_profile, current)
+        inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
-        return replace(current, **settings)
+        fresh = new_secret(self._clock.new_bytes(32))
+        secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
+        return replace(current, secrets=secrets, **settings)
 
     def _check_types(self, problems: Problems, wanted: list[str] | None, *, kept: tuple[str, ...]) -> None:
         """

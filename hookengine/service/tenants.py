@@ -76,7 +76,7 @@ class TenantOperations(Operations):
         problems = Problems()
         inputs.check_named(problems, tenant=tenant)
         draft = problems.convert(RotationInput, given)
-        inputs.check_tenant_secret(problems, draft.get("secret"))
+        inputs.check_tenant_secret(problems, draft.get("secret"), self._profiles)
         wanted = problems.require(draft)
         secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)

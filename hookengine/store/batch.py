@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -19,8 +19,8 @@ from hookengine.models import (
     SubscriptionState,
 )
 from hookengine.store import rows
+from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result
-from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,13 +63,7 @@ class Batch:
         self._health_before = health
         self._answers: dict[Scope, tuple[bytes, Answer]] = {}
         self._seen: dict[EventName, Seen] = {}
-        self._events: list[tuple[Any, ...]] = []
-        self._deliveries: list[tuple[Any, ...]] = []
-        self._idempotency: list[tuple[Any, ...]] = []
-        self._spent: list[tuple[Any, ...]] = []  # earlier uses of those keys, if their time is over
-        self._settled: list[tuple[Any, ...]] = []
-        self._attempts: list[tuple[Any, ...]] = []
-        self._interrupted: list[tuple[Any, ...]] = []
+        self._commit = Commit()
 
     def know(self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen]) -> None:
         """What earlier commits hold of the keys and event ids that are about to come."""
@@ -81,13 +75,14 @@ class Batch:
         after, attempt = result.after, result.attempt
         subscription = self.disabled.get(after.subscription) or self._index.get(after.subscription)
         if subscription is None:  # deleted while the attempt ran: the state stays cancelled
-            after = replace(result.before, state=DeliveryState.CANCELLED, finished_at=self._now, failed_label=None)
+            cancelled = {"state": DeliveryState.CANCELLED, "finished_at": self._now, "attempt_count": after.attempt_count}
+            after = replace(result.before, **cancelled, failed_label=None)
         health = self._health(after.subscription)
         reason = None
         if attempt is not None:
             if isinstance(attempt.outcome, Interrupted):
-                self._interrupted.append((after.seq,))
-            self._attempts.append(rows.attempt_row(after.seq, attempt, result.profile))
+                self._commit.interrupted.append(after.seq)
+            self._commit.attempts.append(rows.attempt_row(after.seq, attempt, result.profile, self._commit))
             if subscription is not None:
                 ended_at = attempt.at + attempt.duration
                 health = counters.count(health, attempt.outcome, now=ended_at)
@@ -97,7 +92,7 @@ class Batch:
                     if reason is not None:
                         self.disabled[subscription.seq] = _disabled(subscription, reason, now=ended_at)
         if after is not result.before:
-            self._settled.append(rows.settled_row(result.before, after))
+            self._commit.settled.append(rows.settled_row(result.before, after))
         self.recorded.append(Recorded(result=result, delivery=after, health=health, disabled=reason))
 
     def add_publication(
@@ -126,30 +121,23 @@ class Batch:
                 seen[draft.id, draft.tenant] = (draft.digest, receipt)
         self._seen.update(seen)
         for receipt, draft, deliveries in fresh:
-            self._events.append(rows.event_row(receipt.event, receipt.deliveries, draft.digest))
+            self._commit.events.append(rows.event_row(receipt.event, receipt.deliveries, draft.digest, self._commit))
             for delivery in deliveries:
-                self._deliveries.append(rows.new_delivery_row(delivery))
+                self._commit.deliveries.append(rows.new_delivery_row(delivery))
                 self.accepted.append((delivery, receipt.event))
         if key is not None and render is not None:
             answer = Answer(status=202, body=render(receipts))
             self._answers[key.scope] = (key.digest, answer)
-            self._spent.append((*key.scope, self._now - KEY_LIFETIME))
-            self._idempotency.append((*key.scope, key.digest, answer.status, answer.body, self._now))
+            self._commit.spent_keys.append((*key.scope, self._now - KEY_LIFETIME))
+            self._commit.keys.append(rows.key_row(key, answer, self._now, self._commit))
         return receipts
 
-    def statements(self, vault: Vault) -> list[tuple[str, list[tuple[Any, ...]]]]:
-        """The statements to execute, each with its rows, in an order that foreign keys allow."""
-        return [
-            (sql.settle_delivery, self._settled),
-            (sql.forget_last_interrupted, self._interrupted),
-            (sql.insert_attempt, self._attempts),
-            (sql.save_health, [rows.health_row(seq, health) for seq, health in self.health.items()]),
-            (sql.update_subscription, [(*rows.subscription_row(s, vault), s.seq) for s in self.disabled.values()]),
-            (sql.insert_event, self._events),
-            (sql.insert_delivery, self._deliveries),
-            (sql.drop_key, self._spent),
-            (sql.insert_idempotency_key, self._idempotency),
-        ]
+    def commit(self, vault: Vault) -> Commit:
+        """All that was added, to be written."""
+        commit = self._commit
+        commit.health = [rows.health_row(seq, health) for seq, health in self.health.items()]
+        commit.changed = [rows.changed_subscription_row(s, vault, commit) for s in self.disabled.values()]
+        return commit
 
     def _health(self, subscription: int) -> Health:
         return self.health.get(subscription) or self._health_before.get(subscription) or Health()

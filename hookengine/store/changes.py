@@ -27,6 +27,7 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.store import rows
+from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
 from hookengine.store.queries import sql
 
@@ -59,9 +60,13 @@ def add_subscription(
         _check_limit(tx, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
-        await tx.run(sql.save_health, rows.health_row(new.seq, Health()))
+        commit = Commit()
+        commit.health.append(rows.health_row(new.seq, Health()))
         if key is not None and render is not None:
-            await tx.run(sql.insert_idempotency_key, (*key.scope, key.digest, 201, render(new), tx.now))
+            answer = Answer(status=201, body=render(new))
+            commit.spent_keys.append((*key.scope, tx.now - KEY_LIFETIME))
+            commit.keys.append(rows.key_row(key, answer, tx.now, commit))
+        await tx.write(commit)
         tx.put(new, Health())
         return new
 
@@ -74,29 +79,34 @@ def edit_subscription(
     edit: Callable[[Subscription, int], Subscription],
     *,
     versions: frozenset[int] | None = None,
+    enable: bool = False,
 ) -> Callable[[Transaction], Awaitable[Subscription]]:
     """
     Let *edit* change the subscription as it is now; raises PreconditionFailed unless it has one of *versions*.
 
-    A state that *edit* changes takes its consequences: enabling starts the counters anew and lets what was held go.
+    A state that *edit* changes takes its consequences: enabling starts the counters anew and lets what was held go. With
+    *enable* so it does where the subscription is active, and has failed.
     """
 
     async def step(tx: Transaction) -> Subscription:
         before = _subscription(tx, id, tenant, versions)
         edited = edit(before, tx.now)
-        if edited == before:
-            return before
         health = tx.health.get(before.seq, Health())
-        if edited.state is not before.state:
+        starts_anew = enable and bool(health.consecutive_failures)
+        if edited == before and not starts_anew:
+            return before
+        if edited.state is not before.state or starts_anew:
             if edited.state is SubscriptionState.ACTIVE:
                 edited = replace(edited, disabled_reason=None)
                 health = counters.enabled(health, now=tx.now)
                 await tx.run(sql.set_meta, (f"{_ENABLING}{before.seq}", tx.now))
             else:
                 edited = replace(edited, disabled_reason=DisabledReason.MANUAL)
-            await tx.run(sql.save_health, rows.health_row(before.seq, health))
         after = replace(edited, version=before.version + 1, updated_at=tx.now)
-        await tx.run(sql.update_subscription, (*rows.subscription_row(after, tx.vault), after.seq))
+        commit = Commit()
+        commit.health.append(rows.health_row(before.seq, health))
+        commit.changed.append(rows.changed_subscription_row(after, tx.vault, commit))
+        await tx.write(commit)
         tx.put(after, health)
         return after
 
@@ -130,6 +140,7 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             raise DeliveryStateConflict(f"the delivery is {state}" + ("" if subscription else " and its subscription deleted"))
         if subscription.state is SubscriptionState.DISABLED:
             raise SubscriptionDisabled(f"the subscription is disabled ({subscription.disabled_reason}): enable it first")
+        ((attempt_count,),) = await tx.fetch(sql.retry_delivery, (tx.now, before.seq))
         after = replace(
             before,
             state=DeliveryState.PENDING,
@@ -139,8 +150,8 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             finished_at=None,
             failed_label=None,
             expires_at=None,
+            attempt_count=attempt_count,
         )
-        await tx.run(sql.retry_delivery, (tx.now, before.seq))
         tx.overrule(before, after)
 
     return step
@@ -243,7 +254,6 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
 async def _answered(tx: Transaction, key: Key) -> Answer | None:
     found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
     if not found:
-        await tx.run(sql.drop_key, (*key.scope, tx.now - KEY_LIFETIME))
         return None
     row: Any = found[0]
     if row[4] != key.digest:

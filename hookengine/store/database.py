@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import aiosqlite
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
-from hookengine.store.queries import CHUNKS, migrations, of_rows
+from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,31 +121,6 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
         raise
     db.row_factory = sqlite3.Row
     return db
-
-
-async def write(db: aiosqlite.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
-    """
-    Execute each statement for each of its rows, in one transaction and one call on the connection's thread.
-
-    Every call waits for a turn of the event loop, and every step of a statement for the interpreter's lock, which a busy loop
-    holds: so there is one call, and a statement takes many rows in a step. docs/performance.md has the figures. After an error
-    the transaction may still be open.
-    """
-    # aiosqlite has no public way to run a function on its thread; tests/test_store_database.py holds this one.
-    await db._execute(_write, db._conn, statements)  # type: ignore[no-untyped-call]  # noqa: SLF001
-
-
-def _write(connection: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for statement, values in statements:
-        start = 0
-        for size in CHUNKS:
-            while len(values) - start >= size and (chunk := of_rows(statement, size)) is not None:
-                connection.execute(chunk, tuple(chain.from_iterable(values[start : start + size])))
-                start += size
-        if start < len(values):
-            connection.executemany(statement, values[start:])
-    connection.execute("COMMIT")
 
 
 async def migrate(db: aiosqlite.Connection, path: Path) -> None:

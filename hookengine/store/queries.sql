@@ -1,57 +1,11 @@
--- insert_event
--- An accepted event.
-INSERT INTO events (seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, deliveries, digest)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
-
--- insert_delivery
--- A delivery, when its event is accepted or replayed.
-INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, expires_at)
-VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?);
-
--- insert_idempotency_key
--- The answer to a request that may be repeated.
-INSERT INTO idempotency_keys (tenant, method, path, key, digest, status, answer, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
-
--- settle_delivery
--- What an attempt did to its delivery; nothing if somebody else changed it after the attempt began.
-UPDATE deliveries
-SET state = new.column1, due_at = new.column2, attempt_count = new.column3, step = new.column4, trigger = new.column5,
-    finished_at = new.column6, failed_label = new.column7
-FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)) AS new
-WHERE deliveries.seq = new.column8 AND deliveries.state = 'pending' AND deliveries.due_at = new.column9
-  AND deliveries.step = new.column10;
-
--- insert_attempt
--- An attempt.
-INSERT INTO attempts (delivery, number, at, duration, trigger, outcome, status_code, error_code, error_detail, request, response,
-                      body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
-
--- forget_last_interrupted
--- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before.
-DELETE FROM attempts
-WHERE seq = (SELECT seq FROM attempts WHERE delivery = ? ORDER BY seq DESC LIMIT 1)
-  AND outcome = 'interrupted' AND error_code IS NOT 'internal_error';
-
--- save_health
--- The failure counters of a subscription.
-INSERT INTO health (subscription, consecutive_failures, last_success_at, last_failure_at, failing_since, enabled_at)
-VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (subscription) DO UPDATE
-SET consecutive_failures = excluded.consecutive_failures, last_success_at = excluded.last_success_at,
-    last_failure_at = excluded.last_failure_at, failing_since = excluded.failing_since, enabled_at = excluded.enabled_at;
+-- commit
+-- Results, publications, and what they entail: see commit.sql.
+INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- insert_subscription
 -- A new subscription.
 INSERT INTO subscriptions (seq, id, tenant, settings, sealed, state, disabled_reason, version, created_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
-
--- update_subscription
--- Changed settings, state or secrets of a subscription that is not deleted.
-UPDATE subscriptions
-SET settings = ?, sealed = ?, state = ?, disabled_reason = ?, version = ?, updated_at = ?
-WHERE seq = ? AND deleted_at IS NULL;
 
 -- delete_subscription
 -- The subscription goes; its history stays readable. Its secrets go at once.
@@ -122,15 +76,14 @@ CROSS JOIN idempotency_keys AS k
     AND k.path = json_extract(wanted.value, '$[2]') AND k.key = json_extract(wanted.value, '$[3]')
 WHERE k.created_at > ?;
 
--- drop_key
--- An idempotency key whose time is over makes room for its next use.
-DELETE FROM idempotency_keys WHERE tenant = ? AND method = ? AND path = ? AND key = ? AND created_at <= ?;
-
 -- retry_delivery
--- By hand: due now, with its whole schedule again.
+-- By hand: due now, with its whole schedule again. An attempt that ended while the delivery was cancelled may not be counted.
 UPDATE deliveries
-SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL
-WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled');
+SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL,
+    attempt_count = max(attempt_count, (
+        SELECT coalesce(max(number), 0) FROM attempts WHERE delivery = deliveries.seq AND outcome <> 'interrupted'))
+WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled')
+RETURNING attempt_count;
 
 -- cancel_delivery
 -- By hand.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.scheduler import Mark
-    from hookengine.store.intake import Key
+    from hookengine.store.intake import Key, Receipt
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 
@@ -123,6 +123,10 @@ class Reader:
         if not found or found[0]["digest"] != key.digest:
             return None
         return Answer(status=found[0]["status"], body=found[0]["answer"])
+
+    async def receipts(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes | None, Receipt]]:
+        """What was answered for events with these ids and tenants, with the digests of their requests."""
+        return dict(map(rows.receipt, await self._db.execute_fetchall(sql.known_events, (rows.json_text(asked),))))
 
     async def subscription_key(self, id: str, tenant: str | None) -> int | None:
         """The key of a subscription, also of a deleted one."""

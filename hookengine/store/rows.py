@@ -12,12 +12,15 @@ from hookengine import models, views
 from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
+from hookengine.store.intake import Receipt
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from sqlite3 import Row
 
+    from hookengine.store.commit import Commit, Values
+    from hookengine.store.intake import Answer, Key
     from hookengine.vault import Vault
 
 _SEALED = ("headers", "auth", "secrets")
@@ -60,13 +63,13 @@ def delivery(row: Sequence[Any]) -> models.Delivery:
     )
 
 
-def new_delivery_row(d: models.Delivery) -> tuple[Any, ...]:
-    """The values of `insert_delivery`."""
-    return (d.seq, d.id, d.event, d.subscription, int(d.priority), d.due_at, d.trigger, d.created_at, d.expires_at)
+def new_delivery_row(d: models.Delivery) -> Values:
+    """A row of `Commit.deliveries`."""
+    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.expires_at)
 
 
-def settled_row(before: models.Delivery, d: models.Delivery) -> tuple[Any, ...]:
-    """The values of `settle_delivery`."""
+def settled_row(before: models.Delivery, d: models.Delivery) -> Values:
+    """A row of `Commit.settled`: *d* as it is now, and what it must still be on disk."""
     changed = (d.state, d.due_at, d.attempt_count, d.step, d.trigger, d.finished_at, d.failed_label)
     return (*changed, d.seq, before.due_at, before.step)
 
@@ -86,13 +89,30 @@ def event(row: Sequence[Any]) -> models.Event:
     )
 
 
-def event_row(e: models.Event, deliveries: int, digest: bytes | None) -> tuple[Any, ...]:
-    """The values of `insert_event`."""
-    return (e.seq, e.id, e.tenant, e.type, e.data, e.accepted_at, e.occurred_at, e.ordering_key, deliveries, digest)
+def receipt(row: Sequence[Any]) -> tuple[tuple[str, str], tuple[bytes | None, Receipt]]:
+    """Id and tenant of an event accepted before, the digest of its request and what was answered, from `known_events`."""
+    id_, tenant, type_, accepted_at, occurred_at, ordering_key, deliveries, digest = row
+    event = models.Event(
+        seq=0,
+        id=id_,
+        tenant=tenant,
+        type=type_,
+        data=b"",
+        accepted_at=accepted_at,
+        occurred_at=occurred_at,
+        ordering_key=ordering_key,
+    )
+    return (id_, tenant), (digest, Receipt(event=event, deliveries=deliveries))
 
 
-def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None) -> tuple[Any, ...]:
-    """The values of `insert_attempt`; credentials do not get into them."""
+def event_row(e: models.Event, deliveries: int, digest: bytes | None, commit: Commit) -> Values:
+    """A row of `Commit.events`."""
+    data, times = commit.place(e.data), (e.accepted_at, e.occurred_at)
+    return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(digest))
+
+
+def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
+    """A row of `Commit.attempts`; credentials do not get into it."""
     outcome = attempt.outcome
     response = None if isinstance(outcome, Interrupted | Unreachable | Broken) else outcome.response
     error = None if isinstance(outcome, Accepted) else outcome.error
@@ -108,17 +128,17 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None)
         None if error is None else error.code,
         None if error is None else error.detail,
         None if request is None else _request(request, profile),
-        None if response is None else orjson.dumps((response.headers, response.truncated)),
-        None if response is None else response.body,
+        None if response is None else (response.headers, response.truncated),
+        None if response is None else commit.place(response.body),
     )
 
 
-def _request(request: models.Request, profile: str | None) -> bytes:
+def _request(request: models.Request, profile: str | None) -> Values:
     hidden = request.hidden
     headers = request.headers
     if hidden:
         headers = tuple((name, HIDDEN if name.lower() in hidden else value) for name, value in headers)
-    return orjson.dumps((request.method, request.url, headers, profile, crc32(request.body)))
+    return (request.method, request.url, headers, profile, crc32(request.body))
 
 
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,17 +186,23 @@ def stored_attempt(row: Row) -> StoredAttempt:
     )
 
 
-def subscription_row(s: models.Subscription, vault: Vault) -> tuple[bytes, bytes, str, str | None, int, int]:
-    """Settings, sealed, state, reason, version and updated_at: the values that `update_subscription` begins with."""
-    settings = msgspec.json.encode({name: getattr(s, name) for name in _OPEN})
-    sealed = vault.seal(msgspec.json.encode({name: getattr(s, name) for name in _SEALED}, enc_hook=str), s.id)
-    return (settings, sealed, s.state, s.disabled_reason, s.version, s.updated_at)
+def changed_subscription_row(s: models.Subscription, vault: Vault, commit: Commit) -> Values:
+    """A row of `Commit.changed`."""
+    settings, sealed = _subscription(s, vault)
+    place = commit.place
+    return (s.seq, place(settings), place(sealed), s.state, s.disabled_reason, s.version, s.updated_at)
 
 
-def new_subscription_row(s: models.Subscription, vault: Vault) -> tuple[Any, ...]:
+def new_subscription_row(s: models.Subscription, vault: Vault) -> Values:
     """The values of `insert_subscription`."""
-    settings, sealed, state, reason, version, updated_at = subscription_row(s, vault)
-    return (s.seq, s.id, s.tenant, settings, sealed, state, reason, version, s.created_at, updated_at)
+    return (s.seq, s.id, s.tenant, *_subscription(s, vault), s.state, s.disabled_reason, s.version, s.created_at, s.updated_at)
+
+
+def _subscription(s: models.Subscription, vault: Vault) -> tuple[bytes, bytes]:
+    """The settings, and what of them is sealed."""
+    settings = msgspec.json.encode({name: getattr(s, name) for name in _OPEN})
+    sealed = msgspec.json.encode({name: getattr(s, name) for name in _SEALED}, enc_hook=str)
+    return settings, vault.seal(sealed, s.id)
 
 
 def subscription(row: Row, vault: Vault) -> models.Subscription:
@@ -201,8 +227,13 @@ def health(row: Row) -> models.Health:
     )
 
 
-def health_row(seq: int, h: models.Health) -> tuple[Any, ...]:
-    """The values of `save_health`."""
+def key_row(key: Key, answer: Answer, now: int, commit: Commit) -> Values:
+    """A row of `Commit.keys`."""
+    return (*key.scope, commit.place(key.digest), answer.status, commit.place(answer.body), now)
+
+
+def health_row(seq: int, h: models.Health) -> Values:
+    """A row of `Commit.health`."""
     return (seq, h.consecutive_failures, h.last_success_at, h.last_failure_at, h.failing_since, h.enabled_at)
 
 

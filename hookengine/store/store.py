@@ -11,7 +11,7 @@ from hookengine.access import Tokens
 from hookengine.errors import StartError, StorageCorrupt
 from hookengine.matching import Index
 from hookengine.models import Tenant
-from hookengine.store import rows
+from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
 from hookengine.store.queries import sql
@@ -64,6 +64,7 @@ class Store:
         db = await open_writer(self.path, synchronous=self._synchronous)
         self._connections.append(db)
         await migrate(db, self.path)
+        await commit.prepare(db)
         vault = await self._unlock(db, fresh=fresh)
         reading = await open_reader(self.path)
         self._connections.append(reading)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hookengine.store.queries import sql
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 
     from hookengine.models import Delivery, Health, Subscription
     from hookengine.store.batch import Keys
+    from hookengine.store.commit import Commit
     from hookengine.store.writer import Writer
 
 
@@ -34,6 +37,10 @@ class Transaction:
         """Execute *statement*; the number of rows that it changed."""
         async with self._db.execute(statement, values if isinstance(values, dict) else tuple(values)) as cursor:
             return cursor.rowcount
+
+    async def write(self, commit: Commit) -> None:
+        """Write the rows of *commit*."""
+        await self._db.execute(sql.commit, commit.values())
 
     async def run_many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
         """Execute *statement* for each of *values*."""

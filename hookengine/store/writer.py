@@ -14,10 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
-from hookengine.models import Event
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
-from hookengine.store.database import write
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
 from hookengine.store.transaction import Transaction
@@ -62,7 +60,7 @@ class _Publication:
         self.drafts = drafts
         self.key = key
         self.render = render
-        self.size = sum(len(draft.data) for draft in drafts)
+        self.size = sum([len(draft.data) for draft in drafts])
         self.done = done
 
 
@@ -240,7 +238,7 @@ class Writer:
     async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
         try:
             batch, answers = await self._stage(results, publications)
-            await write(self._db, batch.statements(self.vault))
+            await self._db.execute(sql.commit, batch.commit(self.vault).values())
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
@@ -286,7 +284,7 @@ class Writer:
             answers = {tuple(row[:4]): (row[4], Answer(status=row[5], body=row[6])) for row in found}
         if chosen:
             found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
-            seen = {(row[0], row[1]): (row[7], _receipt(row)) for row in found}
+            seen = dict(map(rows.receipt, found))
         batch.know(answers, seen)
 
     def _follow(self, batch: Batch, answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]) -> None:
@@ -420,18 +418,3 @@ def _refuse(publications: Iterable[_Publication], error: Exception) -> None:
 def _fail(done: asyncio.Future[Any], error: Exception) -> None:
     if not done.done():
         done.set_exception(error)
-
-
-def _receipt(row: Any) -> Receipt:
-    id_, tenant, type_, accepted_at, occurred_at, ordering_key, deliveries, _ = row
-    event = Event(
-        seq=0,
-        id=id_,
-        tenant=tenant,
-        type=type_,
-        data=b"",
-        accepted_at=accepted_at,
-        occurred_at=occurred_at,
-        ordering_key=ordering_key,
-    )
-    return Receipt(event=event, deliveries=deliveries)

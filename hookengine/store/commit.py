@@ -1,0 +1,68 @@
+"""What one commit writes, as the one statement that it is (commit.sql)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+Values = tuple[Any, ...]
+Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and how many they are
+
+SCRIPT = (files(__package__) / "commit.sql").read_text(encoding="utf-8")
+
+_TABLES = ("settled", "interrupted", "attempts", "health", "changed", "events", "deliveries", "spent_keys", "keys")
+
+
+class Commit:
+    """
+    The rows of one commit by table, in the forms of `rows`.
+
+    JSON takes them to SQLite. Bytes, which JSON cannot hold, stand one behind the other beside it; a row has their place.
+    """
+
+    __slots__ = (*_TABLES, "_bytes", "_size")
+
+    def __init__(self) -> None:
+        self.settled: list[Values] = []
+        self.interrupted: list[int] = []  # deliveries whose last attempt makes room, if it was interrupted too
+        self.attempts: list[Values] = []
+        self.health: list[Values] = []
+        self.changed: list[Values] = []  # subscriptions
+        self.events: list[Values] = []
+        self.deliveries: list[Values] = []
+        self.spent_keys: list[Values] = []  # earlier uses of `keys`, if their time is over
+        self.keys: list[Values] = []
+        self._bytes: list[bytes] = []
+        self._size = 0
+
+    def place(self, content: bytes | None) -> Place | None:
+        """Keep *content*, and say where."""
+        if content is None:
+            return None
+        start = self._size + 1
+        self._bytes.append(content)
+        self._size += len(content)
+        return start, len(content)
+
+    def bytes_at(self, place: Place | None) -> bytes | None:
+        """What is kept at *place*."""
+        return None if place is None else b"".join(self._bytes)[place[0] - 1 : sum(place) - 1]
+
+    def values(self) -> list[str | bytes | None]:
+        """
+        The values of `sql.commit`.
+
+        Raises TypeError for what JSON does not hold: text with surrogates, numbers beyond 64 bits.
+        """
+        tables: list[list[Any]] = [getattr(self, name) for name in _TABLES]
+        return [*(orjson.dumps(rows).decode() if rows else None for rows in tables), b"".join(self._bytes)]
+
+
+async def prepare(db: aiosqlite.Connection) -> None:
+    """Let `sql.commit` be executed on *db*, whose schema is the present one."""
+    await db.executescript(SCRIPT)

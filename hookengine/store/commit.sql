@@ -1,0 +1,90 @@
+-- A commit of results and publications is one statement: a row of this view, whose columns hold the rows of each table as a
+-- JSON array of arrays. Its trigger, in an order that foreign keys allow, writes them.
+--
+-- Each call into SQLite gives the interpreter's lock away and has to get it back, for which a busy event loop may let it wait
+-- some milliseconds: one call for a commit, not some twenty, publishes a quarter more (docs/performance.md). A column that
+-- JSON cannot hold is the place of its value in `bytes`: where it begins, from 1, and how long it is.
+
+CREATE TEMP VIEW commits (settled, interrupted, attempts, health, changed, events, deliveries, spent_keys, keys, bytes) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+
+CREATE TEMP TRIGGER write_commit INSTEAD OF INSERT ON commits
+BEGIN
+    -- What an attempt did to its delivery; nothing if somebody else changed it after the attempt began, unless to what it is
+    -- now as well: what was cancelled meanwhile has had one attempt more.
+    UPDATE deliveries
+    SET state = json_extract(new_row.value, '$[0]'),
+        due_at = json_extract(new_row.value, '$[1]'),
+        attempt_count = json_extract(new_row.value, '$[2]'),
+        step = json_extract(new_row.value, '$[3]'),
+        trigger = json_extract(new_row.value, '$[4]'),
+        finished_at = json_extract(new_row.value, '$[5]'),
+        failed_label = json_extract(new_row.value, '$[6]')
+    FROM json_each(new.settled) AS new_row
+    WHERE deliveries.seq = json_extract(new_row.value, '$[7]')
+      AND deliveries.state IN ('pending', json_extract(new_row.value, '$[0]'))
+      AND deliveries.due_at = json_extract(new_row.value, '$[8]')
+      AND deliveries.step = json_extract(new_row.value, '$[9]');
+
+    -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before.
+    DELETE FROM attempts
+    WHERE seq IN (
+        SELECT (SELECT seq FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)
+        FROM json_each(new.interrupted) AS interrupted)
+      AND outcome = 'interrupted' AND error_code IS NOT 'internal_error';
+
+    INSERT INTO attempts (delivery, number, at, duration, trigger, outcome, status_code, error_code, error_detail, request,
+                          response, body)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'),
+           json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'),
+           substr(new.bytes, json_extract(value, '$[11][0]'), json_extract(value, '$[11][1]'))
+    FROM json_each(new.attempts);
+
+    INSERT INTO health (subscription, consecutive_failures, last_success_at, last_failure_at, failing_since, enabled_at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           json_extract(value, '$[4]'), json_extract(value, '$[5]')
+    FROM json_each(new.health)
+    WHERE true  -- so that what follows is not read as a join (SQLite's "parsing ambiguity" of upserts)
+    ON CONFLICT (subscription) DO UPDATE
+    SET consecutive_failures = excluded.consecutive_failures, last_success_at = excluded.last_success_at,
+        last_failure_at = excluded.last_failure_at, failing_since = excluded.failing_since, enabled_at = excluded.enabled_at;
+
+    -- Changed settings, state or secrets of subscriptions that are not deleted.
+    UPDATE subscriptions
+    SET settings = substr(new.bytes, json_extract(new_row.value, '$[1][0]'), json_extract(new_row.value, '$[1][1]')),
+        sealed = substr(new.bytes, json_extract(new_row.value, '$[2][0]'), json_extract(new_row.value, '$[2][1]')),
+        state = json_extract(new_row.value, '$[3]'),
+        disabled_reason = json_extract(new_row.value, '$[4]'),
+        version = json_extract(new_row.value, '$[5]'),
+        updated_at = json_extract(new_row.value, '$[6]')
+    FROM json_each(new.changed) AS new_row
+    WHERE subscriptions.seq = json_extract(new_row.value, '$[0]') AND subscriptions.deleted_at IS NULL;
+
+    INSERT INTO events (seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, deliveries, digest)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           substr(new.bytes, json_extract(value, '$[4][0]'), json_extract(value, '$[4][1]')),
+           json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),
+           substr(new.bytes, json_extract(value, '$[9][0]'), json_extract(value, '$[9][1]'))
+    FROM json_each(new.events);
+
+    INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, expires_at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           'pending', json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'),
+           json_extract(value, '$[7]'), json_extract(value, '$[8]')
+    FROM json_each(new.deliveries);
+
+    -- Idempotency keys whose time is over make room for their next use.
+    DELETE FROM idempotency_keys
+    WHERE created_at <= (SELECT json_extract(value, '$[4]') FROM json_each(new.spent_keys) LIMIT 1)
+      AND (tenant, method, path, key) IN (
+          SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+                 json_extract(value, '$[3]')
+          FROM json_each(new.spent_keys));
+
+    INSERT INTO idempotency_keys (tenant, method, path, key, digest, status, answer, created_at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           substr(new.bytes, json_extract(value, '$[4][0]'), json_extract(value, '$[4][1]')), json_extract(value, '$[5]'),
+           substr(new.bytes, json_extract(value, '$[6][0]'), json_extract(value, '$[6][1]')), json_extract(value, '$[7]')
+    FROM json_each(new.keys);
+END;

@@ -1,0 +1,360 @@
+"""
+What a real receiver takes off the wire, judged by other people's code.
+
+The providers' own libraries, the JavaScript that they publish, run by node, and formulas written down here from their
+documentation.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import slack_sdk.signature
+import standardwebhooks
+import stripe
+import svix.webhooks
+from engines import Journal, running
+from node import Node
+
+from hookengine.errors import Invalid, VerificationError
+from hookengine.receiver import Receiver
+from hookengine.signing import SCHEMES, new_secret, verify
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from hookengine import Engine, Subscription, views
+    from hookengine.receiver import Received
+
+# What JavaScript can hold.
+PAYLOADS = [
+    '{"id": 1}',
+    "{}",
+    '{ "nested" : {"a": [1, {"b": [[], {}, null, true]}]} , "x": {} }',
+    '{"text": "Grüße, 世界, \\u00e9\\n\\"\\\\\\/\\u0000\\u001f\x7f"}',
+    '{"emoji": "😀 \\ud83d\\ude00 👩‍👩‍👧"}',
+    '{"separators": "\u2028\u2029 \\u2028", "ключ": "\u00a0"}',
+    '{"floats": [1.0, 1e21, 1e-7, -0, -0.0, 1.10, 0.1, 5e-324, 1.7976931348623157e308, 1E2, 123e-9, 1.5e300, 1e20]}',
+    '{"integers": [9007199254740991, 9007199254740992, 9007199254740994, -9007199254740992, 18446744073709551616]}',
+    '{"b": 1, "10": 2, "9": 3, "a": 4, "4294967294": 5, "4294967295": 6, "01": 7, "-1": 8, "0": 9}',
+    '{"twice": 1, "other": 2, "twice": {"1": 1, "0": 0, "1": 2}}',
+    '{"__proto__": {"a": 1}, "toJSON": "x", "constructor": null}',
+    '{"type": "mine", "id": [1], "sub_type": {}}',
+]
+BEYOND_JAVASCRIPT = [
+    '{"integers": [9007199254740993, -9007199254740993, 123456789012345678901234567890]}',
+    '{"numbers": [1e309, -1E400, 0.30000000000000004440892098500626]}',
+]
+EVERYTHING = PAYLOADS + BEYOND_JAVASCRIPT
+PROFILES = {"signed-clearfeed": {"extends": "clearfeed", "secret_scope": "subscription"}}
+OTHER_SECRET = new_secret(bytes(32))
+TARGET = "/hook?a=%7e+b&b"
+
+
+@asynccontextmanager
+async def delivered(
+    folder: Path, profile: str, payloads: list[str], *, rotate: bool = False, **settings: Any
+) -> AsyncIterator[tuple[list[Received], list[str], str]]:
+    """What arrives for a subscription with *profile*, in the order of *payloads*; its secrets, newest first, and its URL."""
+    async with Receiver() as receiver, running(folder, profiles=PROFILES) as engine:
+        url = receiver.url + TARGET
+        made = await engine.subscribe(url, profile=profile, max_concurrency=1, **settings)
+        secrets = [str(made.secret)]
+        if rotate:
+            secrets.insert(0, str((await engine.rotate_secret(made.id)).secret))
+        for payload in payloads:
+            event = await engine.publish("order.created", payload.encode())
+            await engine.wait(event.id, timeout=10)
+        yield await receiver.wait(len(payloads)), secrets, url
+
+
+def lower(received: Received) -> dict[str, str]:
+    """The headers, as frameworks hand them on."""
+    return {name.lower(): value for name, value in received.headers}
+
+
+@pytest.fixture(scope="module")
+def run_node(find_program: Callable[[str], str]) -> Callable[[str], Node]:
+    """What starts a script."""
+    return lambda script: Node(find_program("node"), script)
+
+
+@pytest.mark.parametrize(
+    ("profile", "library"),
+    [("standard", standardwebhooks.Webhook), ("svix", svix.webhooks.Webhook)],
+    ids=["standard", "svix"],
+)
+async def test_standard_webhooks(tmp_path: Path, profile: str, library: Any) -> None:
+    """The libraries of Standard Webhooks and of Svix accept every request, with the old secret and with the new one."""
+    async with delivered(tmp_path, profile, EVERYTHING, rotate=True) as (requests, secrets, _):
+        for request in requests:
+            for secret in secrets:
+                library(secret).verify(request.body, lower(request))
+
+
+async def test_stripe(tmp_path: Path) -> None:
+    """Stripe's library makes its event of every request, with the old secret and with the new one."""
+    async with delivered(tmp_path, "stripe", EVERYTHING, rotate=True) as (requests, secrets, _):
+        for request, payload in zip(requests, EVERYTHING, strict=True):
+            for secret in secrets:
+                stripe.Webhook.construct_event(request.body, lower(request)["stripe-signature"], secret)
+            assert payload.encode() == request.body
+
+
+async def test_slack(tmp_path: Path) -> None:
+    """Slack's library accepts every request, signed with the new secret alone."""
+    async with delivered(tmp_path, "slack", EVERYTHING, rotate=True) as (requests, (new, old), _):
+        for request in requests:
+            headers = dict(request.headers)
+            assert slack_sdk.signature.SignatureVerifier(new).is_valid_request(request.body, headers)
+            assert not slack_sdk.signature.SignatureVerifier(old).is_valid_request(request.body, headers)
+
+
+async def test_github(tmp_path: Path) -> None:
+    """The formula in GitHub's documentation gives the header of every request."""
+    async with delivered(tmp_path, "github", EVERYTHING, rotate=True) as (requests, (new, _), _):
+        for request in requests:
+            expected = "sha256=" + hmac.new(new.encode("utf-8"), msg=request.body, digestmod=hashlib.sha256).hexdigest()
+            headers = lower(request)
+            assert expected == headers["x-hub-signature-256"]
+            assert ("order.created", "evt_") == (headers["x-github-event"], headers["x-github-delivery"][:4])
+
+
+async def test_shopify(tmp_path: Path) -> None:
+    """The formula in Shopify's documentation gives the header of every request."""
+    async with delivered(tmp_path, "shopify", EVERYTHING, rotate=True) as (requests, (new, _), _):
+        for request in requests:
+            digest = hmac.new(new.encode("utf-8"), request.body, digestmod=hashlib.sha256).digest()
+            assert base64.b64encode(digest).decode() == lower(request)["x-shopify-hmac-sha256"]
+            assert "order.created" == lower(request)["x-shopify-topic"]
+
+
+async def test_clarife(tmp_path: Path, run_node: Callable[[str], Node]) -> None:
+    """The JavaScript that Clarife publishes accepts every payload that JavaScript can hold, and no changed one."""
+    async with delivered(tmp_path, "clarife", PAYLOADS, rotate=True) as (requests, (new, old), _):
+        questions = [
+            {"body": request.body.decode(), "signature": lower(request)["x-clarife-signature"], "secret": new}
+            for request in requests
+        ]
+        with run_node("clarife.mjs") as node:
+            assert [True] * len(PAYLOADS) == node.ask_all(questions)
+            assert not node.ask(questions[0] | {"secret": old})
+            assert not node.ask(questions[0] | {"body": questions[0]["body"].replace('{"id":1}', '{"id":2}')})
+        for question in questions:
+            members = json.loads(question["body"])
+            assert ["id", "type", "created_at", "data"] == list(members)
+            assert "evt_" == members["id"][:4]
+
+
+async def test_clarife_of_what_javascript_cannot_hold(tmp_path: Path) -> None:
+    """Numbers that no receiver in JavaScript could print again keep their digits, and the signature is over those bytes."""
+    async with delivered(tmp_path, "clarife", BEYOND_JAVASCRIPT) as (requests, (secret,), _):
+        for request in requests:
+            verify(request.body, request.headers, secret, profile="clarife")
+        assert b"[9007199254740993,-9007199254740993,123456789012345678901234567890]" in requests[0].body
+        assert b"[1e309,-1E400,0.30000000000000004]" in requests[1].body
+
+
+async def test_clearfeed(tmp_path: Path, run_node: Callable[[str], Node]) -> None:
+    """The JavaScript that ClearFeed publishes accepts every request, as it came, with the URL as it was saved."""
+    async with delivered(tmp_path, "signed-clearfeed", EVERYTHING, rotate=True) as (requests, (new, old), url):
+        questions = [
+            {
+                "secret": new,
+                "verb": request.method,
+                "url": url,
+                "body": request.body.decode(),
+                "timestamp": lower(request)["x-cf-timestamp"],
+                "signature": lower(request)["x-cf-signature"],
+            }
+            for request in requests
+        ]
+        with run_node("clearfeed.mjs") as node:
+            assert [True] * len(EVERYTHING) == node.ask_all(questions)
+            assert False is node.ask(questions[0] | {"secret": old})
+            assert False is node.ask(questions[0] | {"url": url.replace("%7e", "~")})
+            assert None is node.ask(questions[0] | {"timestamp": str(int(questions[0]["timestamp"]) - 301)})
+
+
+@pytest.mark.parametrize("profile", [name for name, schemes in SCHEMES.items() if schemes])
+async def test_our_own_verify(tmp_path: Path, profile: str) -> None:
+    """What we give to receivers accepts every request of every profile that signs, and refuses it with one byte changed."""
+    used = "signed-clearfeed" if profile == "clearfeed" else profile
+    async with delivered(tmp_path, used, EVERYTHING) as (requests, (secret,), url):
+        for request in requests:
+            verify(request.body, request.headers, [OTHER_SECRET, secret], profile=profile, url=url)
+            with pytest.raises(VerificationError) as refused:
+                verify(request.body + b" ", request.headers, secret, profile=profile, url=url)
+            assert "no_match" == refused.value.reason
+
+
+# What is more than a signature.
+
+
+async def test_clearfeed_counts_retries(tmp_path: Path) -> None:
+    """Each retry has its number and the event's own time; a retry by hand begins at 0 again."""
+    async with Receiver([500, 500, 500, 200]) as receiver, running(tmp_path) as engine:
+        await engine.subscribe(receiver.url, profile="clearfeed", retry_schedule=["0s", "1ms"])
+        event = await engine.publish("request.created", {"a": 1}, occurred_at="2026-01-02T03:04:05.678Z")
+        [failed] = await engine.wait(event.id, timeout=10)
+        await engine.retry(failed.id)
+        requests = await receiver.wait(4)
+
+    assert "failed" == failed.state
+    assert ["0", "1", "2", "0"] == [lower(request)["x-cf-retry-count"] for request in requests]
+    assert {"1767323045"} == {lower(request)["x-cf-timestamp"] for request in requests}
+    assert not any("x-cf-signature" in lower(request) for request in requests)
+    assert 1 == len({request.body for request in requests})
+
+
+async def sent(engine: Engine, delivery: views.Delivery) -> views.AttemptRequest:
+    """The request of its one attempt, as the history shows it."""
+    attempts = (await engine.delivery(delivery.id)).attempts
+    assert isinstance(attempts, list)
+    [attempt] = attempts
+    assert attempt.request is not None
+    return attempt.request
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_clevertap(tmp_path: Path, method: str) -> None:
+    """The body holds the subscription's members and the event's data as one profile, and is shown in the history."""
+    settings: dict[str, Any] = {"method": method, "target_id": 1234, "key_values": {"key": "välue"}}
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        made = await engine.subscribe(receiver.url + TARGET, profile="clevertap", **settings)
+        event = await engine.publish("user.left", b'{ "Identity" : "UserId" , "n": 1.10}')
+        [delivery] = await engine.wait(event.id, timeout=10)
+        shown = await sent(engine, delivery)
+        await engine.update_subscription(made.id, target_id=5)
+        later = await sent(engine, delivery)
+
+    [request] = receiver.requests
+    body = '{"targetId":1234,"key_values":{"key":"välue"},"profiles":[{ "Identity" : "UserId" , "n": 1.10}]}'
+    assert (method, TARGET, body) == (request.method, request.path, request.body.decode())
+    assert (None, body, None) == (made.secret, shown.body, later.body)
+
+
+async def test_clevertap_get(tmp_path: Path) -> None:
+    """A GET has the key values behind the pairs that the URL has, and neither a body nor the type of one."""
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        key_values = {"two words": "a b&c", "n": 1.5, "ü": None}
+        await engine.subscribe(receiver.url + TARGET, profile="clevertap", method="GET", key_values=key_values)
+        event = await engine.publish("user.left", {"Identity": "UserId"})
+        [delivery] = await engine.wait(event.id, timeout=10)
+        shown = await sent(engine, delivery)
+
+    [request] = receiver.requests
+    path = f"{TARGET}&two%20words=a%20b%26c&n=1.5&%C3%BC=null"
+    assert ("GET", path, b"") == (request.method, request.path, request.body)
+    assert not {"content-type", "content-length"} & lower(request).keys()
+    assert (receiver.url + path, "") == (shown.url, shown.body)
+
+
+async def test_profile_of_the_configuration(tmp_path: Path) -> None:
+    """A profile of the file is used by its name, with its own signature, headers and rules."""
+    signature = {"header": "X-Acme", "value": "at {timestamp}/by {signature}", "signed": "{timestamp}{body}", "separator": "/"}
+    acme = {
+        "extends": "standard",
+        "envelope": "data",
+        "headers": {"X-Acme-Type": "{type} of {tenant}, {retry}"},
+        "signatures": [signature | {"algorithm": "hmac-sha512"}],
+        "retry_schedule": ["0s"],
+        "success": [202],
+        "failed_label": "Acme gave up",
+    }
+    async with Receiver([200, 500]) as receiver, running(tmp_path, profiles={"acme": acme}, default_profile="acme") as engine:
+        made = await engine.subscribe(receiver.url)
+        event = await engine.publish("order.created", b'{"a": 1}')
+        [delivery] = await engine.wait(event.id, timeout=10)
+
+    first, second = receiver.requests
+    timestamp, given = lower(first)["x-acme"].removeprefix("at ").split("/by ")
+    expected = hmac.new(str(made.secret).encode(), f'{timestamp}{{"a": 1}}'.encode(), hashlib.sha512).hexdigest()
+    assert expected == given
+    assert ["order.created of default, 0", "order.created of default, 1"] == [
+        lower(request)["x-acme-type"] for request in (first, second)
+    ]
+    assert ("acme", "failed", "Acme gave up") == (made.profile, delivery.state, delivery.failed_label)
+
+
+# Secrets follow the profile.
+
+
+async def refusal(coroutine: Any) -> list[tuple[str | None, str]]:
+    """Where a request is wrong, and why."""
+    with pytest.raises(Invalid) as caught:
+        await coroutine
+    return [(mistake.pointer, mistake.detail) for mistake in caught.value.mistakes]
+
+
+async def test_tenant_scope_has_no_secret_of_its_own(tmp_path: Path) -> None:
+    """A subscription whose tenant's secret signs is given none, and cannot rotate one."""
+    words = "the profile 'clearfeed' signs with its tenant's secret: a subscription has none of its own"
+    async with running(tmp_path) as engine:
+        made = await engine.subscribe("http://127.0.0.1:8099/", profile="clearfeed")
+        given = await refusal(engine.subscribe("http://127.0.0.1:8099/", profile="clearfeed", secret="x"))
+        rotated = await refusal(engine.rotate_secret(made.id))
+
+        assert (None, None) == (made.secret, (await engine.secret(made.id)).secret)
+    assert [("/secret", words)] == given == rotated
+
+
+async def test_change_of_profile_changes_whose_secret_signs(tmp_path: Path) -> None:
+    """A subscription that moves to a profile with a secret of its own gets one, and loses it when it moves away."""
+
+    async def secret(engine: Engine, made: Subscription, profile: str) -> str | None:
+        await engine.update_subscription(made.id, profile=profile)
+        return (await engine.secret(made.id)).secret
+
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        made = await engine.subscribe(receiver.url, profile="github", secret="chosen")
+        kept = await secret(engine, made, "slack")
+        gone = await secret(engine, made, "clearfeed")
+        fresh = await secret(engine, made, "standard")
+        await engine.publish("order.created", {"a": 1})
+        [request] = await receiver.wait(1)
+
+    assert ("chosen", None) == (kept, gone)
+    verify(request.body, request.headers, str(fresh))
+
+
+async def test_scope_that_was_changed(tmp_path: Path) -> None:
+    """A subscription's secret does not sign once its profile is configured to use the tenant's."""
+    async with Receiver() as receiver:
+        for scope in ("subscription", "tenant"):
+            profiles = {"acme": {"extends": "github", "secret_scope": scope}}
+            async with running(tmp_path, profiles=profiles, default_profile="acme") as engine:
+                if scope == "subscription":
+                    await engine.subscribe(receiver.url)
+                event = await engine.publish("order.created", {"a": 1})
+                await engine.wait(event.id, timeout=10)
+        first, second = receiver.requests
+
+    assert ["x-hub-signature-256"] == sorted(lower(first).keys() - lower(second).keys())
+
+
+async def test_profile_that_is_gone(tmp_path: Path) -> None:
+    """A subscription whose profile was taken out of the file is held and shown, and works again with another one."""
+    journal = Journal()
+    async with running(tmp_path, profiles={"acme": {"extends": "github"}}) as engine:
+        made = await engine.subscribe("http://127.0.0.1:8099/", profile="acme", secret="s")
+    async with Receiver() as receiver, running(tmp_path, journal) as engine:
+        [fault] = journal.all("fault")
+        event = await engine.publish("order.created", {"a": 1})
+        rotated = await refusal(engine.rotate_secret(made.id))
+        named = await refusal(engine.update_subscription(made.id, url=receiver.url))
+        await engine.update_subscription(made.id, url=receiver.url, profile="github")
+        [delivery] = await engine.wait(event.id, timeout=10)
+
+    assert f"subscription {made.id}" == fault["where"]
+    assert [("", "the profile of this subscription is not there any more: choose another one")] == rotated
+    assert ["/profile"] == [pointer for pointer, _ in named]
+    assert "delivered" == delivery.state
+    verify(receiver.requests[0].body, receiver.requests[0].headers, "s", profile="github")

@@ -1,0 +1,259 @@
+"""The one statement that a commit is."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import aiosqlite
+import pytest
+
+from hookengine.store import commit
+from hookengine.store.commit import Commit
+from hookengine.store.queries import migrations, sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    """An empty database of the present version with foreign keys, and one subscription."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        for script in migrations():
+            db.executescript(script)
+        db.executescript(commit.SCRIPT)
+        db.execute("INSERT INTO subscriptions VALUES (1, 's', 't', x'00', x'01', 'active', NULL, 1, 2, 3, NULL)")
+        yield db
+
+
+def event(seq: int, made: Commit, data: bytes = b"{}", digest: bytes | None = None) -> tuple[Any, ...]:
+    """A row of events."""
+    return (seq, f"evt_{seq}", "t", "a.b", made.place(data), 5, 6, None, 1, made.place(digest))
+
+
+def delivery(seq: int, event: int = 1) -> tuple[Any, ...]:
+    """A row of deliveries."""
+    return (seq, f"dlv_{seq}", event, 1, 1, 7, "auto", 8, None)
+
+
+def write(db: sqlite3.Connection, made: Commit) -> None:
+    """Write *made* as the writer does."""
+    db.execute(sql.commit, made.values())
+
+
+def some(db: sqlite3.Connection, count: int = 3) -> None:
+    """Events 1 to *count*, each with a delivery of its number."""
+    made = Commit()
+    for seq in range(1, count + 1):
+        made.events.append(event(seq, made))
+        made.deliveries.append(delivery(seq, seq))
+    write(db, made)
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000])
+def test_every_row_is_written(db: sqlite3.Connection, count: int) -> None:
+    """However many rows a table has, all are there, each with its own bytes."""
+    made = Commit()
+    for seq in range(1, count + 1):
+        made.events.append(event(seq, made, b'{"n":%d}' % seq, b"" if seq % 2 else None))
+        made.deliveries.append(delivery(seq, seq))
+    write(db, made)
+
+    assert [(seq, b'{"n":%d}' % seq, b"" if seq % 2 else None) for seq in range(1, count + 1)] == db.execute(
+        "SELECT seq, data, digest FROM events ORDER BY seq"
+    ).fetchall()
+    assert [(count, count)] == db.execute("SELECT count(*), max(event) FROM deliveries WHERE state = 'pending'").fetchall()
+    assert not db.in_transaction
+
+
+def test_nothing_is_written_for_nothing(db: sqlite3.Connection) -> None:
+    """A commit without rows is none."""
+    write(db, Commit())
+
+    assert [(0, 0)] == db.execute("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM attempts)").fetchall()
+
+
+@pytest.mark.parametrize("data", [b"", bytes(range(256)), "ä\u2028😀".encode(), b"\0" * 5])
+def test_bytes_are_kept(db: sqlite3.Connection, data: bytes) -> None:
+    """Bytes of every value come out as they went in, beside others."""
+    made = Commit()
+    made.events += [event(1, made, b"before"), event(2, made, data), event(3, made, b"after")]
+    write(db, made)
+
+    assert [(b"before",), (data,), (b"after",)] == db.execute("SELECT data FROM events ORDER BY seq").fetchall()
+    assert [b"before", data, b"after"] == [made.bytes_at(row[4]) for row in made.events]
+
+
+@pytest.mark.parametrize("text", ['"\\/', "\x01\n\u007f", "ä\u2028😀", "'; --", "null", "[1]", "12"])
+def test_texts_are_kept(db: sqlite3.Connection, text: str) -> None:
+    """Texts that look like something else stay texts."""
+    made = Commit()
+    made.events.append((1, text, text, text, made.place(b"1"), 5, 6, text, 0, None))
+    write(db, made)
+
+    assert [(text,) * 4] == db.execute("SELECT id, tenant, type, ordering_key FROM events").fetchall()
+
+
+def test_numbers_are_kept(db: sqlite3.Connection) -> None:
+    """Times and counts of 64 bits are stored as the integers they are."""
+    made = Commit()
+    made.events.append((1, "e", "t", "a", made.place(b"1"), -(2**63), 2**63 - 1, None, 0, None))
+    write(db, made)
+
+    assert [(-(2**63), 2**63 - 1, "integer")] == db.execute(
+        "SELECT accepted_at, occurred_at, typeof(occurred_at) FROM events"
+    ).fetchall()
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", 2**64])
+def test_what_json_does_not_hold_is_refused(wrong: Any) -> None:
+    """A row that would be stored as something else is not stored."""
+    made = Commit()
+    made.events.append((1, wrong))
+
+    with pytest.raises(TypeError):
+        made.values()
+
+
+def test_row_that_breaks_a_rule_takes_back_all(db: sqlite3.Connection) -> None:
+    """A commit is whole or nothing, whichever of its rows is wrong."""
+    some(db)
+    made = Commit()
+    made.settled.append(("delivered", 7, 1, 1, "auto", 9, None, 1, 7, 0))
+    made.health.append((1, 5, None, None, None, None))
+    made.events.append(event(4, made))
+    made.deliveries.append(delivery(4, 99))
+
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        write(db, made)
+
+    assert not db.in_transaction
+    assert [("pending", 3, 0)] == db.execute(
+        "SELECT state, (SELECT count(*) FROM events), (SELECT count(*) FROM health) FROM deliveries WHERE seq = 1"
+    ).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("state", "due_at", "step", "expected"),
+    [
+        pytest.param("pending", 7, 0, "delivered", id="as it was"),
+        pytest.param("pending", 8, 0, "pending", id="rescheduled"),
+        pytest.param("pending", 7, 1, "pending", id="with a schedule that began anew"),
+        pytest.param("cancelled", 7, 0, "cancelled", id="cancelled"),
+    ],
+)
+def test_settling_expects_what_was_taken(db: sqlite3.Connection, state: str, due_at: int, step: int, expected: str) -> None:
+    """What somebody else made of a delivery stays, and its neighbours are settled all the same."""
+    some(db)
+    finished_at = None if state == "pending" else 1
+    db.execute(
+        "UPDATE deliveries SET state = ?, due_at = ?, step = ?, finished_at = ? WHERE seq = 2",
+        (state, due_at, step, finished_at),
+    )
+    made = Commit()
+    made.settled += [("delivered", 7, 1, 1, "auto", 9, "label", seq, 7, 0) for seq in (1, 2, 3)]
+    write(db, made)
+
+    assert [("delivered",), (expected,), ("delivered",)] == db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall()
+    assert [(7, 1, 1, "auto", 9, "label")] == db.execute(
+        "SELECT due_at, attempt_count, step, trigger, finished_at, failed_label FROM deliveries WHERE seq = 3"
+    ).fetchall()
+
+
+def attempt(delivery: int, outcome: str, error_code: str | None, made: Commit) -> tuple[Any, ...]:
+    """A row of attempts."""
+    request, response = ("POST", "https://x.example", (("a", "b"),), "standard", 7), ((("c", "d"),), False)
+    return (delivery, 1, 2, 3, "auto", outcome, None, error_code, None, request, response, made.place(b"body"))
+
+
+@pytest.mark.parametrize(
+    ("before", "error_code", "left"),
+    [
+        ("interrupted", "local_network", 1),
+        ("interrupted", "internal_error", 2),
+        ("interrupted", None, 1),
+        ("refused", None, 2),
+    ],
+)
+def test_interrupted_attempts_run_together(db: sqlite3.Connection, before: str, error_code: str | None, left: int) -> None:
+    """Only an interrupted attempt right before makes room, and not one that was our own fault."""
+    some(db)
+    made = Commit()
+    made.attempts += [attempt(1, before, error_code, made), attempt(2, "interrupted", None, made)]
+    write(db, made)
+    made = Commit()
+    made.interrupted.append(1)
+    made.attempts.append(attempt(1, "interrupted", None, made))
+    write(db, made)
+
+    assert [(left, 1)] == db.execute("SELECT sum(delivery = 1), sum(delivery = 2) FROM attempts").fetchall()
+    assert [('["POST","https://x.example",[["a","b"]],"standard",7]', '[[["c","d"]],false]', b"body")] == db.execute(
+        "SELECT request, response, body FROM attempts WHERE delivery = 2"
+    ).fetchall()
+
+
+def test_changed_subscription_is_replaced_and_a_deleted_one_stays(db: sqlite3.Connection) -> None:
+    """Settings, secrets, state and version are the new ones, unless the subscription is gone."""
+    db.execute("INSERT INTO subscriptions VALUES (2, 's2', 't', x'00', x'', 'active', NULL, 1, 2, 3, 4)")
+    made = Commit()
+    made.changed += [(seq, made.place(b"settings"), made.place(b"sealed"), "disabled", "gone", 2, 9) for seq in (1, 2)]
+    write(db, made)
+
+    assert [(b"settings", b"sealed", "disabled", "gone", 2, 9), (b"\0", b"", "active", None, 1, 3)] == db.execute(
+        "SELECT settings, sealed, state, disabled_reason, version, updated_at FROM subscriptions ORDER BY seq"
+    ).fetchall()
+
+
+def test_counters_are_put_in_or_replaced(db: sqlite3.Connection) -> None:
+    """A subscription has one row of counters, the newest."""
+    for count in (1, 2):
+        made = Commit()
+        made.health.append((1, count, 3, 4, 5, 6))
+        write(db, made)
+
+    assert [(1, 2, 3, 4, 5, 6)] == db.execute("SELECT * FROM health").fetchall()
+
+
+def test_spent_key_makes_room(db: sqlite3.Connection) -> None:
+    """Of the keys that are used again, those whose time is over go; others stay and are in the way."""
+    scope = ("t", "POST", "/v1/events")
+    for key, at in (("old", 10), ("young", 20), ("other", 10)):
+        made = Commit()
+        made.keys.append((*scope, key, made.place(b"d"), 202, made.place(b"first"), at))
+        write(db, made)
+    made = Commit()
+    made.spent_keys += [(*scope, "old", 15), (*scope, "young", 15)]
+    made.keys.append((*scope, "old", made.place(b"e"), 202, made.place(b"second"), 30))
+    write(db, made)
+
+    assert [("old", b"e", b"second", 30), ("other", b"d", b"first", 10), ("young", b"d", b"first", 20)] == db.execute(
+        "SELECT key, digest, answer, created_at FROM idempotency_keys ORDER BY key"
+    ).fetchall()
+
+
+def test_commit_reads_no_whole_table(db: sqlite3.Connection) -> None:
+    """Each step of the trigger finds its rows by a key."""
+    body = commit.SCRIPT.partition("\nBEGIN\n")[2].partition("\nEND;")[0]
+    steps = [re.sub(r"\bnew\.[a-z_]+", "'[]'", step) for step in body.split(";\n") if step.strip()]
+    plans = [[row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {step}")] for step in steps]
+
+    assert 9 == len(plans)
+    tables = ("deliveries", "attempts", "subscriptions", "idempotency_keys", "events", "health")
+    assert [] == [step for plan in plans for step in plan if step.startswith("SCAN ") and step.split()[1] in tables]
+    assert "SEARCH deliveries USING INTEGER PRIMARY KEY (rowid=?)" in plans[0]
+    assert "SEARCH idempotency_keys USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)" in plans[7]
+
+
+async def test_connection_is_prepared() -> None:
+    """What `prepare` does lets the statement run, and is of this connection alone."""
+    async with aiosqlite.connect(":memory:", isolation_level=None) as db:
+        for script in migrations():
+            await db.executescript(script)
+        await commit.prepare(db)
+        await db.execute(sql.commit, Commit().values())
+
+        assert [] == list(await db.execute_fetchall("SELECT name FROM main.sqlite_schema WHERE name LIKE '%commit%'"))
