@@ -15,7 +15,7 @@ from hookengine.errors import Mistake
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
-from hookengine.signing import Scheme, check_secret
+from hookengine.signing import check_secret
 from hookengine.validation import Draft, Duration, Problems, Time, did_you_mean, format_duration, pointer, quoted
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
 _OUR_TYPE = re.compile(rf"{OURS}(?![A-Za-z0-9_])")
 _MOST_SUGGESTIONS = 10  # of one request
 _MOST_SUGGESTED = 1000  # event types that are looked through for one
-# Every profile that signs with the tenant's secret takes its characters as the key.
-_TENANT_SCHEMES = (Scheme(header="signature", value="{signature}", signed="{body}"),)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
 _MOST_HEADERS = 32
 _HEADER_BYTES = 8192
@@ -201,14 +199,16 @@ def check_token(problems: Problems, draft: Draft[TokenInput], *, now: int) -> No
         problems.add("/expires_at", "invalid_value", "expires_at has passed")
 
 
-def check_tenant_secret(problems: Problems, secret: str | None) -> None:
-    """Whether *secret* can sign a tenant's deliveries."""
-    if secret is None:
-        return
-    try:
-        check_secret(_TENANT_SCHEMES, secret)
-    except ValueError as error:
-        problems.add("/secret", "invalid_secret", str(error))
+def check_tenant_secret(problems: Problems, secret: str | None, profiles: Mapping[str, Profile]) -> None:
+    """Whether *secret* can sign a tenant's deliveries, by each of *profiles* that does so."""
+    for profile in profiles.values():
+        if secret is None or profile.secret_scope != "tenant" or not profile.schemes:  # noqa: S105  # whose it is
+            continue
+        try:
+            check_secret(profile.schemes, secret)
+        except ValueError as error:
+            problems.add("/secret", "invalid_secret", f"the profile {quoted(profile.name)} cannot sign with it: {error}")
+            return
 
 
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:

@@ -45,9 +45,9 @@ class Index:
         self._by_seq: dict[int, Subscription] = {}
         self._by_id: dict[str, Subscription] = {}
         self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
+        self._counts: Counter[str] = Counter()  # by tenant
         self._matched: dict[tuple[str, str], tuple[Subscription, ...]] = {}  # by tenant and type, since the last change
         self._remembered = 0  # subscriptions in `_matched`, and one more for each
-        self._counts: Counter[str] = Counter()  # by tenant
         for subscription in subscriptions:
             self.put(subscription)
 

@@ -701,7 +701,7 @@ def test_tokens(members: dict[str, Any], expected: list[tuple[str, str]]) -> Non
 def test_tenant_secrets(secret: str | None, expected: list[str]) -> None:
     """A tenant's secret is the text that receivers put into their code."""
     problems = Problems()
-    inputs.check_tenant_secret(problems, secret)
+    inputs.check_tenant_secret(problems, secret, PROFILES)
 
     assert expected == [mistake.pointer for mistake in problems.mistakes]
 

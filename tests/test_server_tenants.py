@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from api import Api, serving
+from engines import PATIENCE, edit
 
 from hookengine.clock import Clock
 from hookengine.config import Plan
+from hookengine.engine import Engine
+from hookengine.errors import Invalid
+from hookengine.receiver import Receiver
+from hookengine.signing import verify
 from hookengine.validation import parse_time
 
 if TYPE_CHECKING:
@@ -324,6 +329,60 @@ async def test_secret_takes_no_idempotency_key(api: Api) -> None:
     answer = await api("PUT", "/v1/tenants/a/secret", headers={"Idempotency-Key": "x"})
 
     assert (400, "idempotency_key_not_supported") == (answer.status, answer.json["code"])
+
+
+async def test_secret_signs_from_the_next_request_on(api: Api) -> None:
+    """Without a secret requests go unsigned; then each is signed with the one that is there, rotated or made anew."""
+    async with Receiver() as receiver:
+        made = await api.subscribe(receiver.url, profile="clearfeed", tenant="workspace")
+        assert None is made["secret"]
+        secrets: list[str | None] = []
+        for number, (method, body) in enumerate(
+            [("GET", None), ("PUT", {"secret": "first"}), ("PUT", {"secret": "second"}), ("DELETE", None), ("PUT", None)]
+        ):
+            await api(method, "/v1/tenants/workspace/secret", body)
+            accepted = await api.publish("request.created", {"n": number}, tenant="workspace")
+            await api.engine.wait(accepted["id"], PATIENCE)
+            request = receiver.requests[-1]
+            signs = [str(each.value) for each in api.engine._running.store.writer.tenant_secrets("workspace")][:1]
+            assert bool(signs) == (request.header("X-CF-Signature") is not None)
+            for secret in signs:
+                verify(request.body, dict(request.headers), secret, profile="clearfeed", url=receiver.url)
+            secrets += signs or [None]
+
+    assert [None, "first", "second", None] == secrets[:4]
+    assert str(secrets[4]).startswith("whsec_")
+
+
+async def test_nothing_goes_out_unsigned_for_an_unreadable_secret(tmp_path: Path) -> None:
+    """A secret that does not open parks what it should have signed, and a new one signs what comes then."""
+    async with Receiver() as receiver:
+        async with serving(tmp_path) as api:
+            await api.subscribe(receiver.url, profile="clearfeed", tenant="acme")
+            await api("PUT", "/v1/tenants/acme/secret")
+        await edit(tmp_path, "UPDATE tenants SET sealed = x'00'")
+        async with serving(tmp_path) as api:
+            assert 404 == (await api("GET", "/v1/tenants/acme/secret")).status
+            parked = (await api.publish(tenant="acme"))["id"]
+            assert ["failed"] == [each.state for each in await api.engine.wait(parked, PATIENCE)]
+            assert [] == receiver.requests
+            await api("PUT", "/v1/tenants/acme/secret", {"secret": "mended"})
+            await api.engine.wait((await api.publish(tenant="acme"))["id"], PATIENCE)
+            [request] = receiver.requests
+
+        verify(request.body, dict(request.headers), "mended", profile="clearfeed", url=receiver.url)
+
+
+async def test_secret_must_fit_profiles_of_ones_own(tmp_path: Path) -> None:
+    """Where a profile of the configuration decodes the tenant's secret, a text that is no key is refused by its name."""
+    (tmp_path / "config.toml").write_text(
+        '[server]\nlisten = "127.0.0.1:0"\n[profiles.acme]\nextends = "standard"\nsecret_scope = "tenant"\n'
+    )
+    async with Engine.from_file(tmp_path / "config.toml", data=tmp_path) as engine:
+        with pytest.raises(Invalid, match="the profile 'acme' cannot sign with it"):
+            await engine.set_tenant_secret("a", secret="just a text")
+
+        assert (await engine.set_tenant_secret("a")).secret.startswith("whsec_")
 
 
 # Who may.

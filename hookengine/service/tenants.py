@@ -76,14 +76,12 @@ class TenantOperations(Operations):
         problems = Problems()
         inputs.check_named(problems, tenant=tenant)
         draft = problems.convert(RotationInput, given)
-        inputs.check_tenant_secret(problems, draft.get("secret"))
+        inputs.check_tenant_secret(problems, draft.get("secret"), self._profiles)
         wanted = problems.require(draft)
         secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def renew(before: tuple[SigningSecret, ...], now: int) -> tuple[SigningSecret, ...]:
-            if before and before[0].value == secret:
-                return before  # the same request again
             return inputs.rotated(before, secret, overlap=overlap, now=now)
 
         return shown_tenant_secret(
