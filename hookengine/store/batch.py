@@ -137,6 +137,11 @@ class Batch:
             self._idempotency.append((*key.scope, key.digest, answer.status, answer.body, self._now))
         return receipts
 
+    @property
+    def event_count(self) -> int:
+        """New events in it."""
+        return len(self._events)
+
     def statements(self, vault: Vault) -> list[tuple[str, list[tuple[Any, ...]]]]:
         """The statements to execute, each with its rows, in an order that foreign keys allow."""
         return [
