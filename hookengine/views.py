@@ -7,9 +7,14 @@ Times are aware datetimes in UTC; durations are texts such as "15s".
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from hookengine.models import OUTCOME_NAMES, DeliveryState, DisabledReason, ErrorCode, SubscriptionState, Trigger
+
+if TYPE_CHECKING:
+    from enum import StrEnum
 
 T = TypeVar("T")
 
@@ -24,6 +29,19 @@ def moment(ms: int) -> datetime:
 def optional_moment(ms: int | None) -> datetime | None:
     """The same, of what may be missing."""
     return None if ms is None else moment(ms)
+
+
+def _one_of(kind: type[StrEnum]) -> Meta:
+    return Meta(extra_json_schema={"enum": [member.value for member in kind]})
+
+
+# Texts in Python; /openapi.json names what they may be.
+StateOfDelivery = Annotated[str, _one_of(DeliveryState)]
+StateOfSubscription = Annotated[str, _one_of(SubscriptionState)]
+ReasonOfDisabling = Annotated[str, _one_of(DisabledReason)]
+OutcomeName = Annotated[str, Meta(extra_json_schema={"enum": sorted(set(OUTCOME_NAMES.values()))})]
+ErrorName = Annotated[str, _one_of(ErrorCode)]
+TriggerName = Annotated[str, _one_of(Trigger)]
 
 
 class Page(Struct, Generic[T], frozen=True, kw_only=True):
@@ -45,12 +63,35 @@ class Event(Struct, frozen=True, kw_only=True):
     deliveries: int
 
 
+class AcceptedEvent(Struct, frozen=True, kw_only=True):
+    """What is answered to one that was published."""
+
+    id: str
+    type: str
+    tenant: str
+    accepted_at: datetime
+    deliveries: int
+
+
+class AcceptedInBatch(Struct, frozen=True, kw_only=True):
+    """The same of one of many, in short."""
+
+    id: str
+    deliveries: int
+
+
+class AcceptedBatch(Struct, frozen=True, kw_only=True):
+    """What is answered to many, in their order."""
+
+    events: list[AcceptedInBatch]
+
+
 class EventDelivery(Struct, frozen=True, kw_only=True):
     """A delivery of an event, in short."""
 
     id: str
     subscription: str
-    state: str
+    state: StateOfDelivery
 
 
 class EventDetail(Struct, frozen=True, kw_only=True):
@@ -88,8 +129,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     while_disabled: str
     max_concurrency: int
     metadata: dict[str, Any]
-    state: str
-    disabled_reason: str | None
+    state: StateOfSubscription
+    disabled_reason: ReasonOfDisabling | None
     consecutive_failures: int
     last_success_at: datetime | None
     last_failure_at: datetime | None
@@ -126,7 +167,7 @@ class SubscriptionSecret(Struct, frozen=True, kw_only=True):
 class AttemptError(Struct, frozen=True, kw_only=True):
     """Why an attempt did not succeed."""
 
-    code: str
+    code: ErrorName
     detail: str
 
 
@@ -152,9 +193,9 @@ class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     number: int
     at: datetime
-    outcome: str
+    outcome: OutcomeName
     duration_ms: int
-    trigger: str
+    trigger: TriggerName
     status_code: int | None = None
     error: AttemptError | None = None
     request: AttemptRequest | None = None
@@ -169,10 +210,36 @@ class Delivery(Struct, frozen=True, kw_only=True):
     subscription: str
     tenant: str
     type: str
-    state: str
+    state: StateOfDelivery
     attempt_count: int
     next_attempt_at: datetime | None
     created_at: datetime
     finished_at: datetime | None
     failed_label: str | UnsetType = UNSET
     attempts: list[Attempt] | UnsetType = UNSET
+
+
+class SubscriptionChange(Struct, frozen=True, kw_only=True):
+    """What happened to a subscription: `change` is created, updated, enabled, disabled or deleted."""
+
+    id: str
+    tenant: str
+    change: Annotated[str, Meta(extra_json_schema={"enum": ["created", "updated", "enabled", "disabled", "deleted"]})]
+    disabled_reason: ReasonOfDisabling | None
+
+
+class StreamItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Something that just happened.
+
+    `kind` is `attempt` (with `delivery` and `attempt`), `delivery` (a change of its state without an attempt), `subscription`,
+    or `reset`: what came before this is no longer known. An attempt is without what was sent and answered. `id` is where to
+    go on from.
+    """
+
+    id: str
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["attempt", "delivery", "subscription", "reset"]})]
+    at: datetime
+    delivery: Delivery | None = None
+    attempt: Attempt | None = None
+    subscription: SubscriptionChange | None = None

@@ -26,7 +26,7 @@ LAYERS = (
     ("profiles", "jsontext", "sources"),
     ("config", "sender", "store", "inputs"),
     ("observers", "paging", "presentation"),
-    ("dispatcher", "maintenance"),
+    ("dispatcher", "maintenance", "stream"),
     ("service",),
     ("server", "api"),
     ("dashboard",),
