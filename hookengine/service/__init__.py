@@ -2,11 +2,12 @@
 
 from hookengine.service.deliveries import DeliveryOperations
 from hookengine.service.events import EventOperations
+from hookengine.service.observation import Observation, Stream
 from hookengine.service.operations import RequestKey, request_digest
 from hookengine.service.subscriptions import SubscriptionOperations
 
-__all__ = ["RequestKey", "Service", "request_digest"]
+__all__ = ["RequestKey", "Service", "Stream", "request_digest"]
 
 
-class Service(EventOperations, SubscriptionOperations, DeliveryOperations):
+class Service(EventOperations, SubscriptionOperations, DeliveryOperations, Observation):
     """What can be asked of a running engine, by whom."""
