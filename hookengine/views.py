@@ -35,6 +35,8 @@ def _one_of(kind: type[StrEnum]) -> Meta:
     return Meta(extra_json_schema={"enum": [member.value for member in kind]})
 
 
+Moment = Annotated[datetime, Meta(tz=True)]
+
 # Texts in Python; /openapi.json names what they may be.
 StateOfDelivery = Annotated[str, _one_of(DeliveryState)]
 StateOfSubscription = Annotated[str, _one_of(SubscriptionState)]
@@ -57,8 +59,8 @@ class Event(Struct, frozen=True, kw_only=True):
     id: str
     type: str
     tenant: str
-    accepted_at: datetime
-    occurred_at: datetime
+    accepted_at: Moment
+    occurred_at: Moment
     ordering_key: str | None = None
     deliveries: int
 
@@ -69,7 +71,7 @@ class AcceptedEvent(Struct, frozen=True, kw_only=True):
     id: str
     type: str
     tenant: str
-    accepted_at: datetime
+    accepted_at: Moment
     deliveries: int
 
 
@@ -100,8 +102,8 @@ class EventDetail(Struct, frozen=True, kw_only=True):
     id: str
     type: str
     tenant: str
-    accepted_at: datetime
-    occurred_at: datetime
+    accepted_at: Moment
+    occurred_at: Moment
     ordering_key: str | None = None
     data: bytes
     deliveries: list[EventDelivery]
@@ -132,10 +134,10 @@ class Subscription(Struct, frozen=True, kw_only=True):
     state: StateOfSubscription
     disabled_reason: ReasonOfDisabling | None
     consecutive_failures: int
-    last_success_at: datetime | None
-    last_failure_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    last_success_at: Moment | None
+    last_failure_at: Moment | None
+    created_at: Moment
+    updated_at: Moment
     version: int
     secret: str | UnsetType | None = UNSET
 
@@ -147,7 +149,7 @@ class OldSecret(Struct, frozen=True, kw_only=True):
     """A secret that still signs beside the new one, until `expires_at`."""
 
     secret: str
-    expires_at: datetime
+    expires_at: Moment
 
     def __repr__(self) -> str:
         return f"OldSecret(expires_at={self.expires_at!r})"
@@ -192,7 +194,7 @@ class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One try to deliver."""
 
     number: int
-    at: datetime
+    at: Moment
     outcome: OutcomeName
     duration_ms: int
     trigger: TriggerName
@@ -212,9 +214,9 @@ class Delivery(Struct, frozen=True, kw_only=True):
     type: str
     state: StateOfDelivery
     attempt_count: int
-    next_attempt_at: datetime | None
-    created_at: datetime
-    finished_at: datetime | None
+    next_attempt_at: Moment | None
+    created_at: Moment
+    finished_at: Moment | None
     failed_label: str | UnsetType = UNSET
     attempts: list[Attempt] | UnsetType = UNSET
 
@@ -239,7 +241,7 @@ class StreamItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     kind: Annotated[str, Meta(extra_json_schema={"enum": ["attempt", "delivery", "subscription", "reset"]})]
-    at: datetime
+    at: Moment
     delivery: Delivery | None = None
     attempt: Attempt | None = None
     subscription: SubscriptionChange | None = None
