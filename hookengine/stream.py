@@ -51,8 +51,7 @@ class Item(Struct, gc=False):
     delivery: Delivery | None = None
     ending: Ending | None = None
     held: bool = False  # the delivery's subscription is disabled
-    before: Subscription | None = None
-    after: Subscription | None = None
+    change: views.SubscriptionChange | None = None
     shown: views.StreamItem | None = None  # made when first read
 
 
@@ -85,7 +84,8 @@ class Ring:
                 if delivery.state is not DeliveryState.PENDING or delivery.trigger is Trigger.MANUAL:
                     self._keep(Item(self.next, self._clock.now(), delivery))
             case SubscriptionChanged(before=before, after=after):
-                self._keep(Item(self.next, self._clock.now(), before=before, after=after))
+                # Shown at once: the subscriptions themselves hold secrets, and may be large.
+                self._keep(Item(self.next, self._clock.now(), change=_shown_change(before, after)))
 
     def follow(self, last_id: str | None = None) -> Follower:
         """From now on, or from behind the item with *last_id*, if that is still known."""
@@ -186,9 +186,7 @@ class Follower:
 def shown(item: Item, id: str, names: Mapping[str, str] | None) -> views.StreamItem:
     """What users see of *item*; *names* is what its delivery is called by."""
     if item.delivery is None or names is None:
-        return views.StreamItem(
-            id=id, kind="subscription", at=moment(item.at), subscription=_shown_change(item.before, item.after)
-        )
+        return views.StreamItem(id=id, kind="subscription", at=moment(item.at), subscription=item.change)
     return views.StreamItem(
         id=id,
         kind="delivery" if item.ending is None else "attempt",

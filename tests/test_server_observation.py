@@ -98,7 +98,7 @@ async def second(api: Api, **settings: Any) -> AsyncIterator[tuple[listener.Serv
 
 def streams(server: listener.Server) -> int:
     """How many streams are open."""
-    return server._runner.app[asked.STREAMING].open
+    return len(server._runner.app[asked.STREAMING].open)
 
 
 async def test_metrics(api: Api) -> None:
@@ -232,6 +232,20 @@ async def test_stream_ends_with_the_server(tmp_path: Path) -> None:
         await stopping
 
         assert ended < 1
+
+
+async def test_stream_ends_with_its_own_server(api: Api) -> None:
+    """A server that closes alone ends its streams, and those of others go on."""
+    async with following(api) as other:
+        async with second(api) as (server, port):
+            async with following(api, port=port) as read:
+                closing = asyncio.create_task(server.close())
+                with pytest.raises(EOFError):
+                    await read.block()
+            await closing
+        await api.subscribe()
+
+        assert "subscription" == (await other.item())["kind"]
 
 
 async def test_drain_is_still_told(tmp_path: Path) -> None:

@@ -9,22 +9,23 @@ from aiohttp import web
 from hookengine import access
 from hookengine.server import wire
 from hookengine.server.wire import JSON, read_body
-from hookengine.service import Service
+from hookengine.service import HEARTBEAT, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hookengine.access import Principal
+    from hookengine.service import Stream
 
 
 class Streaming:
     """The live streams that are open, and how they are treated."""
 
     def __init__(self) -> None:
-        self.heartbeat = 15.0  # s
+        self.heartbeat = HEARTBEAT
         self.patience = 30.0  # s for a reader to take what was sent
         self.most = 100  # each holds a connection
-        self.open = 0
+        self.open: set[Stream] = set()
 
 
 class Leaving(Protocol):

@@ -108,7 +108,9 @@ class Server:
         self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 
     async def close(self) -> None:
-        """Accept no more connections, and let requests under way end."""
+        """Accept no more connections, end the streams, and let requests under way end."""
         if self._listening is not None:
             self._listening.close()
+        for stream in self._runner.app[asked.STREAMING].open:
+            stream.close()
         await self._runner.cleanup()

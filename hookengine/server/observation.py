@@ -46,13 +46,13 @@ async def metrics(request: web.Request) -> web.Response:
 async def stream(request: web.Request) -> web.StreamResponse:
     """GET /v1/stream: as server-sent events (HTML Living Standard, 9.2), until the client goes or the engine stops."""
     streams = request.app[STREAMING]
-    if streams.open >= streams.most:
+    if len(streams.open) >= streams.most:
         raise Overloaded("too many streams are open")
     followed = service_of(request).stream(
         asker_of(request), query_of(request), last_id=request.headers.get("Last-Event-ID"), heartbeat=streams.heartbeat
     )
     response = web.StreamResponse(headers={**SAFE, "Content-Type": EVENT_STREAM, "X-Accel-Buffering": "no"})
-    streams.open += 1
+    streams.open.add(followed)
     on_lost(request, followed.close)
     try:
         await response.prepare(request)
@@ -65,7 +65,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         pass  # the client has gone
     finally:
         on_lost(request, None)
-        streams.open -= 1
+        streams.open.discard(followed)
     return response
 
 

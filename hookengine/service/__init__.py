@@ -2,11 +2,11 @@
 
 from hookengine.service.deliveries import DeliveryOperations
 from hookengine.service.events import EventOperations
-from hookengine.service.observation import Observation, Stream
+from hookengine.service.observation import HEARTBEAT, Observation, Stream
 from hookengine.service.operations import RequestKey, request_digest
 from hookengine.service.subscriptions import SubscriptionOperations
 
-__all__ = ["RequestKey", "Service", "Stream", "request_digest"]
+__all__ = ["HEARTBEAT", "RequestKey", "Service", "Stream", "request_digest"]
 
 
 class Service(EventOperations, SubscriptionOperations, DeliveryOperations, Observation):

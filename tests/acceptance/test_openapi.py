@@ -62,7 +62,7 @@ async def examine(daemon: Daemon, folder: Path, description: Any, *options: str)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", daemon.url),
         *("--header", f"Authorization: Bearer {token}", "--exclude-path", "/v1/stream"),  # which does not end
-        *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "5"),
+        *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "3"),
         *("--generation-deterministic", "--continue-on-failure", "--warnings", "off", "--no-color", *options),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
