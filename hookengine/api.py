@@ -9,15 +9,16 @@ from hookengine.access import OWNER
 from hookengine.store import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from hookengine.service import Service
+    from hookengine.service import Service, Stream
     from hookengine.views import (
         Delivery,
         Event,
         EventDetail,
         EventType,
         Page,
+        StreamItem,
         Subscription,
         SubscriptionSecret,
         Tenant,
@@ -316,3 +317,23 @@ class Api:
     async def delete_token(self, user: str) -> None:
         """Let a user's token open nothing any more."""
         await self._service.delete_token(OWNER, user)
+
+    # The engine at work.
+
+    def stream(
+        self, *, types: Sequence[str] | None = None, subscription: str | None = None, last_id: str | None = None
+    ) -> AsyncGenerator[StreamItem, None]:
+        """
+        Every attempt and change of state from now on, or from behind the item *last_id*; ends when the engine stops.
+
+        With *types*, only what is about events of these types, written as in `subscribe`. Who reads too slowly gets an item of
+        the kind `reset` in place of what was lost.
+        """
+        asked = {"types": None if types is None else ",".join(types), "subscription": subscription}
+        return _each(self._service.stream(OWNER, asked, last_id=last_id))
+
+
+async def _each(stream: Stream) -> AsyncGenerator[StreamItem, None]:
+    async for items in stream:
+        for item in items:
+            yield item

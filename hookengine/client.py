@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 from hookengine.errors import HookEngineError, Mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
@@ -91,10 +91,7 @@ class Client:
         A query member that is None is left out. A *body* is JSON where *headers* do not say otherwise.
         Raises `ServerNotReached` without an answer and `ApiError` for every status but 2xx.
         """
-        if not path.startswith("/") or not _VISIBLE.fullmatch(path):
-            raise ValueError(f"a path starts with / and is percent-encoded, got {path!r}")
-        pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
-        target = self._target.path + path + ("?" + urlencode(pairs) if pairs else "")
+        target = self._target_of(path, query)
         connection = self._connect()
         try:
             response, content = _exchange(connection, method, target, body, self._headers(body, headers or {}))
@@ -108,6 +105,34 @@ class Client:
             raise ApiError(response.status, _problem(response, content))
         fields = {name.lower(): value for name, value in response.getheaders()}
         return Answer(status=response.status, headers=fields, body=content)
+
+    def stream(
+        self, path: str, *, query: Mapping[str, str | int | None] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
+        """
+        The lines of an answer to GET that goes on, without their ends, as they come; over when the server ends it.
+
+        Raises as `request` does, and `ServerNotReached` also where nothing comes for the timeout.
+        """
+        target = self._target_of(path, query)
+        connection = self._connect()
+        try:
+            connection.request("GET", target, headers=self._headers(None, headers or {}))
+            response = connection.getresponse()
+            if response.status not in range(200, 300):
+                raise ApiError(response.status, _problem(response, response.read()))
+            while line := response.readline():
+                yield line.rstrip(b"\r\n")
+        except (OSError, HTTPException) as error:
+            raise ServerNotReached(f"{self.url} has gone ({_reason(error)})") from error
+        finally:
+            connection.close()
+
+    def _target_of(self, path: str, query: Mapping[str, str | int | None] | None) -> str:
+        if not path.startswith("/") or not _VISIBLE.fullmatch(path):
+            raise ValueError(f"a path starts with / and is percent-encoded, got {path!r}")
+        pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
+        return self._target.path + path + ("?" + urlencode(pairs) if pairs else "")
 
     def _connect(self) -> HTTPConnection:
         kind = HTTPSConnection if self._target.scheme == "https" else HTTPConnection

@@ -34,6 +34,7 @@ from hookengine.models import (
 )
 from hookengine.observers import (
     AttemptFinished,
+    Committed,
     DeliveryOverruled,
     Fault,
     LocalTrouble,
@@ -155,7 +156,16 @@ class Dispatcher:
         """Deliveries that hold a slot: their attempt runs, or its result is being committed."""
         return self._scheduler.in_flight
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is taken at the moment, because it could not be sent or recorded."""
+        return not self._may_take()
+
     # What the store tells.
+
+    def committed(self, events: int, deliveries: int) -> None:
+        """A commit, with so many new events and deliveries in it."""
+        self._observe(Committed(events=events, deliveries=deliveries))
 
     def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
         """New deliveries are committed."""

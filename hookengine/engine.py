@@ -16,13 +16,15 @@ from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
 from hookengine.errors import StartError
 from hookengine.maintenance import Maintenance
+from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
-from hookengine.observers import Fault, LogObserver, Waiters, host_logger
+from hookengine.observers import Fault, LogObserver, MetricsObserver, Waiters, host_logger
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
 from hookengine.server import Server
 from hookengine.service import Service
 from hookengine.store import Store
+from hookengine.stream import Ring
 from hookengine.vault import write_private
 
 if TYPE_CHECKING:
@@ -206,7 +208,9 @@ class Engine(Api):
         config = self._config
         clock = Clock()
         waiters = Waiters()
-        observers: list[Observer] = [LogObserver(self._logger or host_logger()), waiters]
+        metrics = Metrics()
+        ring = Ring(clock)
+        observers: list[Observer] = [LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring]
         policy = Policy(
             allow_http=config.security.allow_http,
             allow_networks=config.security.allow_networks,
@@ -214,8 +218,9 @@ class Engine(Api):
         )
         sender = Sender(policy)
         stack.push_async_callback(sender.close)
+        scheduler = Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size)
         dispatcher = Dispatcher(
-            scheduler=Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size),
+            scheduler=scheduler,
             sender=sender,
             clock=clock,
             profiles=config.profiles,
@@ -230,6 +235,14 @@ class Engine(Api):
         )
         await store.open(dispatcher)
         stack.push_async_callback(store.close)
+        metrics.known(store.writer.index)
+        metrics.look = lambda: Present(
+            in_flight=dispatcher.in_flight,
+            window=scheduler.size,
+            window_limit=config.delivery.queue_size,
+            waiting=store.writer.waiting,
+            paused=dispatcher.paused,
+        )
         await dispatcher.load(store)
         for unreadable in store.unreadable:
             _to_all(observers)(Fault(where="start", error=str(unreadable)))
@@ -239,7 +252,7 @@ class Engine(Api):
             )
         maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
         observers.append(maintenance)
-        service = Service(store, waiters=waiters, clock=clock, config=config, policy=policy)
+        service = Service(store, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy)
         server = None
         if self._serve is not None:
             owner = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}
@@ -247,6 +260,7 @@ class Engine(Api):
             server = Server(service, tokens=tokens, config=config)
             await server.start(self._serve)
             stack.push_async_callback(server.close)
+        stack.callback(ring.close)
         return _Parts(store, dispatcher, maintenance, service, server)
 
     def _stop(self, parts: _Parts) -> None:
@@ -257,8 +271,8 @@ class Engine(Api):
         parts.dispatcher.stop(self._drain)
         # 3. Upkeep ends with its present step.
         parts.maintenance.stop()
-        # 4. The caller waits for these two. 5. The stack closes the server, then the store: the writer commits what it was
-        # sent, folds the WAL into the file, and gives the lock back. 6. The client pool goes last.
+        # 4. The caller waits for these two. 5. The stack ends the live streams, closes the server, then the store: the writer
+        # commits what it was sent, folds the WAL into the file, and gives the lock back. 6. The client pool goes last.
 
     def _check_process(self) -> None:
         if self._owner not in (None, _Process.id):

@@ -49,7 +49,7 @@ _RESERVED_PREFIXES = (":", "proxy-", "sec-", "webhook-", "svix-", "x-forwarded-"
 
 
 def _form(pattern: str, longest: int, expected: str) -> Meta:
-    return Meta(pattern=f"^(?:{pattern})\\Z", max_length=longest, extra={"expected": expected})
+    return Meta(pattern=f"^(?:{pattern})\\Z", max_length=longest, description=expected, extra={"expected": expected})
 
 
 EventType = Annotated[

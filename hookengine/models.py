@@ -159,6 +159,14 @@ class Broken(Struct, frozen=True, kw_only=True, gc=False):
 
 Outcome = Accepted | Refused | Unreachable | Interrupted | Broken
 
+OUTCOME_NAMES: dict[type, str] = {
+    Accepted: "accepted",
+    Refused: "refused",
+    Unreachable: "unreachable",
+    Interrupted: "interrupted",
+    Broken: "interrupted",
+}
+
 
 class Rules(Struct, frozen=True, kw_only=True, gc=False):
     """What `retry` and `health` need to know of a subscription and its profile."""

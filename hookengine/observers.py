@@ -1,4 +1,4 @@
-"""Who hears of what happened: logs, and whoever waits for an event to be done."""
+"""Who hears of what happened: logs, metrics, and whoever waits for an event to be done."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 import structlog
 from msgspec import Struct
 
-from hookengine.models import Accepted, Broken, Interrupted, Refused, Unreachable
+from hookengine.models import Accepted, Broken, DeliveryState, Interrupted, Refused, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hookengine.metrics import Metrics
     from hookengine.models import Attempt, Delivery, Subscription
+
+# Names of their own, because looking up a member of an enum costs more than counting it.
+_DELIVERED, _FAILED, _CANCELLED = DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED
 
 
 class AttemptFinished(Struct, frozen=True, kw_only=True, gc=False):
@@ -39,6 +43,13 @@ class SubscriptionChanged(Struct, frozen=True, kw_only=True, gc=False):
     after: Subscription | None
 
 
+class Committed(Struct, frozen=True, kw_only=True, gc=False):
+    """A commit, with so many new events and deliveries in it."""
+
+    events: int
+    deliveries: int
+
+
 class StorageTrouble(Struct, frozen=True, kw_only=True, gc=False):
     """Commits fail, or (without an error) work again."""
 
@@ -59,7 +70,7 @@ class Fault(Struct, frozen=True, kw_only=True, gc=False):
     error: str
 
 
-Happening = AttemptFinished | DeliveryOverruled | SubscriptionChanged | StorageTrouble | LocalTrouble | Fault
+Happening = AttemptFinished | DeliveryOverruled | SubscriptionChanged | Committed | StorageTrouble | LocalTrouble | Fault
 
 
 class Observer(Protocol):
@@ -136,6 +147,8 @@ class LogObserver:
                 self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
             case SubscriptionChanged(before=before, after=after):
                 self._subscription(before, after)
+            case Committed():
+                pass
             case StorageTrouble(error=None):
                 self._log.info("storage_recovered")
             case StorageTrouble(error=error):
@@ -185,3 +198,36 @@ class LogObserver:
             self._log.info("subscription_enabled", subscription=after.id)
         else:
             self._log.warning("subscription_disabled", subscription=after.id, reason=after.disabled_reason.value)
+
+
+class MetricsObserver:
+    """Counts what happened."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, happening: Happening) -> None:
+        """Count it."""
+        match happening:
+            case AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription):
+                if attempt is not None:
+                    self._metrics.attempted(attempt)
+                state = delivery.state
+                # Cancelled by hand while in flight, it was counted then; with its subscription deleted, only now.
+                if state is _DELIVERED or state is _FAILED or (state is _CANCELLED and subscription is None):
+                    self._metrics.finished(state)
+            case Committed(events=events, deliveries=deliveries):
+                self._metrics.committed(events, deliveries)
+            case DeliveryOverruled(delivery=delivery):
+                if delivery.state is _CANCELLED:
+                    self._metrics.finished(_CANCELLED)
+            case SubscriptionChanged(before=before, after=after):
+                self._metrics.changed(before, after)
+            case StorageTrouble(error=error):
+                self._metrics.storage(works=error is None)
+            case LocalTrouble():
+                self._metrics.held_off()
+            case Fault():
+                self._metrics.fault()
+            case _:
+                assert_never(happening)

@@ -8,8 +8,11 @@ from collections import Counter
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from msgspec import ValidationError, convert
+
 from hookengine import views
 from hookengine.errors import Invalid, Mistake
+from hookengine.inputs import TypePattern
 from hookengine.store import BEFORE_ALL, Slice
 from hookengine.validation import parse_time
 
@@ -30,14 +33,14 @@ Numbered = TypeVar("Numbered", bound=_Numbered)
 
 
 class Query:
-    """The parameters of a list, with every mistake in them."""
+    """The parameters of a list, or of what is not *paged*, with every mistake in them."""
 
-    def __init__(self, given: Mapping[str, Any], known: set[str]) -> None:
+    def __init__(self, given: Mapping[str, Any], known: set[str], *, paged: bool = True) -> None:
         self._given = {name: value for name, value in given.items() if value is not None}
         self._mistakes = [
             Mistake(parameter=name[:100], code="unknown_parameter", detail="there is no such parameter")
             for name in self._given
-            if name not in known | {"limit", "cursor"}
+            if name not in known | ({"limit", "cursor"} if paged else set())
         ]
         for name, count in Counter(name for name, _ in given.items()).items():  # of a MultiDict
             if count > 1:
@@ -55,14 +58,29 @@ class Query:
             self._wrong(name, f"expected one of {', '.join(known)}")
         return value
 
+    def patterns(self, name: str) -> tuple[str, ...] | None:
+        """A parameter of patterns of event types, with commas between them."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            return tuple(convert([text.strip() for text in value.split(",")], list[TypePattern]))
+        except ValidationError:
+            self._wrong(name, "expected event types such as 'order.created', 'order.*' or '*', with commas between them")
+            return None
+
     def slice(self, tenant: str | None) -> Slice:
         """The part of the list that is asked for; raises Invalid with all mistakes."""
         part = Slice(
             limit=self._limit(), before=self._before(), tenant=tenant, since=self._time("since"), until=self._time("until")
         )
+        self.raise_if_any()
+        return part
+
+    def raise_if_any(self) -> None:
+        """Raise Invalid with all mistakes, if there are any."""
         if self._mistakes:
             raise Invalid(mistakes=tuple(self._mistakes))
-        return part
 
     def _wrong(self, name: str, detail: str) -> None:
         self._mistakes.append(Mistake(parameter=name, code="invalid_value", detail=detail))

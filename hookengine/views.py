@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from hookengine.models import OUTCOME_NAMES, DeliveryState, DisabledReason, ErrorCode, SubscriptionState, Trigger
+
+if TYPE_CHECKING:
+    from enum import StrEnum
 
 T = TypeVar("T")
 
@@ -28,6 +33,21 @@ def optional_moment(ms: int | None) -> datetime | None:
     return None if ms is None else moment(ms)
 
 
+def _one_of(kind: type[StrEnum]) -> Meta:
+    return Meta(extra_json_schema={"enum": [member.value for member in kind]})
+
+
+Moment = Annotated[datetime, Meta(tz=True)]
+
+# Texts in Python; /openapi.json names what they may be.
+StateOfDelivery = Annotated[str, _one_of(DeliveryState)]
+StateOfSubscription = Annotated[str, _one_of(SubscriptionState)]
+ReasonOfDisabling = Annotated[str, _one_of(DisabledReason)]
+OutcomeName = Annotated[str, Meta(extra_json_schema={"enum": sorted(set(OUTCOME_NAMES.values()))})]
+ErrorName = Annotated[str, _one_of(ErrorCode)]
+TriggerName = Annotated[str, _one_of(Trigger)]
+
+
 class Page(Struct, Generic[T], frozen=True, kw_only=True):
     """One page of a list, newest first; `next_cursor` is None on the last."""
 
@@ -41,10 +61,33 @@ class Event(Struct, frozen=True, kw_only=True):
     id: str
     type: str
     tenant: str
-    accepted_at: datetime
-    occurred_at: datetime
+    accepted_at: Moment
+    occurred_at: Moment
     ordering_key: str | None = None
     deliveries: int
+
+
+class AcceptedEvent(Struct, frozen=True, kw_only=True):
+    """What is answered to one that was published."""
+
+    id: str
+    type: str
+    tenant: str
+    accepted_at: Moment
+    deliveries: int
+
+
+class AcceptedInBatch(Struct, frozen=True, kw_only=True):
+    """The same of one of many, in short."""
+
+    id: str
+    deliveries: int
+
+
+class AcceptedBatch(Struct, frozen=True, kw_only=True):
+    """What is answered to many, in their order."""
+
+    events: list[AcceptedInBatch]
 
 
 class EventDelivery(Struct, frozen=True, kw_only=True):
@@ -52,7 +95,7 @@ class EventDelivery(Struct, frozen=True, kw_only=True):
 
     id: str
     subscription: str
-    state: str
+    state: StateOfDelivery
 
 
 class EventDetail(Struct, frozen=True, kw_only=True):
@@ -61,8 +104,8 @@ class EventDetail(Struct, frozen=True, kw_only=True):
     id: str
     type: str
     tenant: str
-    accepted_at: datetime
-    occurred_at: datetime
+    accepted_at: Moment
+    occurred_at: Moment
     ordering_key: str | None = None
     data: bytes
     deliveries: list[EventDelivery]
@@ -92,13 +135,13 @@ class Subscription(Struct, frozen=True, kw_only=True):
     target_id: int
     key_values: dict[str, Any]
     metadata: dict[str, Any]
-    state: str
-    disabled_reason: str | None
+    state: StateOfSubscription
+    disabled_reason: ReasonOfDisabling | None
     consecutive_failures: int
-    last_success_at: datetime | None
-    last_failure_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    last_success_at: Moment | None
+    last_failure_at: Moment | None
+    created_at: Moment
+    updated_at: Moment
     version: int
     secret: str | UnsetType | None = UNSET
 
@@ -110,7 +153,7 @@ class OldSecret(Struct, frozen=True, kw_only=True):
     """A secret that still signs beside the new one, until `expires_at`."""
 
     secret: str
-    expires_at: datetime
+    expires_at: Moment
 
     def __repr__(self) -> str:
         return f"OldSecret(expires_at={self.expires_at!r})"
@@ -134,8 +177,8 @@ class EventType(Struct, frozen=True, kw_only=True):
     description: str
     example: bytes | None
     deprecated: bool
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
@@ -145,8 +188,8 @@ class Tenant(Struct, frozen=True, kw_only=True):
     plan: str | None
     subscriptions: int
     max_subscriptions: int | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
 
 
 class TenantSecret(Struct, frozen=True, kw_only=True):
@@ -165,9 +208,9 @@ class Token(Struct, frozen=True, kw_only=True):
     user: str
     scopes: list[str]
     tenant: str | None
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None
+    created_at: Moment
+    expires_at: Moment | None
+    last_used_at: Moment | None
     token: str | UnsetType = UNSET
 
     def __repr__(self) -> str:
@@ -177,7 +220,7 @@ class Token(Struct, frozen=True, kw_only=True):
 class AttemptError(Struct, frozen=True, kw_only=True):
     """Why an attempt did not succeed."""
 
-    code: str
+    code: ErrorName
     detail: str
 
 
@@ -202,10 +245,10 @@ class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One try to deliver."""
 
     number: int
-    at: datetime
-    outcome: str
+    at: Moment
+    outcome: OutcomeName
     duration_ms: int
-    trigger: str
+    trigger: TriggerName
     status_code: int | None = None
     error: AttemptError | None = None
     request: AttemptRequest | None = None
@@ -220,10 +263,36 @@ class Delivery(Struct, frozen=True, kw_only=True):
     subscription: str
     tenant: str
     type: str
-    state: str
+    state: StateOfDelivery
     attempt_count: int
-    next_attempt_at: datetime | None
-    created_at: datetime
-    finished_at: datetime | None
+    next_attempt_at: Moment | None
+    created_at: Moment
+    finished_at: Moment | None
     failed_label: str | UnsetType = UNSET
     attempts: list[Attempt] | UnsetType = UNSET
+
+
+class SubscriptionChange(Struct, frozen=True, kw_only=True):
+    """What happened to a subscription: `change` is created, updated, enabled, disabled or deleted."""
+
+    id: str
+    tenant: str
+    change: Annotated[str, Meta(extra_json_schema={"enum": ["created", "updated", "enabled", "disabled", "deleted"]})]
+    disabled_reason: ReasonOfDisabling | None
+
+
+class StreamItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Something that just happened.
+
+    `kind` is `attempt` (with `delivery` and `attempt`), `delivery` (a change of its state without an attempt), `subscription`,
+    or `reset`: what came before this is no longer known. An attempt is without what was sent and answered. `id` is where to
+    go on from.
+    """
+
+    id: str
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["attempt", "delivery", "subscription", "reset"]})]
+    at: Moment
+    delivery: Delivery | None = None
+    attempt: Attempt | None = None
+    subscription: SubscriptionChange | None = None

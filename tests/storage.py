@@ -70,8 +70,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
+        self.commits: list[tuple[int, int]] = []  # new events and deliveries of each
         self.look: Callable[[str], None] = lambda _: None
         self._more = asyncio.Event()
+
+    def committed(self, events: int, deliveries: int) -> None:
+        """A commit."""
+        self.commits.append((events, deliveries))
 
     def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
         """New deliveries are committed."""

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,7 +25,9 @@ from hookengine.cli.arguments import document, moment
 from hookengine.cli.exits import report
 from hookengine.cli.following import Line, news
 from hookengine.cli.output import cell, describe_attempt, printable, show_table
+from hookengine.cli.tail import describe, events
 from hookengine.receiver import Received, Receiver, Reply
+from hookengine.server import routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +37,7 @@ EVENT = "evt_0193f5a0-0000-7000-8000-000000000001"
 SUB = "sub_0193f5a0-0000-7000-8000-000000000002"
 DLV = "dlv_0193f5a0-0000-7000-8000-000000000003"
 NOON = 1_900_000_000_000  # 2030-03-17T17:46:40Z
+NOON_TEXT = "2030-03-17T17:46:40.000Z"
 
 ATTEMPT: dict[str, Any] = {
     "number": 1,
@@ -214,6 +218,8 @@ def running(data: Path, url: str, *, pid: int | None = None, token: str | None =
         ["token", "create", "--help"],
         ["--version"],
         ["serve", "-h"],
+        ["tail", "-h"],
+        ["openapi", "-h"],
     ],
 )
 def test_help_loads_nothing_that_is_slow(argv: list[str]) -> None:
@@ -1262,3 +1268,134 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 4096)
     except OSError:  # what Linux says when the other side has left
         return b""
+
+
+# Following, and describing
+
+
+STOPPING = Reply(status=503, body=b'{"title":"Unavailable","status":503,"code":"stopping","detail":"The engine is stopping."}')
+ITEM: dict[str, Any] = {"id": "aaa-1", "kind": "attempt", "at": NOON_TEXT, "delivery": DELIVERY, "attempt": ATTEMPT}
+CHANGE = {"id": SUB, "tenant": "acme", "change": "disabled", "disabled_reason": "gone"}
+
+
+def sent(*items: dict[str, Any], comment: bytes = b": hookengine\n\n") -> Reply:
+    """A stream with *items* in it that ends."""
+    blocks = [f"id: {item['id']}\nevent: {item['kind']}\ndata: {json.dumps(item)}\n\n".encode() for item in items]
+    return Reply(body=comment + b"".join(blocks))
+
+
+def test_tail_shows_what_happens_and_goes_on(server: Server, ask: Callable[..., Ended]) -> None:
+    """Each item is a line; where the stream ends it is asked for what came after the last item, until the server is gone."""
+    server.answers["GET /v1/stream"] = [
+        sent(ITEM, ITEM | {"id": "aaa-2", "attempt": REFUSED, "delivery": DELIVERY | {"state": "pending"}}),
+        STOPPING,
+    ]
+    ended = ask("tail", "--types", "order.*, user.new", "--subscription", SUB)
+
+    assert 1 == ended.status
+    assert (
+        f"✓ 17:46:40 order.created {DLV} → {SUB}  200 in 41 ms, delivered\n"
+        f"✗ 17:46:40 order.created {DLV} → {SUB}  503 in 12 ms, pending\n"
+    ) == ended.out
+    assert ended.err.endswith("the stream has ended; trying to go on\nError: The engine is stopping.\n")
+    assert {"types": "order.*, user.new", "subscription": SUB} == server.query
+    assert "aaa-2" == server.last.header("Last-Event-ID")
+
+
+def test_tail_as_json_is_a_line_for_each(server: Server, ask: Callable[..., Ended]) -> None:
+    """A program gets the items as they came, and no comment."""
+    server.answers["GET /v1/stream"] = [sent(ITEM, ITEM, comment=b": heartbeat\nid: aaa-0\n\n"), STOPPING]
+
+    assert json.dumps(ITEM) + "\n" + json.dumps(ITEM) + "\n" == ask("tail", "--json").out
+
+
+def test_tail_goes_on_from_a_heartbeat(server: Server, ask: Callable[..., Ended]) -> None:
+    """What a filter passed over is not asked for again."""
+    server.answers["GET /v1/stream"] = [sent(comment=b": heartbeat\nid: aaa-7\n\n"), STOPPING]
+
+    assert 1 == ask("tail").status
+    assert "aaa-7" == server.last.header("Last-Event-ID")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(body=b""), id="nothing"),
+        pytest.param(Reply(body=b"data: {\n\n"), id="no JSON"),
+        pytest.param(Reply(body=b"data: []\n\n"), id="no object"),
+        pytest.param(Reply(body=b'data: {"kind":"attempt","at":null}\n\n'), id="no item"),
+    ],
+)
+def test_tail_of_another_kind_of_server(server: Server, ask: Callable[..., Ended], reply: Reply) -> None:
+    """What is no stream of ours ends with status 3."""
+    server.answers["GET /v1/stream"] = [reply]
+
+    assert 3 == ask("tail").status
+
+
+def test_tail_of_a_server_that_breaks_off(cli: Callable[..., Ended]) -> None:
+    """A connection that breaks is made again once; nobody there is status 3."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve_once() -> None:
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n: hookengine\n\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            listening.close()
+            connection.close()
+
+        thread = threading.Thread(target=serve_once)
+        thread.start()
+        ended = cli("tail", "--url", f"http://127.0.0.1:{port}", "--token", "x")
+        thread.join()
+
+    assert 3 == ended.status
+    assert "trying to go on" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        pytest.param(ITEM | {"kind": "reset"}, (False, "17:46:40 what happened before this was missed"), id="reset"),
+        pytest.param(
+            {"kind": "subscription", "at": NOON_TEXT, "subscription": CHANGE},
+            (False, f"17:46:40 subscription {SUB} disabled: gone"),
+            id="disabled",
+        ),
+        pytest.param(
+            {"kind": "subscription", "at": NOON_TEXT, "subscription": CHANGE | {"change": "enabled", "disabled_reason": None}},
+            (True, f"17:46:40 subscription {SUB} enabled"),
+            id="enabled",
+        ),
+        pytest.param(
+            {"kind": "delivery", "at": NOON_TEXT, "delivery": DELIVERY | {"state": "cancelled"}},
+            (False, f"17:46:40 order.created {DLV} → {SUB}  cancelled"),
+            id="cancelled",
+        ),
+        pytest.param(
+            {"kind": "delivery", "at": NOON_TEXT, "delivery": DELIVERY | {"state": "pending", "type": "a\x1b[2J"}},
+            (True, f"17:46:40 a\\x1b[2J {DLV} → {SUB}  pending"),
+            id="hostile",
+        ),
+    ],
+)
+def test_items_in_words(item: dict[str, Any], expected: tuple[bool, str]) -> None:
+    """An item is a line with its time, and good news or not."""
+    assert expected == describe(item)
+
+
+def test_event_stream_is_read_as_the_standard_says() -> None:
+    """Several data lines are one text, an unknown field and a comment are nothing, and what has not ended is no event."""
+    lines = [b"event: x", b"data:a", b"data: b", b"odd", b"", b": c", b"id: 1", b"", b"data: lost"]
+
+    assert [(None, b"a\nb"), ("1", None)] == list(events(lines))
+
+
+def test_openapi_is_printed_without_a_server(cli: Callable[..., Ended]) -> None:
+    """The document is that of the server, and needs none."""
+    ended = cli("openapi")
+
+    assert (0, "3.1.0") == (ended.status, json.loads(ended.out)["openapi"])
+    assert routes.document().content.decode() + "\n" == ended.out

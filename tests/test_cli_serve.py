@@ -180,7 +180,8 @@ def test_serve_greets_and_stops_with_0() -> None:
         assert 0 == main(["serve", "--data", "here", "--listen", "127.0.0.1:0", "--dev"])
 
     assert f"data here/hooks.db (new)  ·  pid {os.getpid()}" in said[0]
-    assert said[1].startswith("└─ API  http://127.0.0.1:")
+    assert said[1].startswith("├─ API   http://127.0.0.1:")
+    assert f"└─ Docs  {said[1].split()[-1].removesuffix('/v1')}/docs" == said[2]
     assert "Ready. Ctrl-C drains and stops." in said
     assert said[-1].startswith("Stopping")
 

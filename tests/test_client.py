@@ -323,3 +323,47 @@ def test_client_needs_the_standard_library_only() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert "[]" == done.stdout.strip()
+
+
+# Answers that go on.
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_stream_is_read_line_by_line() -> None:
+    """Lines come whole, however they were cut into chunks, until the server ends the answer."""
+    with answering(CHUNKED + b"4\r\nid: \r\n8\r\n1\ndata: \r\n4\r\nx\r\n\n\r\n0\r\n\r\n") as server:
+        found = list(Client(server.url, "hkt_x").stream("/v1/stream", query={"types": "a"}, headers={"Last-Event-ID": "7"}))
+    head = server.heard[0].split(b"\r\n")
+
+    assert [b"id: 1", b"data: x", b""] == found
+    assert b"GET /v1/stream?types=a HTTP/1.1" == head[0]
+    assert {b"Authorization: Bearer hkt_x", b"Last-Event-ID: 7"} <= set(head)
+
+
+def test_refused_stream_is_an_error() -> None:
+    """A stream that is refused raises what the server said, as any request does."""
+    with answering(problem(429, b'{"code":"overloaded"}')) as server, pytest.raises(ApiError) as refused:
+        next(Client(server.url).stream("/v1/stream"))
+
+    assert (429, "overloaded") == (refused.value.status, refused.value.code)
+
+
+@pytest.mark.parametrize("answer", [CHUNKED + b"4\r\nid: \r\n8\r\n1", b""], ids=["in the middle", "before it begins"])
+def test_stream_that_breaks_off(answer: bytes) -> None:
+    """A connection that breaks is told from an answer that ends."""
+    with answering(answer) as server, pytest.raises(ServerNotReached, match="has gone"):
+        list(Client(server.url).stream("/v1/stream"))
+
+
+def test_stream_of_nobody() -> None:
+    """A server that is not there is not reached."""
+    with pytest.raises(ServerNotReached, match="is not reached"):
+        next(Client(refusing_url()).stream("/v1/stream"))
+
+
+def test_path_of_a_stream() -> None:
+    """What HTTP cannot carry is the caller's mistake."""
+    with pytest.raises(ValueError, match="percent-encoded"):
+        next(Client("http://127.0.0.1:1").stream("v1/stream"))

@@ -28,7 +28,7 @@ LAYERS = (
     ("extensions",),
     ("config", "sender", "store", "inputs"),
     ("observers", "paging", "presentation"),
-    ("dispatcher", "maintenance"),
+    ("dispatcher", "maintenance", "stream"),
     ("service",),
     ("server", "api"),
     ("dashboard",),

@@ -1,4 +1,4 @@
-"""Who hears of what happened: those who wait for an event, and the log."""
+"""Who hears of what happened: those who wait for an event, the log, and the metrics."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import structlog
 from msgspec.structs import replace
 from structlog.testing import CapturingLogger
 
+from hookengine.metrics import Metrics
 from hookengine.models import (
     Accepted,
     Attempt,
@@ -37,11 +38,13 @@ from hookengine.models import (
 )
 from hookengine.observers import (
     AttemptFinished,
+    Committed,
     DeliveryOverruled,
     Fault,
     Happening,
     LocalTrouble,
     LogObserver,
+    MetricsObserver,
     StorageTrouble,
     SubscriptionChanged,
     Waiters,
@@ -235,6 +238,92 @@ def test_message_of_a_hostile_text_is_one_line(caplog: pytest.LogCaptureFixture)
         LogObserver(host_logger())(Fault(where="a\nb", error="\x1b[2J %s %(x)s"))
 
     assert "fault where='a\\nb' error='\\x1b[2J %s %(x)s'" == caplog.records[0].getMessage()
+
+
+def test_commits_are_no_line() -> None:
+    """What happens all the time is counted, not logged."""
+    assert [] == logged(Committed(events=1, deliveries=1))
+
+
+# What is counted.
+
+
+def counted(*happenings: Happening) -> dict[str, float]:
+    """The metrics that *happenings* move, by name and label, without the durations."""
+    metrics = Metrics()
+    metrics.known([SUBSCRIPTION])
+    observer = MetricsObserver(metrics)
+    before = _numbers(metrics)
+    for happening in happenings:
+        observer(happening)
+    return {name: value for name, value in _numbers(metrics).items() if before.get(name) != value and "duration" not in name}
+
+
+def _numbers(metrics: Metrics) -> dict[str, float]:
+    samples = [sample for family in metrics.collect() for sample in family.samples]
+    return {" ".join([sample.name.removeprefix("hookengine_"), *sample.labels.values()]): sample.value for sample in samples}
+
+
+ACCEPTED = Accepted(response=ANSWER)
+CANCELLED = replace(DELIVERY, state=DeliveryState.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("happenings", "expected"),
+    [
+        pytest.param(
+            [finished(ACCEPTED, state=DeliveryState.DELIVERED)],
+            {"attempts_total accepted ": 1, "deliveries_finished_total delivered": 1},
+            id="delivered",
+        ),
+        pytest.param([finished(Refused(error=ERROR))], {"attempts_total refused http_status": 1}, id="to be tried again"),
+        pytest.param(
+            [finished(Refused(error=ERROR), state=DeliveryState.FAILED)],
+            {"attempts_total refused http_status": 1, "deliveries_finished_total failed": 1},
+            id="given up",
+        ),
+        pytest.param(
+            [finished(None, state=DeliveryState.FAILED)], {"deliveries_finished_total failed": 1}, id="expired untried"
+        ),
+        pytest.param(
+            [DeliveryOverruled(delivery=CANCELLED)], {"deliveries_finished_total cancelled": 1}, id="cancelled by hand"
+        ),
+        pytest.param(
+            [DeliveryOverruled(delivery=CANCELLED), finished(ACCEPTED, state=DeliveryState.CANCELLED)],
+            {"attempts_total accepted ": 1, "deliveries_finished_total cancelled": 1},
+            id="cancelled in flight, once",
+        ),
+        pytest.param(
+            [changed(SUBSCRIPTION, None), finished(ACCEPTED, state=DeliveryState.CANCELLED, deleted=True)],
+            {"attempts_total accepted ": 1, "deliveries_finished_total cancelled": 1, "subscriptions active": 0},
+            id="deleted in flight",
+        ),
+        pytest.param([DeliveryOverruled(delivery=DELIVERY)], {}, id="retried by hand"),
+        pytest.param(
+            [changed(SUBSCRIPTION, DISABLED)],
+            {"subscriptions active": 0, "subscriptions disabled": 1, "subscriptions_disabled_total gone": 1},
+            id="disabled",
+        ),
+        pytest.param(
+            [Committed(events=2, deliveries=3)],
+            {"commits_total": 1, "events_accepted_total": 2, "deliveries_created_total": 3},
+            id="commit",
+        ),
+        pytest.param(
+            [StorageTrouble(error="disk full")], {"storage_troubles_total": 1, "storage_available": 0}, id="storage fails"
+        ),
+        pytest.param(
+            [StorageTrouble(error="disk full"), StorageTrouble(error=None)],
+            {"storage_troubles_total": 1},
+            id="and works again",
+        ),
+        pytest.param([LocalTrouble(error="x", pause=100)], {"local_troubles_total": 1}, id="this machine"),
+        pytest.param([Fault(where="x", error="y")], {"faults_total": 1}, id="fault"),
+    ],
+)
+def test_everything_that_happens_is_counted_once(happenings: list[Happening], expected: dict[str, float]) -> None:
+    """What happened moves the metrics that say so, and no other."""
+    assert expected == counted(*happenings)
 
 
 # Those who wait.

@@ -128,6 +128,42 @@ def test_choices() -> None:
     assert Query({}, KNOWN).choice("state", ["active"]) is None
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param("*", ("*",), id="one"),
+        pytest.param("order.*, user.created", ("order.*", "user.created"), id="two"),
+    ],
+)
+def test_patterns(given: str | None, expected: tuple[str, ...] | None) -> None:
+    """Patterns of event types have commas between them."""
+    query = Query({"types": given}, {"types"}, paged=False)
+
+    assert expected == query.patterns("types")
+    query.raise_if_any()
+
+
+@pytest.mark.parametrize("given", ["", "a,", "a b", "order*", "*.created", "a" * 200])
+def test_wrong_patterns(given: str) -> None:
+    """What is no pattern of event types is a mistake of the parameter."""
+    query = Query({"types": given}, {"types"}, paged=False)
+    query.patterns("types")
+    with pytest.raises(Invalid) as found:
+        query.raise_if_any()
+
+    assert [("types", "invalid_value")] == [(mistake.parameter, mistake.code) for mistake in found.value.mistakes]
+
+
+@pytest.mark.parametrize("name", ["limit", "cursor"])
+def test_what_is_not_paged_takes_no_page(name: str) -> None:
+    """The parameters of lists are unknown where there is no list."""
+    with pytest.raises(Invalid) as found:
+        Query({name: "1"}, set(), paged=False).raise_if_any()
+
+    assert [(name, "unknown_parameter")] == [(mistake.parameter, mistake.code) for mistake in found.value.mistakes]
+
+
 @pytest.mark.parametrize("after", [1, 51, 2**62])
 def test_pages_lead_to_each_other(after: int) -> None:
     """The cursor of a page is where the next one starts; the last has none."""

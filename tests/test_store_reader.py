@@ -448,3 +448,18 @@ async def test_reader_sees_what_was_told(tmp_path: Path) -> None:
 
             assert n == await place.store.reader.event_key(f"evt-{n}", None)
             await asyncio.gather(*cut, return_exceptions=True)
+
+
+async def test_names_of_deliveries(tmp_path: Path) -> None:
+    """A delivery's names are found by its key, also when its subscription is deleted; what is not there is left out."""
+    async with opened(tmp_path) as place:
+        subscription = await place.subscribe()
+        (delivery,) = await place.deliver()
+        await place.store.writer.change(changes.delete_subscription(subscription.id, None))
+        names = await place.store.reader.names([delivery.seq, 99])
+
+        assert [delivery.seq] == list(names)
+        [(event,)] = place.rows("SELECT id FROM events")
+        assert (event, subscription.id, "acme", "order.created") == tuple(
+            names[delivery.seq][name] for name in ("event", "subscription", "tenant", "type")
+        )

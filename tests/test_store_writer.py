@@ -113,6 +113,31 @@ async def test_publication_is_one_transaction(tmp_path: Path) -> None:
         assert [("k", 202, receipt.event.id.encode())] == place.rows("SELECT key, status, answer FROM idempotency_keys")
 
 
+async def test_commits_are_told(tmp_path: Path) -> None:
+    """The listener hears of every commit, and how many events and deliveries are new in it; what was refused is in none."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        place.listener.commits.clear()
+        await place.store.writer.publish([draft(id="a"), draft(id="b", type="order.paid")])
+        await place.store.writer.publish([draft(id="a")])
+        with pytest.raises(SubscriptionNotFound):
+            await place.store.writer.change(refuse)
+        await place.subscribe()
+
+        assert [(2, 2), (0, 0), (0, 0)] == place.listener.commits
+
+
+async def test_waiting_events_are_counted(tmp_path: Path) -> None:
+    """Events wait for their commit from the moment that they are published."""
+    async with opened(tmp_path) as place:
+        task = asyncio.create_task(place.store.writer.publish([draft(), draft()]))
+        await asyncio.sleep(0)
+        waiting = place.store.writer.waiting
+        await task
+
+        assert (2, 0) == (waiting, place.store.writer.waiting)
+
+
 async def test_order_of_telling(tmp_path: Path) -> None:
     """The listener hears of a commit when its rows are visible to others, and before a publisher goes on."""
     order: list[tuple[str, int]] = []

@@ -20,8 +20,10 @@ from hookengine.cli.demo import demo
 from hookengine.cli.event import event
 from hookengine.cli.event_type import event_type
 from hookengine.cli.exits import Exit, report
+from hookengine.cli.openapi import openapi
 from hookengine.cli.serve import serve
 from hookengine.cli.subscription import subscription
+from hookengine.cli.tail import tail
 from hookengine.cli.tenant import tenant
 from hookengine.cli.token import token
 from hookengine.errors import HookEngineError
@@ -39,7 +41,7 @@ def hookengine(context: click.Context) -> None:
         context.color = False  # click itself does not know the variable
 
 
-for _verb in (serve, demo, event, subscription, delivery, event_type, tenant, token, check_config):
+for _verb in (serve, demo, event, subscription, delivery, tail, event_type, tenant, token, openapi, check_config):
     hookengine.add_command(_verb)
 
 

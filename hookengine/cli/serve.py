@@ -50,7 +50,8 @@ def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:
     token = shlex.quote(str(data / "admin.token"))
     lines = [
         f"hookengine {__version__}  ·  data {data / 'hooks.db'}{' (new)' if fresh else ''}  ·  pid {pid}",
-        f"└─ API  {url}/v1",
+        f"├─ API   {url}/v1",
+        f"└─ Docs  {url}/docs",
         "Try it:",
         f"  hookengine subscription add {receiver}{option}",
         f"""  hookengine event send order.created '{{"id": 1}}' --wait{option}""",

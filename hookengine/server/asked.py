@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 
 from hookengine import access
 from hookengine.server import wire
 from hookengine.server.wire import JSON, read_body
-from hookengine.service import Service
+from hookengine.service import HEARTBEAT, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hookengine.access import Principal
+    from hookengine.service import Stream
+
+
+class Streaming:
+    """The live streams that are open, and how they are treated."""
+
+    def __init__(self) -> None:
+        self.heartbeat = HEARTBEAT
+        self.patience = 30.0  # s for a reader to take what was sent
+        self.most = 100  # each holds a connection
+        self.open: set[Stream] = set()
+
+
+class Leaving(Protocol):
+    """A connection that tells when it is lost."""
+
+    on_lost: Callable[[], None] | None
+
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 TOKENS: web.AppKey[Any] = web.AppKey("tokens", object)
 LIMITS: web.AppKey[tuple[int, int]] = web.AppKey("limits", tuple)  # bytes of a body, and of a batch
+STREAMING: web.AppKey[Streaming] = web.AppKey("streaming", Streaming)
 PRINCIPAL = web.RequestKey("principal", access.Principal)
 
 
@@ -61,3 +80,8 @@ async def read_action(request: web.Request) -> bytes:
 async def read_nothing(request: web.Request) -> None:
     """The body of an action that takes no members."""
     wire.read_nothing(await read_action(request))
+
+
+def on_lost(request: web.Request, told: Callable[[], None] | None) -> None:
+    """Have *told* called if the client goes away during this request."""
+    cast("Leaving", request.protocol).on_lost = told

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import orjson
+import msgspec
 from aiohttp import web
 
+from hookengine import views
 from hookengine.server import wire
 from hookengine.server.asked import LIMITS, asker_of, id_of, query_of, read_text, service_of
 from hookengine.server.wire import JSON, NDJSON, answer, read_body, repeated
 from hookengine.store import Answer
-from hookengine.validation import format_time
-
-if TYPE_CHECKING:
-    from hookengine import views
 
 
 async def publish(request: web.Request) -> web.Response:
@@ -57,16 +52,17 @@ async def show_event(request: web.Request) -> web.Response:
 
 
 def _accepted(event: views.Event) -> bytes:
-    return orjson.dumps(
-        {
-            "id": event.id,
-            "type": event.type,
-            "tenant": event.tenant,
-            "accepted_at": format_time(round(event.accepted_at.timestamp() * 1000)),
-            "deliveries": event.deliveries,
-        }
+    return wire.dump(
+        views.AcceptedEvent(
+            id=event.id,
+            type=event.type,
+            tenant=event.tenant,
+            accepted_at=event.accepted_at,
+            deliveries=event.deliveries,
+        )
     )
 
 
 def _accepted_batch(events: list[views.Event]) -> bytes:
-    return orjson.dumps({"events": [{"id": event.id, "deliveries": event.deliveries} for event in events]})
+    short = [views.AcceptedInBatch(id=event.id, deliveries=event.deliveries) for event in events]
+    return msgspec.json.encode(views.AcceptedBatch(events=short))  # twice as fast as `dump`, and no times are in it

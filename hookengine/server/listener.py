@@ -13,7 +13,7 @@ from hookengine.server import asked, routes
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hookengine.access import Principal
     from hookengine.config import Config
@@ -33,6 +33,14 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         if self._manager is not None and len(self._manager.connections) > _MOST_CONNECTIONS:
             self.force_close()
+
+    on_lost: Callable[[], None] | None = None  # of the request under way
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell whom it concerns: aiohttp itself lets a handler find out when it next writes."""
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def handle_error(
         self,
@@ -67,6 +75,7 @@ class Server:
         app = web.Application(middlewares=[tell_errors, routes.authenticate], logger=logging.getLogger("hookengine.server"))
         app[asked.SERVICE] = service
         app[asked.TOKENS] = tokens
+        app[asked.STREAMING] = asked.Streaming()
         app[asked.LIMITS] = (config.server.max_body, config.server.max_batch_body)
         app.add_routes(routes.table())
         self._options: dict[str, Any] = {
@@ -99,7 +108,9 @@ class Server:
         self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 
     async def close(self) -> None:
-        """Accept no more connections, and let requests under way end."""
+        """Accept no more connections, end the streams, and let requests under way end."""
         if self._listening is not None:
             self._listening.close()
+        for stream in self._runner.app[asked.STREAMING].open:
+            stream.close()
         await self._runner.cleanup()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
+import msgspec
 from aiohttp import HttpVersion10, web
+from msgspec import UNSET, Struct, UnsetType
 
 from hookengine.errors import (
     Malformed,
@@ -35,12 +36,45 @@ SAFE = {
     "Referrer-Policy": "no-referrer",
 }
 
+# What Malformed calls itself where it can say more.
+MALFORMED_CODES = (
+    "malformed",
+    "duplicate_key",
+    "idempotency_key_not_supported",
+    "incomplete_body",
+    "invalid_encoding",
+    "invalid_idempotency_key",
+    "invalid_json",
+    "json_too_deep",
+    "unsupported_version",
+)
+
 _BY_STATUS: dict[int, type[RequestError]] = {
     404: NotFound,
     405: MethodNotAllowed,
     413: PayloadTooLarge,
     415: UnsupportedMediaType,
 }
+
+
+class MistakeShown(Struct, frozen=True, kw_only=True):
+    """One thing wrong with a request: `pointer` (RFC 6901) is where in the body, `parameter` a query parameter or header."""
+
+    code: str
+    detail: str
+    pointer: str | UnsetType = UNSET
+    parameter: str | UnsetType = UNSET
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why a request was not done (RFC 9457); programs go by `code`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[MistakeShown] | UnsetType = UNSET
 
 
 def problem(error: RequestError) -> web.Response:
@@ -82,11 +116,14 @@ async def tell_errors(
     except web.HTTPException as refused:
         response = problem_of(refused)
     except Exception:
+        if request.writer.output_size > 0:  # the answer has begun: the connection tells of it, by its end
+            raise
         request.app.logger.exception("request_failed")
         response = internal_error()
     if response.status in {413, 503}:
         response.force_close()
-    response.headers.update(SAFE)
+    for name, value in SAFE.items():
+        response.headers.setdefault(name, value)
     return response
 
 
@@ -107,18 +144,21 @@ def _headers(error: RequestError) -> dict[str, str]:
 
 
 def _problem(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...], headers: dict[str, str]) -> web.Response:
-    content: dict[str, Any] = {
-        "type": f"urn:hookengine:problem:{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
-    if mistakes:
-        content["errors"] = [_mistake(mistake) for mistake in mistakes]
-    return web.Response(status=status, body=orjson.dumps(content), content_type=MEDIA_TYPE, headers=headers)
+    told = Problem(
+        type=f"urn:hookengine:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        detail=detail,
+        errors=[_mistake(mistake) for mistake in mistakes] if mistakes else UNSET,
+    )
+    return web.Response(status=status, body=msgspec.json.encode(told), content_type=MEDIA_TYPE, headers=headers)
 
 
-def _mistake(mistake: Mistake) -> dict[str, str]:
-    place = {"pointer": mistake.pointer} if mistake.pointer is not None else {"parameter": mistake.parameter or ""}
-    return {**place, "code": mistake.code, "detail": mistake.detail}
+def _mistake(mistake: Mistake) -> MistakeShown:
+    return MistakeShown(
+        pointer=UNSET if mistake.pointer is None else mistake.pointer,
+        parameter=(mistake.parameter or "") if mistake.pointer is None else UNSET,
+        code=mistake.code,
+        detail=mistake.detail,
+    )

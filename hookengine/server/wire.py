@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 NDJSON = "application/x-ndjson"
+EVENT_STREAM = "text/event-stream"
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
+_QUOTED = r'"[\x21\x23-\x7e]*"'
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # a comma may stand in one
+_TAGS = re.compile(rf"[ \t]*(?:W/)?{_QUOTED}(?:[ \t]*,[ \t]*(?:W/)?{_QUOTED})*[ \t]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _PATIENCE = 30.0  # s for a body to arrive
 
 
-class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of an action that takes no members."""
 
 
@@ -103,7 +106,7 @@ def read_object(body: bytes, *, optional: bool = False, kept: frozenset[str] = f
 def read_nothing(body: bytes) -> None:
     """Raise Invalid for a body with members, of an action that takes none."""
     problems = Problems()
-    problems.require(problems.convert(_Nothing, read_object(body, optional=True)))
+    problems.require(problems.convert(Nothing, read_object(body, optional=True)))
 
 
 def read_array(body: bytes, *, ndjson: bool) -> list[Any]:
@@ -141,10 +144,10 @@ def read_versions(request: web.Request) -> frozenset[int] | None:
     given = request.headers.getall("If-Match", ["*"])
     if given == ["*"]:
         return None
-    tags = [_TAG.fullmatch(tag.strip()) for tag in ",".join(given).split(",")]
-    if not all(tags):
+    named = ",".join(given)
+    if not _TAGS.fullmatch(named):
         raise PreconditionFailed("If-Match is not a list of entity tags")
-    return frozenset(int(tag[2]) for tag in tags if tag is not None and not tag[1] and _VERSION.fullmatch(tag[2]))
+    return frozenset(int(tag) for weak, tag in _TAG.findall(named) if not weak and _VERSION.fullmatch(tag))
 
 
 def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

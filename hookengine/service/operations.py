@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from hookengine.access import Principal
     from hookengine.clock import Clock
     from hookengine.config import Config
+    from hookengine.metrics import Metrics
     from hookengine.netguard import Policy
     from hookengine.observers import Waiters
     from hookengine.store import Store
+    from hookengine.stream import Ring
 
 
 DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one that replaced it
@@ -55,8 +57,12 @@ class Operations:
     Invalid.
     """
 
-    def __init__(self, store: Store, *, waiters: Waiters, clock: Clock, config: Config, policy: Policy) -> None:
+    def __init__(
+        self, store: Store, *, waiters: Waiters, metrics: Metrics, ring: Ring, clock: Clock, config: Config, policy: Policy
+    ) -> None:
         self._store = store
+        self._metrics = metrics
+        self._ring = ring
         self._waiters = waiters
         self._clock = clock
         self._config = config

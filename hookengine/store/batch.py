@@ -132,6 +132,11 @@ class Batch:
             self._commit.keys.append(rows.key_row(key, answer, self._now, self._commit))
         return receipts
 
+    @property
+    def event_count(self) -> int:
+        """New events in it."""
+        return len(self._commit.events)
+
     def commit(self, vault: Vault) -> Commit:
         """All that was added, to be written."""
         commit = self._commit

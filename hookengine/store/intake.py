@@ -82,6 +82,9 @@ class Recorded(Struct, frozen=True, kw_only=True, gc=False):
 class Listener(Protocol):
     """Who is told of commits; called between two of them, and must not wait."""
 
+    def committed(self, events: int, deliveries: int) -> None:
+        """A commit, with so many new events and deliveries in it."""
+
     def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
         """New deliveries are committed."""
 

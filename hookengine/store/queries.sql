@@ -61,6 +61,12 @@ SELECT e.seq, e.id, e.tenant, e.type, e.data, e.accepted_at, e.occurred_at, e.or
 FROM json_each(?) AS wanted
 CROSS JOIN events AS e ON e.seq = wanted.value;
 
+-- names_of_deliveries
+-- What deliveries are called by, for the live stream.
+SELECT d.seq, d.event, d.subscription, d.tenant, d.type
+FROM json_each(?) AS wanted
+CROSS JOIN deliveries_shown AS d ON d.seq = wanted.value;
+
 -- known_events
 -- Which of the given (id, tenant) pairs were accepted before.
 SELECT e.id, e.tenant, e.type, e.accepted_at, e.occurred_at, e.ordering_key, e.deliveries, e.digest

@@ -116,6 +116,11 @@ class Reader:
         """The attempts of the delivery with this key, oldest first."""
         return [rows.stored_attempt(row) for row in await self._db.execute_fetchall(sql.attempts_of_delivery, (delivery,))]
 
+    async def names(self, deliveries: Iterable[int]) -> dict[int, Row]:
+        """What deliveries with these keys are called by: id of event and subscription, tenant, type; without those pruned."""
+        wanted = rows.json_text(list(deliveries))
+        return {row["seq"]: row for row in await self._db.execute_fetchall(sql.names_of_deliveries, (wanted,))}
+
     async def answer(self, key: Key, *, now: int) -> Answer | None:
         """What a request with *key*, and the same bytes, was answered; None also where its time is over."""
         scope = rows.json_text([key.scope])

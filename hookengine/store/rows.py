@@ -11,7 +11,7 @@ import orjson
 from hookengine import models, views
 from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
-from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
+from hookengine.models import OUTCOME_NAMES, Accepted, Broken, Interrupted, Priority, Secret, Trigger, Unreachable
 from hookengine.store.intake import Receipt
 from hookengine.views import moment, optional_moment
 
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 _SEALED = ("headers", "auth", "secrets")
 _COLUMNS = ("seq", "id", "tenant", "state", "disabled_reason", "version", "created_at", "updated_at")
 _OPEN = tuple(n for n in models.Subscription.__struct_fields__ if n not in _SEALED and n not in _COLUMNS)
-
-_OUTCOMES: dict[type, str] = {
-    Accepted: "accepted",
-    Refused: "refused",
-    Unreachable: "unreachable",
-    Interrupted: "interrupted",
-    Broken: "interrupted",
-}
 
 HIDDEN = "***"
 
@@ -123,7 +115,7 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None,
         attempt.at,
         attempt.duration,
         attempt.trigger,
-        _OUTCOMES[type(outcome)],
+        OUTCOME_NAMES[type(outcome)],
         None if response is None else response.status,
         None if error is None else error.code,
         None if error is None else error.detail,

@@ -183,6 +183,11 @@ class Writer:
             self._closing = True
             self._refuse_all(self._failed or Stopping())
 
+    @property
+    def waiting(self) -> int:
+        """Events that wait for their commit."""
+        return self._waiting
+
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed.with_traceback(None)  # else it would grow with every caller
@@ -290,6 +295,7 @@ class Writer:
     def _follow(self, batch: Batch, answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]) -> None:
         """What a commit entails, before anybody else can run."""
         self._works()
+        self.listener.committed(batch.event_count, len(batch.accepted))
         self.health.update(batch.health)
         for subscription in batch.disabled.values():
             before = self.index.get(subscription.seq)
@@ -362,6 +368,7 @@ class Writer:
             await self._roll_back(error)
             _fail(done, error)
         else:
+            self.listener.committed(0, 0)
             for follow in transaction.after:
                 follow()
             if not done.done():
