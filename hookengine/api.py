@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hookengine.service import Service
-    from hookengine.views import Delivery, Event, EventDetail, Page, Subscription, SubscriptionSecret
+    from hookengine.views import Delivery, Event, EventDetail, Page, Stats, Subscription, SubscriptionSecret
 
 Moment = datetime | str  # an aware datetime, or RFC 3339
 
@@ -182,6 +182,10 @@ class Api:
     async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
         """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
         return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
+
+    async def stats(self, id: str, *, since: Moment | None = None) -> Stats:
+        """What became of a subscription's deliveries since a time, which counts as its whole hour; by default a day ago."""
+        return await self._service.stats(OWNER, id, {"since": since})
 
     # Deliveries.
 

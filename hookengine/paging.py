@@ -21,14 +21,14 @@ _CURSOR = re.compile(rb"before:([1-9][0-9]{0,18})")
 
 
 class Query:
-    """The parameters of a list, with every mistake in them."""
+    """The parameters of a list, or without *paged* those of one thing, with every mistake in them."""
 
-    def __init__(self, given: Mapping[str, Any], known: set[str]) -> None:
+    def __init__(self, given: Mapping[str, Any], known: set[str], *, paged: bool = True) -> None:
         self._given = {name: value for name, value in given.items() if value is not None}
         self._mistakes = [
             Mistake(parameter=name[:100], code="unknown_parameter", detail="there is no such parameter")
             for name in self._given
-            if name not in known | {"limit", "cursor"}
+            if name not in (known | {"limit", "cursor"} if paged else known)
         ]
         for name, count in Counter(name for name, _ in given.items()).items():  # of a MultiDict
             if count > 1:

@@ -14,6 +14,7 @@ from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
     from hookengine.models import Health
+    from hookengine.statistics import Summary
     from hookengine.store import Receipt, StoredAttempt
 
 
@@ -102,6 +103,26 @@ def shown_attempt(a: StoredAttempt, event: models.Event | None) -> views.Attempt
         error=error,
         request=request,
         response=response,
+    )
+
+
+def shown_stats(
+    s: models.Subscription, health: Health, summary: Summary, *, since: int, pending: int, held: int
+) -> views.Stats:
+    """What the statistics of a subscription since an hour come to, and how it stands now."""
+    return views.Stats(
+        subscription=s.id,
+        since=moment(since),
+        deliveries=views.StatsDeliveries(**summary.states, pending=pending, held=held, failed_labels=summary.labels),
+        attempts=views.StatsAttempts(
+            total=summary.attempts,
+            status_codes=dict(sorted(summary.status_codes.items())),
+            error_codes=dict(sorted(summary.error_codes.items())),
+        ),
+        latency_ms=views.StatsLatency(p50=summary.percentile(0.5), p95=summary.percentile(0.95), p99=summary.percentile(0.99)),
+        consecutive_failures=health.consecutive_failures,
+        last_success_at=optional_moment(health.last_success_at),
+        last_failure_at=optional_moment(health.last_failure_at),
     )
 
 

@@ -178,3 +178,52 @@ class Delivery(Struct, frozen=True, kw_only=True):
     finished_at: datetime | None
     failed_label: str | UnsetType = UNSET
     attempts: list[Attempt] | UnsetType = UNSET
+
+
+class StatsDeliveries(Struct, frozen=True, kw_only=True):
+    """
+    How many deliveries ended in each state, and how many wait now.
+
+    One that is retried by hand after it ended counts again. `pending` and `held` stop counting at 10,000; `failed_labels` says
+    why deliveries were given up.
+    """
+
+    delivered: int
+    failed: int
+    cancelled: int
+    pending: int
+    held: int
+    failed_labels: dict[str, int]
+
+
+class StatsAttempts(Struct, frozen=True, kw_only=True):
+    """How many attempts were made, and how many of them ended with each status code and each error code."""
+
+    total: int
+    status_codes: dict[str, int]
+    error_codes: dict[str, int]
+
+
+class StatsLatency(Struct, frozen=True, kw_only=True):
+    """The ms within which half, 95 and 99 of a hundred attempts ended; None without attempts."""
+
+    p50: int | None
+    p95: int | None
+    p99: int | None
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    """
+    What became of a subscription's deliveries from the whole hour `since` on.
+
+    The counters and times at the end are the subscription's, whatever the range.
+    """
+
+    subscription: str
+    since: datetime
+    deliveries: StatsDeliveries
+    attempts: StatsAttempts
+    latency_ms: StatsLatency
+    consecutive_failures: int
+    last_success_at: datetime | None
+    last_failure_at: datetime | None

@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "clock", "models", "deadline"),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
-        *("auth", "metrics", "client", "validation", "views"),
+        *("auth", "metrics", "client", "validation", "views", "statistics"),
     ),
     ("profiles", "jsontext", "sources"),
     ("config", "sender", "store", "inputs"),
@@ -53,7 +53,7 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
 # No await, no clock, no log, no file.
 PURE = {
     *("errors", "models", "signing", "retry", "health", "scheduler", "matching", "access", "auth", "metrics", "validation"),
-    *("views", "profiles"),
+    *("views", "profiles", "statistics"),
 }
 IMPURE_IMPORTS = {"aiohttp", "aiosqlite", "asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "structlog"}
 ASYNC = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)

@@ -33,6 +33,7 @@ def table() -> list[web.RouteDef]:
         web.post("/v1/subscriptions/{id}/disable", subscriptions.disable),
         web.get("/v1/subscriptions/{id}/secret", subscriptions.show_secret),
         web.post("/v1/subscriptions/{id}/rotate-secret", subscriptions.rotate_secret),
+        web.get("/v1/subscriptions/{id}/stats", subscriptions.show_stats),
         web.get("/v1/deliveries", deliveries.list_deliveries),
         web.get("/v1/deliveries/{id}", deliveries.show_delivery),
         web.post("/v1/deliveries/{id}/retry", deliveries.retry),

@@ -85,5 +85,10 @@ async def rotate_secret(request: web.Request) -> web.Response:
     )
 
 
+async def show_stats(request: web.Request) -> web.Response:
+    """GET /v1/subscriptions/{id}/stats."""
+    return answer(await service_of(request).stats(asker_of(request), id_of(request), query_of(request)))
+
+
 def _subscription(view: views.Subscription) -> web.Response:
     return answer(view, headers=tag(view))

@@ -3,10 +3,11 @@
 from hookengine.service.deliveries import DeliveryOperations
 from hookengine.service.events import EventOperations
 from hookengine.service.operations import RequestKey, request_digest
+from hookengine.service.statistics import StatisticsOperations
 from hookengine.service.subscriptions import SubscriptionOperations
 
 __all__ = ["RequestKey", "Service", "request_digest"]
 
 
-class Service(EventOperations, SubscriptionOperations, DeliveryOperations):
+class Service(EventOperations, SubscriptionOperations, DeliveryOperations, StatisticsOperations):
     """What can be asked of a running engine, by whom."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from hookengine.errors import Forbidden, Stopping
+from hookengine.errors import Forbidden, Stopping, SubscriptionNotFound
 from hookengine.inputs import DEFAULT_TENANT
 from hookengine.store import Key
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hookengine.access import Principal, Scope
     from hookengine.clock import Clock
     from hookengine.config import Config
+    from hookengine.models import Subscription
     from hookengine.netguard import Policy
     from hookengine.observers import Waiters
     from hookengine.store import Store
@@ -69,6 +70,12 @@ class Operations:
         if by.tenant is not None and asked not in (None, by.tenant):
             raise Forbidden(f"this token is bound to the tenant {by.tenant}")
         return by.tenant or asked
+
+    def _subscription(self, by: Principal, id: str) -> Subscription:
+        subscription = self._store.writer.index.by_id(id)
+        if subscription is None or by.tenant not in (None, subscription.tenant):
+            raise SubscriptionNotFound
+        return subscription
 
     def _own_tenant(self, by: Principal, given: str | None) -> str:
         return self._tenant(by, given) or DEFAULT_TENANT

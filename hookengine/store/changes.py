@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -25,6 +26,8 @@ from hookengine.models import (
     SubscriptionState,
     Trigger,
 )
+from hookengine.retry import EXPIRED
+from hookengine.statistics import hour_of
 from hookengine.store import rows
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
@@ -156,6 +159,9 @@ def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awai
             state = DeliveryState.CANCELLED if before.state is DeliveryState.PENDING else before.state
             raise DeliveryStateConflict(f"the delivery is {state}")
         await tx.run(sql.cancel_delivery, (tx.now, before.seq))
+        commit = Commit()
+        commit.statistics.append(rows.ended_row(before.subscription, hour_of(tx.now), 1, DeliveryState.CANCELLED))
+        await tx.write(commit)
         tx.overrule(before, replace(before, state=DeliveryState.CANCELLED, finished_at=tx.now))
 
     return step
@@ -190,7 +196,13 @@ async def cancel_rest(tx: Transaction) -> int:
 
 async def expire(tx: Transaction) -> int:
     """Give up some held deliveries whose time is over; those of lanes that are served, the dispatcher finds itself."""
-    return await tx.run(sql.expire_some, {"now": tx.now, "limit": STEP})
+    expired = Counter(seq for (seq,) in await tx.fetch(sql.expire_some, {"now": tx.now, "limit": STEP}))
+    commit = Commit()
+    for seq, count in expired.items():
+        commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, EXPIRED))
+    if expired:
+        await tx.write(commit)
+    return expired.total()
 
 
 def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
@@ -205,6 +217,7 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
         pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
         pruned += await tx.run(sql.prune_unwanted_events, (before, STEP))
         pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, STEP))
+        pruned += await tx.run(sql.prune_statistics, (hour_of(before), STEP))
         return pruned
 
     return step

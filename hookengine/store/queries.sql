@@ -1,6 +1,6 @@
 -- commit
 -- Results, publications, and what they entail: see commit.sql.
-INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- insert_subscription
 -- A new subscription.
@@ -121,7 +121,8 @@ WHERE seq IN (
     SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_expiring
     CROSS JOIN subscriptions AS s ON s.seq = d.subscription
     WHERE d.state = 'pending' AND d.expires_at <= :now AND s.state = 'disabled' AND s.deleted_at IS NULL
-    LIMIT :limit);
+    LIMIT :limit)
+RETURNING subscription;
 
 -- finished_before
 -- Some deliveries that finished before a time, with their events.
@@ -151,6 +152,12 @@ DELETE FROM events WHERE seq IN (
 -- Idempotency keys whose time is over.
 DELETE FROM idempotency_keys WHERE (tenant, method, path, key) IN (
     SELECT tenant, method, path, key FROM idempotency_keys WHERE created_at <= ? ORDER BY created_at LIMIT ?);
+
+-- prune_statistics
+-- Statistics of hours whose retention is over.
+DELETE FROM statistics WHERE (subscription, hour, state, label, status_code, error_code, bucket) IN (
+    SELECT subscription, hour, state, label, status_code, error_code, bucket
+    FROM statistics INDEXED BY statistics_by_hour WHERE hour < ? ORDER BY hour LIMIT ?);
 
 -- meta
 -- A value that belongs to the file as a whole.
@@ -239,3 +246,15 @@ ORDER BY seq;
 -- subscription_key
 -- The key of a subscription, deleted ones too: their history stays readable.
 SELECT seq FROM subscriptions WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant);
+
+-- statistics_of
+-- What became of the attempts and deliveries of one subscription since an hour.
+SELECT state, label, status_code, error_code, bucket, sum(count) AS count
+FROM statistics
+WHERE subscription = ? AND hour >= ?
+GROUP BY state, label, status_code, error_code, bucket;
+
+-- count_pending
+-- How many deliveries of one subscription wait, up to a number.
+SELECT count(*) AS count
+FROM (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = ? LIMIT ?);

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.scheduler import Mark
+    from hookengine.statistics import Tally
     from hookengine.store.intake import Key, Receipt
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
@@ -132,6 +133,15 @@ class Reader:
         """The key of a subscription, also of a deleted one."""
         row = await self._one(sql.subscription_key, {"id": id, "tenant": tenant})
         return None if row is None else row["seq"]
+
+    async def statistics(self, subscription: int, *, since: int) -> list[Tally]:
+        """How the attempts and deliveries of the subscription with this key ended, from the hour *since* on."""
+        return [rows.tally(row) for row in await self._db.execute_fetchall(sql.statistics_of, (subscription, since))]
+
+    async def pending(self, subscription: int, *, most: int) -> int:
+        """How many deliveries of the subscription with this key wait; *most* stands for that and more."""
+        (row,) = await self._db.execute_fetchall(sql.count_pending, (subscription, most))
+        return int(row["count"])
 
     async def _one(self, statement: str, values: dict[str, Any]) -> Row | None:
         # In one step: a caller that is cancelled between two would leave an open cursor, and with it an old snapshot.

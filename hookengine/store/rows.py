@@ -11,6 +11,7 @@ import orjson
 from hookengine import models, views
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
+from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.intake import Receipt
 from hookengine.views import moment, optional_moment
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite3 import Row
 
     from hookengine.store.commit import Commit, Values
-    from hookengine.store.intake import Answer, Key
+    from hookengine.store.intake import Answer, Draft, Key
     from hookengine.vault import Vault
 
 _SEALED = ("headers", "auth", "secrets")
@@ -104,10 +105,11 @@ def receipt(row: Sequence[Any]) -> tuple[tuple[str, str], tuple[bytes | None, Re
     return (id_, tenant), (digest, Receipt(event=event, deliveries=deliveries))
 
 
-def event_row(e: models.Event, deliveries: int, digest: bytes | None, commit: Commit) -> Values:
-    """A row of `Commit.events`."""
+def event_row(e: models.Event, deliveries: int, draft: Draft, commit: Commit) -> Values:
+    """A row of `Commit.events`: *e* as *draft* brought it."""
     data, times = commit.place(e.data), (e.accepted_at, e.occurred_at)
-    return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(digest))
+    chosen = 0 if draft.only is None else 1
+    return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(draft.digest), chosen)
 
 
 def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
@@ -234,6 +236,23 @@ def key_row(key: Key, answer: Answer, now: int, commit: Commit) -> Values:
 def health_row(seq: int, h: models.Health) -> Values:
     """A row of `Commit.health`."""
     return (seq, h.consecutive_failures, h.last_success_at, h.last_failure_at, h.failing_since, h.enabled_at)
+
+
+def ended_row(subscription: int, hour: int, count: int, state: models.DeliveryState, label: str = "") -> Values:
+    """A row of `Commit.statistics`: deliveries that came to a final *state* without an attempt."""
+    return (subscription, hour, state, label, 0, "", NO_ATTEMPT, count)
+
+
+def tally(row: Row) -> Tally:
+    """A count from the columns of `statistics_of`."""
+    return Tally(
+        state=row["state"],
+        label=row["label"],
+        status_code=row["status_code"],
+        error_code=row["error_code"],
+        bucket=row["bucket"],
+        count=row["count"],
+    )
 
 
 def _secret(wanted: type, value: Any) -> Any:

@@ -43,9 +43,9 @@ class Transaction:
         """Execute *statement* for each of *values*."""
         await self._db.executemany(statement, values)
 
-    async def fetch(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+    async def fetch(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> list[Any]:
         """The rows that *statement* gives."""
-        return list(await self._db.execute_fetchall(statement, tuple(values)))
+        return list(await self._db.execute_fetchall(statement, values if isinstance(values, dict) else tuple(values)))
 
     def new_subscription(self) -> int:
         """The key of a new subscription."""
