@@ -36,6 +36,7 @@ from hookengine.observers import (
     DeliveryOverruled,
     Fault,
     LocalTrouble,
+    ReplayProgress,
     StorageTrouble,
     SubscriptionChanged,
 )
@@ -44,7 +45,7 @@ from hookengine.scheduler import FROM_THE_START
 from hookengine.store import Recorded, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hookengine.clock import Clock
     from hookengine.observers import Happening
@@ -154,11 +155,11 @@ class Dispatcher:
 
     # What the store tells.
 
-    def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
-        """New deliveries are committed."""
+    def accepted(self, deliveries: Sequence[tuple[Delivery, Event | None]]) -> None:
+        """New deliveries are committed; the event is None where it was not at hand, and is read when it is needed."""
         now = self._clock.now()
         for delivery, event in deliveries:
-            if self._scheduler.push(delivery, now=now) and delivery.due_at <= now:
+            if self._scheduler.push(delivery, now=now) and delivery.due_at <= now and event is not None:
                 self._payloads.keep(event)
         self._wake.set()
 
@@ -221,6 +222,10 @@ class Dispatcher:
                 self._scheduler.push(after, now=self._clock.now())
         self._observe(DeliveryOverruled(delivery=after))
         self._wake.set()
+
+    def replaying(self, subscription: Subscription, count: int, *, finished: bool) -> None:
+        """A replay has begun, or is finished."""
+        self._observe(ReplayProgress(subscription=subscription, count=count, finished=finished))
 
     def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
         """The answer to a refill."""

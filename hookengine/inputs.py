@@ -124,6 +124,21 @@ class RotationInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     overlap: Duration | None = None
 
 
+class EventReplayInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """To whom an event is delivered again: those that match now, if none is named."""
+
+    subscriptions: Annotated[list[AnyText], Meta(max_length=1000)] | None = None
+
+
+class ReplayInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which of a subscription's deliveries are made again."""
+
+    states: Annotated[list[Literal["delivered", "failed", "cancelled"]], Meta(min_length=1)] | None = None
+    since: Time | None = None
+    until: Time | None = None
+    dry_run: bool | None = None
+
+
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:
     """What an event must hold beside the forms of its members."""
     type_, own = draft.get("type"), draft.get("tenant")

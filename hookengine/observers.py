@@ -39,6 +39,14 @@ class SubscriptionChanged(Struct, frozen=True, kw_only=True, gc=False):
     after: Subscription | None
 
 
+class ReplayProgress(Struct, frozen=True, kw_only=True, gc=False):
+    """A replay of a subscription will make `count` deliveries, or is finished and has made them."""
+
+    subscription: Subscription
+    count: int
+    finished: bool
+
+
 class StorageTrouble(Struct, frozen=True, kw_only=True, gc=False):
     """Commits fail, or (without an error) work again."""
 
@@ -59,7 +67,7 @@ class Fault(Struct, frozen=True, kw_only=True, gc=False):
     error: str
 
 
-Happening = AttemptFinished | DeliveryOverruled | SubscriptionChanged | StorageTrouble | LocalTrouble | Fault
+Happening = AttemptFinished | DeliveryOverruled | SubscriptionChanged | ReplayProgress | StorageTrouble | LocalTrouble | Fault
 
 
 class Observer(Protocol):
@@ -136,6 +144,8 @@ class LogObserver:
                 self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
             case SubscriptionChanged(before=before, after=after):
                 self._subscription(before, after)
+            case ReplayProgress(subscription=subscription, count=count, finished=finished):
+                self._log.info("replay_finished" if finished else "replay_started", subscription=subscription.id, count=count)
             case StorageTrouble(error=None):
                 self._log.info("storage_recovered")
             case StorageTrouble(error=error):

@@ -93,5 +93,9 @@ class Query:
 
 def page(data: list[Any], after: int | None) -> views.Page[Any]:
     """A page whose next one starts before the row with key *after*; None on the last."""
-    cursor = None if after is None else base64.urlsafe_b64encode(f"before:{after}".encode()).decode()
-    return views.Page(data=data, next_cursor=cursor)
+    return views.Page(data=data, next_cursor=cursor_of(after))
+
+
+def cursor_of(after: int | None) -> str | None:
+    """What leads to the page that starts before the row with key *after*."""
+    return None if after is None else base64.urlsafe_b64encode(f"before:{after}".encode()).decode()

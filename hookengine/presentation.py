@@ -8,6 +8,8 @@ from zlib import crc32
 from msgspec import UNSET
 
 from hookengine import inputs, models, views
+from hookengine.matching import Way, explain
+from hookengine.models import DeliveryState
 from hookengine.profiles import PROFILES
 from hookengine.signing import public_key
 from hookengine.views import moment, optional_moment
@@ -15,7 +17,7 @@ from hookengine.views import moment, optional_moment
 if TYPE_CHECKING:
     from hookengine.models import Health
     from hookengine.statistics import Summary
-    from hookengine.store import Receipt, StoredAttempt
+    from hookengine.store import Receipt, Receiver, StoredAttempt, Went
 
 
 def shown_events(receipts: list[Receipt]) -> list[views.Event]:
@@ -103,6 +105,31 @@ def shown_attempt(a: StoredAttempt, event: models.Event | None) -> views.Attempt
         error=error,
         request=request,
         response=response,
+    )
+
+
+def shown_explained(
+    to: models.Subscription | Receiver, event: models.Event, went: list[Went], *, chosen: bool
+) -> views.Explained:
+    """What *event* did for one subscription: *went* are its deliveries there, newest first."""
+    accepted = next((each for each in went if each.state == DeliveryState.DELIVERED), None)
+    shown = accepted or (went[0] if went else None)
+    if isinstance(to, models.Subscription):
+        original = any(not each.replay for each in went)
+        way = None if shown is None else Way.EVENT if original else Way.REPLAY
+        reason = explain(to, event, chosen=chosen, way=way)
+    else:
+        reason = "it got the event, and was deleted since"
+    if shown is not None:
+        reason += f"; the delivery is {shown.state}"
+    return views.Explained(
+        subscription=to.id,
+        name=to.name,
+        url=to.url,
+        delivered=accepted is not None,
+        delivery=UNSET if shown is None else shown.id,
+        state=UNSET if shown is None else shown.state,
+        reason=f"{reason[0].upper()}{reason[1:]}.",
     )
 
 

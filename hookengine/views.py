@@ -180,6 +180,37 @@ class Delivery(Struct, frozen=True, kw_only=True):
     attempts: list[Attempt] | UnsetType = UNSET
 
 
+class Explained(Struct, frozen=True, kw_only=True):
+    """
+    What an event did for one subscription of its tenant, and why.
+
+    `delivered` says whether the endpoint has accepted it; `delivery` and `state` are those of the delivery that it accepted,
+    or else of the newest, and are left out where none was made.
+    """
+
+    subscription: str
+    name: str | None
+    url: str
+    delivered: bool
+    delivery: str | UnsetType = UNSET
+    state: str | UnsetType = UNSET
+    reason: str
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """What an event did for each subscription of its tenant, the newest subscription first: one page of them."""
+
+    event: str
+    subscriptions: list[Explained]
+    next_cursor: str | None
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """How many deliveries a replay makes, or with `dry_run` would make."""
+
+    count: int
+
+
 class StatsDeliveries(Struct, frozen=True, kw_only=True):
     """
     How many deliveries ended in each state, and how many wait now.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from hookengine import access
-from hookengine.server import deliveries, events, subscriptions, wire
+from hookengine.server import deliveries, events, replays, subscriptions, wire
 from hookengine.server.asked import PRINCIPAL, TOKENS, service_of
 from hookengine.server.wire import answer
 
@@ -24,6 +24,8 @@ def table() -> list[web.RouteDef]:
         web.post("/v1/events/batch", events.publish_batch),
         web.get("/v1/events", events.list_events),
         web.get("/v1/events/{id}", events.show_event),
+        web.get("/v1/events/{id}/explain", replays.explain),
+        web.post("/v1/events/{id}/replay", replays.replay_event),
         web.post("/v1/subscriptions", subscriptions.subscribe),
         web.get("/v1/subscriptions", subscriptions.list_subscriptions),
         web.get("/v1/subscriptions/{id}", subscriptions.show_subscription),
@@ -33,6 +35,7 @@ def table() -> list[web.RouteDef]:
         web.post("/v1/subscriptions/{id}/disable", subscriptions.disable),
         web.get("/v1/subscriptions/{id}/secret", subscriptions.show_secret),
         web.post("/v1/subscriptions/{id}/rotate-secret", subscriptions.rotate_secret),
+        web.post("/v1/subscriptions/{id}/replay", replays.replay),
         web.get("/v1/subscriptions/{id}/stats", subscriptions.show_stats),
         web.get("/v1/deliveries", deliveries.list_deliveries),
         web.get("/v1/deliveries/{id}", deliveries.show_delivery),

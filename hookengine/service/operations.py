@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hookengine.netguard import Policy
     from hookengine.observers import Waiters
     from hookengine.store import Store
+    from hookengine.validation import Problems
 
 
 class RequestKey(Struct, frozen=True, kw_only=True):
@@ -79,6 +80,14 @@ class Operations:
 
     def _own_tenant(self, by: Principal, given: str | None) -> str:
         return self._tenant(by, given) or DEFAULT_TENANT
+
+    def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
+        for position, id_ in enumerate(chosen or ()):
+            subscription = self._store.writer.index.by_id(id_)
+            if subscription is None or subscription.tenant != tenant:
+                problems.add(
+                    f"{at}/subscriptions/{position}", "unknown_subscription", "no subscription of the tenant has this id"
+                )
 
     def _key(self, by: Principal, key: RequestKey, tenant: str | None) -> Key:
         scope = tenant or by.tenant or DEFAULT_TENANT

@@ -49,7 +49,7 @@ def add_subscription(
     """Store *subscription* under a new key; a repetition with *key* gets the first one's Answer."""
 
     async def step(tx: Transaction) -> Subscription | Answer:
-        if key is not None and (answer := await _answered(tx, key)) is not None:
+        if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
@@ -82,7 +82,7 @@ def edit_subscription(
     """
 
     async def step(tx: Transaction) -> Subscription:
-        before = _subscription(tx, id, tenant, versions)
+        before = subscription_of(tx, id, tenant, versions)
         edited = edit(before, tx.now)
         health = tx.health.get(before.seq, Health())
         starts_anew = enable and bool(health.consecutive_failures)
@@ -115,9 +115,10 @@ def delete_subscription(
     """One row now; its deliveries read as cancelled from then on, and upkeep rewrites them."""
 
     async def step(tx: Transaction) -> None:
-        subscription = _subscription(tx, id, tenant, versions)
+        subscription = subscription_of(tx, id, tenant, versions)
         await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
         await tx.run(sql.drop_meta, (f"{_ENABLING}{subscription.seq}",))
+        await tx.run(sql.drop_replays, (subscription.seq,))
         tx.drop(subscription)
 
     return step
@@ -223,12 +224,13 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
     return step
 
 
-def _subscription(
+def subscription_of(
     tx: Transaction,
     id: str,
     tenant: str | None,
-    versions: frozenset[int] | None,
+    versions: frozenset[int] | None = None,
 ) -> Subscription:
+    """The subscription with this id; raises SubscriptionNotFound, and PreconditionFailed unless it has one of *versions*."""
     subscription = tx.index.by_id(id)
     if subscription is None or tenant not in (None, subscription.tenant):
         raise SubscriptionNotFound
@@ -245,7 +247,8 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
     return delivery, tx.index.get(delivery.subscription)
 
 
-async def _answered(tx: Transaction, key: Key) -> Answer | None:
+async def answered(tx: Transaction, key: Key) -> Answer | None:
+    """What the first request with *key* was answered; raises IdempotencyMismatch for other bytes."""
     found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
     if not found:
         return None

@@ -12,7 +12,7 @@ from hookengine import models, views
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
 from hookengine.statistics import NO_ATTEMPT, Tally
-from hookengine.store.intake import Receipt
+from hookengine.store.intake import Receipt, Replay
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
@@ -66,6 +66,36 @@ def delivery(row: Sequence[Any]) -> models.Delivery:
 def new_delivery_row(d: models.Delivery) -> Values:
     """A row of `Commit.deliveries`."""
     return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.expires_at)
+
+
+def replay_row(d: models.Delivery) -> Values:
+    """A row of `insert_replays`."""
+    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at)
+
+
+def replay(row: Sequence[Any]) -> Replay:
+    """A replay from the columns of `next_replay`."""
+    return Replay(
+        seq=row[0],
+        subscription=row[1],
+        states=tuple(orjson.loads(row[2])),
+        since=row[3],
+        until=row[4],
+        newest=row[5],
+        cursor=row[6],
+        made=row[7],
+    )
+
+
+def replay_values(r: Replay) -> dict[str, Any]:
+    """What a replay takes, as parameters of `insert_replay` and `replayable`."""
+    return {
+        "subscription": r.subscription,
+        "states": json_text(r.states),
+        "since": r.since,
+        "until": r.until,
+        "newest": r.newest,
+    }
 
 
 def settled_row(before: models.Delivery, d: models.Delivery) -> Values:
@@ -140,6 +170,23 @@ def _request(request: models.Request, profile: str | None) -> Values:
     if hidden:
         headers = tuple((name, HIDDEN if name.lower() in hidden else value) for name, value in headers)
     return (request.method, request.url, headers, profile, crc32(request.body))
+
+
+class Receiver(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription that an event made a delivery for, and that was deleted since."""
+
+    seq: int
+    id: str
+    name: str | None
+    url: str
+
+
+class Went(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery of an event, in short."""
+
+    id: str
+    state: str
+    replay: bool
 
 
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +306,12 @@ def _secret(wanted: type, value: Any) -> Any:
     if wanted is Secret and isinstance(value, str):
         return Secret(value)
     raise TypeError
+
+
+def receiver(row: Row) -> Receiver:
+    """A subscription that is deleted, from the columns of `deleted_receivers`."""
+    settings = orjson.loads(row["settings"])
+    return Receiver(seq=row["seq"], id=row["id"], name=settings["name"], url=settings["url"])
 
 
 def event_view(row: Row) -> views.Event:

@@ -332,7 +332,7 @@ class Writer:
             self.listener.storage(None)
 
     async def _change(self, step: Callable[[Transaction], Awaitable[T]], done: asyncio.Future[T]) -> None:
-        transaction = Transaction(self, self._db, self._keys, self._clock.now())
+        transaction = Transaction(self, self._db, self._keys, self._clock)
         try:
             await self._db.execute("BEGIN IMMEDIATE")
             value = await step(transaction)
