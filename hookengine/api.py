@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import UNSET
+
 from hookengine.access import OWNER
+from hookengine.service.events import as_data
 from hookengine.store import Answer
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
     from hookengine.service import Service
     from hookengine.views import (
+        Attempt,
         Delivery,
         Event,
         EventDetail,
@@ -216,6 +220,15 @@ class Api:
     async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
         """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
         return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
+
+    async def test(self, id: str, *, type: str | None = None, data: object = UNSET) -> Attempt:
+        """
+        Send a test event to a subscription's endpoint, once; the attempt, however it ended.
+
+        Nothing is stored and no counter moves. *data* as in `publish`; without one it says that it is a test.
+        """
+        given = {"type": type, "data": UNSET if data is UNSET else as_data(data)}
+        return await self._service.test(OWNER, id, given)
 
     async def replay(
         self,

@@ -224,7 +224,7 @@ class Engine(Api):
             _to_all(observers)(Fault(where="start", error=str(unreadable)))
         maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
         observers.append(maintenance)
-        service = Service(store, waiters=waiters, clock=clock, config=config, policy=policy)
+        service = Service(store, sender=sender, waiters=waiters, clock=clock, config=config, policy=policy)
         server = None
         if self._serve is not None:
             tokens = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}

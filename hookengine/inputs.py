@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import Policy, UrlRefused, vet_url
@@ -137,6 +137,13 @@ class ReplayInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     since: Time | None = None
     until: Time | None = None
     dry_run: bool | None = None
+
+
+class TrialInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a test event is made of; nothing of it is stored."""
+
+    type: EventType | None = None
+    data: Raw | UnsetType = UNSET
 
 
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:

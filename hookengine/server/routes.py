@@ -35,6 +35,7 @@ def table() -> list[web.RouteDef]:
         web.post("/v1/subscriptions/{id}/disable", subscriptions.disable),
         web.get("/v1/subscriptions/{id}/secret", subscriptions.show_secret),
         web.post("/v1/subscriptions/{id}/rotate-secret", subscriptions.rotate_secret),
+        web.post("/v1/subscriptions/{id}/test", subscriptions.test),
         web.post("/v1/subscriptions/{id}/replay", replays.replay),
         web.get("/v1/subscriptions/{id}/stats", subscriptions.show_stats),
         web.get("/v1/deliveries", deliveries.list_deliveries),

@@ -6,9 +6,12 @@ from hookengine.service.operations import RequestKey, request_digest
 from hookengine.service.replays import ReplayOperations
 from hookengine.service.statistics import StatisticsOperations
 from hookengine.service.subscriptions import SubscriptionOperations
+from hookengine.service.trials import TrialOperations
 
 __all__ = ["RequestKey", "Service", "request_digest"]
 
 
-class Service(EventOperations, SubscriptionOperations, DeliveryOperations, ReplayOperations, StatisticsOperations):
+class Service(
+    EventOperations, SubscriptionOperations, DeliveryOperations, ReplayOperations, TrialOperations, StatisticsOperations
+):
     """What can be asked of a running engine, by whom."""

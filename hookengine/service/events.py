@@ -157,11 +157,15 @@ def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
     """A published Python event as HTTP would have brought it."""
     members = {name: value.isoformat() if isinstance(value, date) else value for name, value in event.items()}
     if "data" in members:
-        given = event["data"]
-        data = bytes(given) if isinstance(given, bytes | bytearray | memoryview) else orjson.dumps(given)
-        check_json(data)
-        members["data"] = Raw(data)
+        members["data"] = as_data(event["data"])
     return members
+
+
+def as_data(value: object) -> Raw:
+    """The data of an event in Python: bytes are JSON text and are kept, anything else is printed."""
+    data = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)
+    check_json(data)
+    return Raw(data)
 
 
 def _optional_int(value: int | None) -> int | None:

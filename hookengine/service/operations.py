@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hookengine.models import Subscription
     from hookengine.netguard import Policy
     from hookengine.observers import Waiters
+    from hookengine.sender import Sender
     from hookengine.store import Store
     from hookengine.validation import Problems
 
@@ -44,13 +46,17 @@ class Operations:
     Invalid.
     """
 
-    def __init__(self, store: Store, *, waiters: Waiters, clock: Clock, config: Config, policy: Policy) -> None:
+    def __init__(
+        self, store: Store, *, sender: Sender, waiters: Waiters, clock: Clock, config: Config, policy: Policy
+    ) -> None:
         self._store = store
+        self._sender = sender
         self._waiters = waiters
         self._clock = clock
         self._config = config
         self._policy = policy
         self._refusing = False
+        self._tests: Counter[int] = Counter()  # under way, by subscription
 
     @property
     def accepting(self) -> bool:

@@ -3,7 +3,7 @@
 from hookengine.store import changes, replays
 from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Replay, Result
 from hookengine.store.reader import BEFORE_ALL, Reader, Slice
-from hookengine.store.rows import Receiver, StoredAttempt, Went
+from hookengine.store.rows import Receiver, StoredAttempt, Went, as_stored
 from hookengine.store.store import Store
 from hookengine.store.transaction import Transaction
 from hookengine.store.writer import Writer
@@ -25,6 +25,7 @@ __all__ = [
     "Transaction",
     "Went",
     "Writer",
+    "as_stored",
     "changes",
     "replays",
 ]

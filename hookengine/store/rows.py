@@ -12,6 +12,7 @@ from hookengine import models, views
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Broken, Interrupted, Priority, Refused, Secret, Trigger, Unreachable
 from hookengine.statistics import NO_ATTEMPT, Tally
+from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
 from hookengine.views import moment, optional_moment
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from sqlite3 import Row
 
-    from hookengine.store.commit import Commit, Values
+    from hookengine.store.commit import Values
     from hookengine.store.intake import Answer, Draft, Key
     from hookengine.vault import Vault
 
@@ -212,17 +213,34 @@ class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 def stored_attempt(row: Row) -> StoredAttempt:
     """An attempt from the columns of `attempts_of_delivery`."""
-    method, url, headers, profile, checksum = orjson.loads(row["request"]) if row["request"] else (None, None, [], None, 0)
-    response_headers, truncated = orjson.loads(row["response"]) if row["response"] else (None, False)
+    *columns, request, response, body = tuple(row)
+    return _stored_attempt(
+        columns, orjson.loads(request) if request else None, orjson.loads(response) if response else None, body
+    )
+
+
+def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
+    """An attempt as it would be recorded: what is shown of one that is not stored is the same."""
+    commit = Commit()
+    _, *columns, request, response, body = attempt_row(0, attempt, profile, commit)
+    return _stored_attempt(columns, request, response, commit.bytes_at(body))
+
+
+def _stored_attempt(
+    columns: Sequence[Any], request: Sequence[Any] | None, response: Sequence[Any] | None, body: bytes | None
+) -> StoredAttempt:
+    number, at, duration, trigger, outcome, status_code, error_code, error_detail = columns
+    method, url, headers, profile, checksum = request or (None, None, [], None, 0)
+    response_headers, truncated = response or (None, False)
     return StoredAttempt(
-        number=row["number"],
-        at=row["at"],
-        duration=row["duration"],
-        trigger=row["trigger"],
-        outcome=row["outcome"],
-        status_code=row["status_code"],
-        error_code=row["error_code"],
-        error_detail=row["error_detail"],
+        number=number,
+        at=at,
+        duration=duration,
+        trigger=trigger,
+        outcome=outcome,
+        status_code=status_code,
+        error_code=error_code,
+        error_detail=error_detail,
         method=method,
         url=url,
         headers=[(name, value) for name, value in headers],
@@ -230,7 +248,7 @@ def stored_attempt(row: Row) -> StoredAttempt:
         checksum=checksum,
         response_headers=None if response_headers is None else [(name, value) for name, value in response_headers],
         truncated=truncated,
-        body=row["body"],
+        body=body,
     )
 
 
