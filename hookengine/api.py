@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import UNSET
+
 from hookengine.access import OWNER
+from hookengine.service.operations import json_text
 from hookengine.store import Answer
 
 if TYPE_CHECKING:
@@ -13,11 +16,15 @@ if TYPE_CHECKING:
 
     from hookengine.service import Service, Stream
     from hookengine.views import (
+        Attempt,
         Delivery,
         Event,
         EventDetail,
         EventType,
+        Explanation,
         Page,
+        Replay,
+        Stats,
         StreamItem,
         Subscription,
         SubscriptionSecret,
@@ -105,6 +112,30 @@ class Api:
         Raises TimeoutError after *timeout* seconds, and as soon as one is held; EventNotFound for an unknown id.
         """
         return await self._service.wait(OWNER, event_id, timeout)
+
+    async def explain(
+        self,
+        id: str,
+        *,
+        tenant: str | None = None,
+        subscription: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Explanation:
+        """Why an event went to each subscription of its tenant, or to the one that is named, or did not: one page."""
+        query = {"tenant": tenant, "subscription": subscription, "limit": limit, "cursor": cursor}
+        return await self._service.explain(OWNER, id, query)
+
+    async def replay_event(self, id: str, *, tenant: str | None = None, subscriptions: Sequence[str] | None = None) -> Event:
+        """
+        Deliver an event again, to those that match now or to *subscriptions*; `deliveries` counts the new ones.
+
+        They carry the event's own id.
+        """
+        given = {"subscriptions": None if subscriptions is None else list(subscriptions)}
+        made = await self._service.replay_event(OWNER, id, given, tenant=tenant)
+        assert not isinstance(made, Answer)  # noqa: S101  # there was no key
+        return made
 
     # Subscriptions.
 
@@ -198,6 +229,43 @@ class Api:
     async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
         """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
         return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
+
+    async def test(self, id: str, *, type: str | None = None, data: object = UNSET) -> Attempt:
+        """
+        Send a test event to a subscription's endpoint, once; the attempt, however it ended.
+
+        Nothing is stored and no counter moves. *data* as in `publish`; without one it says that it is a test.
+        """
+        given = {"type": type, "data": UNSET if data is UNSET else json_text(data)}
+        return await self._service.test(OWNER, id, given)
+
+    async def replay(
+        self,
+        id: str,
+        *,
+        states: Sequence[Literal["delivered", "failed", "cancelled"]] | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        dry_run: bool | None = None,
+    ) -> Replay:
+        """
+        Make a subscription's deliveries again, by default those that failed; with *dry_run* only count them.
+
+        They are made in the background, also over a restart.
+        """
+        given = {
+            "states": None if states is None else list(states),
+            "since": _text(since),
+            "until": _text(until),
+            "dry_run": dry_run,
+        }
+        made = await self._service.replay(OWNER, id, given)
+        assert not isinstance(made, Answer)  # noqa: S101  # there was no key
+        return made
+
+    async def stats(self, id: str, *, since: Moment | None = None) -> Stats:
+        """What became of a subscription's deliveries since a time, which counts as its whole hour; by default a day ago."""
+        return await self._service.stats(OWNER, id, {"since": since})
 
     # Deliveries.
 
@@ -337,3 +405,7 @@ async def _each(stream: Stream) -> AsyncGenerator[StreamItem, None]:
     async for items in stream:
         for item in items:
             yield item
+
+
+def _text(moment: Moment | None) -> str | None:
+    return moment.isoformat() if isinstance(moment, datetime) else moment

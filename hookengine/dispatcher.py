@@ -26,7 +26,6 @@ from hookengine.models import (
     Refused,
     Request,
     Rules,
-    SigningSecret,
     Standing,
     Subscription,
     SubscriptionState,
@@ -38,6 +37,7 @@ from hookengine.observers import (
     DeliveryOverruled,
     Fault,
     LocalTrouble,
+    ReplayProgress,
     StorageTrouble,
     SubscriptionChanged,
 )
@@ -167,11 +167,11 @@ class Dispatcher:
         """A commit, with so many new events and deliveries in it."""
         self._observe(Committed(events=events, deliveries=deliveries))
 
-    def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
-        """New deliveries are committed."""
+    def accepted(self, deliveries: Sequence[tuple[Delivery, Event | None]]) -> None:
+        """New deliveries are committed; the event is None where it was not at hand, and is read when it is needed."""
         now = self._clock.now()
         for delivery, event in deliveries:
-            if self._scheduler.push(delivery, now=now) and delivery.due_at <= now:
+            if self._scheduler.push(delivery, now=now) and delivery.due_at <= now and event is not None:
                 self._payloads.keep(event)
         self._wake.set()
 
@@ -234,6 +234,10 @@ class Dispatcher:
                 self._scheduler.push(after, now=self._clock.now())
         self._observe(DeliveryOverruled(delivery=after))
         self._wake.set()
+
+    def replaying(self, subscription: Subscription, count: int, *, finished: bool) -> None:
+        """A replay has begun, or is finished."""
+        self._observe(ReplayProgress(subscription=subscription, count=count, finished=finished))
 
     def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
         """The answer to a refill."""
@@ -412,7 +416,7 @@ class Dispatcher:
                 target.profile,
                 target.subscription,
                 event,
-                secrets=self._secrets(target),
+                secrets=self._store.writer.secrets(target.subscription, of_tenant=target.profile.uses_tenants_secret),
                 attempt=delivery.attempt_count + 1,
                 retry=delivery.step,
                 now=now,
@@ -426,12 +430,6 @@ class Dispatcher:
             return request, _broken(type(error).__name__)
         self._weigh(outcome)
         return request, outcome
-
-    def _secrets(self, target: _Target) -> Sequence[SigningSecret]:
-        """The secrets that sign: the subscription's own, or its tenant's; raises StorageCorrupt where those cannot be read."""
-        if target.profile.secret_scope == "tenant":  # noqa: S105  # whose it is, not what it is
-            return self._store.writer.tenant_secrets(target.subscription.tenant)
-        return target.subscription.secrets
 
     def _weigh(self, outcome: Outcome) -> None:
         """Whether this machine is able to send at all."""

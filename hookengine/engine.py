@@ -252,7 +252,9 @@ class Engine(Api):
             )
         maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
         observers.append(maintenance)
-        service = Service(store, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy)
+        service = Service(
+            store, sender=sender, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy
+        )
         server = None
         if self._serve is not None:
             owner = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}

@@ -27,6 +27,7 @@ HookEngineError
  │   ├─ Invalid                  422
  │   ├─ IdempotencyMismatch      422
  │   ├─ Overloaded               429
+ │   ├─ TooManyTests             429
  │   └─ Unavailable              503
  │       ├─ StorageUnavailable
  │       └─ Stopping
@@ -251,6 +252,14 @@ class Overloaded(RequestError):
     code = "overloaded"
     status = 429
     retry_after = 1
+
+
+class TooManyTests(RequestError):
+    """Too many test events are under way: wait for one of them to end."""
+
+    code = "too_many_tests"
+    status = 429
+    retry_after = 5
 
 
 class Unavailable(RequestError):

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from hookengine.access import Scope
 from hookengine.envelopes import with_query
@@ -202,13 +202,35 @@ def check_token(problems: Problems, draft: Draft[TokenInput], *, now: int) -> No
 def check_tenant_secret(problems: Problems, secret: str | None, profiles: Mapping[str, Profile]) -> None:
     """Whether *secret* can sign a tenant's deliveries, by each of *profiles* that does so."""
     for profile in profiles.values():
-        if secret is None or profile.secret_scope != "tenant" or not profile.schemes:  # noqa: S105  # whose it is
+        if secret is None or not profile.uses_tenants_secret or not profile.schemes:
             continue
         try:
             check_secret(profile.schemes, secret)
         except ValueError as error:
             problems.add("/secret", "invalid_secret", f"the profile {quoted(profile.name)} cannot sign with it: {error}")
             return
+
+
+class EventReplayInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """To whom an event is delivered again: those that match now, if none is named."""
+
+    subscriptions: Annotated[list[AnyText], Meta(max_length=1000)] | None = None
+
+
+class ReplayInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which of a subscription's deliveries are made again."""
+
+    states: Annotated[list[Literal["delivered", "failed", "cancelled"]], Meta(min_length=1)] | None = None
+    since: Time | None = None
+    until: Time | None = None
+    dry_run: bool | None = None
+
+
+class TrialInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a test event is made of; nothing of it is stored."""
+
+    type: EventType | None = None
+    data: Raw | UnsetType = UNSET
 
 
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:

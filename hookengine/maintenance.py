@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hookengine.errors import StorageFailed, Unavailable
 from hookengine.models import SubscriptionState
-from hookengine.observers import Fault, Happening, SubscriptionChanged
-from hookengine.store import changes, registry
+from hookengine.observers import Fault, Happening, ReplayProgress, SubscriptionChanged
+from hookengine.store import changes, registry, replays
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 EVERY = 30.0  # s between rounds that nothing asked for
 BETWEEN_USES = 60_000  # ms between two writes of when a token was used
+PACE = 0.05  # s between the steps of replays: at most 10,000 deliveries a second, and the writer is free most of the time
 
 
 class Maintenance:
-    """Runs each kind of upkeep, a step to a commit, until nothing is left; then sleeps until a change or the next round."""
+    """
+    Runs each kind of upkeep, a step to a commit, until nothing is left; then sleeps until a change or the next round.
+
+    Of replays it makes one step in each round, and the next round comes soon while there are more: they never hold upkeep up,
+    nor those who publish.
+    """
 
     def __init__(self, store: Store, *, retention: int, observe: Callable[[Happening], None]) -> None:
         self._store = store
@@ -38,7 +44,9 @@ class Maintenance:
         self._stopping = False
 
     def __call__(self, happening: Happening) -> None:
-        """Look at once when a subscription was enabled or deleted."""
+        """Look at once when a subscription was enabled or deleted, or a replay was asked for."""
+        if isinstance(happening, ReplayProgress) and not happening.finished:
+            self._wake.set()
         if not isinstance(happening, SubscriptionChanged) or happening.before is None:
             return
         was_held = happening.before.state is SubscriptionState.DISABLED
@@ -51,7 +59,8 @@ class Maintenance:
             self._wake.clear()
             for step in self._steps:
                 await self._finish(step)
-            await self._sleep()
+            more = await self._once(replays.replay_some)
+            await self._sleep(PACE if more else EVERY)
         if self._store.writer.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
 
@@ -61,11 +70,12 @@ class Maintenance:
         self._wake.set()
 
     async def _finish(self, step: _Step) -> None:
-        """Repeat *step* until it finds nothing; what keeps it from that is tried again in the next round."""
+        """Repeat *step* until it finds nothing."""
         while not self._stopping and await self._once(step):
             pass
 
     async def _once(self, step: _Step) -> int:
+        """What *step* did; 0 if something kept it from its work, which is tried again in the next round."""
         try:
             return await self._store.writer.change(step)
         except (Unavailable, StorageFailed):
@@ -74,7 +84,7 @@ class Maintenance:
             self._observe(Fault(where="upkeep", error=repr(error)))
         return 0
 
-    async def _sleep(self) -> None:
-        timer = asyncio.get_running_loop().call_later(EVERY, self._wake.set)
+    async def _sleep(self, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         await self._wake.wait()
         timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ from hookengine.models import SubscriptionState, WhileDisabled
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from hookengine.models import Subscription
+    from hookengine.models import Event, Subscription
 
 EVERYTHING = "*"
 
+_MOST_SHOWN = 5  # event types in an explanation
 _MOST_REMEMBERED = 100_000  # subscriptions in matches: types are few, but a producer may make them up
 
 
@@ -32,6 +34,51 @@ def patterns(event_type: str) -> tuple[str, ...]:
     """Every pattern that takes in *event_type*."""
     dots = [place for place, char in enumerate(event_type) if char == "."]
     return (EVERYTHING, *(f"{event_type[:dot]}.*" for dot in dots), event_type)
+
+
+class Way(StrEnum):
+    """How an event came to make a delivery for a subscription."""
+
+    EVENT = "event"
+    REPLAY = "replay"
+
+
+def explain(subscription: Subscription, event: Event, *, chosen: bool, way: Way | None) -> str:
+    """
+    Why *event* made a delivery for *subscription* in this *way*, or why (without one) it made none: a clause without an end.
+
+    With *chosen*, the event named its subscriptions itself.
+    """
+    pattern = next((each for each in subscription.event_types if matches(each, event.type)), None)
+    if way is Way.REPLAY:
+        return "a replay sent it there"
+    if way is Way.EVENT:
+        if chosen:
+            return "the event named it"
+        if pattern is None:
+            return f"its event types took in {event.type} then, and were changed since"
+        return f"its event type {pattern} takes in {event.type}"
+    return _absence(subscription, event, chosen=chosen, pattern=pattern)
+
+
+def _absence(subscription: Subscription, event: Event, *, chosen: bool, pattern: str | None) -> str:
+    if subscription.created_at > event.accepted_at:
+        return "it was made after the event"
+    if chosen:
+        return "the event named others"
+    if pattern is None:
+        return f"none of its event types ({_some(subscription.event_types)}) takes in {event.type}"
+    if not _takes(subscription):
+        return "it is disabled and skips events meanwhile"
+    if subscription.updated_at > event.accepted_at:
+        return f"it takes in {event.type} now, but was changed after the event, or was disabled and skipped it"
+    return "its delivery is past the retention"
+
+
+def _some(event_types: tuple[str, ...]) -> str:
+    shown = ", ".join(event_types[:_MOST_SHOWN])
+    more = len(event_types) - _MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 class Index:

@@ -50,6 +50,14 @@ class Committed(Struct, frozen=True, kw_only=True, gc=False):
     deliveries: int
 
 
+class ReplayProgress(Struct, frozen=True, kw_only=True, gc=False):
+    """A replay of a subscription will make `count` deliveries, or is finished and has made them."""
+
+    subscription: Subscription
+    count: int
+    finished: bool
+
+
 class StorageTrouble(Struct, frozen=True, kw_only=True, gc=False):
     """Commits fail, or (without an error) work again."""
 
@@ -70,7 +78,16 @@ class Fault(Struct, frozen=True, kw_only=True, gc=False):
     error: str
 
 
-Happening = AttemptFinished | DeliveryOverruled | SubscriptionChanged | Committed | StorageTrouble | LocalTrouble | Fault
+Happening = (
+    AttemptFinished
+    | DeliveryOverruled
+    | SubscriptionChanged
+    | Committed
+    | ReplayProgress
+    | StorageTrouble
+    | LocalTrouble
+    | Fault
+)
 
 
 class Observer(Protocol):
@@ -149,6 +166,8 @@ class LogObserver:
                 self._subscription(before, after)
             case Committed():
                 pass
+            case ReplayProgress(subscription=subscription, count=count, finished=finished):
+                self._log.info("replay_finished" if finished else "replay_started", subscription=subscription.id, count=count)
             case StorageTrouble(error=None):
                 self._log.info("storage_recovered")
             case StorageTrouble(error=error):
@@ -229,5 +248,7 @@ class MetricsObserver:
                 self._metrics.held_off()
             case Fault():
                 self._metrics.fault()
+            case ReplayProgress():
+                pass  # the deliveries that it makes are counted with their commits
             case _:
                 assert_never(happening)

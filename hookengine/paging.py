@@ -33,7 +33,7 @@ Numbered = TypeVar("Numbered", bound=_Numbered)
 
 
 class Query:
-    """The parameters of a list, or of what is not *paged*, with every mistake in them."""
+    """The parameters of a list, or without *paged* those of one thing, with every mistake in them."""
 
     def __init__(self, given: Mapping[str, Any], known: set[str], *, paged: bool = True) -> None:
         self._given = {name: value for name, value in given.items() if value is not None}
@@ -127,5 +127,9 @@ def newest(items: Iterable[Numbered], part: Slice) -> tuple[list[Numbered], int 
 
 def page(data: list[Any], after: int | None) -> views.Page[Any]:
     """A page whose next one starts before the row with key *after*; None on the last."""
-    cursor = None if after is None else base64.urlsafe_b64encode(f"before:{after}".encode()).decode()
-    return views.Page(data=data, next_cursor=cursor)
+    return views.Page(data=data, next_cursor=cursor_of(after))
+
+
+def cursor_of(after: int | None) -> str | None:
+    """What leads to the page that starts before the row with key *after*."""
+    return None if after is None else base64.urlsafe_b64encode(f"before:{after}".encode()).decode()

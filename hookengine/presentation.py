@@ -9,6 +9,8 @@ from msgspec import UNSET
 
 from hookengine import inputs, models, views
 from hookengine.access import Scope
+from hookengine.matching import Way, explain
+from hookengine.models import DeliveryState
 from hookengine.profiles import Profile, body
 from hookengine.signing import public_key
 from hookengine.views import moment, optional_moment
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
     from hookengine.access import Token
     from hookengine.models import Health, SigningSecret
-    from hookengine.store import Receipt, StoredAttempt
+    from hookengine.statistics import Summary
+    from hookengine.store import Receipt, Receiver, StoredAttempt, Went
 
 
 def shown_events(receipts: list[Receipt]) -> list[views.Event]:
@@ -149,6 +152,51 @@ def shown_attempt(
         error=error,
         request=request,
         response=response,
+    )
+
+
+def shown_explained(
+    to: models.Subscription | Receiver, event: models.Event, went: list[Went], *, chosen: bool
+) -> views.Explained:
+    """What *event* did for one subscription: *went* are its deliveries there, newest first."""
+    accepted = next((each for each in went if each.state == DeliveryState.DELIVERED), None)
+    shown = accepted or (went[0] if went else None)
+    if isinstance(to, models.Subscription):
+        original = any(not each.replay for each in went)
+        way = None if shown is None else Way.EVENT if original else Way.REPLAY
+        reason = explain(to, event, chosen=chosen, way=way)
+    else:
+        reason = "it got the event, and was deleted since"
+    if shown is not None:
+        reason += f"; the delivery is {shown.state}"
+    return views.Explained(
+        subscription=to.id,
+        name=to.name,
+        url=to.url,
+        delivered=accepted is not None,
+        delivery=UNSET if shown is None else shown.id,
+        state=UNSET if shown is None else shown.state,
+        reason=f"{reason[0].upper()}{reason[1:]}.",
+    )
+
+
+def shown_stats(
+    s: models.Subscription, health: Health, summary: Summary, *, since: int, pending: int, held: int
+) -> views.Stats:
+    """What the statistics of a subscription since an hour come to, and how it stands now."""
+    return views.Stats(
+        subscription=s.id,
+        since=moment(since),
+        deliveries=views.StatsDeliveries(**summary.states, pending=pending, held=held, failed_labels=summary.labels),
+        attempts=views.StatsAttempts(
+            total=summary.attempts,
+            status_codes=dict(sorted(summary.status_codes.items())),
+            error_codes=dict(sorted(summary.error_codes.items())),
+        ),
+        latency_ms=views.StatsLatency(p50=summary.percentile(0.5), p95=summary.percentile(0.95), p99=summary.percentile(0.99)),
+        consecutive_failures=health.consecutive_failures,
+        last_success_at=optional_moment(health.last_success_at),
+        last_failure_at=optional_moment(health.last_failure_at),
     )
 
 

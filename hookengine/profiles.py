@@ -48,9 +48,14 @@ class Profile(Struct, frozen=True, kw_only=True):
     batch: bool = False
 
     @property
+    def uses_tenants_secret(self) -> bool:
+        """Whether a tenant's subscriptions share its secret."""
+        return self.secret_scope == "tenant"  # noqa: S105  # whose it is, not what it is
+
+    @property
     def has_own_secrets(self) -> bool:
         """Whether each subscription has a secret of its own: not where nothing is signed, nor where its tenant has one."""
-        return bool(self.schemes) and self.secret_scope == "subscription"  # noqa: S105  # as above
+        return bool(self.schemes) and not self.uses_tenants_secret
 
 
 _STANDARD_RULES = Rules(

@@ -296,3 +296,83 @@ class StreamItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     delivery: Delivery | None = None
     attempt: Attempt | None = None
     subscription: SubscriptionChange | None = None
+
+
+class Explained(Struct, frozen=True, kw_only=True):
+    """
+    What an event did for one subscription of its tenant, and why.
+
+    `delivered` says whether the endpoint has accepted it; `delivery` and `state` are those of the delivery that it accepted,
+    or else of the newest, and are left out where none was made.
+    """
+
+    subscription: str
+    name: str | None
+    url: str
+    delivered: bool
+    delivery: str | UnsetType = UNSET
+    state: str | UnsetType = UNSET
+    reason: str
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """What an event did for each subscription of its tenant, the newest subscription first: one page of them."""
+
+    event: str
+    subscriptions: list[Explained]
+    next_cursor: str | None
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """How many deliveries a replay makes, or with `dry_run` would make."""
+
+    count: int
+
+
+class StatsDeliveries(Struct, frozen=True, kw_only=True):
+    """
+    How many deliveries ended in each state, and how many wait now.
+
+    One that is retried by hand after it ended counts again. `pending` and `held` stop counting at 10,000; `failed_labels` says
+    why deliveries were given up.
+    """
+
+    delivered: int
+    failed: int
+    cancelled: int
+    pending: int
+    held: int
+    failed_labels: dict[str, int]
+
+
+class StatsAttempts(Struct, frozen=True, kw_only=True):
+    """How many attempts were made, and how many of them ended with each status code and each error code."""
+
+    total: int
+    status_codes: dict[str, int]
+    error_codes: dict[str, int]
+
+
+class StatsLatency(Struct, frozen=True, kw_only=True):
+    """The ms within which half, 95 and 99 of a hundred attempts ended; None without attempts."""
+
+    p50: int | None
+    p95: int | None
+    p99: int | None
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    """
+    What became of a subscription's deliveries from the whole hour `since` on.
+
+    The counters and times at the end are the subscription's, whatever the range.
+    """
+
+    subscription: str
+    since: Moment
+    deliveries: StatsDeliveries
+    attempts: StatsAttempts
+    latency_ms: StatsLatency
+    consecutive_failures: int
+    last_success_at: Moment | None
+    last_failure_at: Moment | None

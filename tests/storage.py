@@ -31,7 +31,7 @@ from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from hookengine.models import Event, Outcome
@@ -78,7 +78,7 @@ class Recorder:
         """A commit."""
         self.commits.append((events, deliveries))
 
-    def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
+    def accepted(self, deliveries: Sequence[tuple[Delivery, Event | None]]) -> None:
         """New deliveries are committed."""
         self._keep("accepted", list(deliveries))
 
@@ -101,6 +101,10 @@ class Recorder:
     def overruled(self, before: Delivery, after: Delivery) -> None:
         """A delivery was changed by hand or by upkeep."""
         self._keep("overruled", (before, after))
+
+    def replaying(self, subscription: Subscription, count: int, *, finished: bool) -> None:
+        """A replay has begun, or is finished."""
+        self._keep("replaying", (subscription.seq, count, finished))
 
     def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
         """The answer to a refill."""

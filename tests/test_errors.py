@@ -59,6 +59,7 @@ STABLE = {
     "Invalid": ("invalid", 422),
     "IdempotencyMismatch": ("idempotency_mismatch", 422),
     "Overloaded": ("overloaded", 429),
+    "TooManyTests": ("too_many_tests", 429),
     "Unavailable": ("unavailable", 503),
     "StorageUnavailable": ("storage_unavailable", 503),
     "Stopping": ("stopping", 503),

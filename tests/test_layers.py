@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "clock", "models", "deadline"),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
-        *("auth", "metrics", "client", "validation", "views", "javascript"),
+        *("auth", "metrics", "client", "validation", "views", "javascript", "statistics"),
     ),
     ("envelopes", "jsontext", "sources"),
     ("profiles",),
@@ -55,7 +55,7 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
 # No await, no clock, no log, no file.
 PURE = {
     *("errors", "models", "signing", "retry", "health", "scheduler", "matching", "access", "auth", "metrics", "validation"),
-    *("views", "profiles", "javascript", "envelopes", "extensions"),
+    *("views", "profiles", "javascript", "envelopes", "extensions", "statistics"),
 }
 IMPURE_IMPORTS = {"aiohttp", "aiosqlite", "asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "structlog"}
 ASYNC = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)

@@ -28,8 +28,8 @@ from hookengine import maintenance
 from hookengine.access import DEFAULT_SCOPES, Principal, Token
 from hookengine.maintenance import Maintenance
 from hookengine.models import DisabledReason, SubscriptionState
-from hookengine.observers import DeliveryOverruled, Fault, Happening, SubscriptionChanged
-from hookengine.store import changes, registry
+from hookengine.observers import DeliveryOverruled, Fault, Happening, ReplayProgress, SubscriptionChanged
+from hookengine.store import Replay, changes, registry, replays
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -141,6 +141,42 @@ async def test_held_work_expires(place: Opened) -> None:
     assert [("failed", NOW + 10)] == place.rows("SELECT state, finished_at FROM deliveries")
 
 
+async def test_replays_go_on_until_all_is_made(place: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a replay takes is made in as many rounds as it needs, one after the other at their pace."""
+    monkeypatch.setattr(maintenance, "PACE", 0.001)
+    wanted = await place.subscribe()
+    made = await place.deliver(*drafts(1000), *drafts(300))
+    await place.record(*(result(each, DELIVERED) for each in made))
+    replay = Replay(subscription=wanted.seq, states=("delivered",), newest=1300)
+    await place.store.writer.change(replays.add_replay(wanted.id, None, replay, 1300))
+    async with running(upkeep(place)):
+        told = await place.listener.until("replaying", 2)
+
+    assert [(wanted.seq, 1300, False), (wanted.seq, 1300, True)] == told
+    assert [(1300, 1300)] == place.rows("SELECT count(*), count(DISTINCT event) FROM deliveries WHERE replay = 1")
+
+
+async def test_replay_holds_no_upkeep_up(place: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps of a replay all upkeep has its turn."""
+    monkeypatch.setattr(maintenance, "PACE", 0.001)
+    wanted = await place.subscribe()
+    made = await place.deliver(*drafts(1000))
+    await place.record(*(result(each, DELIVERED) for each in made))
+    replay = Replay(subscription=wanted.seq, states=("delivered",), newest=1000)
+    await place.store.writer.change(replays.add_replay(wanted.id, None, replay, 1000))
+    seen: list[int] = []
+
+    async def step(tx: Transaction) -> int:
+        ((count,),) = await tx.fetch("SELECT count(*) FROM deliveries WHERE replay = 1")
+        seen.append(count)
+        return 0
+
+    async with running(upkeep(place, None, step)):
+        await place.listener.until("replaying", 2)
+
+    assert [0, 500, 1000] == seen[:3]
+
+
 # When it looks.
 
 
@@ -163,6 +199,15 @@ async def test_it_looks_at_once_where_a_change_leaves_work(
     asleep(SubscriptionChanged(before=before, after=after))
 
     assert looks is asleep._wake.is_set()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_it_looks_at_once_where_a_replay_begins(place: Opened, finished: bool) -> None:
+    """A replay that was asked for wakes it, its end does not."""
+    asleep = upkeep(place)
+    asleep(ReplayProgress(subscription=ACTIVE, count=1, finished=finished))
+
+    assert finished is not asleep._wake.is_set()
 
 
 async def test_other_news_do_not_wake_it(place: Opened) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hookengine import matching
-from hookengine.matching import Index, matches, patterns
-from hookengine.models import DisabledReason, Subscription, SubscriptionState, WhileDisabled
+from hookengine.matching import Index, Way, explain, matches, patterns
+from hookengine.models import DisabledReason, Event, Subscription, SubscriptionState, WhileDisabled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -284,3 +284,49 @@ def test_matches_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch
 
     assert [[1]] * 50 == [keys(index.match("acme", f"type.{number}")) for number in range(50)]
     assert len(index._matched) <= 10
+
+
+# The explanation.
+
+
+EVENT = Event(seq=1, id="evt_1", tenant="acme", type="order.created", data=b"1", accepted_at=10, occurred_at=10)
+ORDERS = subscription(1, "user.*", "order.*", "*")
+USERS = subscription(1, "user.*")
+MANY = subscription(1, *(f"t{n}" for n in range(7)))
+SKIPS = subscription(1, state=DISABLED, while_disabled=SKIP)
+
+
+@pytest.mark.parametrize(
+    ("to", "chosen", "way", "expected"),
+    [
+        pytest.param(ORDERS, False, Way.EVENT, "its event type order.* takes in order.created", id="matched"),
+        pytest.param(ORDERS, True, Way.EVENT, "the event named it", id="named"),
+        pytest.param(USERS, False, Way.EVENT, "its event types took in order.created then, and were changed since", id="then"),
+        pytest.param(USERS, False, Way.REPLAY, "a replay sent it there", id="replayed"),
+        pytest.param(USERS, False, None, "none of its event types (user.*) takes in order.created", id="no type"),
+        pytest.param(
+            MANY,
+            False,
+            None,
+            "none of its event types (t0, t1, t2, t3, t4 and 2 more) takes in order.created",
+            id="many types",
+        ),
+        pytest.param(ORDERS, True, None, "the event named others", id="not named"),
+        pytest.param(replace(ORDERS, created_at=11), True, None, "it was made after the event", id="made later"),
+        pytest.param(SKIPS, False, None, "it is disabled and skips events meanwhile", id="skips"),
+        pytest.param(
+            replace(ORDERS, updated_at=11),
+            False,
+            None,
+            "it takes in order.created now, but was changed after the event, or was disabled and skipped it",
+            id="changed",
+        ),
+        pytest.param(ORDERS, False, None, "its delivery is past the retention", id="pruned"),
+        pytest.param(
+            subscription(1, state=DISABLED), False, None, "its delivery is past the retention", id="pruned while it holds"
+        ),
+    ],
+)
+def test_explanation(to: Subscription, chosen: bool, way: Way | None, expected: str) -> None:
+    """The first reason that decides is told, in words of the event and of the subscription as it is now."""
+    assert expected == explain(to, EVENT, chosen=chosen, way=way)

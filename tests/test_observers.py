@@ -45,6 +45,7 @@ from hookengine.observers import (
     LocalTrouble,
     LogObserver,
     MetricsObserver,
+    ReplayProgress,
     StorageTrouble,
     SubscriptionChanged,
     Waiters,
@@ -153,6 +154,14 @@ LINES: dict[str, tuple[Happening, tuple[str, str, dict[str, Any]]]] = {
     "disabled": (
         changed(SUBSCRIPTION, DISABLED),
         ("subscription_disabled", "warning", {"subscription": "sub_7", "reason": "gone"}),
+    ),
+    "replay begun": (
+        ReplayProgress(subscription=SUBSCRIPTION, count=5, finished=False),
+        ("replay_started", "info", {"subscription": "sub_7", "count": 5}),
+    ),
+    "replay finished": (
+        ReplayProgress(subscription=SUBSCRIPTION, count=4, finished=True),
+        ("replay_finished", "info", {"subscription": "sub_7", "count": 4}),
     ),
     "storage fails": (StorageTrouble(error="disk full"), ("storage_unavailable", "error", {"error": "disk full"})),
     "storage works again": (StorageTrouble(error=None), ("storage_recovered", "info", {})),

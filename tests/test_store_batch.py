@@ -33,6 +33,8 @@ from hookengine.vault import Vault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hookengine.models import Outcome
+
 CLOCK = SetClock()
 VAULT = Vault([bytes(32)], CLOCK.new_bytes)
 KEY = Key(tenant="acme", method="POST", path="/v1/events", key="k", digest=b"d")
@@ -179,7 +181,7 @@ def test_reused_id_refuses_the_whole_array(known: bool) -> None:
     with pytest.raises(EventExists, match="another event with the id mine"):
         accept(made, draft(id="new", digest=b"n"), first, draft(id="mine", digest=b"y"), key=KEY)
 
-    assert [None] * 9 + [b""] == made.commit(VAULT).values()
+    assert [None] * 10 + [b""] == made.commit(VAULT).values()
     assert [] == made.accepted
     (receipt,) = _receipts(accept(made, draft(id="new", digest=b"other")))
     assert 1 == receipt.deliveries
@@ -398,3 +400,72 @@ def test_delivery_that_was_cancelled_meanwhile_is_not_settled() -> None:
 def _receipts(answer: list[Receipt] | Answer | HookEngineError) -> list[Receipt]:
     assert isinstance(answer, list)
     return answer
+
+
+# Statistics.
+
+
+def test_results_that_end_alike_are_one_row() -> None:
+    """Of the results of a commit, those of one subscription with the same ending and time taken are counted in one row."""
+    made = batch(sub(1), sub(2))
+    hour = NOW - NOW % HOUR
+    for seq, whose, outcome in (
+        (5, 1, DELIVERED),
+        (6, 1, DELIVERED),
+        (7, 2, DELIVERED),
+        (8, 1, NO_ANSWER),
+        (9, 1, GONE),
+    ):
+        made.add_result(result(delivery(seq, subscription=whose), outcome))
+
+    assert [
+        (1, hour, "delivered", "", 204, "", 7, 2),
+        (2, hour, "delivered", "", 204, "", 7, 1),
+        (1, hour, "", "", 0, "timeout_response", 7, 1),
+        (1, hour, "", "", 410, "http_status", 7, 1),
+    ] == written(made, "statistics")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rules", "expected"),
+    [
+        pytest.param(NO_ANSWER, Rules(failed_label="x"), ("failed", "x", 0, "timeout_response", 7), id="given up"),
+        pytest.param(NO_ANSWER, Rules(), ("failed", "", 0, "timeout_response", 7), id="given up without a label"),
+        pytest.param(Broken(error=FAULT), RULES, ("failed", "internal error", 0, "", -1), id="our fault"),
+        pytest.param(Interrupted(error=FAULT), RULES, None, id="interrupted"),
+    ],
+)
+def test_what_an_ending_counts_as(outcome: Outcome, rules: Rules, expected: tuple[Any, ...] | None) -> None:
+    """A delivery that is given up counts with its label; what is not the endpoint's counts as no attempt, or not at all."""
+    made = batch(sub())
+    made.add_result(result(delivery(), outcome, rules=rules))
+
+    assert ([] if expected is None else [expected]) == [row[2:7] for row in written(made, "statistics")]
+
+
+def test_expired_delivery_counts_without_an_attempt() -> None:
+    """What ended before an attempt was made is among the endings only."""
+    made = batch(sub())
+    before = delivery(expires_at=1)
+    after = replace(before, state=DeliveryState.FAILED, finished_at=NOW, failed_label="expired")
+    made.add_result(Result(before=before, after=after, attempt=None, rules=RULES))
+
+    assert [("failed", "expired", 0, "", -1, 1)] == [row[2:] for row in written(made, "statistics")]
+
+
+def test_ending_is_counted_once() -> None:
+    """The attempt of a delivery that was cancelled meanwhile counts, its ending was counted before."""
+    made = batch(sub())
+    before = delivery(state=DeliveryState.CANCELLED, finished_at=5)
+    after = replace(before, attempt_count=1)
+    made.add_result(Result(before=before, after=after, attempt=attempt(DELIVERED), rules=RULES))
+
+    assert [("", "", 204, "", 7, 1)] == [row[2:] for row in written(made, "statistics")]
+
+
+def test_deleted_subscription_has_no_statistics() -> None:
+    """What ends after its subscription is gone is counted nowhere: nobody can ask for it."""
+    made = batch()
+    made.add_result(result(delivery(), DELIVERED))
+
+    assert [] == written(made, "statistics")

@@ -27,6 +27,7 @@ from hookengine.models import (
     SubscriptionState,
     Trigger,
 )
+from hookengine.statistics import hour_of
 from hookengine.store import Answer, Key, changes
 from hookengine.store.changes import STEP
 
@@ -337,6 +338,9 @@ async def test_cancel_by_hand(tmp_path: Path, state: str) -> None:
         after = replace(before, state=DeliveryState.CANCELLED, finished_at=NOW + MINUTE)
         assert [("overruled", (before, after))] == place.listener.told
         assert [("cancelled", NOW + MINUTE)] == place.rows("SELECT state, finished_at FROM deliveries")
+        assert [(before.subscription, "cancelled", -1, 1)] == place.rows(
+            "SELECT subscription, state, bucket, count FROM statistics WHERE state <> ''"
+        )
 
 
 @pytest.mark.parametrize("state", ["delivered", "failed", "cancelled", "deleted"])
@@ -475,6 +479,7 @@ async def test_held_deliveries_expire_in_steps(tmp_path: Path) -> None:
         assert [(held.seq, NOW + HOUR, "expired", 600)] == place.rows(
             "SELECT subscription, finished_at, failed_label, count(*) FROM deliveries WHERE state = 'failed' GROUP BY 1, 2, 3"
         )
+        assert [(held.seq, hour_of(NOW + HOUR), "failed", "expired", 0, "", -1, 600)] == place.rows("SELECT * FROM statistics")
 
 
 async def test_pruning_spares_unfinished_work(tmp_path: Path) -> None:
@@ -511,7 +516,7 @@ async def test_event_is_kept_while_a_delivery_needs_it(tmp_path: Path) -> None:
         assert [(1,)] == place.rows("SELECT count(*) FROM events")
         await place.record(result(second, DELIVERED, at=place.clock.time))
         place.clock.time += RETENTION + 21
-        assert [3, 0] == await finish(place, changes.prune(RETENTION))
+        assert [4, 0] == await finish(place, changes.prune(RETENTION))  # and the statistics of the first one's hour
         assert [(0,)] == place.rows("SELECT count(*) FROM events")
 
 
@@ -547,6 +552,24 @@ async def test_keys_are_pruned_after_a_day(tmp_path: Path) -> None:
         assert [("young",)] == place.rows("SELECT key FROM idempotency_keys")
 
 
+async def test_statistics_are_pruned_by_the_hour(tmp_path: Path) -> None:
+    """The counts of an hour go once all of it is past the retention."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        hour = hour_of(NOW)
+        for at in (NOW, NOW + HOUR):
+            place.clock.time = at
+            [made] = await place.deliver()
+            await place.store.writer.change(changes.cancel_delivery(made.id, None))
+        place.clock.time = hour + HOUR + RETENTION - 1
+        await finish(place, changes.prune(RETENTION))
+        assert [(hour,), (hour + HOUR,)] == place.rows("SELECT hour FROM statistics ORDER BY hour")
+        place.clock.time += 1
+        await finish(place, changes.prune(RETENTION))
+
+        assert [(hour + HOUR,)] == place.rows("SELECT hour FROM statistics")
+
+
 async def test_pruning_goes_in_steps(tmp_path: Path) -> None:
     """However much is over, a commit takes 500 deliveries, 500 events and 500 keys."""
     async with opened(tmp_path) as place:
@@ -556,7 +579,8 @@ async def test_pruning_goes_in_steps(tmp_path: Path) -> None:
         await place.record(*(result(delivery, DELIVERED) for delivery in made))
         place.clock.time += RETENTION + HOUR
 
-        assert [4 * STEP, 3 * 200 + 100, 0] == await finish(place, changes.prune(RETENTION))
+        # And one row of statistics, for all of them ended alike.
+        assert [4 * STEP + 1, 3 * 200 + 100, 0] == await finish(place, changes.prune(RETENTION))
         assert [(0, 0, 0)] == place.rows(
             "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM deliveries), (SELECT count(*) FROM attempts)"
         )

@@ -32,7 +32,7 @@ def db() -> Iterator[sqlite3.Connection]:
 
 def event(seq: int, made: Commit, data: bytes = b"{}", digest: bytes | None = None) -> tuple[Any, ...]:
     """A row of events."""
-    return (seq, f"evt_{seq}", "t", "a.b", made.place(data), 5, 6, None, 1, made.place(digest))
+    return (seq, f"evt_{seq}", "t", "a.b", made.place(data), 5, 6, None, 1, made.place(digest), 0)
 
 
 def delivery(seq: int, event: int = 1) -> tuple[Any, ...]:
@@ -92,7 +92,7 @@ def test_bytes_are_kept(db: sqlite3.Connection, data: bytes) -> None:
 def test_texts_are_kept(db: sqlite3.Connection, text: str) -> None:
     """Texts that look like something else stay texts."""
     made = Commit()
-    made.events.append((1, text, text, text, made.place(b"1"), 5, 6, text, 0, None))
+    made.events.append((1, text, text, text, made.place(b"1"), 5, 6, text, 0, None, 0))
     write(db, made)
 
     assert [(text,) * 4] == db.execute("SELECT id, tenant, type, ordering_key FROM events").fetchall()
@@ -101,7 +101,7 @@ def test_texts_are_kept(db: sqlite3.Connection, text: str) -> None:
 def test_numbers_are_kept(db: sqlite3.Connection) -> None:
     """Times and counts of 64 bits are stored as the integers they are."""
     made = Commit()
-    made.events.append((1, "e", "t", "a", made.place(b"1"), -(2**63), 2**63 - 1, None, 0, None))
+    made.events.append((1, "e", "t", "a", made.place(b"1"), -(2**63), 2**63 - 1, None, 0, None, 0))
     write(db, made)
 
     assert [(-(2**63), 2**63 - 1, "integer")] == db.execute(
@@ -235,14 +235,29 @@ def test_spent_key_makes_room(db: sqlite3.Connection) -> None:
     ).fetchall()
 
 
+def test_counts_add_up(db: sqlite3.Connection) -> None:
+    """What ended alike in the same hour is one row, whose count grows; what differs in any column is another."""
+    alike = (1, 3_600_000, "delivered", "", 200, "", 7)
+    others = [(1, 7_200_000, *alike[2:]), (1, 3_600_000, "failed", "gone", 410, "http_status", 7), (*alike[:6], 8)]
+    for count in (2, 3):
+        made = Commit()
+        made.statistics += [(*each, count) for each in (alike, *others)]
+        write(db, made)
+
+    assert (
+        sorted((*each, 5) for each in (alike, *others))
+        == db.execute("SELECT * FROM statistics ORDER BY 1, 2, 3, 7").fetchall()
+    )
+
+
 def test_commit_reads_no_whole_table(db: sqlite3.Connection) -> None:
     """Each step of the trigger finds its rows by a key."""
     body = commit.SCRIPT.partition("\nBEGIN\n")[2].partition("\nEND;")[0]
     steps = [re.sub(r"\bnew\.[a-z_]+", "'[]'", step) for step in body.split(";\n") if step.strip()]
     plans = [[row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {step}")] for step in steps]
 
-    assert 9 == len(plans)
-    tables = ("deliveries", "attempts", "subscriptions", "idempotency_keys", "events", "health")
+    assert 10 == len(plans)
+    tables = ("deliveries", "attempts", "subscriptions", "idempotency_keys", "events", "health", "statistics")
     assert [] == [step for plan in plans for step in plan if step.startswith("SCAN ") and step.split()[1] in tables]
     assert "SEARCH deliveries USING INTEGER PRIMARY KEY (rowid=?)" in plans[0]
     assert "SEARCH idempotency_keys USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)" in plans[7]

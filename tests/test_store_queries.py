@@ -23,8 +23,17 @@ NAMES = sorted(vars(sql))
 
 # These walk a table in the order of its key and stop when the page is full; they filter what they pass.
 WALKS = {"list_events", "list_deliveries"}
-# Read once, at the start, or as few as the subscriptions, or as the tenants that use one event id.
-SMALL = {"subscriptions", "last_keys", "deleted_with_rest", "enabling", "show_event"}
+# Read once, at the start, or as few as the subscriptions, the replays, the tenants that use one event id, or the hours.
+SMALL = {
+    "subscriptions",
+    "last_keys",
+    "deleted_with_rest",
+    "enabling",
+    "show_event",
+    "newest_event",
+    "next_replay",
+    "statistics_of",
+}
 LARGE = re.compile(r"SCAN (deliveries|events|attempts|idempotency_keys|d|e|k)\b")
 NAMED = re.compile(r":([a-z_]+)")
 
@@ -106,6 +115,14 @@ def test_lists_walk_down_the_key(schema: sqlite3.Connection, name: str) -> None:
         ("prune_attempts", "SEARCH attempts USING INDEX attempts_of_delivery (delivery=?)"),
         ("prune_unwanted_events", "SEARCH e USING INDEX events_unwanted (accepted_at<?)"),
         ("prune_keys", "SEARCH idempotency_keys USING INDEX idempotency_keys_by_age (created_at<?)"),
+        ("replayable", "SEARCH d USING INDEX deliveries_of_subscription (subscription=? AND seq>? AND seq<?)"),
+        ("replayable", "SEARCH later USING INDEX deliveries_replayed (event=? AND subscription=? AND seq>?)"),
+        ("replayable_given_up", "SEARCH d USING INDEX deliveries_given_up (subscription=? AND seq>? AND seq<?)"),
+        ("deliveries_to", "SEARCH d USING INDEX deliveries_of_event (event=?)"),
+        ("deleted_receivers", "SEARCH deliveries USING INDEX deliveries_of_event (event=?)"),
+        ("prune_statistics", "SEARCH statistics USING INDEX statistics_by_hour (hour<?)"),
+        ("statistics_of", "SEARCH statistics USING PRIMARY KEY (subscription=? AND hour>?)"),
+        ("count_pending", "SEARCH deliveries USING INDEX deliveries_due (subscription=?)"),
         ("expire_some", "SEARCH d USING INDEX deliveries_expiring (expires_at<?)"),
         ("cancel_some", "SEARCH deliveries USING INDEX deliveries_due (subscription=?)"),
     ],

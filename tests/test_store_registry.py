@@ -376,8 +376,10 @@ async def test_file_of_the_first_schema(tmp_path: Path) -> None:
     old = tmp_path / "old" / "hooks.db"
     (tmp_path / "old" / "secret.key").write_bytes((tmp_path / "new" / "secret.key").read_bytes())
     tables = ("meta", "subscriptions", "health", "events", "deliveries")
-    copies = "".join(f"INSERT INTO {table} SELECT * FROM new.{table};" for table in tables)
-    write(old, f"ATTACH '{tmp_path}/new/hooks.db' AS new; {migrations()[0]} {copies} PRAGMA user_version = 1;")
+    write(old, f"{migrations()[0]} PRAGMA user_version = 1;")
+    columns = {table: ", ".join(name for _, name, *_ in rows(old, f"PRAGMA table_info({table})")) for table in tables}
+    copies = "".join(f"INSERT INTO {table} SELECT {columns[table]} FROM new.{table};" for table in tables)
+    write(old, f"ATTACH '{tmp_path}/new/hooks.db' AS new; {copies}")
 
     async with opened(tmp_path / "old", clock=SetClock(NOW + HOUR)) as place:
         assert [(len(migrations()),)] == place.rows("PRAGMA user_version")

@@ -12,7 +12,7 @@ from zlib import crc32
 import pytest
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
-from storage import DELIVERED, GONE, NO_ANSWER, NOW, SetClock, attempt, subscription
+from storage import DELIVERED, GONE, NO_ANSWER, NOW, SetClock, attempt, draft, subscription
 
 from hookengine import models
 from hookengine.errors import StorageCorrupt
@@ -242,7 +242,7 @@ def test_event_comes_back_as_it_went(db: sqlite3.Connection) -> None:
         occurred_at=2,
         ordering_key="k",
     )
-    commit(db, "events", rows.event_row, event, 4, b"digest")
+    commit(db, "events", rows.event_row, event, 4, draft(digest=b"digest"))
 
     assert event == rows.event(tuple(db.execute(sql.events_by_seq, ("[3]",)).fetchone()))
     view = rows.event_view(db.execute(sql.list_events, PAGE | {"type": None}).fetchone())
@@ -261,7 +261,7 @@ def test_delivery_is_shown_with_a_label_only_if_it_has_one(db: sqlite3.Connectio
     """A member that says nothing is left out."""
     through(db, subscription(CLOCK, seq=2))
     event = models.Event(seq=1, id="e", tenant="t", type="a.b", data=b"1", accepted_at=1, occurred_at=2)
-    commit(db, "events", rows.event_row, event, 1, None)
+    commit(db, "events", rows.event_row, event, 1, draft())
     new = models.Delivery(seq=3, id="dlv_3", event=1, subscription=2, due_at=5, created_at=4)
     commit(db, "deliveries", rows.new_delivery_row, new)
     if label is not None:

@@ -77,6 +77,11 @@ async def read_action(request: web.Request) -> bytes:
     return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
 
 
+async def read_repeatable(request: web.Request) -> bytes:
+    """The body of an action that takes an Idempotency-Key; it may be left out."""
+    return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
+
+
 async def read_nothing(request: web.Request) -> None:
     """The body of an action that takes no members."""
     wire.read_nothing(await read_action(request))

@@ -20,11 +20,11 @@ async def publish(request: web.Request) -> web.Response:
         [wire.read_object(body)],
         single=True,
         key=wire.read_key(request, body),
-        render=lambda events: _accepted(events[0]),
+        render=lambda events: accepted_event(events[0]),
     )
     if isinstance(accepted, Answer):
         return repeated(accepted)
-    return web.Response(body=_accepted(accepted[0]), status=202, content_type=JSON)
+    return web.Response(body=accepted_event(accepted[0]), status=202, content_type=JSON)
 
 
 async def publish_batch(request: web.Request) -> web.Response:
@@ -51,7 +51,8 @@ async def show_event(request: web.Request) -> web.Response:
     return answer(await service_of(request).event(asker_of(request), id_of(request), tenant=request.query.get("tenant")))
 
 
-def _accepted(event: views.Event) -> bytes:
+def accepted_event(event: views.Event) -> bytes:
+    """The answer to who published or replayed *event*."""
     return wire.dump(
         views.AcceptedEvent(
             id=event.id,

@@ -25,8 +25,30 @@ from hookengine.errors import (
     TokenExists,
     TokenNotFound,
 )
-from hookengine.inputs import EventInput, EventTypeInput, RotationInput, SubscriptionInput, TenantInput, TokenInput
-from hookengine.server import deliveries, docs, event_types, events, observation, openapi, subscriptions, tenants, tokens
+from hookengine.inputs import (
+    EventInput,
+    EventReplayInput,
+    EventTypeInput,
+    ReplayInput,
+    RotationInput,
+    SubscriptionInput,
+    TenantInput,
+    TokenInput,
+    TrialInput,
+)
+from hookengine.paging import MOST_ROWS
+from hookengine.server import (
+    deliveries,
+    docs,
+    event_types,
+    events,
+    observation,
+    openapi,
+    replays,
+    subscriptions,
+    tenants,
+    tokens,
+)
 from hookengine.server.asked import PRINCIPAL, TOKENS, service_of
 from hookengine.server.route import Body, Route
 from hookengine.server.wire import EVENT_STREAM, JSON, MERGE_PATCH, NDJSON, Nothing
@@ -41,6 +63,7 @@ SUBS_READ, SUBS_WRITE = Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE
 EVENTS = Annotated[list[EventInput], Meta(max_length=1000)]
 NOTHING = Body(Nothing, optional=True)
 PERIOD = {"since": Time, "until": Time}
+PAGED = {"limit": Annotated[int, Meta(ge=1, le=MOST_ROWS)], "cursor": str}
 STATE_OF_SUBSCRIPTION = Literal["active", "disabled"]
 STATE_OF_DELIVERY = Literal["pending", "delivered", "failed", "cancelled", "held"]
 
@@ -64,6 +87,11 @@ ROUTES = (
           query={"type": str, "tenant": str, **PERIOD}, answer=views.Page[views.Event]),
     Route("GET", "/v1/events/{id}", events.show_event, "event", "Show an event, its data and where it went", READ,
           query={"tenant": str}, answer=views.EventDetail, errors=(EventNotFound,)),
+    Route("GET", "/v1/events/{id}/explain", replays.explain, "explain", "Explain to whom an event went, and why", READ,
+          query={"tenant": str, "subscription": str, **PAGED}, answer=views.Explanation, errors=(EventNotFound,)),
+    Route("POST", "/v1/events/{id}/replay", replays.replay_event, "replay_event", "Deliver an event again", WRITE,
+          body=Body(EventReplayInput, optional=True), query={"tenant": str}, status=202, answer=views.AcceptedEvent,
+          errors=(EventNotFound, Overloaded), keyed=True),
 
     Route("POST", "/v1/subscriptions", subscriptions.subscribe, "subscribe", "Subscribe a URL", SUBS_WRITE,
           body=Body(SubscriptionInput), status=201, answer=Sub, errors=(SubscriptionLimitReached,), keyed=True),
@@ -85,6 +113,13 @@ ROUTES = (
     Route("POST", "/v1/subscriptions/{id}/rotate-secret", subscriptions.rotate_secret, "rotate_secret",
           "Sign with a new secret; the one before signs beside it for a while", SUBS_WRITE,
           body=Body(RotationInput, optional=True), answer=views.SubscriptionSecret, errors=NO_SUB, versioned=True),
+    Route("POST", "/v1/subscriptions/{id}/test", subscriptions.test, "test", "Send a test event now, and show the attempt",
+          SUBS_WRITE, body=Body(TrialInput, optional=True), answer=views.Attempt, errors=(*NO_SUB, Overloaded)),
+    Route("POST", "/v1/subscriptions/{id}/replay", replays.replay, "replay", "Make failed deliveries again, paced", WRITE,
+          body=Body(ReplayInput, optional=True), status=202, answer=views.Replay, others={200: views.Replay}, errors=NO_SUB,
+          keyed=True),
+    Route("GET", "/v1/subscriptions/{id}/stats", subscriptions.show_stats, "stats", "Show what became of its deliveries", READ,
+          query={"since": Time}, answer=views.Stats, errors=NO_SUB),
 
     Route("GET", "/v1/deliveries", deliveries.list_deliveries, "deliveries", "List deliveries, newest first", READ,
           query={"subscription": str, "event": str, "tenant": str, "state": STATE_OF_DELIVERY, **PERIOD}, answer=Dlvs),

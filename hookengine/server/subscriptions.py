@@ -85,5 +85,16 @@ async def rotate_secret(request: web.Request) -> web.Response:
     )
 
 
+async def test(request: web.Request) -> web.Response:
+    """POST /v1/subscriptions/{id}/test."""
+    given = wire.read_object(await read_action(request), optional=True)
+    return answer(await service_of(request).test(asker_of(request), id_of(request), given))
+
+
+async def show_stats(request: web.Request) -> web.Response:
+    """GET /v1/subscriptions/{id}/stats."""
+    return answer(await service_of(request).stats(asker_of(request), id_of(request), query_of(request)))
+
+
 def _subscription(view: views.Subscription) -> web.Response:
     return answer(view, headers=tag(view))

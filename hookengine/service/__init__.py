@@ -5,9 +5,12 @@ from hookengine.service.event_types import EventTypeOperations
 from hookengine.service.events import EventOperations
 from hookengine.service.observation import HEARTBEAT, Observation, Stream
 from hookengine.service.operations import RequestKey, request_digest
+from hookengine.service.replays import ReplayOperations
+from hookengine.service.statistics import StatisticsOperations
 from hookengine.service.subscriptions import SubscriptionOperations
 from hookengine.service.tenants import TenantOperations
 from hookengine.service.tokens import TokenOperations
+from hookengine.service.trials import TrialOperations
 
 __all__ = ["HEARTBEAT", "RequestKey", "Service", "Stream", "request_digest"]
 
@@ -16,6 +19,9 @@ class Service(
     EventOperations,
     SubscriptionOperations,
     DeliveryOperations,
+    ReplayOperations,
+    TrialOperations,
+    StatisticsOperations,
     EventTypeOperations,
     TenantOperations,
     TokenOperations,

@@ -136,14 +136,6 @@ class EventOperations(Operations):
         same = [before for (digest, before), (*_, wanted) in zip(found, asked, strict=True) if before and digest == wanted]
         return same if len(same) == len(events) else None
 
-    def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
-        for position, id_ in enumerate(chosen or ()):
-            subscription = self._store.writer.index.by_id(id_)
-            if subscription is None or subscription.tenant != tenant:
-                problems.add(
-                    f"{at}/subscriptions/{position}", "unknown_subscription", "no subscription of the tenant has this id"
-                )
-
     def _draft(self, event: EventInput, tenant: str) -> Draft:
         return Draft(
             id=event.id,

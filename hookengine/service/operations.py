@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import orjson
 from msgspec import Raw, Struct
 
 from hookengine.access import Scope
-from hookengine.errors import Forbidden, Stopping
+from hookengine.errors import Forbidden, Stopping, SubscriptionNotFound
 from hookengine.inputs import DEFAULT_TENANT
 from hookengine.jsontext import check_json
 from hookengine.store import Key
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from hookengine.clock import Clock
     from hookengine.config import Config
     from hookengine.metrics import Metrics
+    from hookengine.models import Subscription
     from hookengine.netguard import Policy
     from hookengine.observers import Waiters
+    from hookengine.sender import Sender
     from hookengine.store import Store
     from hookengine.stream import Ring
+    from hookengine.validation import Problems
 
 
 DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one that replaced it
@@ -58,9 +62,19 @@ class Operations:
     """
 
     def __init__(
-        self, store: Store, *, waiters: Waiters, metrics: Metrics, ring: Ring, clock: Clock, config: Config, policy: Policy
+        self,
+        store: Store,
+        *,
+        sender: Sender,
+        waiters: Waiters,
+        metrics: Metrics,
+        ring: Ring,
+        clock: Clock,
+        config: Config,
+        policy: Policy,
     ) -> None:
         self._store = store
+        self._sender = sender
         self._metrics = metrics
         self._ring = ring
         self._waiters = waiters
@@ -69,6 +83,7 @@ class Operations:
         self._policy = policy
         self._profiles = config.profiles
         self._refusing = False
+        self._tests: Counter[int] = Counter()  # under way, by subscription
 
     @property
     def accepting(self) -> bool:
@@ -92,8 +107,22 @@ class Operations:
             raise Forbidden(f"this token is bound to the tenant {by.tenant}")
         return by.tenant or asked
 
+    def _subscription(self, by: Principal, id: str) -> Subscription:
+        subscription = self._store.writer.index.by_id(id)
+        if subscription is None or by.tenant not in (None, subscription.tenant):
+            raise SubscriptionNotFound
+        return subscription
+
     def _own_tenant(self, by: Principal, given: str | None) -> str:
         return self._tenant(by, given) or DEFAULT_TENANT
+
+    def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
+        for position, id_ in enumerate(chosen or ()):
+            subscription = self._store.writer.index.by_id(id_)
+            if subscription is None or subscription.tenant != tenant:
+                problems.add(
+                    f"{at}/subscriptions/{position}", "unknown_subscription", "no subscription of the tenant has this id"
+                )
 
     def _key(self, by: Principal, key: RequestKey, tenant: str | None) -> Key:
         scope = tenant or by.tenant or DEFAULT_TENANT

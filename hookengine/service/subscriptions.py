@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from hookengine import inputs, models, views
 from hookengine.access import Principal, Scope
-from hookengine.errors import SubscriptionNotFound
 from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, newest, page
@@ -143,12 +142,6 @@ class SubscriptionOperations(Operations):
         if not self._profiles[profile].has_own_secrets:
             return None
         return given or new_secret(self._clock.new_bytes(32))
-
-    def _subscription(self, by: Principal, id: str) -> models.Subscription:
-        subscription = self._store.writer.index.by_id(id)
-        if subscription is None or by.tenant not in (None, subscription.tenant):
-            raise SubscriptionNotFound
-        return subscription
 
     async def _edit(
         self,

@@ -1,9 +1,9 @@
 """Events, subscriptions, deliveries and attempts, tenants, tokens and event types in one SQLite file."""
 
-from hookengine.store import changes, registry
-from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result
+from hookengine.store import changes, registry, replays
+from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Replay, Result
 from hookengine.store.reader import BEFORE_ALL, Reader, Slice
-from hookengine.store.rows import StoredAttempt
+from hookengine.store.rows import Receiver, StoredAttempt, Went, as_stored
 from hookengine.store.store import Store
 from hookengine.store.transaction import Transaction
 from hookengine.store.writer import Writer
@@ -15,13 +15,18 @@ __all__ = [
     "Key",
     "Reader",
     "Receipt",
+    "Receiver",
     "Recorded",
+    "Replay",
     "Result",
     "Slice",
     "Store",
     "StoredAttempt",
     "Transaction",
+    "Went",
     "Writer",
+    "as_stored",
     "changes",
     "registry",
+    "replays",
 ]

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from hookengine import health as counters
 from hookengine.errors import EventExists, IdempotencyMismatch
 from hookengine.models import (
+    Broken,
     Delivery,
     DeliveryState,
     DisabledReason,
@@ -18,6 +19,7 @@ from hookengine.models import (
     Subscription,
     SubscriptionState,
 )
+from hookengine.statistics import NO_ATTEMPT, bucket_of, hour_of
 from hookengine.store import rows
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
+    from hookengine.store.commit import Values
     from hookengine.vault import Vault
 
 Scope = tuple[str, str, str, str]
@@ -64,6 +67,8 @@ class Batch:
         self._answers: dict[Scope, tuple[bytes, Answer]] = {}
         self._seen: dict[EventName, Seen] = {}
         self._commit = Commit()
+        self._hour = hour_of(now)
+        self._tallies: dict[Values, int] = {}  # by all columns of `statistics` but the last
 
     def know(self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen]) -> None:
         """What earlier commits hold of the keys and event ids that are about to come."""
@@ -78,11 +83,12 @@ class Batch:
             cancelled = {"state": DeliveryState.CANCELLED, "finished_at": self._now, "attempt_count": after.attempt_count}
             after = replace(result.before, **cancelled, failed_label=None)
         health = self._health(after.subscription)
-        reason = None
+        reason = row = None
         if attempt is not None:
             if isinstance(attempt.outcome, Interrupted):
                 self._commit.interrupted.append(after.seq)
-            self._commit.attempts.append(rows.attempt_row(after.seq, attempt, result.profile, self._commit))
+            row = rows.attempt_row(after.seq, attempt, result.profile, self._commit)
+            self._commit.attempts.append(row)
             if subscription is not None:
                 ended_at = attempt.at + attempt.duration
                 health = counters.count(health, attempt.outcome, now=ended_at)
@@ -93,6 +99,8 @@ class Batch:
                         self.disabled[subscription.seq] = _disabled(subscription, reason, now=ended_at)
         if after is not result.before:
             self._commit.settled.append(rows.settled_row(result.before, after))
+            if subscription is not None:  # else nobody can ask for it any more
+                self._count(result, row)
         self.recorded.append(Recorded(result=result, delivery=after, health=health, disabled=reason))
 
     def add_publication(
@@ -121,7 +129,7 @@ class Batch:
                 seen[draft.id, draft.tenant] = (draft.digest, receipt)
         self._seen.update(seen)
         for receipt, draft, deliveries in fresh:
-            self._commit.events.append(rows.event_row(receipt.event, receipt.deliveries, draft.digest, self._commit))
+            self._commit.events.append(rows.event_row(receipt.event, receipt.deliveries, draft, self._commit))
             for delivery in deliveries:
                 self._commit.deliveries.append(rows.new_delivery_row(delivery))
                 self.accepted.append((delivery, receipt.event))
@@ -142,7 +150,22 @@ class Batch:
         commit = self._commit
         commit.health = [rows.health_row(seq, health) for seq, health in self.health.items()]
         commit.changed = [rows.changed_subscription_row(s, vault, commit) for s in self.disabled.values()]
+        commit.statistics = [(*alike, count) for alike, count in self._tallies.items()]
         return commit
+
+    def _count(self, result: Result, row: Values | None) -> None:
+        """Count a result that changed its delivery, with its *row* of attempts: for all that end alike, one row is written."""
+        after, attempt = result.after, result.attempt
+        state: str = ""
+        label = None
+        if after.finished_at is not None and result.before.finished_at is None:
+            state, label = after.state, after.failed_label
+        if attempt is None or row is None or isinstance(attempt.outcome, Broken):  # which is nobody's attempt
+            alike = (after.subscription, self._hour, state, label or "", 0, "", NO_ATTEMPT)
+        else:
+            bucket = bucket_of(attempt.duration)
+            alike = (after.subscription, self._hour, state, label or "", row[6] or 0, row[7] or "", bucket)
+        self._tallies[alike] = self._tallies.get(alike, 0) + 1
 
     def _health(self, subscription: int) -> Health:
         return self.health.get(subscription) or self._health_before.get(subscription) or Health()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -26,6 +27,8 @@ from hookengine.models import (
     SubscriptionState,
     Trigger,
 )
+from hookengine.retry import EXPIRED
+from hookengine.statistics import hour_of
 from hookengine.store import rows
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
@@ -55,7 +58,7 @@ def add_subscription(
     """
 
     async def step(tx: Transaction) -> Subscription | Answer:
-        if key is not None and (answer := await _answered(tx, key)) is not None:
+        if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
         _check_limit(tx, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
@@ -89,7 +92,7 @@ def edit_subscription(
     """
 
     async def step(tx: Transaction) -> Subscription:
-        before = _subscription(tx, id, tenant, versions)
+        before = subscription_of(tx, id, tenant, versions)
         edited = edit(before, tx.now)
         health = tx.health.get(before.seq, Health())
         starts_anew = enable and bool(health.consecutive_failures)
@@ -122,9 +125,10 @@ def delete_subscription(
     """One row now; its deliveries read as cancelled from then on, and upkeep rewrites them."""
 
     async def step(tx: Transaction) -> None:
-        subscription = _subscription(tx, id, tenant, versions)
+        subscription = subscription_of(tx, id, tenant, versions)
         await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
         await tx.run(sql.drop_meta, (f"{_ENABLING}{subscription.seq}",))
+        await tx.run(sql.drop_replays, (subscription.seq,))
         tx.drop(subscription)
 
     return step
@@ -166,6 +170,9 @@ def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awai
             state = DeliveryState.CANCELLED if before.state is DeliveryState.PENDING else before.state
             raise DeliveryStateConflict(f"the delivery is {state}")
         await tx.run(sql.cancel_delivery, (tx.now, before.seq))
+        commit = Commit()
+        commit.statistics.append(rows.ended_row(before.subscription, hour_of(tx.now), 1, DeliveryState.CANCELLED))
+        await tx.write(commit)
         tx.overrule(before, replace(before, state=DeliveryState.CANCELLED, finished_at=tx.now))
 
     return step
@@ -200,7 +207,13 @@ async def cancel_rest(tx: Transaction) -> int:
 
 async def expire(tx: Transaction) -> int:
     """Give up some held deliveries whose time is over; those of lanes that are served, the dispatcher finds itself."""
-    return await tx.run(sql.expire_some, {"now": tx.now, "limit": STEP})
+    expired = Counter(seq for (seq,) in await tx.fetch(sql.expire_some, {"now": tx.now, "limit": STEP}))
+    commit = Commit()
+    for seq, count in expired.items():
+        commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, EXPIRED))
+    if expired:
+        await tx.write(commit)
+    return expired.total()
 
 
 def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
@@ -215,17 +228,19 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
         pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
         pruned += await tx.run(sql.prune_unwanted_events, (before, STEP))
         pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, STEP))
+        pruned += await tx.run(sql.prune_statistics, (hour_of(before), STEP))
         return pruned
 
     return step
 
 
-def _subscription(
+def subscription_of(
     tx: Transaction,
     id: str,
     tenant: str | None,
-    versions: frozenset[int] | None,
+    versions: frozenset[int] | None = None,
 ) -> Subscription:
+    """The subscription with this id; raises SubscriptionNotFound, and PreconditionFailed unless it has one of *versions*."""
     subscription = tx.index.by_id(id)
     if subscription is None or tenant not in (None, subscription.tenant):
         raise SubscriptionNotFound
@@ -251,7 +266,8 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
     return delivery, tx.index.get(delivery.subscription)
 
 
-async def _answered(tx: Transaction, key: Key) -> Answer | None:
+async def answered(tx: Transaction, key: Key) -> Answer | None:
+    """What the first request with *key* was answered; raises IdempotencyMismatch for other bytes."""
     found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
     if not found:
         return None

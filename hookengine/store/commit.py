@@ -15,7 +15,10 @@ Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and
 
 SCRIPT = (files(__package__) / "commit.sql").read_text(encoding="utf-8")
 
-_TABLES = ("settled", "interrupted", "attempts", "health", "changed", "events", "deliveries", "spent_keys", "keys")
+_TABLES = (
+    *("settled", "interrupted", "attempts", "health", "changed", "events", "deliveries", "spent_keys", "keys"),
+    "statistics",
+)
 
 
 class Commit:
@@ -37,6 +40,7 @@ class Commit:
         self.deliveries: list[Values] = []
         self.spent_keys: list[Values] = []  # earlier uses of `keys`, if their time is over
         self.keys: list[Values] = []
+        self.statistics: list[Values] = []
         self._bytes: list[bytes] = []
         self._size = 0
 

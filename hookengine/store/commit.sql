@@ -5,8 +5,8 @@
 -- some milliseconds: one call for a commit, not some twenty, publishes a quarter more (docs/performance.md). A column that
 -- JSON cannot hold is the place of its value in `bytes`: where it begins, from 1, and how long it is.
 
-CREATE TEMP VIEW commits (settled, interrupted, attempts, health, changed, events, deliveries, spent_keys, keys, bytes) AS
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP VIEW commits (settled, interrupted, attempts, health, changed, events, deliveries, spent_keys, keys, statistics, bytes)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 CREATE TEMP TRIGGER write_commit INSTEAD OF INSERT ON commits
 BEGIN
@@ -61,11 +61,11 @@ BEGIN
     FROM json_each(new.changed) AS new_row
     WHERE subscriptions.seq = json_extract(new_row.value, '$[0]') AND subscriptions.deleted_at IS NULL;
 
-    INSERT INTO events (seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, deliveries, digest)
+    INSERT INTO events (seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, deliveries, digest, chosen)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
            substr(new.bytes, json_extract(value, '$[4][0]'), json_extract(value, '$[4][1]')),
            json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),
-           substr(new.bytes, json_extract(value, '$[9][0]'), json_extract(value, '$[9][1]'))
+           substr(new.bytes, json_extract(value, '$[9][0]'), json_extract(value, '$[9][1]')), json_extract(value, '$[10]')
     FROM json_each(new.events);
 
     INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, expires_at)
@@ -87,4 +87,11 @@ BEGIN
            substr(new.bytes, json_extract(value, '$[4][0]'), json_extract(value, '$[4][1]')), json_extract(value, '$[5]'),
            substr(new.bytes, json_extract(value, '$[6][0]'), json_extract(value, '$[6][1]')), json_extract(value, '$[7]')
     FROM json_each(new.keys);
+
+    INSERT INTO statistics (subscription, hour, state, label, status_code, error_code, bucket, count)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]')
+    FROM json_each(new.statistics)
+    WHERE true
+    ON CONFLICT DO UPDATE SET count = count + excluded.count;
 END;

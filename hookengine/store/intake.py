@@ -9,6 +9,8 @@ from msgspec import Struct
 from hookengine.models import Attempt, Delivery, DisabledReason, Event, Health, Priority, Rules, Subscription
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hookengine.scheduler import Mark, Refill
 
 
@@ -60,6 +62,23 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
     deliveries: int
 
 
+class Replay(Struct, frozen=True, kw_only=True, gc=False):
+    """
+    Which deliveries of a subscription are made again, and how far that has come.
+
+    Of an event's deliveries to the subscription the newest counts, with its state; the times are those of events' acceptance.
+    """
+
+    seq: int = 0
+    subscription: int
+    states: tuple[str, ...]
+    since: int | None = None
+    until: int | None = None
+    newest: int  # the last that it looks at: there when it was asked for
+    cursor: int = 0  # the last that it has looked at
+    made: int = 0
+
+
 class Result(Struct, frozen=True, kw_only=True, gc=False):
     """What became of a delivery: without an attempt, it expired."""
 
@@ -85,8 +104,8 @@ class Listener(Protocol):
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""
 
-    def accepted(self, deliveries: list[tuple[Delivery, Event]]) -> None:
-        """New deliveries are committed."""
+    def accepted(self, deliveries: Sequence[tuple[Delivery, Event | None]]) -> None:
+        """New deliveries are committed; the event is None where it was not at hand."""
 
     def recorded(self, results: list[Recorded]) -> None:
         """Results are committed, in the order of their attempts' ends."""
@@ -102,6 +121,9 @@ class Listener(Protocol):
 
     def overruled(self, before: Delivery, after: Delivery) -> None:
         """Somebody else than its attempt has changed a delivery."""
+
+    def replaying(self, subscription: Subscription, count: int, *, finished: bool) -> None:
+        """A replay will make *count* deliveries, or has made them."""
 
     def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
         """The answer to a refill."""

@@ -1,6 +1,6 @@
 -- commit
 -- Results, publications, and what they entail: see commit.sql.
-INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- insert_subscription
 -- A new subscription.
@@ -127,7 +127,8 @@ WHERE seq IN (
     SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_expiring
     CROSS JOIN subscriptions AS s ON s.seq = d.subscription
     WHERE d.state = 'pending' AND d.expires_at <= :now AND s.state = 'disabled' AND s.deleted_at IS NULL
-    LIMIT :limit);
+    LIMIT :limit)
+RETURNING subscription;
 
 -- finished_before
 -- Some deliveries that finished before a time, with their events.
@@ -157,6 +158,12 @@ DELETE FROM events WHERE seq IN (
 -- Idempotency keys whose time is over.
 DELETE FROM idempotency_keys WHERE (tenant, method, path, key) IN (
     SELECT tenant, method, path, key FROM idempotency_keys WHERE created_at <= ? ORDER BY created_at LIMIT ?);
+
+-- prune_statistics
+-- Statistics of hours whose retention is over.
+DELETE FROM statistics WHERE (subscription, hour, state, label, status_code, error_code, bucket) IN (
+    SELECT subscription, hour, state, label, status_code, error_code, bucket
+    FROM statistics INDEXED BY statistics_by_hour WHERE hour < ? ORDER BY hour LIMIT ?);
 
 -- meta
 -- A value that belongs to the file as a whole.
@@ -309,3 +316,105 @@ WHERE (description, example, deprecated) IS NOT (excluded.description, excluded.
 -- delete_event_type
 -- A type is declared no more; events of it stay.
 DELETE FROM event_types WHERE type = ?;
+
+-- statistics_of
+-- What became of the attempts and deliveries of one subscription since an hour.
+SELECT state, label, status_code, error_code, bucket, sum(count) AS count
+FROM statistics
+WHERE subscription = ? AND hour >= ?
+GROUP BY state, label, status_code, error_code, bucket;
+
+-- count_pending
+-- How many deliveries of one subscription wait, up to a number.
+SELECT count(*) AS count
+FROM (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = ? LIMIT ?);
+
+-- insert_replays
+-- New deliveries of events that were accepted before.
+INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, replay)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+       'pending', json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'),
+       json_extract(value, '$[7]'), 1
+FROM json_each(?);
+
+-- replayable
+-- The next deliveries that a replay comes to, and whether it takes them: those whose event did not go there again since.
+SELECT d.seq, d.event,
+       d.state IN (SELECT value FROM json_each(:states))
+       AND (:since IS NULL OR :since <= iif(d.replay, (SELECT accepted_at FROM events WHERE seq = d.event), d.created_at))
+       AND (:until IS NULL OR :until > iif(d.replay, (SELECT accepted_at FROM events WHERE seq = d.event), d.created_at))
+       AND NOT EXISTS (
+           SELECT 1 FROM deliveries AS later INDEXED BY deliveries_replayed
+           WHERE later.replay = 1 AND later.event = d.event AND later.subscription = d.subscription AND later.seq > d.seq
+       ) AS wanted
+FROM deliveries AS d INDEXED BY deliveries_of_subscription
+WHERE d.subscription = :subscription AND d.seq > :cursor AND d.seq <= :newest
+ORDER BY d.seq
+LIMIT :limit;
+
+-- replayable_given_up
+-- The same, where none but failed and cancelled ones are asked for.
+SELECT d.seq, d.event,
+       d.state IN (SELECT value FROM json_each(:states))
+       AND (:since IS NULL OR :since <= iif(d.replay, (SELECT accepted_at FROM events WHERE seq = d.event), d.created_at))
+       AND (:until IS NULL OR :until > iif(d.replay, (SELECT accepted_at FROM events WHERE seq = d.event), d.created_at))
+       AND NOT EXISTS (
+           SELECT 1 FROM deliveries AS later INDEXED BY deliveries_replayed
+           WHERE later.replay = 1 AND later.event = d.event AND later.subscription = d.subscription AND later.seq > d.seq
+       ) AS wanted
+FROM deliveries AS d INDEXED BY deliveries_given_up
+WHERE d.state IN ('failed', 'cancelled') AND d.subscription = :subscription AND d.seq > :cursor AND d.seq <= :newest
+ORDER BY d.seq
+LIMIT :limit;
+
+-- insert_replay
+-- A replay that is asked for.
+INSERT INTO replays (subscription, states, since, until, newest, cursor, made, moved_at)
+VALUES (:subscription, :states, :since, :until, :newest, 0, 0, :now);
+
+-- next_replay
+-- The replay that waits longest for its turn; that of a disabled subscription waits until it is enabled.
+SELECT r.seq, r.subscription, r.states, r.since, r.until, r.newest, r.cursor, r.made
+FROM replays AS r
+CROSS JOIN subscriptions AS s ON s.seq = r.subscription
+WHERE s.state = 'active' AND s.deleted_at IS NULL
+ORDER BY r.moved_at, r.seq
+LIMIT 1;
+
+-- move_replay
+-- How far a replay has come.
+UPDATE replays SET cursor = ?, made = ?, moved_at = ? WHERE seq = ?;
+
+-- drop_replay
+-- A replay that is finished.
+DELETE FROM replays WHERE seq = ?;
+
+-- drop_replays
+-- The replays of a subscription that is deleted.
+DELETE FROM replays WHERE subscription = ?;
+
+-- newest_event
+-- One event as the engine sees it, and whether it named its subscriptions; the newest where several tenants use the id.
+SELECT seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, chosen
+FROM events
+WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant)
+ORDER BY seq DESC
+LIMIT 1;
+
+-- deliveries_to
+-- What an event made for some subscriptions, newest first.
+SELECT w.id, w.state, w.subscription_seq, d.replay
+FROM deliveries AS d INDEXED BY deliveries_of_event
+CROSS JOIN deliveries_shown AS w ON w.seq = d.seq
+WHERE d.event = :event AND +d.subscription IN (SELECT value FROM json_each(:subscriptions))
+ORDER BY d.seq DESC
+LIMIT :limit;
+
+-- deleted_receivers
+-- Subscriptions that an event made deliveries for, and that were deleted since, newest first.
+SELECT s.seq, s.id, s.settings
+FROM subscriptions AS s
+WHERE s.seq IN (SELECT subscription FROM deliveries INDEXED BY deliveries_of_event WHERE event = :event)
+  AND s.deleted_at IS NOT NULL AND s.seq < :before AND (:subscription IS NULL OR s.id = :subscription)
+ORDER BY s.seq DESC
+LIMIT :limit;

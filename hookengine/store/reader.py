@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hookengine import models, views
 from hookengine.store import rows
 from hookengine.store.intake import KEY_LIFETIME, Answer
 from hookengine.store.queries import sql
+from hookengine.store.replays import next_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.scheduler import Mark
-    from hookengine.store.intake import Key, Receipt
+    from hookengine.statistics import Tally
+    from hookengine.store.intake import Key, Receipt, Replay
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 
+_COUNTED_AT_ONCE = 2_000  # deliveries, in about 3 ms
+_MOST_TOLD = 10_000  # deliveries of a page that is explained
 
 # How a state that is shown may be stored; see the view. Delivered ones are most rows: their list needs no index.
 _STORED = {"pending": ("pending",), "held": ("pending",), "failed": ("failed",), "cancelled": ("pending", "cancelled")}
@@ -87,6 +92,42 @@ class Reader:
         row = await self._one(sql.show_event, {"id": id, "tenant": tenant})
         return None if row is None else row["seq"]
 
+    async def explained(self, id: str, tenant: str | None) -> tuple[models.Event, bool] | None:
+        """One event as the engine sees it, and whether it named its subscriptions."""
+        row = await self._one(sql.newest_event, {"id": id, "tenant": tenant})
+        return None if row is None else (rows.event(tuple(row)[:8]), bool(row["chosen"]))
+
+    async def deliveries_to(self, event: int, subscriptions: list[int]) -> dict[int, list[rows.Went]]:
+        """What the event with this key made for each, newest first."""
+        found: dict[int, list[rows.Went]] = {}
+        values = {"event": event, "subscriptions": rows.json_text(subscriptions), "limit": _MOST_TOLD}
+        for row in await self._db.execute_fetchall(sql.deliveries_to, values):
+            went = rows.Went(id=row["id"], state=row["state"], replay=bool(row["replay"]))
+            found.setdefault(row["subscription_seq"], []).append(went)
+        return found
+
+    async def deleted_receivers(
+        self, event: int, *, before: int, limit: int, subscription: str | None = None
+    ) -> list[rows.Receiver]:
+        """The subscriptions that the event with this key went to, and that were deleted since, newest first."""
+        values = {"event": event, "before": before, "limit": limit, "subscription": subscription}
+        return [rows.receiver(row) for row in await self._db.execute_fetchall(sql.deleted_receivers, values)]
+
+    async def newest_delivery(self) -> int:
+        """The greatest key of a delivery."""
+        (row,) = await self._db.execute_fetchall(sql.last_keys)
+        return int(row["deliveries"])
+
+    async def count_replayable(self, replay: Replay) -> int:
+        """How many deliveries *replay* makes, counted in pages: what else is read does not wait for all of them."""
+        count = 0
+        while True:
+            passed = list(await self._db.execute_fetchall(*next_page(replay, _COUNTED_AT_ONCE)))
+            count += sum(1 for row in passed if row["wanted"])
+            if len(passed) < _COUNTED_AT_ONCE:
+                return count
+            replay = replace(replay, cursor=passed[-1]["seq"])
+
     async def deliveries_of(self, event: int) -> list[views.Delivery]:
         """The deliveries of the event with this key, in the order they were made."""
         return [rows.delivery_view(row) for row in await self._db.execute_fetchall(sql.deliveries_of_event, (event,))]
@@ -147,6 +188,15 @@ class Reader:
         """One event type."""
         row = await self._one(sql.show_event_type, {"type": type})
         return None if row is None else rows.event_type_view(row)
+
+    async def statistics(self, subscription: int, *, since: int) -> list[Tally]:
+        """How the attempts and deliveries of the subscription with this key ended, from the hour *since* on."""
+        return [rows.tally(row) for row in await self._db.execute_fetchall(sql.statistics_of, (subscription, since))]
+
+    async def pending(self, subscription: int, *, most: int) -> int:
+        """How many deliveries of the subscription with this key wait; *most* stands for that and more."""
+        (row,) = await self._db.execute_fetchall(sql.count_pending, (subscription, most))
+        return int(row["count"])
 
     async def _one(self, statement: str, values: dict[str, Any]) -> Row | None:
         # In one step: a caller that is cancelled between two would leave an open cursor, and with it an old snapshot.

@@ -12,15 +12,17 @@ from hookengine import models, views
 from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
 from hookengine.models import OUTCOME_NAMES, Accepted, Broken, Interrupted, Priority, Secret, Trigger, Unreachable
-from hookengine.store.intake import Receipt
+from hookengine.statistics import NO_ATTEMPT, Tally
+from hookengine.store.commit import Commit
+from hookengine.store.intake import Receipt, Replay
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from sqlite3 import Row
 
-    from hookengine.store.commit import Commit, Values
-    from hookengine.store.intake import Answer, Key
+    from hookengine.store.commit import Values
+    from hookengine.store.intake import Answer, Draft, Key
     from hookengine.vault import Vault
 
 _SEALED = ("headers", "auth", "secrets")
@@ -60,6 +62,36 @@ def new_delivery_row(d: models.Delivery) -> Values:
     return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.expires_at)
 
 
+def replay_row(d: models.Delivery) -> Values:
+    """A row of `insert_replays`."""
+    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at)
+
+
+def replay(row: Sequence[Any]) -> Replay:
+    """A replay from the columns of `next_replay`."""
+    return Replay(
+        seq=row[0],
+        subscription=row[1],
+        states=tuple(orjson.loads(row[2])),
+        since=row[3],
+        until=row[4],
+        newest=row[5],
+        cursor=row[6],
+        made=row[7],
+    )
+
+
+def replay_values(r: Replay) -> dict[str, Any]:
+    """What a replay takes, as parameters of `insert_replay` and `replayable`."""
+    return {
+        "subscription": r.subscription,
+        "states": json_text(r.states),
+        "since": r.since,
+        "until": r.until,
+        "newest": r.newest,
+    }
+
+
 def settled_row(before: models.Delivery, d: models.Delivery) -> Values:
     """A row of `Commit.settled`: *d* as it is now, and what it must still be on disk."""
     changed = (d.state, d.due_at, d.attempt_count, d.step, d.trigger, d.finished_at, d.failed_label)
@@ -97,10 +129,11 @@ def receipt(row: Sequence[Any]) -> tuple[tuple[str, str], tuple[bytes | None, Re
     return (id_, tenant), (digest, Receipt(event=event, deliveries=deliveries))
 
 
-def event_row(e: models.Event, deliveries: int, digest: bytes | None, commit: Commit) -> Values:
-    """A row of `Commit.events`."""
+def event_row(e: models.Event, deliveries: int, draft: Draft, commit: Commit) -> Values:
+    """A row of `Commit.events`: *e* as *draft* brought it."""
     data, times = commit.place(e.data), (e.accepted_at, e.occurred_at)
-    return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(digest))
+    chosen = 0 if draft.only is None else 1
+    return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(draft.digest), chosen)
 
 
 def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
@@ -133,6 +166,23 @@ def _request(request: models.Request, profile: str | None) -> Values:
     return (request.method, request.url, headers, profile, crc32(request.body))
 
 
+class Receiver(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription that an event made a delivery for, and that was deleted since."""
+
+    seq: int
+    id: str
+    name: str | None
+    url: str
+
+
+class Went(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery of an event, in short."""
+
+    id: str
+    state: str
+    replay: bool
+
+
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt as it was recorded: the request's body is made again when shown, and `checksum` tells if it is the same."""
 
@@ -156,17 +206,34 @@ class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 def stored_attempt(row: Row) -> StoredAttempt:
     """An attempt from the columns of `attempts_of_delivery`."""
-    method, url, headers, profile, checksum = orjson.loads(row["request"]) if row["request"] else (None, None, [], None, 0)
-    response_headers, truncated = orjson.loads(row["response"]) if row["response"] else (None, False)
+    *columns, request, response, body = tuple(row)
+    return _stored_attempt(
+        columns, orjson.loads(request) if request else None, orjson.loads(response) if response else None, body
+    )
+
+
+def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
+    """An attempt as it would be recorded: what is shown of one that is not stored is the same."""
+    commit = Commit()
+    _, *columns, request, response, body = attempt_row(0, attempt, profile, commit)
+    return _stored_attempt(columns, request, response, commit.bytes_at(body))
+
+
+def _stored_attempt(
+    columns: Sequence[Any], request: Sequence[Any] | None, response: Sequence[Any] | None, body: bytes | None
+) -> StoredAttempt:
+    number, at, duration, trigger, outcome, status_code, error_code, error_detail = columns
+    method, url, headers, profile, checksum = request or (None, None, [], None, 0)
+    response_headers, truncated = response or (None, False)
     return StoredAttempt(
-        number=row["number"],
-        at=row["at"],
-        duration=row["duration"],
-        trigger=row["trigger"],
-        outcome=row["outcome"],
-        status_code=row["status_code"],
-        error_code=row["error_code"],
-        error_detail=row["error_detail"],
+        number=number,
+        at=at,
+        duration=duration,
+        trigger=trigger,
+        outcome=outcome,
+        status_code=status_code,
+        error_code=error_code,
+        error_detail=error_detail,
         method=method,
         url=url,
         headers=[(name, value) for name, value in headers],
@@ -174,7 +241,7 @@ def stored_attempt(row: Row) -> StoredAttempt:
         checksum=checksum,
         response_headers=None if response_headers is None else [(name, value) for name, value in response_headers],
         truncated=truncated,
-        body=row["body"],
+        body=body,
     )
 
 
@@ -227,6 +294,23 @@ def key_row(key: Key, answer: Answer, now: int, commit: Commit) -> Values:
 def health_row(seq: int, h: models.Health) -> Values:
     """A row of `Commit.health`."""
     return (seq, h.consecutive_failures, h.last_success_at, h.last_failure_at, h.failing_since, h.enabled_at)
+
+
+def ended_row(subscription: int, hour: int, count: int, state: models.DeliveryState, label: str = "") -> Values:
+    """A row of `Commit.statistics`: deliveries that came to a final *state* without an attempt."""
+    return (subscription, hour, state, label, 0, "", NO_ATTEMPT, count)
+
+
+def tally(row: Row) -> Tally:
+    """A count from the columns of `statistics_of`."""
+    return Tally(
+        state=row["state"],
+        label=row["label"],
+        status_code=row["status_code"],
+        error_code=row["error_code"],
+        bucket=row["bucket"],
+        count=row["count"],
+    )
 
 
 def _secret(wanted: type, value: Any) -> Any:
@@ -292,6 +376,12 @@ def event_type_view(row: Row) -> views.EventType:
         created_at=moment(row["created_at"]),
         updated_at=moment(row["updated_at"]),
     )
+
+
+def receiver(row: Row) -> Receiver:
+    """A subscription that is deleted, from the columns of `deleted_receivers`."""
+    settings = orjson.loads(row["settings"])
+    return Receiver(seq=row["seq"], id=row["id"], name=settings["name"], url=settings["url"])
 
 
 def event_view(row: Row) -> views.Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hookengine.models import Delivery, Trigger
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from hookengine.models import Delivery, Health, Subscription
+    from hookengine.clock import Clock
+    from hookengine.models import Health, Priority, Subscription
     from hookengine.store.batch import Keys
     from hookengine.store.commit import Commit
     from hookengine.store.writer import Writer
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 class Transaction:
     """What a change may do: statements, a new key, and what follows once it is committed."""
 
-    def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, now: int) -> None:
-        self.now = now
+    def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, clock: Clock) -> None:
+        self.now = clock.now()
         self.index = writer.index
         self.health = writer.health
         self.tenants = writer.tenants
@@ -32,6 +34,7 @@ class Transaction:
         self.after: list[Callable[[], None]] = []
         self._db = db
         self._keys = keys
+        self._clock = clock
 
     async def run(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> int:
         """Execute *statement*; the number of rows that it changed."""
@@ -46,14 +49,28 @@ class Transaction:
         """Execute *statement* for each of *values*."""
         await self._db.executemany(statement, values)
 
-    async def fetch(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
+    async def fetch(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> list[Any]:
         """The rows that *statement* gives."""
-        return list(await self._db.execute_fetchall(statement, tuple(values)))
+        return list(await self._db.execute_fetchall(statement, values if isinstance(values, dict) else tuple(values)))
 
     def new_subscription(self) -> int:
         """The key of a new subscription."""
         self._keys.subscriptions += 1
         return self._keys.subscriptions
+
+    def new_replay(self, event: int, subscription: int, priority: Priority) -> Delivery:
+        """A delivery, due now, of an event that was accepted before."""
+        self._keys.deliveries += 1
+        return Delivery(
+            seq=self._keys.deliveries,
+            id=self._clock.new_id("dlv"),
+            event=event,
+            subscription=subscription,
+            priority=priority,
+            due_at=self.now,
+            trigger=Trigger.REPLAY,
+            created_at=self.now,
+        )
 
     def put(self, subscription: Subscription, health: Health) -> None:
         """Let the index and the counters follow once this is committed."""

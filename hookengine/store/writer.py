@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hookengine.access import Tokens
     from hookengine.clock import Clock
     from hookengine.matching import Index
-    from hookengine.models import Health, SigningSecret, Tenant
+    from hookengine.models import Health, SigningSecret, Subscription, Tenant
     from hookengine.scheduler import Refill
     from hookengine.vault import Vault
 
@@ -137,6 +137,10 @@ class Writer:
         if known is not None and not known.readable:
             raise StorageCorrupt(f"the secrets of the tenant {tenant} cannot be read: set a new one")
         return () if known is None else known.secrets
+
+    def secrets(self, subscription: Subscription, *, of_tenant: bool) -> tuple[SigningSecret, ...]:
+        """What signs a request to *subscription*: its own secrets, or with *of_tenant* as `tenant_secrets`."""
+        return self.tenant_secrets(subscription.tenant) if of_tenant else subscription.secrets
 
     async def change(self, step: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run *step* alone in a transaction; what it put into `after` follows the commit at once."""
@@ -356,7 +360,7 @@ class Writer:
             self.listener.storage(None)
 
     async def _change(self, step: Callable[[Transaction], Awaitable[T]], done: asyncio.Future[T]) -> None:
-        transaction = Transaction(self, self._db, self._keys, self._clock.now())
+        transaction = Transaction(self, self._db, self._keys, self._clock)
         try:
             await self._db.execute("BEGIN IMMEDIATE")
             value = await step(transaction)

@@ -1,0 +1,126 @@
+"""What is asked after an event was accepted: why it went where it went, and that it goes there again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hookengine import views
+from hookengine.access import Principal, Scope
+from hookengine.errors import EventNotFound
+from hookengine.inputs import EventReplayInput, ReplayInput
+from hookengine.paging import Query, cursor_of
+from hookengine.presentation import shown_events, shown_explained
+from hookengine.service.operations import Operations, RequestKey
+from hookengine.store import Answer, Replay, replays
+from hookengine.validation import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hookengine.models import Event, Subscription
+    from hookengine.store import Receiver
+
+DEFAULT_STATES = ("failed",)
+
+
+class ReplayOperations(Operations):
+    """Of explanations and replays."""
+
+    async def explain(self, by: Principal, id: str, query: Mapping[str, Any]) -> views.Explanation:
+        """What an event did for each subscription of its tenant, and why."""
+        self._require(by, Scope.EVENTS_READ)
+        asked = Query(query, {"tenant", "subscription"})
+        part = asked.slice(self._tenant(by, asked.text("tenant")))
+        wanted = asked.text("subscription")
+        found = await self._store.reader.explained(id, part.tenant)
+        if found is None:
+            raise EventNotFound
+        event, chosen = found
+        most = part.limit + 1  # one more tells whether there is a next page
+        gone = await self._store.reader.deleted_receivers(event.seq, before=part.before, limit=most, subscription=wanted)
+        known = [s for s in self._subscriptions_of(event, wanted) if s.seq < part.before]
+        both: list[Subscription | Receiver] = [*known, *gone]
+        both.sort(key=lambda each: -each.seq)
+        shown = both[: part.limit]
+        went = await self._store.reader.deliveries_to(event.seq, [each.seq for each in shown])
+        return views.Explanation(
+            event=event.id,
+            subscriptions=[shown_explained(each, event, went.get(each.seq, []), chosen=chosen) for each in shown],
+            next_cursor=cursor_of(shown[-1].seq if len(both) > part.limit else None),
+        )
+
+    async def replay_event(
+        self,
+        by: Principal,
+        id: str,
+        given: Mapping[str, Any],
+        *,
+        tenant: str | None = None,
+        key: RequestKey | None = None,
+        render: Callable[[views.Event], bytes] | None = None,
+    ) -> views.Event | Answer:
+        """New deliveries of an event, which are what the answer counts; a repetition with *key* gets what *render* made."""
+        self._require(by, Scope.EVENTS_WRITE, changing=True)
+        keyed = None if key is None else self._key(by, key, None)
+        if keyed is not None and (before := await self._store.reader.answer(keyed, now=self._clock.now())) is not None:
+            return before
+        problems = Problems()
+        draft = problems.convert(EventReplayInput, given)
+        own = self._tenant(by, tenant)
+        found = await self._store.reader.explained(id, own)
+        if found is None:
+            raise EventNotFound
+        chosen = draft.get("subscriptions")
+        self._check_chosen(problems, chosen, found[0].tenant, "")
+        problems.require(draft)
+        step = replays.replay_event(
+            id,
+            own,
+            None if chosen is None else frozenset(chosen),
+            key=keyed,
+            render=None if render is None else lambda receipt: render(shown_events([receipt])[0]),
+        )
+        made = await self._store.writer.change(step)
+        return made if isinstance(made, Answer) else shown_events([made])[0]
+
+    async def replay(
+        self,
+        by: Principal,
+        id: str,
+        given: Mapping[str, Any],
+        *,
+        key: RequestKey | None = None,
+        render: Callable[[views.Replay], bytes] | None = None,
+    ) -> views.Replay | Answer:
+        """
+        Begin to make a subscription's deliveries again; with `dry_run` only count them.
+
+        A repetition with *key* gets what *render* made; a dry run does not use the key up.
+        """
+        self._require(by, Scope.EVENTS_WRITE, changing=True)
+        problems = Problems()
+        draft = problems.convert(ReplayInput, given)
+        dry_run = bool(draft.get("dry_run"))
+        keyed = None if key is None or dry_run else self._key(by, key, None)
+        if keyed is not None and (before := await self._store.reader.answer(keyed, now=self._clock.now())) is not None:
+            return before
+        since, until = draft.get("since"), draft.get("until")
+        if since is not None and until is not None and until <= since:
+            problems.add("/until", "invalid_value", "until must lie after since")
+        wanted = problems.require(draft)
+        replay = Replay(
+            subscription=self._subscription(by, id).seq,
+            states=tuple(dict.fromkeys(wanted.states or DEFAULT_STATES)),
+            since=None if since is None else int(since),
+            until=None if until is None else int(until),
+            newest=await self._store.reader.newest_delivery(),
+        )
+        count = await self._store.reader.count_replayable(replay)
+        if dry_run:
+            return views.Replay(count=count)
+        rendered = None if render is None else lambda number: render(views.Replay(count=number))
+        made = await self._store.writer.change(replays.add_replay(id, by.tenant, replay, count, key=keyed, render=rendered))
+        return made if isinstance(made, Answer) else views.Replay(count=made)
+
+    def _subscriptions_of(self, event: Event, wanted: str | None) -> list[Subscription]:
+        return [s for s in self._store.writer.index if s.tenant == event.tenant and wanted in (None, s.id)]

@@ -1,0 +1,45 @@
+"""What is asked of statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hookengine.access import Principal, Scope
+from hookengine.models import Health, SubscriptionState
+from hookengine.paging import Query
+from hookengine.presentation import shown_stats
+from hookengine.service.operations import Operations
+from hookengine.statistics import Summary, hour_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hookengine import views
+
+DEFAULT_RANGE = 24 * 3_600_000  # ms until now
+_MOST_PENDING = 10_000  # counted
+
+
+class StatisticsOperations(Operations):
+    """Of statistics."""
+
+    async def stats(self, by: Principal, id: str, query: Mapping[str, Any]) -> views.Stats:
+        """
+        What became of the deliveries of one subscription, by default in the last day.
+
+        All of it comes from rows that are kept by the hour, and from the index of what waits.
+        """
+        self._require(by, Scope.EVENTS_READ)
+        since = Query(query, {"since"}, paged=False).slice(by.tenant).since
+        subscription = self._subscription(by, id)
+        since = hour_of(self._clock.now() - DEFAULT_RANGE if since is None else since)
+        summary = Summary(await self._store.reader.statistics(subscription.seq, since=since))
+        waiting = await self._store.reader.pending(subscription.seq, most=_MOST_PENDING)
+        return shown_stats(
+            subscription,
+            self._store.writer.health.get(subscription.seq, Health()),
+            summary,
+            since=since,
+            pending=waiting if subscription.state is SubscriptionState.ACTIVE else 0,
+            held=waiting if subscription.state is SubscriptionState.DISABLED else 0,
+        )

@@ -1,0 +1,109 @@
+"""Test events: one request to a subscription's endpoint, of which nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from hookengine import profiles, views
+from hookengine.access import Principal, Scope
+from hookengine.errors import TooManyTests
+from hookengine.inputs import TrialInput
+from hookengine.models import Attempt, AttemptError, Broken, ErrorCode, Event, Outcome, Request, Subscription, Trigger
+from hookengine.presentation import shown_attempt
+from hookengine.service.operations import Operations
+from hookengine.store import as_stored
+from hookengine.validation import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+TEST_TYPE = "hookengine.test"
+TEST_DATA = b'{"test":true,"message":"This is a test event. Nothing has happened."}'
+
+MOST_TESTS = 16  # at once, so that they never take the connections that deliveries need
+MOST_OF_ONE = 2  # for one subscription, so that an endpoint that hangs leaves the others theirs
+
+
+class TrialOperations(Operations):
+    """Of test events."""
+
+    async def test(self, by: Principal, id: str, given: Mapping[str, Any]) -> views.Attempt:
+        """
+        Send a test event to a subscription's endpoint now, once, also while it is disabled; the attempt, however it ended.
+
+        It goes the way of a delivery, but nothing is stored and no counter moves. As far as the profile carries them, its id
+        begins with `test_`; where nothing else is given its type is `hookengine.test` and its data the type's example, or a
+        word that it is a test. Raises TooManyTests.
+        """
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        problems = Problems()
+        draft = problems.convert(TrialInput, given)
+        subscription = self._subscription(by, id)
+        wanted = problems.require(draft)
+        type_ = wanted.type or TEST_TYPE
+        now = self._clock.now()
+        event = Event(
+            seq=0,
+            id=self._clock.new_id("test"),
+            tenant=subscription.tenant,
+            type=type_,
+            data=await self._example(type_) if wanted.data is UNSET else bytes(wanted.data),
+            accepted_at=now,
+            occurred_at=now,
+        )
+        with self._under_way(subscription):
+            attempt = await self._try(subscription, event, now)
+        return shown_attempt(as_stored(attempt, subscription.profile), event, subscription, self._profiles)
+
+    async def _example(self, type: str) -> bytes:
+        """What a test event of *type* carries where nothing is given."""
+        declared = await self._store.reader.event_type(type) if type in self._store.writer.event_types else None
+        return TEST_DATA if declared is None or declared.example is None else declared.example
+
+    @contextmanager
+    def _under_way(self, subscription: Subscription) -> Iterator[None]:
+        if self._tests.total() >= MOST_TESTS or self._tests[subscription.seq] >= MOST_OF_ONE:
+            raise TooManyTests
+        self._tests[subscription.seq] += 1
+        try:
+            yield
+        finally:
+            self._tests[subscription.seq] -= 1
+            if not self._tests[subscription.seq]:
+                del self._tests[subscription.seq]
+
+    async def _try(self, subscription: Subscription, event: Event, now: int) -> Attempt:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        request, outcome = await self._send(subscription, event, now)
+        return Attempt(
+            number=1,
+            at=now,
+            duration=round((loop.time() - begun) * 1000),
+            trigger=Trigger.TEST,
+            outcome=outcome,
+            request=request,
+        )
+
+    async def _send(self, subscription: Subscription, event: Event, now: int) -> tuple[Request | None, Outcome]:
+        request = None
+        try:
+            profile = self._profiles[subscription.profile]
+            rules = profiles.rules(profile, subscription)
+            request = profiles.build(
+                profile,
+                subscription,
+                event,
+                secrets=self._store.writer.secrets(subscription, of_tenant=profile.uses_tenants_secret),
+                attempt=1,
+                retry=0,
+                now=now,
+                timeout=rules.timeout,
+            )
+            return request, await self._sender.attempt(request, rules)
+        except Exception as error:  # noqa: BLE001  # as with a delivery: whatever is wrong is how the attempt ended
+            return request, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=type(error).__name__))

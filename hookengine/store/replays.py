@@ -1,0 +1,122 @@
+"""Making deliveries again: of one event at once, of a subscription in steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hookengine.errors import EventNotFound
+from hookengine.models import DeliveryState, Priority
+from hookengine.store import rows
+from hookengine.store.changes import STEP, answered, subscription_of
+from hookengine.store.commit import Commit
+from hookengine.store.intake import KEY_LIFETIME, Answer, Key, Receipt, Replay
+from hookengine.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    from hookengine.models import Delivery, Event
+    from hookengine.store.transaction import Transaction
+
+
+def replay_event(
+    id: str,
+    tenant: str | None,
+    only: Collection[str] | None = None,
+    *,
+    key: Key | None = None,
+    render: Callable[[Receipt], bytes] | None = None,
+) -> Callable[[Transaction], Awaitable[Receipt | Answer]]:
+    """
+    New deliveries of an event to those that match now, or to *only* those, whatever their types.
+
+    The Receipt counts these deliveries; a repetition with *key* gets the first one's Answer. Raises EventNotFound.
+    """
+
+    async def step(tx: Transaction) -> Receipt | Answer:
+        if key is not None and (answer := await answered(tx, key)) is not None:
+            return answer
+        found = await tx.fetch(sql.newest_event, {"id": id, "tenant": tenant})
+        if not found:
+            raise EventNotFound
+        event = rows.event(found[0][:8])
+        takers = tx.index.match(event.tenant, event.type, only)
+        made = [tx.new_replay(event.seq, taker.seq, Priority.NORMAL) for taker in takers]
+        receipt = Receipt(event=event, deliveries=len(made))
+        await _insert(tx, made, event)
+        if key is not None and render is not None:
+            await _keep(tx, key, render(receipt))
+        return receipt
+
+    return step
+
+
+def add_replay(
+    id: str,
+    tenant: str | None,
+    replay: Replay,
+    count: int,
+    *,
+    key: Key | None = None,
+    render: Callable[[int], bytes] | None = None,
+) -> Callable[[Transaction], Awaitable[int | Answer]]:
+    """Begin *replay*, of the subscription with this id, which will make *count* deliveries; with *key*, once."""
+
+    async def step(tx: Transaction) -> int | Answer:
+        if key is not None and (answer := await answered(tx, key)) is not None:
+            return answer
+        subscription = subscription_of(tx, id, tenant)
+        await tx.run(sql.insert_replay, rows.replay_values(replay) | {"now": tx.now})
+        if key is not None and render is not None:
+            await _keep(tx, key, render(count))
+        tx.after.append(lambda: tx.listener.replaying(subscription, count, finished=False))
+        return count
+
+    return step
+
+
+async def replay_some(tx: Transaction) -> int:
+    """
+    Look at some of the deliveries that a replay has yet to come to, and make again those that it takes; 0 when none is left.
+
+    They have low priority: what is new goes first to an endpoint that has much to catch up with.
+    """
+    for row in await tx.fetch(sql.next_replay):
+        replay = rows.replay(row)
+        passed = await tx.fetch(*next_page(replay, STEP))
+        made = [tx.new_replay(event, replay.subscription, Priority.LOW) for _, event, wanted in passed if wanted]
+        await _insert(tx, made)
+        count = replay.made + len(made)
+        if len(passed) < STEP:
+            await tx.run(sql.drop_replay, (replay.seq,))
+            _finished(tx, replay, count)
+        else:
+            await tx.run(sql.move_replay, (passed[-1][0], count, tx.now, replay.seq))
+        return 1
+    return 0
+
+
+def next_page(replay: Replay, limit: int) -> tuple[str, dict[str, Any]]:
+    """The statement that gives the next *limit* deliveries that *replay* comes to, with its values."""
+    passes_delivered = DeliveryState.DELIVERED in replay.states
+    statement = sql.replayable if passes_delivered else sql.replayable_given_up
+    return statement, rows.replay_values(replay) | {"cursor": replay.cursor, "limit": limit}
+
+
+async def _insert(tx: Transaction, made: list[Delivery], event: Event | None = None) -> None:
+    await tx.run(sql.insert_replays, (rows.json_text([rows.replay_row(delivery) for delivery in made]),))
+    if made:
+        tx.after.append(lambda: tx.listener.accepted([(delivery, event) for delivery in made]))
+
+
+async def _keep(tx: Transaction, key: Key, body: bytes) -> None:
+    commit = Commit()
+    commit.spent_keys.append((*key.scope, tx.now - KEY_LIFETIME))
+    commit.keys.append(rows.key_row(key, Answer(status=202, body=body), tx.now, commit))
+    await tx.write(commit)
+
+
+def _finished(tx: Transaction, replay: Replay, count: int) -> None:
+    subscription = tx.index.get(replay.subscription)
+    if subscription is not None:  # it may be unreadable
+        tx.after.append(lambda: tx.listener.replaying(subscription, count, finished=True))

@@ -1,0 +1,113 @@
+"""Statistics over HTTP: what is counted, over which time, and what is shown of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from api import Api, serving
+from engines import PATIENCE
+
+from hookengine.clock import Clock
+from hookengine.receiver import Receiver
+from hookengine.statistics import HOUR, hour_of
+from hookengine.validation import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NOTHING: dict[str, Any] = {
+    "deliveries": {"delivered": 0, "failed": 0, "cancelled": 0, "pending": 0, "held": 0, "failed_labels": {}},
+    "attempts": {"total": 0, "status_codes": {}, "error_codes": {}},
+    "latency_ms": {"p50": None, "p95": None, "p99": None},
+    "consecutive_failures": 0,
+    "last_success_at": None,
+    "last_failure_at": None,
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One server for all tests here: each uses a tenant of its own."""
+    async with serving(tmp_path_factory.mktemp("statistics")) as made:
+        yield made
+
+
+async def stats(api: Api, subscription: Any, query: str = "") -> Any:
+    """The statistics of a subscription."""
+    answer = await api("GET", f"/v1/subscriptions/{subscription['id']}/stats{query}")
+    assert 200 == answer.status, answer.body
+    return answer.json
+
+
+async def test_fresh_subscription(api: Api) -> None:
+    """Where nothing happened yet every count is there, and nothing is made up; the range is the last day in whole hours."""
+    made = await api.subscribe(tenant="fresh")
+    before = Clock().now()
+    shown = await stats(api, made)
+
+    assert NOTHING | {"subscription": made["id"], "since": shown["since"]} == shown
+    assert shown["since"] in {format_time(hour_of(now - 24 * HOUR)) for now in (before, Clock().now())}
+
+
+async def test_counts(api: Api) -> None:
+    """Endings, status codes, error codes and times of the attempts are counted, with the counters as they stand."""
+    async with Receiver([200, 500, 200]) as receiver:
+        made = await api.subscribe(receiver.url, tenant="counts", retry_schedule=[])
+        for _ in range(3):
+            event = await api.publish(tenant="counts")
+            await api.engine.wait(event["id"], PATIENCE)
+    shown = await stats(api, made)
+
+    assert {"delivered": 2, "failed": 1, "cancelled": 0, "pending": 0, "held": 0, "failed_labels": {}} == shown["deliveries"]
+    assert {"total": 3, "status_codes": {"200": 2, "500": 1}, "error_codes": {"http_status": 1}} == shown["attempts"]
+    assert 0 <= shown["latency_ms"]["p50"] <= shown["latency_ms"]["p95"] <= shown["latency_ms"]["p99"] <= PATIENCE * 1000
+    subscription = (await api("GET", f"/v1/subscriptions/{made['id']}")).json
+    assert 0 == shown["consecutive_failures"]
+    for name in ("last_success_at", "last_failure_at"):
+        assert subscription[name] == shown[name]
+
+
+@pytest.mark.parametrize("state", ["pending", "held"])
+async def test_what_waits_counts_now(api: Api, state: str) -> None:
+    """What waits is pending or held as the subscription is now, and counts as cancelled once it is."""
+    made = await api.subscribe(tenant=f"waits-{state}", state="disabled" if state == "held" else "active")
+    later = format_time(Clock().now() + HOUR)
+    for _ in range(3):
+        await api.publish(tenant=made["tenant"], deliver_at=later)
+    [delivery, *_] = (await api("GET", f"/v1/deliveries?subscription={made['id']}")).json["data"]
+    await api.made(f"/v1/deliveries/{delivery['id']}/cancel", None)
+
+    assert NOTHING["deliveries"] | {state: 2, "cancelled": 1} == (await stats(api, made))["deliveries"]
+
+
+async def test_range(api: Api) -> None:
+    """A time counts as its whole hour; hours before it are left out."""
+    made = await api.subscribe(tenant="range")
+    await api.publish(tenant="range", deliver_at=format_time(Clock().now() + HOUR))
+    [delivery] = (await api("GET", f"/v1/deliveries?subscription={made['id']}")).json["data"]
+    await api.made(f"/v1/deliveries/{delivery['id']}/cancel", None)
+    now = Clock().now()
+    [(hour,)] = api.rows(
+        "SELECT hour FROM statistics JOIN subscriptions AS s ON s.seq = subscription WHERE s.id = ?", made["id"]
+    )
+
+    assert hour in {hour_of(now), hour_of(now - 60_000)}
+    for since, count in ((hour + HOUR - 1, 1), (hour + HOUR, 0), (0, 1)):
+        shown = await stats(api, made, f"?since={format_time(since)}")
+        assert (format_time(hour_of(since)), count) == (shown["since"], shown["deliveries"]["cancelled"])
+
+
+async def test_refused(api: Api) -> None:
+    """Unknown ids, deleted subscriptions and wrong parameters are told as everywhere."""
+    made = await api.subscribe(tenant="gone")
+    wrong = await api("GET", f"/v1/subscriptions/{made['id']}/stats?since=yesterday&limit=3&tenant=x")
+    await api("DELETE", f"/v1/subscriptions/{made['id']}")
+
+    expected = [("limit", "unknown_parameter"), ("tenant", "unknown_parameter"), ("since", "invalid_value")]
+    assert (422, expected) == (wrong.status, wrong.places)
+    for unknown in (made["id"], "sub_none"):
+        assert 404 == (await api("GET", f"/v1/subscriptions/{unknown}/stats")).status
