@@ -16,7 +16,7 @@ from hookengine.receiver import Received, Receiver, Reply
 from hookengine.signing import SCHEMES, sign
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -143,18 +143,18 @@ async def test_signature_of_each_profile_verifies(http: aiohttp.ClientSession, p
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        pytest.param({}, "missing_header", id="unsigned"),
-        pytest.param(signed(secret=OTHER), "no_match", id="other_secret"),
-        pytest.param(signed(body=b"{}"), "no_match", id="other_body"),
-        pytest.param(signed(at=1_000_000_000), "timestamp_too_old", id="old"),
-        pytest.param(signed(at=4_000_000_000), "timestamp_too_new", id="future"),
+        pytest.param(dict, "missing_header", id="unsigned"),
+        pytest.param(lambda: signed(secret=OTHER), "no_match", id="other_secret"),
+        pytest.param(lambda: signed(body=b"{}"), "no_match", id="other_body"),
+        pytest.param(lambda: signed(at=1_000_000_000), "timestamp_too_old", id="old"),
+        pytest.param(lambda: signed(at=4_000_000_000), "timestamp_too_new", id="future"),
     ],
 )
 async def test_bad_signature_is_told_with_its_reason(
-    http: aiohttp.ClientSession, headers: dict[str, str], reason: str
+    http: aiohttp.ClientSession, headers: Callable[[], dict[str, str]], reason: str
 ) -> None:
     """A request that does not verify is recorded and answered all the same, with why."""
-    async with Receiver(secret=SECRET) as receiver, http.post(receiver.url, data=BODY, headers=headers) as response:
+    async with Receiver(secret=SECRET) as receiver, http.post(receiver.url, data=BODY, headers=headers()) as response:
         [received] = receiver.requests
 
     assert 200 == response.status
