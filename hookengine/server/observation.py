@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from hookengine.errors import Overloaded
 from hookengine.server.asked import STREAMING, asker_of, on_lost, query_of, service_of
-from hookengine.server.problems import SAFE
+from hookengine.server.problems import BEGUN, SAFE
 from hookengine.server.wire import EVENT_STREAM, answer, dump
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     streams.open.add(followed)
     on_lost(request, followed.close)
     try:
+        request[BEGUN] = True
         await response.prepare(request)
         await _send(response, followed, streams.patience)
     except TimeoutError:

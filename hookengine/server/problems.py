@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 
+BEGUN = web.RequestKey("begun", bool)  # set once an answer that goes on has begun: there is no place for another
+
 # On every answer: what is stored is other people's, and must not be taken for a page of ours. A version would help attackers.
 SAFE = {
     "Server": "hookengine",
@@ -116,7 +118,7 @@ async def tell_errors(
     except web.HTTPException as refused:
         response = problem_of(refused)
     except Exception:
-        if request.writer.output_size > 0:  # the answer has begun: the connection tells of it, by its end
+        if BEGUN in request:  # the connection tells of it, by its end
             raise
         request.app.logger.exception("request_failed")
         response = internal_error()
