@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
-from storage import HOUR, MINUTE, NOW, Opened, SetClock, files, limit_pages, opened, subscription, write
+from storage import HOUR, MINUTE, NOW, Opened, SetClock, files, limit_pages, opened, rows, subscription, write
 
 from hookengine.access import DEFAULT_SCOPES, Principal, Scope, Token, digest
 from hookengine.errors import (
