@@ -19,6 +19,7 @@ from hookengine.cli.delivery import delivery
 from hookengine.cli.demo import demo
 from hookengine.cli.event import event
 from hookengine.cli.exits import Exit, report
+from hookengine.cli.replay import replay
 from hookengine.cli.serve import serve
 from hookengine.cli.subscription import subscription
 from hookengine.errors import HookEngineError
@@ -36,7 +37,7 @@ def hookengine(context: click.Context) -> None:
         context.color = False  # click itself does not know the variable
 
 
-for _verb in (serve, demo, event, subscription, delivery, check_config):
+for _verb in (serve, demo, event, subscription, delivery, replay, check_config):
     hookengine.add_command(_verb)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import click
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def read_bytes(argument: str) -> bytes:
@@ -30,6 +33,30 @@ def read_text(argument: str) -> str:
     if not text:
         raise click.BadParameter("it is empty")
     return text
+
+
+def words(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """The words of a list such as `a,b`, as an option's callback."""
+    return None if value is None else [text.strip() for text in value.split(",") if text.strip()]
+
+
+def past(text: str | None, *, now: int) -> str | None:
+    """The time that *text* names: a duration counts back from *now* (ms since the epoch), all else is the server's to read."""
+    from hookengine.validation import format_time, parse_duration  # noqa: PLC0415  # it loads msgspec
+
+    try:
+        return None if text is None else format_time(now - parse_duration(text))
+    except ValueError:
+        return text
+
+
+def key_header(key: str | None) -> dict[str, str] | None:
+    """The header of an Idempotency-Key."""
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        raise click.BadParameter("1 to 255 visible ASCII characters", param_hint="--idempotency-key")
+    return {"Idempotency-Key": key}
 
 
 def pairs(arguments: tuple[str, ...], separator: str) -> dict[str, str]:
