@@ -84,15 +84,17 @@ class Client:
         query: Mapping[str, str | int | None] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """
         Send one request to *path* (`/v1/events`), and return the answer if it is a success.
 
-        A query member that is None is left out. A *body* is JSON where *headers* do not say otherwise.
+        A query member that is None is left out. A *body* is JSON where *headers* do not say otherwise. A *timeout* takes the
+        place of the client's.
         Raises `ServerNotReached` without an answer and `ApiError` for every status but 2xx.
         """
         target = self._target_of(path, query)
-        connection = self._connect()
+        connection = self._connect(self._timeout if timeout is None else timeout)
         try:
             response, content = _exchange(connection, method, target, body, self._headers(body, headers or {}))
         except (OSError, HTTPException) as error:
@@ -115,7 +117,7 @@ class Client:
         Raises as `request` does, and `ServerNotReached` also where nothing comes for the timeout.
         """
         target = self._target_of(path, query)
-        connection = self._connect()
+        connection = self._connect(self._timeout)
         try:
             connection.request("GET", target, headers=self._headers(None, headers or {}))
             response = connection.getresponse()
@@ -134,9 +136,9 @@ class Client:
         pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
         return self._target.path + path + ("?" + urlencode(pairs) if pairs else "")
 
-    def _connect(self) -> HTTPConnection:
+    def _connect(self, timeout: float) -> HTTPConnection:
         kind = HTTPSConnection if self._target.scheme == "https" else HTTPConnection
-        connection = kind(self._target.hostname or "", self._target.port, timeout=self._timeout)
+        connection = kind(self._target.hostname or "", self._target.port, timeout=timeout)
         try:
             connection.connect()
         except OSError as error:

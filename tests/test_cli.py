@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -21,10 +21,10 @@ import pytest
 
 from hookengine import __version__, errors
 from hookengine.cli import main
-from hookengine.cli.arguments import document, moment
+from hookengine.cli.arguments import document, moment, past
 from hookengine.cli.exits import report
 from hookengine.cli.following import Line, news
-from hookengine.cli.output import cell, describe_attempt, printable, show_table
+from hookengine.cli.output import cell, describe_attempt, printable, show_table, working
 from hookengine.cli.tail import describe, events
 from hookengine.receiver import Received, Receiver, Reply
 from hookengine.server import routes
@@ -150,6 +150,21 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         """It is."""
         return True
+
+
+class Listening(Terminal):
+    """A terminal that tells when something was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Keep *text*."""
+        count = super().write(text)
+        if text.endswith("\n"):
+            self.written.set()
+        return count
 
 
 @pytest.fixture
@@ -284,6 +299,14 @@ def test_module_is_the_command() -> None:
         ["subscription", "add", "https://e.example", "--basic", "nocolon"],
         ["subscription", "add", "https://e.example", "--secret", "@missing"],
         ["subscription", "add", "https://e.example", "--secret", ""],
+        ["subscription", "test", SUB, "{"],
+        ["replay", "--dry-run", "--json"],
+        ["replay", EVENT, "--subscription", SUB],
+        ["replay", EVENT, "--since", "1h"],
+        ["replay", EVENT, "--dry-run"],
+        ["replay", "--subscription", SUB, "--to", SUB],
+        ["replay", "--subscription", SUB, "--tenant", "x"],
+        ["replay", "--subscription", SUB, "--idempotency-key", "a b"],
         ["subscription", "edit", SUB],
         ["subscription", "edit", SUB, "--name", "x", "--unset", "name"],
         ["subscription", "edit", SUB, "--unset", "url"],
@@ -617,6 +640,19 @@ def test_attempt_in_words(attempt: dict[str, Any], expected: str) -> None:
 
 
 # event
+
+
+def test_event_is_explained(server: Server, ask: Callable[..., Ended]) -> None:
+    """Each subscription has its line with the reason, and the next page is told of."""
+    explained = {"subscription": SUB, "name": None, "url": "x", "delivered": False, "state": "failed", "reason": "Why."}
+    server.on(f"GET /v1/events/{EVENT}/explain", {"event": EVENT, "subscriptions": [explained], "next_cursor": "c"})
+    ended = ask("event", "explain", EVENT, "--subscription", SUB, "--limit", "1")
+
+    assert Ended(0, f"{SUB}\tfalse\tfailed\tWhy.\n", "There are more: --cursor c\n") == ended
+    assert {"subscription": SUB, "limit": "1"} == server.query
+    server.on(f"GET /v1/events/{EVENT}/explain", {"event": EVENT, "subscriptions": [], "next_cursor": None})
+    assert Ended(0, "", "") == ask("event", "explain", EVENT)
+    assert {"event", "subscriptions", "next_cursor"} == json.loads(ask("event", "explain", EVENT, "--json").out).keys()
 
 
 def test_event_is_sent_with_the_producers_bytes(server: Server, ask: Callable[..., Ended]) -> None:
@@ -1028,6 +1064,120 @@ def test_subscription_is_acted_on(
 
     assert Ended(0, "secret\twhsec_s\nprevious\t\n", "") == ask("subscription", *argv)
     assert (b"" if document is None else json.dumps(document).encode()) == server.last.body
+
+
+@pytest.mark.parametrize(
+    ("argv", "document"),
+    [
+        ([], b"{}"),
+        (["--type", "order.created"], b'{"type": "order.created"}'),
+        (['{"n": 1.10}'], b'{"data":{"n": 1.10}}'),
+        (["--type", "a", "[1]"], b'{"type": "a","data":[1]}'),
+    ],
+)
+def test_test_event_is_sent(server: Server, ask: Callable[..., Ended], argv: list[str], document: bytes) -> None:
+    """What is given is sent as it is, and the attempt and the answer's body are shown."""
+    server.on(f"POST /v1/subscriptions/{SUB}/test", ATTEMPT | {"response": {"body": "th\x1b[1manks"}})
+    ended = ask("subscription", "test", SUB, *argv)
+
+    assert Ended(0, "✓ 200 in 41 ms\nth\\x1b[1manks\n", "") == ended
+    assert document == server.last.body
+
+
+def test_test_event_that_is_refused_is_status_1(server: Server, ask: Callable[..., Ended]) -> None:
+    """Scripts see whether the endpoint took it, with --json too."""
+    server.on(f"POST /v1/subscriptions/{SUB}/test", REFUSED)
+
+    assert Ended(1, "✗ 503 in 12 ms\n", "") == ask("subscription", "test", SUB)
+    ended = ask("subscription", "test", SUB, "--json")
+    assert (1, REFUSED) == (ended.status, json.loads(ended.out))
+
+
+STATS: dict[str, Any] = {
+    "subscription": SUB,
+    "since": "2030-03-17T17:00:00.000Z",
+    "deliveries": {"delivered": 5, "failed": 1, "cancelled": 0, "pending": 2, "held": 0, "failed_labels": {"expired": 1}},
+    "attempts": {"total": 9, "status_codes": {"200": 5, "503": 4}, "error_codes": {"http_status": 4}},
+    "latency_ms": {"p50": 40, "p95": 90, "p99": None},
+    "consecutive_failures": 0,
+    "last_success_at": None,
+    "last_failure_at": None,
+}
+
+
+def test_statistics_are_shown_in_lines(server: Server, ask: Callable[..., Ended]) -> None:
+    """Each count has its line, and --json is the API's."""
+    server.on(f"GET /v1/subscriptions/{SUB}/stats", STATS)
+    lines = ask("subscription", "stats", SUB).out.splitlines()
+
+    assert {} == server.query
+    for line in (
+        "delivered\t5",
+        'failed_labels\t{"expired": 1}',
+        "attempts\t9",
+        'status_codes\t{"200": 5, "503": 4}',
+        "p50_ms\t40",
+        "p99_ms\t",
+    ):
+        assert line in lines
+    assert STATS == json.loads(ask("subscription", "stats", SUB, "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("1h", "2030-03-17T16:46:40.000Z"),
+        ("2030-01-01T00:00:00Z", "2030-01-01T00:00:00Z"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_duration_counts_back(text: str | None, expected: str | None) -> None:
+    """A range may begin so long ago; a time, and what is neither, goes to the server as it is."""
+    assert expected == past(text, now=NOON)
+
+
+def test_statistics_of_the_last_hours(server: Server, ask: Callable[..., Ended]) -> None:
+    """The range goes into the query."""
+    server.on(f"GET /v1/subscriptions/{SUB}/stats", STATS)
+    ask("subscription", "stats", SUB, "--since", "2030-01-01T00:00:00Z")
+
+    assert {"since": "2030-01-01T00:00:00Z"} == server.query
+
+
+# replay
+
+
+def test_event_is_replayed(server: Server, ask: Callable[..., Ended]) -> None:
+    """The event's path is asked, and the number of new deliveries is on stdout."""
+    server.on(f"POST /v1/events/{EVENT}/replay", ACCEPTED | {"deliveries": 3}, status=202)
+
+    assert Ended(0, "3\n", "to be delivered again\n") == ask("replay", EVENT)
+    assert ({}, {}) == (server.document, server.query)
+    ask("replay", EVENT, "--to", f"{SUB}, sub_2", "--tenant", "acme", "--idempotency-key", "k")
+    assert ({"subscriptions": [SUB, "sub_2"]}, {"tenant": "acme"}) == (server.document, server.query)
+    assert "k" == server.last.header("Idempotency-Key")
+
+
+def test_subscription_is_replayed(server: Server, ask: Callable[..., Ended]) -> None:
+    """Filters go into the document; a dry run says that nothing is sent."""
+    server.on(f"POST /v1/subscriptions/{SUB}/replay", {"count": 12}, status=202)
+
+    assert Ended(0, "12\n", "to be delivered again\n") == ask("replay", "--subscription", SUB)
+    assert {} == server.document
+    since, until = "2030-01-01T00:00:00Z", "2030-01-02T00:00:00Z"
+    filters = ["--states", "failed,cancelled", "--since", since, "--until", until, "--dry-run"]
+    assert "would be delivered again\n" == ask("replay", "--subscription", SUB, *filters).err
+    assert {"states": ["failed", "cancelled"], "since": since, "until": until, "dry_run": True} == server.document
+    assert {"count": 12} == json.loads(ask("replay", "--subscription", SUB, "--json").out)
+
+
+def test_work_that_takes_long_is_told_to_a_person() -> None:
+    """Who sits at a terminal hears what is waited for."""
+    with redirect_stderr(Listening()) as heard, working("Counting", after=0.0):
+        assert heard.written.wait(20)
+
+    assert "Counting …\n" == heard.getvalue()
 
 
 def test_subscriptions_are_listed_by_state(server: Server, ask: Callable[..., Ended]) -> None:

@@ -21,6 +21,7 @@ from hookengine.cli.event import event
 from hookengine.cli.event_type import event_type
 from hookengine.cli.exits import Exit, report
 from hookengine.cli.openapi import openapi
+from hookengine.cli.replay import replay
 from hookengine.cli.serve import serve
 from hookengine.cli.subscription import subscription
 from hookengine.cli.tail import tail
@@ -41,7 +42,7 @@ def hookengine(context: click.Context) -> None:
         context.color = False  # click itself does not know the variable
 
 
-for _verb in (serve, demo, event, subscription, delivery, tail, event_type, tenant, token, openapi, check_config):
+for _verb in (serve, demo, event, subscription, delivery, replay, tail, event_type, tenant, token, openapi, check_config):
     hookengine.add_command(_verb)
 
 

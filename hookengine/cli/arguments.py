@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def read_bytes(argument: str) -> bytes:
@@ -35,6 +38,20 @@ def read_text(argument: str) -> str:
     if not text:
         raise click.BadParameter("it is empty")
     return text
+
+
+def words(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """The words of a list such as `a,b`, as an option's callback."""
+    return None if value is None else [text.strip() for text in value.split(",") if text.strip()]
+
+
+def key_header(key: str | None) -> dict[str, str] | None:
+    """The header of an Idempotency-Key."""
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        raise click.BadParameter("1 to 255 visible ASCII characters", param_hint="--idempotency-key")
+    return {"Idempotency-Key": key}
 
 
 def pairs(arguments: tuple[str, ...], separator: str) -> dict[str, str]:
@@ -64,15 +81,25 @@ def given(members: Mapping[str, Any]) -> dict[str, Any]:
 def document(members: Mapping[str, Any], name: str, text: bytes) -> bytes:
     """A request of the given *members* and, as member *name*, a JSON *text*, which goes into it as it is."""
     _check_json(name, text)
-    return json.dumps(given(members)).encode().removesuffix(b"}") + f',"{name}":'.encode() + text + b"}"
+    others = given(members)
+    return json.dumps(others).encode().removesuffix(b"}") + f'{"," if others else ""}"{name}":'.encode() + text + b"}"
 
 
 def moment(text: str, *, now: int) -> str:
     """The time that *text* names: a duration counts from *now* (ms since the epoch); all else is for the server to read."""
+    return _moment(text, now, 1)
+
+
+def past(text: str | None, *, now: int) -> str | None:
+    """The same of a time gone by: a duration counts back from *now*."""
+    return None if text is None else _moment(text, now, -1)
+
+
+def _moment(text: str, now: int, direction: int) -> str:
     from hookengine.validation import format_time, parse_duration  # noqa: PLC0415  # it loads msgspec
 
     try:
-        return format_time(now + parse_duration(text))
+        return format_time(now + direction * parse_duration(text))
     except ValueError:
         return text
 

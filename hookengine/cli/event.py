@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
 from hookengine.cli.api import Api, page_options, text_of, with_api
-from hookengine.cli.arguments import document, moment, read_bytes
+from hookengine.cli.arguments import document, key_header, moment, read_bytes
 from hookengine.cli.exits import Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
 from hookengine.clock import Clock
-
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @click.group()
@@ -42,14 +39,13 @@ def send(
     api: Api, type_: str, data_: str, *, at: str | None, idempotency_key: str | None, wait: bool, **members: Any
 ) -> int | None:
     """Send an event of TYPE, whose data is the given JSON, a file's or standard input's."""
-    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
-        raise click.BadParameter("1 to 255 visible ASCII characters", param_hint="--idempotency-key")
+    headers = key_header(idempotency_key)
     members["deliver_at"] = None if at is None else moment(at, now=Clock().now())
     answer = api.client.request(
         "POST",
         "/v1/events",
         body=document({"type": type_, **members}, "data", read_bytes(data_)),
-        headers=None if idempotency_key is None else {"Idempotency-Key": idempotency_key},
+        headers=headers,
     )
     accepted = api.read(answer, "id", "tenant", "deliveries")
     if not api.as_json:
@@ -90,6 +86,24 @@ def show(api: Api, id_: str) -> None:
     deliveries = found.pop("deliveries")
     show_record(found | {"data": text_of(answer, "data")})
     show_table(("id", "subscription", "state"), deliveries)
+
+
+@event.command()
+@click.argument("id_", metavar="ID")
+@click.option("--subscription", metavar="ID", help="Only for this subscription.")
+@click.option("--tenant", help="Whose event it is, where several tenants use the id.")
+@page_options
+@with_api
+def explain(api: Api, id_: str, **query: str | int | None) -> None:
+    """Say for each subscription whether an event was delivered, and why."""
+    answer = api.get(api.path("events", id_, "explain"), **query)
+    if api.as_json:
+        show_bytes(answer.body)
+        return
+    found = api.read(answer, "subscriptions", "next_cursor")
+    show_table(("subscription", "delivered", "state", "reason"), found["subscriptions"])
+    if cursor := found["next_cursor"]:
+        say(f"There are more: --cursor {cursor}")
 
 
 def _count(deliveries: int) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # Wider than any row: a terminal wraps what is too long, while an id that a table folded could not be copied.
 _WIDTH = 10_000
@@ -33,6 +34,19 @@ def say(words: str) -> None:
     # A person who has closed the terminal still wants the work done, and the daemon to stop when told.
     with suppress(OSError):
         click.echo(words, err=True)
+
+
+@contextmanager
+def working(words: str, *, after: float = 1.0) -> Iterator[None]:
+    """Say *words* to a person who has waited for *after* seconds for what is done inside."""
+    timer = Timer(after, say, [f"{words} …"])
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def printable(text: str) -> str:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hookengine.cli.api import Api, page_options, with_api, yes_option
-from hookengine.cli.arguments import given, pairs, read_text, secret_text
-from hookengine.cli.output import cell, say
+from hookengine.cli.arguments import document, given, pairs, past, read_bytes, read_text, secret_text, words
+from hookengine.cli.exits import Exit
+from hookengine.cli.output import cell, describe_attempt, say, show_bytes, show_mark, show_record, working
+from hookengine.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_LONGEST_TEST = 330.0  # s: the longest timeout of an attempt, and some more
 
 
 @click.group()
 def subscription() -> None:
     """Say who wants which events, where and how."""
-
-
-def _texts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else [text.strip() for text in value.split(",") if text.strip()]
 
 
 def _headers(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, str] | None:
@@ -42,13 +43,13 @@ def _basic(_context: click.Context, _parameter: click.Parameter, value: str | No
 
 # Each is named as the API's member, so that what was given is the document to send.
 _SETTINGS = (
-    click.option("--types", "event_types", metavar="TYPE,…", callback=_texts, help="Exact, order.*, or * (the default)."),
+    click.option("--types", "event_types", metavar="TYPE,…", callback=words, help="Exact, order.*, or * (the default)."),
     click.option("--name", help="A name for people."),
     click.option("--profile", help="How the endpoint is spoken to.  [default: the server's]"),
     click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, callback=_headers, help="A further header."),
     click.option("--basic", "auth", metavar="USER:PASSWORD|@FILE|-", callback=_basic, help="Basic authentication."),
     click.option("--timeout", metavar="DURATION", help="For one attempt: 15s."),
-    click.option("--retry-schedule", metavar="DURATION,…", callback=_texts, help="Delays between attempts: 5s,5m."),
+    click.option("--retry-schedule", metavar="DURATION,…", callback=words, help="Delays between attempts: 5s,5m."),
     click.option("--max-concurrency", type=int, help="Attempts at the same time."),
     click.option("--disable-after", "disable_after_failures", type=int, metavar="N", help="Disable after N failures running."),
     click.option("--while-disabled", type=click.Choice(["hold", "skip"]), help="Hold or skip events while it is disabled."),
@@ -173,3 +174,40 @@ def secret(api: Api, id_: str) -> None:
 def rotate_secret(api: Api, id_: str, **members: Any) -> None:
     """Replace the secret; for a while the old one signs too."""
     api.show(api.send("POST", api.path("subscriptions", id_, "rotate-secret"), given(members)))
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@click.argument("data_", metavar="[JSON|@FILE|-]", required=False)
+@click.option("--type", metavar="TYPE", help="The event's type.  [default: hookengine.test]")
+@with_api
+def test(api: Api, id_: str, *, data_: str | None, **members: Any) -> int | None:
+    """Send a test event now, once, and show how the endpoint answered; exit 1 unless it accepted."""
+    body = json.dumps(given(members)).encode() if data_ is None else document(members, "data", read_bytes(data_))
+    with working("Waiting for the endpoint"):
+        answer = api.client.request("POST", api.path("subscriptions", id_, "test"), body=body, timeout=_LONGEST_TEST)
+    attempt = api.read(answer, "outcome", "duration_ms")
+    accepted = attempt["outcome"] == "accepted"
+    if api.as_json:
+        show_bytes(answer.body)
+    else:
+        show_mark(accepted, describe_attempt(attempt))
+        if content := (attempt.get("response") or {}).get("body"):
+            click.echo(cell(content))
+    return None if accepted else Exit.FAILED
+
+
+@subscription.command()
+@click.argument("id_", metavar="ID")
+@click.option("--since", metavar="TIME|DURATION", help="Since then: 2030-01-31T12:00:00Z, or for the last 7d.  [default: 24h]")
+@with_api
+def stats(api: Api, id_: str, *, since: str | None) -> None:
+    """Show what became of a subscription's deliveries."""
+    answer = api.get(api.path("subscriptions", id_, "stats"), since=past(since, now=Clock().now()))
+    if api.as_json:
+        show_bytes(answer.body)
+        return
+    found = api.read(answer, "deliveries", "attempts", "latency_ms")
+    deliveries, attempts, latency = (found.pop(name) for name in ("deliveries", "attempts", "latency_ms"))
+    counts = {"attempts": attempts.pop("total", None)} | attempts
+    show_record(found | deliveries | counts | {f"{name}_ms": value for name, value in latency.items()})
