@@ -204,7 +204,16 @@ def running(data: Path, url: str, *, pid: int | None = None, token: str | None =
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["event", "--help"], ["event", "send", "--help"], ["--version"], ["serve", "-h"]]
+    "argv",
+    [
+        ["--help"],
+        ["event", "--help"],
+        ["event", "send", "--help"],
+        ["--version"],
+        ["serve", "-h"],
+        ["listen", "-h"],
+        ["sign", "-h"],
+    ],
 )
 def test_help_loads_nothing_that_is_slow(argv: list[str]) -> None:
     """Help and version are shown without a server, an event loop, a table printer or a log library."""

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine import __version__
+from hookengine.cli.completion import completion
 from hookengine.cli.config import check_config
 from hookengine.cli.delivery import delivery
 from hookengine.cli.demo import demo
 from hookengine.cli.event import event
 from hookengine.cli.exits import Exit, report
+from hookengine.cli.listen import listen
 from hookengine.cli.serve import serve
+from hookengine.cli.signature import sign, verify
 from hookengine.cli.subscription import subscription
 from hookengine.errors import HookEngineError
 
@@ -36,7 +39,11 @@ def hookengine(context: click.Context) -> None:
         context.color = False  # click itself does not know the variable
 
 
-for _verb in (serve, demo, event, subscription, delivery, check_config):
+for _verb in (
+    *(serve, demo, event, subscription, delivery, check_config),
+    *(listen, verify, sign),
+    *(completion,),
+):
     hookengine.add_command(_verb)
 
 
