@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine import __version__
+from hookengine.cli.backup import backup
 from hookengine.cli.completion import completion
 from hookengine.cli.config import check_config
+from hookengine.cli.db import db
 from hookengine.cli.delivery import delivery
 from hookengine.cli.demo import demo
 from hookengine.cli.event import event
@@ -42,7 +44,7 @@ def hookengine(context: click.Context) -> None:
 for _verb in (
     *(serve, demo, event, subscription, delivery, check_config),
     *(listen, verify, sign),
-    *(completion,),
+    *(backup, db, completion),
 ):
     hookengine.add_command(_verb)
 
