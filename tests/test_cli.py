@@ -212,6 +212,10 @@ def running(data: Path, url: str, *, pid: int | None = None, token: str | None =
         ["--version"],
         ["serve", "-h"],
         ["listen", "-h"],
+        ["doctor", "-h"],
+        ["db", "prune", "-h"],
+        ["init", "-h"],
+        ["backup", "-h"],
         ["sign", "-h"],
     ],
 )

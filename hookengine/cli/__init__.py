@@ -20,8 +20,10 @@ from hookengine.cli.config import check_config
 from hookengine.cli.db import db
 from hookengine.cli.delivery import delivery
 from hookengine.cli.demo import demo
+from hookengine.cli.doctor import doctor
 from hookengine.cli.event import event
 from hookengine.cli.exits import Exit, report
+from hookengine.cli.init import init
 from hookengine.cli.listen import listen
 from hookengine.cli.serve import serve
 from hookengine.cli.signature import sign, verify
@@ -44,7 +46,7 @@ def hookengine(context: click.Context) -> None:
 for _verb in (
     *(serve, demo, event, subscription, delivery, check_config),
     *(listen, verify, sign),
-    *(backup, db, completion),
+    *(init, doctor, backup, db, completion),
 ):
     hookengine.add_command(_verb)
 

@@ -71,7 +71,7 @@ def summary(path: Path) -> Summary:
             db.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "freelist_count", "user_version")
         )
         tables = sorted(name for (name,) in db.execute(sql.tables))
-        oldest, newest = db.execute(sql.oldest_pending).fetchone(), db.execute(sql.newest_event).fetchone()
+        oldest = db.execute(sql.oldest_pending).fetchone()
         return Summary(
             schema_version=version,
             size=path.stat().st_size,
@@ -82,7 +82,7 @@ def summary(path: Path) -> Summary:
             deliveries=dict(db.execute(sql.count_deliveries).fetchall()),
             subscriptions=dict(db.execute(sql.count_subscriptions).fetchall()),
             oldest_pending=oldest and oldest[0],
-            newest=newest and newest[0],
+            newest=newest_event(db),
         )
 
 
@@ -118,6 +118,12 @@ def unlock(db: sqlite3.Connection, path: Path, encryption_key: str | None) -> Va
     vault = Vault(keys, Clock().new_bytes)
     vault.check(found[0])
     return vault
+
+
+def newest_event(db: sqlite3.Connection) -> int | None:
+    """When the last event was accepted, in ms since the epoch."""
+    found = db.execute(sql.newest_event).fetchone()
+    return None if found is None else found[0]
 
 
 def _found(check: Callable[[sqlite3.Connection], list[str]], db: sqlite3.Connection) -> list[str]:
