@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -143,6 +144,18 @@ def test_body_comes_from_standard_input(
     typed(monkeypatch, BODY.encode())
 
     assert 0 == cli("verify", "--secret", SECRET, *headers).status
+
+
+def test_person_is_told_to_type_the_body(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal the verb says what it waits for."""
+
+    class Keyboard(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Keyboard(io.BytesIO(b"x")))
+
+    assert "The body is what you type, up to Ctrl-D.\n" == cli("sign", "--secret", SECRET).err
 
 
 @pytest.mark.parametrize(

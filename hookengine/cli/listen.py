@@ -32,7 +32,7 @@ def _statuses(_context: click.Context, _parameter: click.Parameter, value: str |
     return found
 
 
-def _local_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     from urllib.parse import urlsplit  # noqa: PLC0415  # few calls need it
 
     try:
@@ -66,10 +66,8 @@ hookengine listen 9000 --status 500,500,200 --delay 2s
 @click.option(
     "--fail-rate", type=click.FloatRange(0, 1), default=0.0, metavar="P", help="Answer 500 to this part of the requests."
 )
-@click.option("--forward-to", metavar="URL", callback=_local_url, help="Pass requests on, and the answers back.")
-@click.option(
-    "--url", "public_url", metavar="URL", callback=_local_url, help="The URL that the sender knows, where it is another."
-)
+@click.option("--forward-to", metavar="URL", callback=_url, help="Pass requests on, and the answers back.")
+@click.option("--url", "public_url", metavar="URL", callback=_url, help="The URL that the sender knows, where it is another.")
 @click.option("--json", "as_json", is_flag=True, help="Show a JSON object for each request.")
 @data_option
 def listen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -213,4 +214,6 @@ def _check_url(profile: str, url: str | None) -> None:
 def _body(body: str, given: tuple[str, ...]) -> bytes:
     if body == "-" and "-" in given:
         raise click.UsageError("standard input holds one thing: give the body or the secret in a file (@FILE)")
+    if body == "-" and sys.stdin.isatty():
+        say("The body is what you type, up to Ctrl-D.")
     return read_bytes(body)
