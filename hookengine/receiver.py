@@ -59,9 +59,12 @@ class Receiver:
     A real HTTP server on this machine, for as long as `async with` lasts.
 
     A step of *script* is a status, a `Reply`, or a function of the request that returns one, maybe awaited. A sequence is
-    answered in turn and its last step repeats. `requests` holds what arrived, in order, complete with its body; `secret` may
-    be set after the start, when the sender has made it. *on_request* is called with each request and its reply, just
-    before the reply goes out.
+    answered in turn and its last step repeats. `requests` holds what arrived, in order, complete with its body: all of it,
+    or the newest *keep*. `secret` may be set after the start, when the sender has made it. *public_url* is the URL that the
+    sender knows, where it is not this one.
+
+    *on_arrival* is called with each request once it was read; then *on_request*, with its reply, just before that goes out,
+    or *on_gone* if nobody waits for a reply any more.
     """
 
     def __init__(
@@ -72,24 +75,35 @@ class Receiver:
         profile: str | Sequence[Scheme] = "standard",
         host: str = "127.0.0.1",
         port: int = 0,
+        public_url: str | None = None,
+        keep: int | None = None,
+        on_arrival: Callable[[Received], None] | None = None,
         on_request: Callable[[Received, Reply], None] | None = None,
+        on_gone: Callable[[Received], None] | None = None,
     ) -> None:
         steps = tuple(script) if isinstance(script, Sequence) else (script,)
         if not steps:
             raise ValueError("a script has at least one step")
+        if keep is not None and keep < 1:
+            raise ValueError("a receiver keeps at least one request")
         self.secret = secret
         self.profile = profile
-        self.requests: list[Received] = []  # appended to by the handlers, nobody else writes
+        self.requests: list[Received] = []  # changed by the handlers, nobody else writes
         self._steps = steps
         self._host = host
         self._port = port
+        self._public_url = public_url
+        self._keep = keep
+        self._count = 0  # of requests that arrived
+        self._on_arrival = on_arrival
         self._on_request = on_request
+        self._on_gone = on_gone
         self._clock = Clock()
         self._arrived = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
     def __repr__(self) -> str:
-        return f"<Receiver {self._host}:{self._port} requests={len(self.requests)}>"
+        return f"<Receiver {self._host}:{self._port} requests={self._count}>"
 
     @property
     def url(self) -> str:
@@ -121,19 +135,29 @@ class Receiver:
             await self._runner.cleanup()
 
     async def wait(self, count: int, timeout: float = 5.0) -> list[Received]:  # noqa: ASYNC109  # reads as what it is
-        """The first *count* requests, once they arrived; raises `TimeoutError` after *timeout* seconds."""
+        """The first *count* of the kept requests, once so many arrived; raises `TimeoutError` after *timeout* seconds."""
         async with asyncio.timeout(timeout):
-            while len(self.requests) < count:
+            while self._count < count:
                 self._arrived.clear()
                 await self._arrived.wait()
         return self.requests[:count]
 
     async def _handle(self, request: web.Request) -> web.Response:
         received = self._judge(request, await request.read())
+        self._count = received.number
         self.requests.append(received)
+        if self._keep is not None:
+            del self.requests[: -self._keep]
         self._arrived.set()
-        reply = await self._reply(received)
-        await asyncio.sleep(reply.delay)
+        if self._on_arrival is not None:
+            self._on_arrival(received)
+        try:
+            reply = await self._reply(received)
+            await asyncio.sleep(reply.delay)
+        except asyncio.CancelledError:
+            if self._on_gone is not None:
+                self._on_gone(received)
+            raise
         if self._on_request is not None:
             self._on_request(received, reply)
         return web.Response(status=reply.status, headers=CIMultiDict(reply.headers), body=reply.body)
@@ -143,13 +167,13 @@ class Receiver:
         if self.secret is None:
             reason, detail = "no_secret", "the receiver has no secret to verify with"
         else:
-            url = f"http://{request.host}{request.raw_path}"
+            url = self._public_url or f"http://{request.host}{request.raw_path}"
             try:
                 verify(body, request.headers, self.secret, profile=self.profile, method=request.method, url=url)
             except VerificationError as error:
                 reason, detail = error.reason, error.detail
         return Received(
-            number=len(self.requests) + 1,
+            number=self._count + 1,
             at=self._clock.now(),
             method=request.method,
             path=request.raw_path,

@@ -235,6 +235,12 @@ def running(data: Path, url: str, *, pid: int | None = None, token: str | None =
         ["serve", "-h"],
         ["tail", "-h"],
         ["openapi", "-h"],
+        ["listen", "-h"],
+        ["doctor", "-h"],
+        ["db", "prune", "-h"],
+        ["init", "-h"],
+        ["backup", "-h"],
+        ["sign", "-h"],
     ],
 )
 def test_help_loads_nothing_that_is_slow(argv: list[str]) -> None:

@@ -236,3 +236,49 @@ def test_empty_script_is_a_value_error() -> None:
     """A receiver without an answer is a mistake of its maker."""
     with pytest.raises(ValueError, match="at least one step"):
         Receiver([])
+
+
+async def test_public_url_is_what_was_signed(http: aiohttp.ClientSession) -> None:
+    """Behind a tunnel, a signature over the URL is judged by the one that the sender knows."""
+    public = "https://tunnel.example/hook"
+    async with Receiver(secret=SECRET, profile="clearfeed", public_url=public) as receiver:
+        await http.post(f"{receiver.url}/hook", data=BODY, headers=signed("clearfeed", url=public))
+
+    assert receiver.requests[0].verified
+
+
+async def test_receiver_that_runs_for_long_keeps_the_newest(http: aiohttp.ClientSession) -> None:
+    """With a limit, older requests are let go, and counted all the same; the script goes on."""
+    async with Receiver([500, 404, 200], keep=1) as receiver:
+        assert [500, 404, 200] == await statuses(http, receiver.url, 3)
+        assert [3] == [received.number for received in await receiver.wait(3)]
+
+
+async def test_arrival_is_heard_before_the_answer(http: aiohttp.ClientSession) -> None:
+    """A listener hears of a request when it was read, then of its reply."""
+    heard: list[str] = []
+    async with Receiver(
+        202, on_arrival=lambda got: heard.append(got.method), on_request=lambda _, reply: heard.append(str(reply.status))
+    ) as receiver:
+        await statuses(http, receiver.url, 1)
+
+    assert ["POST", "202"] == heard
+
+
+async def test_sender_who_leaves_is_heard_of(http: aiohttp.ClientSession) -> None:
+    """Where nobody waits for the reply any more, that is told in place of the reply."""
+    gone = asyncio.Event()
+    async with Receiver(
+        Reply(delay=60), on_gone=lambda _: gone.set(), on_request=lambda *_: pytest.fail("it was answered")
+    ) as receiver:
+        asking = asyncio.create_task(http.post(receiver.url))
+        await receiver.wait(1)
+        asking.cancel()
+        async with asyncio.timeout(5):
+            await gone.wait()
+
+
+def test_keeping_nothing_is_a_value_error() -> None:
+    """A receiver that remembers no request is a mistake of its maker."""
+    with pytest.raises(ValueError, match="at least one request"):
+        Receiver(keep=0)

@@ -14,15 +14,22 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine import __version__
+from hookengine.cli.backup import backup
+from hookengine.cli.completion import completion
 from hookengine.cli.config import check_config
+from hookengine.cli.db import db
 from hookengine.cli.delivery import delivery
 from hookengine.cli.demo import demo
+from hookengine.cli.doctor import doctor
 from hookengine.cli.event import event
 from hookengine.cli.event_type import event_type
 from hookengine.cli.exits import Exit, report
+from hookengine.cli.init import init
+from hookengine.cli.listen import listen
 from hookengine.cli.openapi import openapi
 from hookengine.cli.replay import replay
 from hookengine.cli.serve import serve
+from hookengine.cli.signature import sign, verify
 from hookengine.cli.subscription import subscription
 from hookengine.cli.tail import tail
 from hookengine.cli.tenant import tenant
@@ -42,7 +49,12 @@ def hookengine(context: click.Context) -> None:
         context.color = False  # click itself does not know the variable
 
 
-for _verb in (serve, demo, event, subscription, delivery, replay, tail, event_type, tenant, token, openapi, check_config):
+for _verb in (
+    *(serve, demo, event, subscription, delivery, replay, tail),
+    *(event_type, tenant, token, openapi, check_config),
+    *(listen, verify, sign),
+    *(init, doctor, backup, db, completion),
+):
     hookengine.add_command(_verb)
 
 

@@ -116,3 +116,20 @@ def _check_json(name: str, text: bytes) -> None:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON value")
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """The milliseconds of an option's value such as `2s`."""
+    from hookengine.validation import parse_duration  # noqa: PLC0415  # it loads msgspec
+
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def secrets(arguments: tuple[str, ...]) -> list[str]:
+    """The secrets that *arguments* stand for, each in place, in a file or on standard input."""
+    if arguments.count("-") > 1:
+        raise click.UsageError("standard input holds one thing: give the other in a file (@FILE)")
+    return [read_text(argument) for argument in arguments]

@@ -78,7 +78,7 @@ def _ending(delivery: Mapping[str, Any], now: int) -> str:
             return ""
         case "pending":
             due = delivery["next_attempt_at"]
-            return f"next try {_in(due, now)}" if due and delivery["attempt_count"] else ""
+            return f"next try {waiting(due, now)}" if due and delivery["attempt_count"] else ""
         case "held":
             return "held: the subscription is disabled"
         case "failed":
@@ -88,7 +88,8 @@ def _ending(delivery: Mapping[str, Any], now: int) -> str:
             return str(state)
 
 
-def _in(time: str, now: int) -> str:
+def waiting(time: str, now: int) -> str:
+    """How long it is from *now* (ms since the epoch) to *time*: `in 5 min`."""
     wait = datetime.fromisoformat(time).timestamp() - now / 1000
     for unit, seconds in (("h", 3600), ("min", 60), ("s", 1)):
         if wait >= 2 * seconds:

@@ -393,7 +393,7 @@ DELETE FROM replays WHERE seq = ?;
 -- The replays of a subscription that is deleted.
 DELETE FROM replays WHERE subscription = ?;
 
--- newest_event
+-- event_to_replay
 -- One event as the engine sees it, and whether it named its subscriptions; the newest where several tenants use the id.
 SELECT seq, id, tenant, type, data, accepted_at, occurred_at, ordering_key, chosen
 FROM events
@@ -418,3 +418,46 @@ WHERE s.seq IN (SELECT subscription FROM deliveries INDEXED BY deliveries_of_eve
   AND s.deleted_at IS NOT NULL AND s.seq < :before AND (:subscription IS NULL OR s.id = :subscription)
 ORDER BY s.seq DESC
 LIMIT :limit;
+
+-- tables
+-- Every table of the schema.
+SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%';
+
+-- count_deliveries
+-- How many deliveries read as in each state.
+SELECT CASE WHEN d.state <> 'pending'     THEN d.state
+            WHEN s.deleted_at IS NOT NULL THEN 'cancelled'
+            WHEN s.state = 'disabled'     THEN 'held'
+            ELSE 'pending' END AS state, sum(d.count) AS count
+FROM (SELECT subscription, state, count(*) AS count FROM deliveries GROUP BY subscription, state) AS d
+CROSS JOIN subscriptions AS s ON s.seq = d.subscription
+GROUP BY 1
+ORDER BY 1;
+
+-- count_subscriptions
+-- How many subscriptions are in each state.
+SELECT CASE WHEN deleted_at IS NOT NULL THEN 'deleted' ELSE state END AS state, count(*) AS count
+FROM subscriptions
+GROUP BY 1
+ORDER BY 1;
+
+-- count_finished
+-- How many deliveries ended before a time.
+SELECT count(*) FROM deliveries INDEXED BY deliveries_finished WHERE finished_at < ?;
+
+-- count_history
+-- How many deliveries and events there are.
+SELECT (SELECT count(*) FROM deliveries) AS deliveries, (SELECT count(*) FROM events) AS events;
+
+-- oldest_pending
+-- When the oldest delivery was made that waits, and that nothing holds back.
+SELECT d.created_at
+FROM deliveries AS d INDEXED BY deliveries_in_state
+CROSS JOIN subscriptions AS s ON s.seq = d.subscription
+WHERE d.state = 'pending' AND d.state <> 'delivered' AND s.deleted_at IS NULL AND s.state = 'active'
+ORDER BY d.seq
+LIMIT 1;
+
+-- newest_event
+-- When the last event was accepted.
+SELECT accepted_at FROM events ORDER BY seq DESC LIMIT 1;

@@ -36,7 +36,7 @@ def replay_event(
     async def step(tx: Transaction) -> Receipt | Answer:
         if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
-        found = await tx.fetch(sql.newest_event, {"id": id, "tenant": tenant})
+        found = await tx.fetch(sql.event_to_replay, {"id": id, "tenant": tenant})
         if not found:
             raise EventNotFound
         event = rows.event(found[0][:8])

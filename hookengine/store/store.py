@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hookengine.models import Health
     from hookengine.store.intake import Listener
 
-_CHECK_VALUE = "vault_check"
+CHECK_VALUE = "vault_check"  # the name of what tells whether a key is the right one
 
 
 class Store:
@@ -110,7 +110,7 @@ class Store:
 
         A start that was cut between the key's making and the check value's has stored nothing yet: it may begin again.
         """
-        found = list(await db.execute_fetchall(sql.meta, (_CHECK_VALUE,)))
+        found = list(await db.execute_fetchall(sql.meta, (CHECK_VALUE,)))
         keys = find_keys(
             self.path.with_name("secret.key"),
             self._encryption_key,
@@ -121,7 +121,7 @@ class Store:
         if found:
             vault.check(found[0][0])
         else:
-            await db.execute(sql.set_meta, (_CHECK_VALUE, vault.check_value()))
+            await db.execute(sql.set_meta, (CHECK_VALUE, vault.check_value()))
         return vault
 
     async def _subscriptions(self, db: aiosqlite.Connection, vault: Vault) -> tuple[Index, dict[int, Health]]:

@@ -1,0 +1,123 @@
+"""`hookengine db`: look into the database, check it, and make it smaller."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from hookengine.cli.api import data_option
+from hookengine.cli.arguments import duration
+from hookengine.cli.config import load
+from hookengine.cli.exits import Exit
+from hookengine.cli.files import database, size
+from hookengine.cli.output import printable, say, show_mark, show_record, show_table
+from hookengine.cli.progress import progress
+
+_KEY = "HOOKENGINE_ENCRYPTION_KEY"
+
+
+@click.group()
+def db() -> None:
+    """Look into the database, check it, and make it smaller."""
+
+
+@db.command()
+@click.option("--json", "as_json", is_flag=True, help="Show JSON.")
+@data_option
+def info(*, as_json: bool, data: Path) -> None:
+    """Show what is in the database, while the daemon runs or not."""
+    # Imported here, since it loads the store.
+    from msgspec.structs import asdict  # noqa: PLC0415
+
+    from hookengine.store.inspection import summary  # noqa: PLC0415
+    from hookengine.validation import format_time  # noqa: PLC0415
+
+    path = database(data)
+    found = summary(path)
+    times = {
+        name: None if (moment := getattr(found, name)) is None else format_time(moment)
+        for name in ("oldest_pending", "newest")
+    }
+    record = {"path": str(path)} | asdict(found) | {"oldest_pending": times["oldest_pending"], "newest_event": times["newest"]}
+    del record["newest"]
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    counts = {name: record.pop(name) for name in ("rows", "deliveries", "subscriptions")}
+    show_record(record | {name: size(record[name]) for name in ("size", "wal_size", "free")})
+    show_table(
+        ("what", "state", "count"),
+        [
+            *({"what": name, "state": "", "count": count} for name, count in counts["rows"].items()),
+            *(
+                {"what": name, "state": state, "count": count}
+                for name in ("deliveries", "subscriptions")
+                for state, count in counts[name].items()
+            ),
+        ],
+    )
+
+
+@db.command()
+@click.option("--json", "as_json", is_flag=True, help="Show JSON.")
+@data_option
+def check(*, as_json: bool, data: Path) -> int:
+    """
+    Check that the database is whole and that the key opens it, while the daemon runs or not.
+
+    Exit 1 if something is wrong.
+    """
+    from hookengine.store.inspection import examine  # noqa: PLC0415  # it loads the store
+
+    path = database(data)
+    with progress("checking") as advance:
+        findings = examine(path, encryption_key=os.environ.get(_KEY), tick=lambda: advance(0, 0))
+    if as_json:
+        click.echo(json.dumps([{"check": each.check, "problems": each.problems} for each in findings]))
+    else:
+        for each in findings:
+            show_mark(not each.problems, each.check)
+            for problem in each.problems:
+                click.echo(f"  {printable(problem)}")
+    return Exit.FAILED if any(each.problems for each in findings) else Exit.OK
+
+
+@db.command()
+@click.option(
+    "--older-than", metavar="DURATION", callback=duration, help="Finished longer ago than that.  [default: store.retention]"
+)
+@click.option("--config", "file", type=click.Path(path_type=Path), help="The daemon's TOML file, for its retention.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Show JSON.")
+@data_option
+def prune(*, older_than: int | None, file: Path | None, yes: bool, as_json: bool, data: Path) -> int | None:
+    """
+    Delete finished history and give its space back, while no daemon runs.
+
+    A daemon does it by itself, but leaves free space in the file for what comes. What is not finished stays.
+    """
+    # Imported here, since it loads the store.
+    from hookengine.cli.daemon import run_loop  # noqa: PLC0415
+    from hookengine.clock import Clock  # noqa: PLC0415
+    from hookengine.store import pruning  # noqa: PLC0415
+    from hookengine.validation import format_duration  # noqa: PLC0415
+
+    retention = load(file, environ=os.environ).store.retention if older_than is None else older_than
+    path, clock = database(data), Clock()
+    if older_than is not None and not yes and sys.stdin.isatty():
+        count = pruning.finished(path, clock.now() - retention)
+        if not click.confirm(f"Delete {count} deliveries that ended more than {format_duration(retention)} ago?", err=True):
+            return Exit.FAILED
+    with progress("deleting") as advance:
+        done = run_loop(
+            pruning.prune(path, retention=retention, clock=clock, encryption_key=os.environ.get(_KEY), progress=advance)
+        )
+    if as_json:
+        click.echo(json.dumps({"deliveries": done.deliveries, "events": done.events, "freed": done.freed}))
+    else:
+        say(f"{done.deliveries} deliveries and {done.events} events are deleted; the file is {size(done.freed)} smaller.")
+    return None

@@ -1,0 +1,88 @@
+"""A copy of a database file at one moment, whether or not an engine has it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from hookengine.errors import HookEngineError
+from hookengine.store.inspection import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_PAGES = 1024  # of one step: 4 MiB
+
+
+class TargetExists(HookEngineError):
+    """There is something under this name already."""
+
+    code = "target_exists"
+
+
+def copy(source: Path, target: Path, *, replace: bool, progress: Callable[[int, int], None]) -> int:
+    """
+    Copy the database *source* to *target* (0600), whole or not at all, synced to disk; the size of the copy in bytes.
+
+    *progress* is called with the pages done and all pages. Raises TargetExists unless it may *replace* what is there, and
+    HookEngineError where the copy cannot be read or written.
+    """
+    _check_target(source, target, replace=replace)
+    draft = target.with_name(f"{target.name}.{os.getpid()}.new")
+    try:
+        with opened(source) as db:
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            _copy(db, draft, progress)
+        size = _sync(draft)
+        if not replace:
+            # A rename would not notice that somebody else was faster; a link would, but not every file system has them.
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        draft.replace(target)
+        _sync(target.parent)
+    except FileExistsError:
+        raise TargetExists(f"{target} exists") from None
+    except OSError as error:
+        raise HookEngineError(f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return size
+
+
+def _check_target(source: Path, target: Path, *, replace: bool) -> None:
+    if target.is_dir():
+        raise TargetExists(f"{target} is a directory: name a file in it")
+    if target.exists():
+        if target.samefile(source):
+            raise TargetExists(f"{target} is the database itself")
+        if not replace:
+            raise TargetExists(f"{target} exists")
+    for suffix in ("-wal", "-journal"):
+        log = target.with_name(target.name + suffix)
+        # SQLite would take it for the new file's own, and play it into it.
+        if log.exists() and log.stat().st_size:
+            raise TargetExists(f"{log} exists: {target} is a database in use, or was not closed")
+
+
+def _copy(db: sqlite3.Connection, draft: Path, progress: Callable[[int, int], None]) -> None:
+    # Within one read transaction the copy is of one moment; without, every commit meanwhile would start it again.
+    db.execute("BEGIN")
+    db.execute("PRAGMA schema_version").fetchone()
+    try:
+        with closing(sqlite3.connect(draft, isolation_level=None)) as copied:
+            copied.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
+            db.backup(copied, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total))
+    except sqlite3.Error as error:
+        raise HookEngineError(f"the copy cannot be made: {error}") from error
+
+
+def _sync(path: Path) -> int:
+    """Sync a file or directory to disk; its size in bytes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)

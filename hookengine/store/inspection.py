@@ -1,0 +1,153 @@
+"""Looking at a database file from outside, also while an engine has it: sizes, counts, and whether it is whole."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from hookengine.clock import Clock
+from hookengine.errors import DatabaseTooNew, KeyUnusable, StorageCorrupt
+from hookengine.store import rows
+from hookengine.store.queries import migrations, sql
+from hookengine.store.store import CHECK_VALUE
+from hookengine.vault import Vault, find_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_TICK = 10_000  # steps of SQLite's machine: a millisecond or so
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """What is in a file. Sizes are bytes; `oldest_pending` is ms since the epoch, of work that nothing holds back."""
+
+    schema_version: int
+    size: int
+    wal_size: int
+    free: int
+    rows: dict[str, int]  # by table
+    deliveries: dict[str, int]  # by state as it reads
+    subscriptions: dict[str, int]  # by state, deleted ones too
+    oldest_pending: int | None
+    newest: int | None  # ms since the epoch: when the last event was accepted
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """What one check found wrong: nothing, if all is well."""
+
+    check: str
+    problems: list[str]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file, for reading only; raises StorageCorrupt for what is no database of ours, and DatabaseTooNew."""
+    try:
+        # mode=ro: SQLite does not make the file, nor folds its WAL in when it is closed.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5)) as db:
+            db.row_factory = sqlite3.Row
+            known = len(migrations())
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > known:
+                raise DatabaseTooNew(str(path), version, known)
+            if version == 0:
+                raise StorageCorrupt(f"{path} is no database of hookengine")
+            yield db
+    except sqlite3.Error as error:
+        raise StorageCorrupt(f"{path} cannot be read: {error}") from error
+
+
+def summary(path: Path) -> Summary:
+    """What is in the file; raises as `opened` does."""
+    wal = path.with_name(f"{path.name}-wal")
+    with opened(path) as db:
+        db.execute("BEGIN")  # all numbers are of one moment
+        (page_size,), (free,), (version,) = (
+            db.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "freelist_count", "user_version")
+        )
+        tables = sorted(name for (name,) in db.execute(sql.tables))
+        oldest = db.execute(sql.oldest_pending).fetchone()
+        return Summary(
+            schema_version=version,
+            size=path.stat().st_size,
+            wal_size=wal.stat().st_size if wal.exists() else 0,
+            free=free * page_size,
+            # A name cannot be a parameter; these are the schema's own.
+            rows={name: db.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables},
+            deliveries=dict(db.execute(sql.count_deliveries).fetchall()),
+            subscriptions=dict(db.execute(sql.count_subscriptions).fetchall()),
+            oldest_pending=oldest and oldest[0],
+            newest=newest_event(db),
+        )
+
+
+def examine(path: Path, *, encryption_key: str | None, tick: Callable[[], None]) -> list[Finding]:
+    """
+    Every check of the file and of the key beside it.
+
+    *tick* is called now and then while SQLite works. Raises as `opened` does.
+    """
+    with opened(path) as db:
+        db.set_progress_handler(tick, _TICK)
+        findings = [
+            Finding(check="integrity", problems=_found(_integrity, db)),
+            Finding(check="references", problems=_found(_references, db)),
+        ]
+        try:
+            vault = unlock(db, path, encryption_key)
+        except (KeyUnusable, sqlite3.Error) as error:
+            return [*findings, Finding(check="key", problems=[str(error)])]
+        return [
+            *findings,
+            Finding(check="key", problems=[]),
+            Finding(check="subscriptions", problems=_found(lambda db: _subscriptions(db, vault), db)),
+        ]
+
+
+def unlock(db: sqlite3.Connection, path: Path, encryption_key: str | None) -> Vault:
+    """The vault, once its key has opened the check value; raises KeyUnusable."""
+    keys = find_keys(path.with_name("secret.key"), encryption_key, may_create=False, new_bytes=Clock().new_bytes)
+    found = db.execute(sql.meta, (CHECK_VALUE,)).fetchone()
+    if found is None:
+        raise KeyUnusable("the database has no check value: its first start was cut, and the next one ends it")
+    vault = Vault(keys, Clock().new_bytes)
+    vault.check(found[0])
+    return vault
+
+
+def newest_event(db: sqlite3.Connection) -> int | None:
+    """When the last event was accepted, in ms since the epoch."""
+    found = db.execute(sql.newest_event).fetchone()
+    return None if found is None else found[0]
+
+
+def _found(check: Callable[[sqlite3.Connection], list[str]], db: sqlite3.Connection) -> list[str]:
+    """What *check* finds; a file that is damaged may not let it come to an end."""
+    try:
+        return check(db)
+    except sqlite3.Error as error:
+        return [str(error)]
+
+
+def _integrity(db: sqlite3.Connection) -> list[str]:
+    return [line for (line,) in db.execute("PRAGMA integrity_check") if line != "ok"]
+
+
+def _references(db: sqlite3.Connection) -> list[str]:
+    counts = Counter((table, parent) for table, _, parent, _ in db.execute("PRAGMA foreign_key_check"))
+    return [f"{count} rows of {table} name rows of {parent} that are not there" for (table, parent), count in counts.items()]
+
+
+def _subscriptions(db: sqlite3.Connection, vault: Vault) -> list[str]:
+    problems = []
+    for row in db.execute(sql.subscriptions):
+        try:
+            rows.subscription(row, vault)
+        except StorageCorrupt as error:
+            problems.append(error.detail)
+    return problems

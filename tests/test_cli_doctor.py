@@ -1,0 +1,422 @@
+"""`hookengine init` and `hookengine doctor`, against real files, the real engine, and a server whose answers a test writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import shlex
+import socket
+import stat
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from storage import write
+from verbs import Ended, alone, runner
+
+from hookengine.cli import examination, main
+from hookengine.cli.daemon import announced
+from hookengine.cli.examination import Asked, Check, examine
+from hookengine.cli.remedies import REMEDIES, remedy
+from hookengine.config import Config, example, for_development
+from hookengine.engine import Engine
+from hookengine.models import ErrorCode
+from hookengine.receiver import Received, Receiver, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+DATA = Path("hookengine-data")
+MACHINE = ("disk", "file descriptors", "names")
+NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The verbs run in an empty directory."""
+    alone(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a verb in this process."""
+    return runner(capsys)
+
+
+# init
+
+
+def test_init_makes_what_a_daemon_needs(cli: Callable[..., Ended]) -> None:
+    """Configuration, database, key and token are there and private, and the next command is said."""
+    ended = cli("init", "site")
+    made = {path.relative_to("site").as_posix(): stat.S_IMODE(path.stat().st_mode) for path in Path("site").rglob("*")}
+
+    assert (0, "") == (ended.status, ended.out)
+    assert {"config.toml": 0o600, "hookengine-data": 0o700} | {
+        f"hookengine-data/{name}": 0o600 for name in ("hooks.db", "secret.key", "admin.token")
+    } == {name: mode for name, mode in made.items() if not name.endswith(".lock")}
+    assert example() == Path("site/config.toml").read_text()
+    serve = shlex.split(ended.err.splitlines()[3])
+    assert ["hookengine", "serve", "--config", "site/config.toml", "--data", "site/hookengine-data"] == serve
+    assert "Keep a copy of secret.key" in ended.err
+
+
+def test_init_here_needs_no_data_option(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the present directory the data are where the daemon looks; with the key in the environment there is no file of it."""
+    monkeypatch.setenv("HOOKENGINE_ENCRYPTION_KEY", "A" * 43 + "=")
+    ended = cli("init")
+
+    assert "  hookengine serve --config config.toml" == ended.err.splitlines()[3]
+    assert "secret.key" not in ended.err
+    assert not (DATA / "secret.key").exists()
+
+
+@pytest.mark.parametrize("existing", ["config.toml", "hookengine-data/hooks.db"])
+def test_init_changes_nothing_that_exists(cli: Callable[..., Ended], existing: str) -> None:
+    """A configuration or a database that is there is a conflict, and nothing is made beside it."""
+    DATA.mkdir()
+    Path(existing).write_text("precious")
+    before = sorted(Path().rglob("*"))
+
+    assert Ended(6, "", f"Error: {existing} exists, and nothing was changed\n") == cli("init")
+    assert ("precious", before) == (Path(existing).read_text(), sorted(Path().rglob("*")))
+
+
+def test_init_that_fails_leaves_nothing(cli: Callable[..., Ended]) -> None:
+    """A folder that takes no files, and data that cannot be made, are told in a sentence, and may be tried again."""
+    Path("taken").mkdir()
+    (Path("taken") / DATA).touch()
+    closed, taken = cli("init", "/proc/self"), cli("init", "taken")
+
+    assert (1, 78) == (closed.status, taken.status)
+    assert closed.err.startswith("Error: /proc/self/config.toml cannot be made: ")
+    assert "the data directory taken/hookengine-data cannot be made" in taken.err
+    assert [DATA.name] == [path.name for path in Path("taken").iterdir()]
+
+
+# doctor: this machine
+
+
+def bad(checks: list[Check] | Any) -> dict[str, Check]:
+    """The checks that found something, by name, but for what is the matter of the machine that runs this."""
+    return {check.name: check for check in checks if not check.ok and check.name not in MACHINE}
+
+
+async def test_sound_set_up_is_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a running daemon every check of the set-up passes, each on its line."""
+    async with daemon(tmp_path):
+        status = await asyncio.to_thread(main, ["doctor"])
+    shown = capsys.readouterr().out.splitlines()
+
+    # What is wrong with the machine that runs this is not what this is about.
+    machine = [line for line in shown if line[2:].startswith(MACHINE)]
+    assert [] == [line for line in shown if line[0] != "✓" and line not in machine]
+    assert status == any(line.startswith("✗") for line in machine)
+    assert ["configuration", "data directory", "files", "key", "disk", "file descriptors", "names", "clock", "daemon"] == [
+        line[2:].partition(":")[0] for line in shown
+    ]
+
+
+def test_nothing_there_is_1(cli: Callable[..., Ended]) -> None:
+    """Without data directory and daemon both are named, and what makes them; in JSON each check is an object."""
+    ended = cli("doctor", "sub_1", "--json")
+    found = {each["name"]: each for each in json.loads(ended.out)}
+
+    assert (1, ["data directory", "daemon", "subscription"]) == (
+        ended.status,
+        [name for name, each in found.items() if not each["ok"] and name not in MACHINE],
+    )
+    assert "hookengine init" in found["data directory"]["advice"]
+    assert not DATA.exists()
+
+
+def test_advice_stands_below_what_is_wrong(cli: Callable[..., Ended]) -> None:
+    """For people, what to do is a line of its own."""
+    lines = cli("doctor").out.splitlines()
+
+    assert "  `hookengine init` or `hookengine serve` makes it; another one is named with --data." == lines[2]
+
+
+def test_mistakes_of_the_configuration_are_named(cli: Callable[..., Ended]) -> None:
+    """Each mistake in the file is a finding, and the other checks go on."""
+    Path("config.toml").write_text('[server]\nlistne = "x"\n[log]\nlevel = "loud"\n')
+    lines = [line for line in cli("doctor", "--config", "config.toml").out.splitlines() if "configuration" in line]
+
+    assert ["✗ configuration: config.toml:2 server.listne", "✗ configuration: config.toml:4 log.level"] == [
+        " ".join(line.split()[:4]) for line in lines
+    ]
+
+
+def test_files_that_others_can_read_are_found(tmp_path: Path) -> None:
+    """Directory and files that are open to others are named, with the command that closes them."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "secret.key").touch(0o600)
+    (tmp_path / "hooks.db").touch(0o644)
+    (tmp_path / "hooks.db").chmod(0o644)
+    found = bad(examination.directory(tmp_path))
+
+    assert (f"chmod 700 {tmp_path}", f"chmod 600 {tmp_path}/hooks.db") == (
+        found["data directory"].advice,
+        found["files"].advice,
+    )
+    assert "open to others: hooks.db" == found["files"].detail
+
+
+def test_directory_of_another_user_is_found(tmp_path: Path) -> None:
+    """A directory that cannot be written is told; an empty private one is fine."""
+    assert [True] == [check.ok for check in examination.directory(private(tmp_path / "mine"))]
+    assert "may not write" in bad(examination.directory(Path("/proc/self")))["data directory"].detail
+
+
+def private(folder: Path) -> Path:
+    """A new directory for nobody else."""
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+async def test_key_and_database_are_tried(tmp_path: Path) -> None:
+    """A key that does not fit, a newer database and a damaged one each have their words."""
+    async with daemon(tmp_path):
+        pass
+    path = tmp_path / DATA / "hooks.db"
+    checks = [examination.database(path, None)[0], examination.database(path, "A" * 43 + "=")[0]]
+    write(path, "PRAGMA user_version = 99")
+    checks.append(examination.database(path, None)[0])
+    path.write_bytes(b"x" * 4096)
+    checks.append(examination.database(path, None)[0])
+
+    assert [("key", True), ("key", False), ("database", False), ("database", False)] == [
+        (check.name, check.ok) for check in checks
+    ]
+    assert ["Put the key", "", "`hookengine"] == [
+        " ".join(check.advice.split()[: len(want.split())])
+        for check, want in zip(checks[1:], ["Put the key", "", "`hookengine"], strict=True)
+    ]
+
+
+def test_disk_is_measured_where_the_data_will_be(tmp_path: Path) -> None:
+    """The space is that of the nearest directory that exists."""
+    asked: list[Path] = []
+
+    def free(path: Path) -> int:
+        asked.append(path)
+        return 100 << 20
+
+    check = examination.disk(tmp_path / "a" / "b", free)
+
+    assert (False, "100.0 MiB free", [tmp_path]) == (check.ok, check.detail, asked)
+    assert examination.disk(tmp_path, lambda _: 1 << 30).ok
+
+
+def test_file_descriptors_are_counted() -> None:
+    """The limit has to cover all attempts and what else is open; without a limit there is enough."""
+    found = [examination.descriptors(limit, 256) for limit in (255, 855, 856, resource.RLIM_INFINITY)]
+
+    assert [False, False, True, True] == [check.ok for check in found]
+    assert "Raise it to 856" in found[0].advice
+
+
+def test_limit_is_that_of_the_daemon(tmp_path: Path) -> None:
+    """A process's own limit is read from the system; without a daemon, or such a file, it is ours."""
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    assert [ours, ours, ours] == [examination.open_files_limit(pid) for pid in (None, os.getpid(), -1)]
+    (tmp_path / "daemon.json").write_text('{"pid": 7}')
+    assert (7, None) == (examination.daemon_pid(tmp_path), examination.daemon_pid(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ok"), [(["127.0.0.1", "::1"], True), (["::1%lo"], True), (["192.0.2.1"], False), ([], False), (None, False)]
+)
+def test_localhost_leads_to_this_machine(addresses: list[str] | None, *, ok: bool) -> None:
+    """Only loopback addresses are right, and a lookup that fails is told."""
+
+    def lookup(*_: Any, **__: Any) -> list[Any]:
+        if addresses is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(None, None, None, "", (address, 80)) for address in addresses]
+
+    assert ok == examination.resolver(lookup).ok
+
+
+@pytest.mark.parametrize(
+    ("newest", "server", "expected"),
+    [
+        (None, None, None),
+        (NOW - 1000, NOW + 30_000, None),
+        (NOW + 120_000, None, "the last event was accepted at 2027-01-15T08:02:00.000Z"),
+        (None, NOW - 61_000, "the server's says 2027-01-15T07:58:59.000Z"),
+    ],
+)
+def test_clock_is_compared(newest: int | None, server: int | None, expected: str | None) -> None:
+    """A clock that went back, or differs from the server's, is not right."""
+    check = examination.clock(NOW, newest, server)
+
+    assert (expected is None) == check.ok
+    assert (expected or "") in check.detail
+    assert not examination.clock(0, None, None).ok
+
+
+# doctor: the daemon and a subscription
+
+
+@asynccontextmanager
+async def daemon(folder: Path) -> AsyncIterator[Engine]:
+    """A daemon on ./hookengine-data, which has announced itself."""
+    config = for_development(Config())
+    engine = Engine(private(folder / DATA) / "hooks.db", config=config, serve="127.0.0.1:0")
+    async with engine:
+        with announced(folder / DATA, str(engine.url)):
+            yield engine
+
+
+async def checks(folder: Path, *, subscription: str | None, url: str | None = None) -> list[Check]:
+    """What doctor finds."""
+    asked = Asked(file=None, data=folder / DATA, url=url, token="hkt_x" if url else None, subscription=subscription, dev=True)
+    return await asyncio.to_thread(lambda: list(examine(asked)))
+
+
+async def test_healthy_subscription_has_nothing_wrong(tmp_path: Path) -> None:
+    """A subscription that has nothing to do, and one that succeeded, pass every check."""
+    async with daemon(tmp_path) as engine, Receiver() as receiver:
+        made = await engine.subscribe(receiver.url)
+        idle = await checks(tmp_path, subscription=made.id)
+        event = await engine.publish("order.created", {})
+        await engine.wait(event.id, timeout=10)
+        busy = await checks(tmp_path, subscription=made.id)
+
+    assert ({}, {}) == (bad(idle), bad(busy))
+    assert ["URL", "state", "failures", "next attempt"] == [check.name for check in busy[-4:]]
+    assert ("nothing was sent yet", "none; it last succeeded") == (idle[-2].detail, busy[-2].detail[:23])
+    assert "nothing is pending" == busy[-1].detail
+
+
+async def test_failing_subscription_is_explained(tmp_path: Path) -> None:
+    """The run of failures, the last answers with what to do, and the next attempt are told."""
+    async with daemon(tmp_path) as engine, Receiver(401) as receiver:
+        made = await engine.subscribe(receiver.url)
+        await engine.publish("order.created", {})
+        async with asyncio.timeout(10):
+            while not (await engine.subscription(made.id)).consecutive_failures:
+                await engine.events(limit=1)  # which lets the loop go on
+        found = await checks(tmp_path, subscription=made.id)
+    wrong = bad(found)
+
+    assert ["failures", "failure"] == list(wrong)
+    assert "1 running, and it never succeeded" == wrong["failures"].detail
+    assert "order.created at " in wrong["failure"].detail
+    assert "401 in " in wrong["failure"].detail
+    assert "other credentials" in wrong["failure"].advice
+    assert found[-1].detail.startswith("1 pending, the next in ")
+
+
+async def test_disabled_subscription_says_why(tmp_path: Path) -> None:
+    """The reason is in words, with the command that enables it; a URL that the configuration forbids is named."""
+    async with daemon(tmp_path) as engine:
+        made = await engine.subscribe("http://127.0.0.1:9000")
+        await engine.disable(made.id)
+        asked = Asked(file=None, data=tmp_path / DATA, url=None, token=None, subscription=made.id, dev=False)
+        wrong = bad(await asyncio.to_thread(lambda: list(examine(asked))))
+
+    assert ["URL", "state"] == list(wrong)
+    assert "must start with https://" in wrong["URL"].detail
+    assert "disabled: it was disabled by hand" == wrong["state"].detail
+    assert f"hookengine subscription enable {made.id}" in wrong["state"].advice
+
+
+async def test_unknown_subscription_is_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong id is told after the other checks."""
+    async with daemon(tmp_path):
+        status = await asyncio.to_thread(main, ["doctor", "sub_1"])
+    ended = capsys.readouterr()
+
+    assert (5, "Error: No subscription has this id.\n") == (status, ended.err)
+    assert "✓ daemon" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(401, "the token is not known: no"), (403, "may not read"), (503, "it is not ready: no"), (418, "it refused: no")],
+)
+async def test_server_that_refuses_is_explained(tmp_path: Path, status: int, expected: str) -> None:
+    """A server elsewhere is asked with the token that was given; this machine's files are then left out."""
+    async with Receiver(Reply(status=status, body=b'{"detail": "no"}')) as server:
+        found = await checks(tmp_path, subscription=None, url=server.url)
+
+    assert ["configuration", "names", "clock", "daemon"] == [check.name for check in found]
+    assert expected in found[-1].detail
+
+
+async def test_server_that_is_down_or_no_url_is_told(tmp_path: Path) -> None:
+    """No answer, and an address that cannot be one, are findings and no errors."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    down = await checks(tmp_path, subscription=None, url=f"http://127.0.0.1:{port}")
+    wrong = await checks(tmp_path, subscription=None, url="ftp://127.0.0.1")
+
+    assert [False, False] == [down[-1].ok, wrong[-1].ok]
+    assert "is not reached" in down[-1].detail
+
+
+async def test_clock_of_the_server_is_read(tmp_path: Path) -> None:
+    """A server whose date is far off is found; one without a date that can be read is not judged."""
+    headers = {"sound": "x", "off": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    oks = {}
+    for name, date in headers.items():
+        async with Receiver(Reply(headers=(("Date", date),), body=b"{}")) as server:
+            found = await checks(tmp_path, subscription=None, url=server.url)
+            oks[name] = {check.name: check.ok for check in found}["clock"]
+
+    assert {"sound": True, "off": False} == oks
+
+
+async def test_only_endpoint_failures_are_shown(tmp_path: Path) -> None:
+    """An attempt that a stop cut is no failure of the endpoint, and a long list says that there is more."""
+    delivery = {"id": "dlv_1", "state": "pending", "attempt_count": 1, "type": "a.b", "next_attempt_at": None}
+    answers: dict[str, Any] = {
+        "/readyz": {},
+        "/v1/subscriptions": {},
+        "/v1/subscriptions/sub_1": {
+            "id": "sub_1",
+            "url": "http://127.0.0.1:9000",
+            "state": "active",
+            "consecutive_failures": 2,
+            "last_success_at": "2027-01-15T08:00:00Z",
+        },
+        "/v1/deliveries": {
+            "data": [delivery, delivery | {"next_attempt_at": "2027-01-15T08:00:00Z"}],
+            "next_cursor": "more",
+        },
+        "/v1/deliveries/dlv_1": {"attempts": [{"outcome": "interrupted"}]},
+    }
+
+    def reply(request: Received) -> Reply:
+        return Reply(body=json.dumps(answers[request.path.partition("?")[0]]).encode())
+
+    async with Receiver(reply) as server:
+        found = await checks(tmp_path, subscription="sub_1", url=server.url)
+
+    assert ["URL", "state", "failures", "next attempt"] == [check.name for check in found[-4:]]
+    assert "2 running, since it last succeeded, at 2027-01-15T08:00:00Z" == found[-2].detail
+    assert found[-1].detail.startswith("2 or more pending, the next ")
+
+
+# What to do about a failure.
+
+
+def test_every_error_code_has_a_remedy() -> None:
+    """Whatever an attempt reports, there is a sentence on what to do."""
+    assert {code.value for code in ErrorCode} == set(REMEDIES)
+
+
+def test_remedy_looks_at_the_status() -> None:
+    """A status that says more has words of its own."""
+    refused = {"status_code": 404, "error": {"code": "http_status"}}
+
+    assert "at this path" in remedy(refused)
+    assert REMEDIES["http_status"] == remedy(refused | {"status_code": 500})
+    assert REMEDIES["reset"] == remedy({"error": {"code": "reset"}})
+    assert "" == remedy({})

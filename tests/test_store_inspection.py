@@ -1,0 +1,184 @@
+"""Looking at a real file from outside, while a store has it and when none does."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from storage import DAY, DELIVERED, NO_ANSWER, NOW, drafts, edit, opened, result, rows, write
+
+from hookengine.errors import DatabaseTooNew, StorageCorrupt
+from hookengine.models import DisabledReason, SubscriptionState
+from hookengine.store import changes, inspection
+from hookengine.store.inspection import examine, summary
+from hookengine.store.queries import migrations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DISABLED = {"state": SubscriptionState.DISABLED, "disabled_reason": DisabledReason.MANUAL}
+
+
+def wrong(path: Path, *, encryption_key: str | None = None) -> dict[str, list[str]]:
+    """The checks that find something."""
+    found = examine(path, encryption_key=encryption_key, tick=lambda: None)
+    return {each.check: each.problems for each in found if each.problems}
+
+
+async def test_everything_is_counted_while_a_store_has_the_file(tmp_path: Path) -> None:
+    """Sizes, rows by table, states as they read, and the oldest work are told of a file in use."""
+    async with opened(tmp_path) as place:
+        active = await place.subscribe()
+        other = await place.subscribe()
+        gone = await place.subscribe()
+        [first, *_] = await place.deliver(*drafts(1))
+        await place.record(result(first, DELIVERED))
+        place.clock.time = NOW + DAY
+        await place.deliver(*drafts(2))
+        await place.store.writer.change(changes.delete_subscription(gone.id, None))
+        await edit(place.store, other, **DISABLED)
+        found = summary(place.path)
+
+        assert (len(migrations()), NOW + DAY, NOW + DAY) == (found.schema_version, found.oldest_pending, found.newest)
+        assert {"cancelled": 3, "delivered": 1, "held": 3, "pending": 2} == found.deliveries
+        assert {"active": 1, "deleted": 1, "disabled": 1} == found.subscriptions
+        assert {"events": 3, "deliveries": 9, "attempts": 1, "subscriptions": 3, "health": 3}.items() <= found.rows.items()
+        assert place.path.stat().st_size == found.size
+        assert found.wal_size > 0
+        assert active.seq == first.subscription
+
+
+async def test_empty_file_has_nothing_old(tmp_path: Path) -> None:
+    """A new database has no times, and no WAL once it is closed."""
+    async with opened(tmp_path) as place:
+        pass
+    found = summary(place.path)
+
+    assert (None, None, 0, {}) == (found.oldest_pending, found.newest, found.wal_size, found.deliveries)
+
+
+async def test_looking_changes_nothing(tmp_path: Path) -> None:
+    """A WAL that a crash left stays for the next start to read."""
+    async with opened(tmp_path) as place:
+        crashed = tmp_path / "crashed"
+        crashed.mkdir()
+        for name in ("hooks.db", "hooks.db-wal"):
+            (crashed / name).write_bytes((tmp_path / name).read_bytes())
+    before = {name: (crashed / name).read_bytes() for name in ("hooks.db", "hooks.db-wal")}
+    summary(crashed / "hooks.db")
+
+    assert before == {name: (crashed / name).read_bytes() for name in before}
+    assert place.path != crashed
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "words"),
+    [
+        ("PRAGMA user_version = 99", DatabaseTooNew, "has schema version 99"),
+        ("PRAGMA user_version = 0", StorageCorrupt, "is no database of hookengine"),
+    ],
+)
+async def test_other_schema_is_refused(tmp_path: Path, script: str, error: type[Exception], words: str) -> None:
+    """A file of a newer hookengine, or of another program, is not guessed about."""
+    async with opened(tmp_path) as place:
+        pass
+    write(place.path, script)
+
+    with pytest.raises(error, match=words):
+        summary(place.path)
+
+
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """Any other file is told from a database."""
+    path = tmp_path / "hooks.db"
+    path.write_bytes(b"x" * 4096)
+
+    with pytest.raises(StorageCorrupt, match="file is not a database"):
+        summary(path)
+
+
+async def test_whole_file_passes_every_check(tmp_path: Path) -> None:
+    """A file in use, with a subscription whose secrets open, has nothing wrong; the work is told of."""
+    ticks: list[int] = []
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        await place.publish(*drafts(1000))
+        found = examine(place.path, encryption_key=None, tick=lambda: ticks.append(1))
+
+    assert [("integrity", []), ("references", []), ("key", []), ("subscriptions", [])] == [
+        (each.check, each.problems) for each in found
+    ]
+    assert ticks
+
+
+async def test_missing_row_is_found(tmp_path: Path) -> None:
+    """Rows that name others that are not there are counted by table."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        await place.publish(*drafts(2))
+    write(place.path, "DELETE FROM events")
+
+    assert {"references": ["2 rows of deliveries name rows of events that are not there"]} == wrong(place.path)
+
+
+async def test_damaged_page_is_found(tmp_path: Path) -> None:
+    """A page of an index that was overwritten is told by SQLite's own check."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        [delivery] = await place.deliver(*drafts(1))
+        await place.record(result(delivery, NO_ANSWER))
+    [(page, page_size)] = rows(
+        place.path,
+        "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = 'attempts_of_delivery'",
+    )
+    with place.path.open("r+b") as file:
+        file.seek((page - 1) * page_size)
+        file.write(b"\xff" * page_size)
+
+    assert ["integrity"] == list(wrong(place.path))
+
+
+async def test_damaged_schema_is_found_by_every_check(tmp_path: Path) -> None:
+    """Where SQLite cannot go on, each check says so and the others are still tried."""
+    async with opened(tmp_path) as place:
+        pass
+    write(place.path, "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'x' WHERE name = 'meta';")
+
+    assert ["integrity", "references", "key"] == list(wrong(place.path))
+
+
+async def test_wrong_key_is_found(tmp_path: Path) -> None:
+    """A key of another database, a missing one and a missing check value each have their words."""
+    async with opened(tmp_path) as place:
+        pass
+    other = "A" * 43 + "="
+    found = [wrong(place.path, encryption_key=other)]
+    (tmp_path / "secret.key").unlink()
+    found.append(wrong(place.path))
+    write(place.path, "DELETE FROM meta")
+    found.append(wrong(place.path, encryption_key=other))
+
+    assert [["key"]] * 3 == [list(each) for each in found]
+    assert ["does not open", "is missing", "no check value"] == [
+        next(words for words in ("does not open", "is missing", "no check value") if words in each["key"][0]) for each in found
+    ]
+
+
+async def test_subscription_that_cannot_be_read_is_found(tmp_path: Path) -> None:
+    """Each subscription's secrets are tried with the key."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe()
+    write(place.path, "UPDATE subscriptions SET sealed = x'01'")
+
+    [problem] = wrong(place.path)["subscriptions"]
+    assert problem.startswith(f"subscription {made.id} (row 1) cannot be read: ")
+
+
+async def test_connection_cannot_write(tmp_path: Path) -> None:
+    """What looks at a file has no way to change it."""
+    async with opened(tmp_path) as place:
+        pass
+
+    with pytest.raises(StorageCorrupt, match="readonly"), inspection.opened(place.path) as db, closing(db.cursor()) as cursor:
+        cursor.execute("DELETE FROM meta")

@@ -1,0 +1,94 @@
+"""Pruning of a real file that no store has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from storage import DAY, DELIVERED, NOW, SetClock, draft, drafts, opened, result, rows
+
+from hookengine.errors import AlreadyRunning
+from hookengine.store import changes, pruning
+from hookengine.store.pruning import finished, prune
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def filled(folder: Path, *, count: int = 700) -> Path:
+    """A file with *count* events delivered 40 days ago, one that waits since, and one delivered a day ago."""
+    clock = SetClock(NOW - 40 * DAY)
+    async with opened(folder, clock=clock) as place:
+        await place.subscribe()
+        old = await place.deliver(*drafts(count, data=b'"%s"' % (b"x" * 2000)))
+        await place.record(*(result(each, DELIVERED, at=clock.time) for each in old))
+        await place.publish(draft(data=b'"waits"'))
+        clock.time = NOW - DAY
+        [fresh] = await place.deliver(draft(data=b'"fresh"'))
+        await place.record(result(fresh, DELIVERED, at=clock.time))
+    return place.path
+
+
+async def test_old_history_goes_and_the_file_shrinks(tmp_path: Path) -> None:
+    """What ended before the retention goes in steps; work and newer history stay, and free pages are given back."""
+    path = await filled(tmp_path)
+    size, steps = path.stat().st_size, list[tuple[int, int]]()
+    waiting = finished(path, NOW - 30 * DAY)
+    done = await prune(
+        path, retention=30 * DAY, clock=SetClock(), encryption_key=None, progress=lambda *step: steps.append(step)
+    )
+
+    assert (700, 700, 700) == (waiting, done.deliveries, done.events)
+    assert [(500, 700), (700, 700)] == steps
+    assert [(b'"waits"', "pending"), (b'"fresh"', "delivered")] == rows(
+        path, "SELECT data, state FROM events JOIN deliveries ON event = events.seq ORDER BY events.seq"
+    )
+    assert path.stat().st_size == size - done.freed < size / 4
+    assert [(0,)] == rows(path, "PRAGMA freelist_count")
+
+
+async def test_nothing_old_is_nothing_done(tmp_path: Path) -> None:
+    """A second time there is nothing to delete and nothing to give back."""
+    path = await filled(tmp_path, count=1)
+    first, second = [
+        await prune(path, retention=30 * DAY, clock=SetClock(), encryption_key=None, progress=lambda *_: None)
+        for _ in range(2)
+    ]
+
+    assert (1, 0) == (first.deliveries, second.deliveries)
+    assert (0, 0) == (second.events, second.freed)
+
+
+async def test_rest_of_a_deleted_subscription_counts_from_its_end(tmp_path: Path) -> None:
+    """Deliveries that a deletion cancelled go too, once that is long enough ago."""
+    clock = SetClock(NOW - 40 * DAY)
+    async with opened(tmp_path, clock=clock) as place:
+        made = await place.subscribe()
+        await place.publish(*drafts(3))
+        await place.store.writer.change(changes.delete_subscription(made.id, None))
+    done = await prune(place.path, retention=30 * DAY, clock=SetClock(), encryption_key=None, progress=lambda *_: None)
+
+    assert (3, 3) == (done.deliveries, done.events)
+
+
+async def test_file_in_use_is_left_alone(tmp_path: Path) -> None:
+    """While a store has the file nothing is pruned."""
+    async with opened(tmp_path) as place:
+        with pytest.raises(AlreadyRunning):
+            await prune(place.path, retention=0, clock=SetClock(), encryption_key=None, progress=lambda *_: None)
+
+
+def test_nobody_hears_of_anything() -> None:
+    """The listener of a store for pruning takes whatever a commit tells."""
+    nobody = pruning._Nobody()
+
+    assert [None] * 8 == [
+        nobody.accepted([]),  # type: ignore[func-returns-value]  # that is what is proved
+        nobody.recorded([]),  # type: ignore[func-returns-value]
+        nobody.unrecorded(None, ValueError()),  # type: ignore[func-returns-value]
+        nobody.unreadable("", ValueError()),  # type: ignore[func-returns-value]
+        nobody.changed(None, None),  # type: ignore[func-returns-value]
+        nobody.overruled(None, None),  # type: ignore[func-returns-value]
+        nobody.refilled(None, [], None),  # type: ignore[func-returns-value]
+        nobody.storage(None),  # type: ignore[func-returns-value]
+    ]
