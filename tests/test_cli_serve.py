@@ -23,7 +23,9 @@ from hookengine.cli.logs import make_logger
 from hookengine.cli.serve import greeting
 from hookengine.client import Client
 from hookengine.engine import Engine
+from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver, Reply
+from hookengine.signing import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -348,10 +350,12 @@ def test_demo_shows_every_delivery_and_ends_with_0(capsys: pytest.CaptureFixture
     assert 0 == main(["demo"])
     shown = capsys.readouterr().out.splitlines()
 
-    assert "✓ 9 of 9 deliveries arrived; 11 of 11 requests verified" == shown[-1]
-    assert 11 == sum(line.startswith("✓ verified") for line in shown)
+    assert "✓ 30 of 30 deliveries arrived; of 32 requests 29 verified, 3 authenticated" == shown[-1]
+    assert 29 == sum(line.startswith("✓ verified") for line in shown)
+    assert {"clevertap"} == {line.split()[2] for line in shown if line.startswith("✓ authenticated")}
     assert ["503", "503", "200", "200", "200"] == [line.split()[-1] for line in shown if "initech" in line]
-    assert {"standard", "svix"} == {line.split()[2] for line in shown[:-1]}
+    assert PROFILES.keys() == {line.split()[2] for line in shown[:-1]}
+    assert {sample.type for sample in demonstration.SAMPLES} == {line.split()[4] for line in shown[:-1]}
 
 
 def test_demo_stays_open_when_asked() -> None:
@@ -378,11 +382,20 @@ async def test_demo_does_not_wait_for_ever(capsys: pytest.CaptureFixture[str]) -
 
 async def test_demo_says_why_a_request_does_not_verify(capsys: pytest.CaptureFixture[str]) -> None:
     """A request with another signature is marked, with the reason, and no success."""
-    async with demonstration._receiver(demonstration.SCENES[0]) as receiver:
+    async with demonstration._receiver(demonstration.SCENES[0], new_secret(bytes(32))) as receiver:
         await asyncio.to_thread(Client(receiver.url).request, "POST", "/", body=b"{}")
 
     assert "✗ not verified: missing_header  standard  acme" in capsys.readouterr().out
-    assert not demonstration._verdict(["delivered"] * 9, receiver.requests)
+    assert not demonstration._verdict(["delivered"] * 30, receiver.requests)
+
+
+async def test_demo_says_that_a_password_is_missing() -> None:
+    """A request of the profile that signs nothing counts with its password only."""
+    scene = next(scene for scene in demonstration.SCENES if scene.profile == "clevertap")
+    async with demonstration._receiver(scene, new_secret(bytes(32))) as receiver:
+        await asyncio.to_thread(Client(receiver.url).request, "POST", "/", body=b"{}")
+
+    assert not demonstration._verdict(["delivered"] * 30, receiver.requests)
 
 
 def test_demo_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

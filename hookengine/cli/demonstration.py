@@ -1,4 +1,4 @@
-"""What `hookengine demo` shows: the daemon, used over HTTP as anybody would, and receivers of several profiles."""
+"""What `hookengine demo` shows: the daemon, used over HTTP as anybody would, and a receiver of each profile."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hookengine.cli.output import say, show_mark
 from hookengine.client import Client
 from hookengine.clock import Clock
 from hookengine.engine import Engine
+from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver
 from hookengine.signing import SCHEMES, new_secret
 
@@ -36,27 +37,38 @@ class Scene(NamedTuple):
 
     name: str
     profile: str
-    script: Sequence[int]
+    script: Sequence[int] = (200,)
 
 
 class Sample(NamedTuple):
-    """A sample event."""
+    """A sample event, and what of its data no other has, however the profile prints it."""
 
-    id: str
     type: str
     data: bytes
+    mark: bytes
 
 
 SCENES = (
-    Scene("acme", "standard", [200]),
-    Scene("globex", "svix", [200]),
+    Scene("acme", "standard"),
+    Scene("globex", "svix"),
+    Scene("hooli", "github"),
+    Scene("umbrella", "stripe"),
+    Scene("stark", "slack"),
+    Scene("wayne", "shopify"),
+    Scene("tyrell", "clearfeed"),
+    Scene("cyberdyne", "clarife"),
+    Scene("wonka", "clevertap"),
     Scene("initech", "standard", [503, 503, 200]),
 )
 SAMPLES = (
-    Sample("demo-1", "order.created", b'{"order": 1001, "total": 24.90}'),
-    Sample("demo-2", "order.paid", b'{"order": 1001, "total": 24.90, "method": "card"}'),
-    Sample("demo-3", "customer.updated", '{"customer": 7, "name": "Zoë"}'.encode()),
+    Sample("order.created", b'{"order": 1001, "total": 24.90}', b"24.9"),
+    Sample("order.paid", b'{"order": 1001, "method": "card"}', b"card"),
+    Sample("customer.updated", '{"customer": 7, "name": "Zoë"}'.encode(), b"customer"),
 )
+
+# A profile that signs nothing is told from others by a password.
+_LOGIN = {"type": "basic", "username": "hookengine", "password": "demo"}
+_AUTHORIZATION = "Basic aG9va2VuZ2luZTpkZW1v"
 
 
 async def demonstrate(*, keep: bool) -> bool:
@@ -65,11 +77,13 @@ async def demonstrate(*, keep: bool) -> bool:
         data = Path(directory)
         async with _daemon(data) as client, AsyncExitStack() as stack:
             say(f"hookengine is at {client.url}, its data in {data}")
-            receivers = [await stack.enter_async_context(_receiver(scene)) for scene in SCENES]
+            secret = new_secret(Clock().new_bytes(32))
+            await _ask(client, "PUT", "/v1/tenants/default/secret", json.dumps({"secret": secret}).encode())
+            receivers = [await stack.enter_async_context(_receiver(scene, secret)) for scene in SCENES]
             for scene, receiver in zip(SCENES, receivers, strict=True):
                 await _subscribe(client, scene, receiver)
             for sample in SAMPLES:
-                await _ask(client, "POST", "/v1/events", document({"type": sample.type, "id": sample.id}, "data", sample.data))
+                await _ask(client, "POST", "/v1/events", document({"type": sample.type}, "data", sample.data))
             states = await _ended(client)
             good = _verdict(states, [request for receiver in receivers for request in receiver.requests])
             if keep:
@@ -91,26 +105,37 @@ async def _daemon(data: Path) -> AsyncIterator[Client]:
         await engine.stop(drain=0)
 
 
-def _receiver(scene: Scene) -> Receiver:
-    types = {sample.id: sample.type for sample in SAMPLES}
-    id_header = next((scheme.id_header for scheme in SCHEMES[scene.profile] if scheme.id_header), "")
+def _receiver(scene: Scene, secret: str) -> Receiver:
+    """Verifies with *secret*, where the profile signs."""
 
     def show(received: Received, reply: Reply) -> None:
-        verified = "verified" if received.verified else f"not verified: {received.reason}"
-        event = types.get(received.header(id_header) or "", "")
-        show_mark(received.verified, f"{verified}  {scene.profile:<9} {scene.name:<8} {event:<17} {reply.status}")
+        proof = _proof(received)
+        event = next((sample.type for sample in SAMPLES if sample.mark in received.body), "")
+        said = proof or f"not verified: {received.reason}"
+        show_mark(proof is not None, f"{said:<13}  {scene.profile:<9} {scene.name:<9} {event:<16} {reply.status}")
 
-    return Receiver(scene.script, secret=new_secret(Clock().new_bytes(32)), profile=scene.profile, on_request=show)
+    return Receiver(scene.script, secret=secret if SCHEMES[scene.profile] else None, profile=scene.profile, on_request=show)
+
+
+def _proof(received: Received) -> str | None:
+    """What shows that a request is from us."""
+    if received.verified:
+        return "verified"
+    authenticated = received.reason == "no_secret" and received.header("authorization") == _AUTHORIZATION
+    return "authenticated" if authenticated else None
 
 
 async def _subscribe(client: Client, scene: Scene, receiver: Receiver) -> None:
-    wanted = {
+    wanted: dict[str, Any] = {
         "url": f"{receiver.url}/{scene.name}",
         "name": scene.name,
         "profile": scene.profile,
-        "secret": receiver.secret,
         "retry_schedule": _RETRIES,
     }
+    if receiver.secret is None:
+        wanted["auth"] = _LOGIN
+    elif PROFILES[scene.profile].has_own_secrets:
+        wanted["secret"] = receiver.secret
     await _ask(client, "POST", "/v1/subscriptions", json.dumps(wanted).encode())
 
 
@@ -134,9 +159,14 @@ async def _ended(client: Client, *, patience: float = _PATIENCE) -> list[str]:
 
 
 def _verdict(states: Sequence[str], requests: Sequence[Received]) -> bool:
-    delivered, verified = states.count("delivered"), sum(request.verified for request in requests)
-    good = len(states) == len(SCENES) * len(SAMPLES) == delivered and len(requests) == verified
-    show_mark(good, f"{delivered} of {len(states)} deliveries arrived; {verified} of {len(requests)} requests verified")
+    delivered, proofs = states.count("delivered"), [_proof(request) for request in requests]
+    verified, authenticated = proofs.count("verified"), proofs.count("authenticated")
+    good = len(states) == len(SCENES) * len(SAMPLES) == delivered and len(requests) == verified + authenticated
+    show_mark(
+        good,
+        f"{delivered} of {len(states)} deliveries arrived; of {len(requests)} requests {verified} verified, "
+        f"{authenticated} authenticated",
+    )
     return good
 
 
