@@ -166,6 +166,7 @@ def test_person_is_told_to_type_the_body(cli: Callable[..., Ended], monkeypatch:
         ["verify", "--secret", SECRET, "--profile", "clearfeed", BODY],
         ["verify", "--secret", SECRET, "--header", "no colon", BODY],
         ["verify", "--secret", SECRET, "--header", ": x", BODY],
+        ["verify", "--secret", SECRET, "--headers", "-", BODY],
         ["verify", "--secret", SECRET, "--headers", "[1]", BODY],
         ["verify", "--secret", SECRET, "--headers", "{", BODY],
         ["verify", "--secret", SECRET, "--headers", "@missing", BODY],

@@ -44,6 +44,8 @@ def _header_file(_context: click.Context, _parameter: click.Parameter, value: st
     """The headers in a file: a line each, or in JSON as the API shows those of an attempt."""
     if value is None:
         return []
+    if value == "-":
+        raise click.BadParameter("standard input is for the body: give a file (@FILE)")
     text = read_text(value)
     if not text.lstrip().startswith(("[", "{")):
         return [_pair(line) for line in text.splitlines() if line.strip()]
@@ -88,7 +90,7 @@ hookengine verify --secret @secret --profile github --header 'X-Hub-Signature-25
 
 @click.command(epilog=_VERIFY_EXAMPLES)
 @_common
-@click.option("--headers", "more", metavar="@FILE|-", callback=_header_file, help="Headers, a line each or in JSON.")
+@click.option("--headers", "more", metavar="@FILE", callback=_header_file, help="Headers, a line each or in JSON.")
 @click.option(
     "--tolerance", metavar="DURATION|none", default="5m", show_default=True, callback=_tolerance, help="How old it may be."
 )
