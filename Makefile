@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test check docs bench clean
 
 help:
 	@echo 'make setup   install into $(VENV)'
 	@echo 'make run     a demonstration: daemon, receiver, sample events'
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, tests with coverage: what CI runs'
+	@echo 'make docs    write the documents that derive from the code'
 	@echo 'make bench   the benchmarks (needs nginx)'
 	@echo 'make clean   remove what the tools left'
 
@@ -38,6 +39,9 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=95
+
+docs: setup
+	$(BIN)/python docs/generate.py
 
 bench: setup
 	$(BIN)/python benchmarks/run.py

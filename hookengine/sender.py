@@ -38,7 +38,7 @@ _TEST_NET = ("192.0.2.1", 9)  # RFC 5737: nobody's
 # How aiohttp's parser begins the message of an error about a size.
 _OVERSIZE = ("Got more than", "Too many headers")
 
-_REFUSALS = frozenset({
+REFUSALS = frozenset({
     ErrorCode.HTTP_STATUS,
     ErrorCode.REDIRECT_NOT_FOLLOWED,
     ErrorCode.MALFORMED_RESPONSE,
@@ -63,7 +63,7 @@ _LOCAL_ERRNOS = {
     errno.ENETUNREACH: ErrorCode.LOCAL_NETWORK,
     errno.ENETDOWN: ErrorCode.LOCAL_NETWORK,
 }
-_OURS = frozenset(_LOCAL_ERRNOS.values())
+OURS = frozenset(_LOCAL_ERRNOS.values())
 _ERRNOS = {
     errno.ECONNRESET: ErrorCode.RESET,
     errno.ECONNABORTED: ErrorCode.RESET,
@@ -100,7 +100,7 @@ _KINDS: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (Exception, ErrorCode.INTERNAL_ERROR),
 )
 
-_SENTENCES = {
+SENTENCES = {
     ErrorCode.TIMEOUT_CONNECT: "No connection to {host} came about in time.",
     ErrorCode.TIMEOUT_SEND: "{host} did not take the whole request in time.",
     ErrorCode.TIMEOUT_RESPONSE: "{host} did not answer in time.",
@@ -192,9 +192,9 @@ class Sender:
             # An address of a network that this machine is not part of, such as IPv6: out of reach, but not an outage.
             code = ErrorCode.CONNECT_REFUSED
         reason = AttemptError(code=code, detail=_detail(code, error, host))
-        if code in _REFUSALS:
+        if code in REFUSALS:
             return Refused(error=reason)
-        if code in _OURS:
+        if code in OURS:
             return Interrupted(error=reason)
         if code is ErrorCode.INTERNAL_ERROR:
             return Broken(error=reason)
@@ -281,7 +281,7 @@ def _errno_code(error: OSError, phase: Phase, *, tls: bool) -> ErrorCode:
         numbers = [error.errno] if error.errno else [int(number) for number in _ERRNO_IN_TEXT.findall(str(error))]
     codes = [_TIMEOUTS[phase] if number == errno.ETIMEDOUT else _ERRNOS.get(number, unknown) for number in numbers]
     # Of several addresses one that was tried says more than one that this machine has no way to.
-    code = next((code for code in codes if code not in _OURS), codes[0] if codes else unknown)
+    code = next((code for code in codes if code not in OURS), codes[0] if codes else unknown)
     # Before a connection stands nothing but TLS exchanges bytes that could be cut off.
     lost = code in {ErrorCode.RESET, ErrorCode.DISCONNECTED}
     return ErrorCode.TLS_PROTOCOL if tls and connecting and lost else code
@@ -311,5 +311,5 @@ def _detail(code: ErrorCode, error: Exception, host: str) -> str:
     if code is ErrorCode.INTERNAL_ERROR:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__} in {PurePath(frame.filename).name}, line {frame.lineno}"
-    sentence = _SENTENCES[code].format(host=host)
+    sentence = SENTENCES[code].format(host=host)
     return f"{sentence.removesuffix('.')}: {reason}." if reason else sentence

@@ -302,6 +302,8 @@ def test_module_is_the_command() -> None:
         ["subscription", "add", "https://e.example", "--header", ": x"],
         ["subscription", "add", "https://e.example", "--header", "A: 1", "--header", "A: 2"],
         ["subscription", "add", "https://e.example", "--metadata", "novalue"],
+        ["subscription", "add", "https://e.example", "--key-values", "{"],
+        ["subscription", "add", "https://e.example", "--method", "PATCH"],
         ["subscription", "add", "https://e.example", "--basic", "nocolon"],
         ["subscription", "add", "https://e.example", "--secret", "@missing"],
         ["subscription", "add", "https://e.example", "--secret", ""],
@@ -996,7 +998,8 @@ def test_subscription_is_added_with_every_setting(
     typed(b"whsec_mine\r\n")
     options = (
         "--types order.*,user.created --tenant acme --name Acme --profile svix --secret - --basic @login --timeout 15s "
-        "--retry-schedule 5s,5m --max-concurrency 4 --disable-after 10 --while-disabled skip --metadata team=a=b"
+        "--retry-schedule 5s,5m --max-concurrency 4 --disable-after 10 --while-disabled skip --metadata team=a=b "
+        '--method PUT --target-id 7 --key-values {"a":[1]}'
     )
     ended = ask("subscription", "add", "https://e.example/h", *options.split(), "--header", "X-Key:  v: w ")
 
@@ -1014,6 +1017,9 @@ def test_subscription_is_added_with_every_setting(
         "disable_after_failures": 10,
         "while_disabled": "skip",
         "metadata": {"team": "a=b"},
+        "method": "PUT",
+        "target_id": 7,
+        "key_values": {"a": [1]},
         "headers": {"X-Key": "v: w"},
     } == server.document
     assert "secret\twhsec_x\n" in ended.out

@@ -32,6 +32,15 @@ def _metadata(_context: click.Context, _parameter: click.Parameter, value: tuple
     return pairs(value, "=") or None
 
 
+def _object(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(read_text(value))
+    except ValueError as error:
+        raise click.BadParameter(f"it is not JSON: {error}") from error
+
+
 def _basic(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, str] | None:
     if value is None:
         return None
@@ -48,22 +57,28 @@ _SETTINGS = (
     click.option("--profile", help="How the endpoint is spoken to.  [default: the server's]"),
     click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, callback=_headers, help="A further header."),
     click.option("--basic", "auth", metavar="USER:PASSWORD|@FILE|-", callback=_basic, help="Basic authentication."),
+    click.option("--method", type=click.Choice(["POST", "PUT", "DELETE", "GET"]), help="In place of the profile's."),
     click.option("--timeout", metavar="DURATION", help="For one attempt: 15s."),
     click.option("--retry-schedule", metavar="DURATION,…", callback=words, help="Delays between attempts: 5s,5m."),
     click.option("--max-concurrency", type=int, help="Attempts at the same time."),
     click.option("--disable-after", "disable_after_failures", type=int, metavar="N", help="Disable after N failures running."),
     click.option("--while-disabled", type=click.Choice(["hold", "skip"]), help="Hold or skip events while it is disabled."),
+    click.option("--target-id", type=int, metavar="N", help="clevertap's targetId."),
+    click.option("--key-values", metavar="JSON|@FILE|-", callback=_object, help="clevertap's key_values."),
     click.option("--metadata", metavar="KEY=VALUE", multiple=True, callback=_metadata, help="A label of yours."),
 )
 _OPTIONAL = (
     "name",
     "headers",
     "auth",
+    "method",
     "timeout",
     "retry_schedule",
     "disable_after_failures",
     "while_disabled",
     "max_concurrency",
+    "target_id",
+    "key_values",
     "metadata",
 )
 

@@ -1,0 +1,148 @@
+"""Writes the documents that derive from the code: `make docs`. tests/test_documents.py fails where one is not up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hookengine import config, errors, sender
+from hookengine.cli.exits import Exit
+from hookengine.errors import HookEngineError, Malformed, RequestError
+from hookengine.models import ErrorCode
+from hookengine.server.problems import MALFORMED_CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+
+# What is said of a mistake in a request; tests/test_documents.py finds every code that there is in the sources.
+MISTAKES = {
+    "circular_profile": "a profile of the configuration that extends itself in the end",
+    "conflicting_auth": "`auth`, and an `Authorization` header of your own beside it",
+    "duplicate_header": "a header that is there twice, in other letters",
+    "hidden_value": "`***`, which only stands for a value",
+    "immutable_member": "a member that cannot be changed",
+    "invalid_header_name": "a name that no header can have (RFC 9110, 5.6.2)",
+    "invalid_header_value": "a value that no header can have",
+    "invalid_secret": "a secret that the profile cannot sign with",
+    "invalid_toml": "a configuration that is no TOML",
+    "invalid_type": "another kind of JSON value than the one expected",
+    "invalid_url": "a URL that may not or cannot be called",
+    "invalid_value": "a value out of range, or not of the form expected",
+    "missing_member": "a member that is needed",
+    "reserved_header": "a header that hookengine or HTTP itself sets",
+    "reserved_profile": "a profile of the configuration with the name of a built-in one",
+    "reserved_tenant": "the tenant `hookengine`, which is the engine's own",
+    "reserved_type": "a type that starts with `hookengine.`, which is the engine's own",
+    "too_large": "more bytes or elements than are taken",
+    "too_late": "a `deliver_at` more than 365 days ahead",
+    "too_many_elements": "an array that is too long",
+    "unbound_scope": "the scope `admin` in a token that is bound to a tenant",
+    "unknown_event_type": "an event type that is not declared, where they must be",
+    "unknown_member": "a member that there is not",
+    "unknown_parameter": "a query parameter that there is not",
+    "unknown_plan": "a plan that the configuration does not have",
+    "unknown_profile": "a profile that there is not",
+    "unknown_subscription": "the id of no subscription of the tenant",
+    "unknown_variable": "a variable of the environment, or a variable in a template, that there is not",
+    "unusable_secret": "a profile that cannot sign with the secret that the subscription has",
+    "unused_member": "a member that the profile does not send",
+}
+
+# Of attempts, where the sender has no sentence of its own that is always the same.
+ATTEMPTS = {
+    ErrorCode.AUTH_FAILED: "No token came about that the endpoint accepts.",
+    ErrorCode.BLOCKED_ADDRESS: "The name leads to an address that may not be called.",
+    ErrorCode.DNS_NO_ADDRESS: "The name has no address.",
+    ErrorCode.DNS_NXDOMAIN: "There is no such name.",
+    ErrorCode.HTTP_STATUS: "The endpoint answered, but not with success.",
+    ErrorCode.INTERNAL_ERROR: "A fault of hookengine's, or a stored row that cannot be read: the delivery is given up.",
+    ErrorCode.SELF_CONNECTION: "The URL leads to hookengine itself.",
+}
+
+EXITS: dict[int, str] = {
+    Exit.OK: "done",
+    Exit.FAILED: "the operation failed",
+    Exit.USAGE: "the command line cannot be read",
+    Exit.NOT_REACHED: "the server was not reached",
+    Exit.NOT_ALLOWED: "the token does not allow it",
+    Exit.NOT_FOUND: "there is no such thing",
+    Exit.CONFLICT: "something is in the way",
+    70: "the storage failed",
+    75: "another engine has the database",
+    78: "the configuration, the database or the key cannot be used",
+    Exit.INTERRUPTED: "stopped with Ctrl-C",
+}
+
+
+def errors_page() -> str:
+    """`docs/errors.md`."""
+    return "\n".join([
+        "# Errors",
+        "",
+        "Codes are stable: programs may rely on them; texts may change.",
+        "",
+        "## Problems",
+        "",
+        "Over HTTP an error is `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `code`, `detail`, and",
+        "`errors`, which names every mistake: `{pointer, code, detail}`, with `parameter` in place of `pointer` for query and",
+        "headers. In Python it is the class, with the same `code`, `detail` and `mistakes`.",
+        "",
+        *_table(("code", "status", "class", "says"), _problems()),
+        "",
+        "## Mistakes",
+        "",
+        "What the members of `errors` are called.",
+        "",
+        *_table(("code", "names"), ((f"`{code}`", meaning) for code, meaning in sorted(MISTAKES.items()))),
+        "",
+        "## Attempts",
+        "",
+        "Why an attempt did not succeed. `unreachable` and `refused` count as failures; `interrupted` is our own fault, or a",
+        "stop: it counts for nothing.",
+        "",
+        *_table(("code", "outcome", "says"), ((f"`{c}`", f"`{_outcome(c)}`", _said(c)) for c in sorted(ErrorCode))),
+        "",
+        "## Exit statuses",
+        "",
+        *_table(("status", "says"), ((str(int(status)), meaning) for status, meaning in EXITS.items())),
+        "",
+    ])  # fmt: skip
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _problems() -> Iterator[tuple[str, ...]]:
+    found = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, HookEngineError)}
+    for cls in sorted(found, key=lambda cls: (getattr(cls, "status", 999), cls.code)):
+        status = str(cls.status) if issubclass(cls, RequestError) else ""
+        codes = MALFORMED_CODES if cls is Malformed else (cls.code,)
+        says = (cls.__doc__ or "").strip().partition("\n")[0]
+        yield ", ".join(f"`{code}`" for code in codes), status, f"`{cls.__name__}`", says
+
+
+def _outcome(code: ErrorCode) -> str:
+    if code in sender.REFUSALS:
+        return "refused"
+    return "interrupted" if code in {*sender.OURS, ErrorCode.INTERNAL_ERROR} else "unreachable"
+
+
+def _said(code: ErrorCode) -> str:
+    sentence = ATTEMPTS.get(code) or sender.SENTENCES[code].format(host="the endpoint")
+    return sentence[0].upper() + sentence[1:]
+
+
+FILES = {
+    "config.example.toml": config.example,
+    "docs/configuration.md": config.reference,
+    "docs/errors.md": errors_page,
+}
+
+if __name__ == "__main__":
+    for name, content in FILES.items():
+        (ROOT / name).write_text(content(), encoding="utf-8")
