@@ -372,3 +372,27 @@ async def test_token_in_python(running_engine: Engine, *, as_text: bool) -> None
         await running_engine.create_token("ann")
     await running_engine.delete_token("ann")
     assert 4 == len((await running_engine.create_token("ann")).scopes)
+
+
+# What became of them
+
+
+async def test_explanations_replays_and_statistics(running_engine: Engine) -> None:
+    """An event is explained, goes again by itself and with its subscription's others, and all of it is counted."""
+    async with Receiver([500, 200]) as receiver:
+        sub = await running_engine.subscribe(receiver.url, retry_schedule=[], tenant="acme")
+        started = datetime.now(UTC)
+        event = await running_engine.publish("order.created", {"n": 1}, tenant="acme")
+        await running_engine.wait(event.id, PATIENCE)
+        [before] = (await running_engine.explain(event.id, tenant="acme", subscription=sub.id)).subscriptions
+        since = started - timedelta(hours=1)
+        assert 1 == (await running_engine.replay(sub.id, since=since, until="2100-01-01T00:00:00Z", dry_run=True)).count
+        again = await running_engine.replay_event(event.id, tenant="acme", subscriptions=[sub.id])
+        await running_engine.wait(event.id, PATIENCE)
+        [after] = (await running_engine.explain(event.id, limit=1)).subscriptions
+        assert 0 == (await running_engine.replay(sub.id, states=["failed"])).count
+        stats = await running_engine.stats(sub.id, since=since)
+
+    assert (event.id, 1) == (again.id, again.deliveries)
+    assert [(False, "failed"), (True, "delivered")] == [(each.delivered, each.state) for each in (before, after)]
+    assert (1, 1, 2) == (stats.deliveries.delivered, stats.deliveries.failed, stats.attempts.total)

@@ -326,3 +326,24 @@ def test_lock_that_fails_is_let_go(tmp_path: Path) -> None:
 
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
+
+
+async def test_file_of_the_first_version_keeps_what_it_has(tmp_path: Path) -> None:
+    """Events and deliveries from before replays read as made by the event, for those that matched."""
+    path = tmp_path / "hooks.db"
+    first = migrations()[0]
+    write(
+        path,
+        f"{first}; PRAGMA user_version = 1;"
+        "INSERT INTO subscriptions VALUES (1, 's', 't', x'00', x'01', 'active', NULL, 1, 2, 3, NULL);"
+        "INSERT INTO events VALUES (1, 'e', 't', 'a', x'31', 5, 6, NULL, 1, NULL);"
+        "INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, created_at, finished_at)"
+        " VALUES (1, 'd', 1, 1, 'failed', 1, 7, 5, 8);",
+    )
+    async with writer(path) as db:
+        await migrate(db, path)
+
+    assert [("e", 0)] == rows(path, "SELECT id, chosen FROM events")
+    given_up = "FROM deliveries INDEXED BY deliveries_given_up WHERE subscription = 1 AND state IN ('failed', 'cancelled')"
+    assert [("d", "failed", 0)] == rows(path, f"SELECT id, state, replay {given_up}")
+    assert [("ok",)] == rows(path, "PRAGMA integrity_check")

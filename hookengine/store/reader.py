@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 
-_COUNTED_AT_ONCE = 2_000  # deliveries, in about 3 ms
+_COUNTED_AT_ONCE = 500  # deliveries, in about 3 ms
 _MOST_TOLD = 10_000  # deliveries of a page that is explained
 
 # How a state that is shown may be stored; see the view. Delivered ones are most rows: their list needs no index.
