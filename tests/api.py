@@ -79,7 +79,7 @@ class Api:
         assert 200 <= answer.status <= 299, answer.body
         return answer.json
 
-    async def subscribe(self, url: str = "https://example.com/hook", **members: Any) -> Any:
+    async def subscribe(self, url: str = "http://127.0.0.1:8099/hook", **members: Any) -> Any:
         """A new subscription, as it was answered."""
         return await self.made("/v1/subscriptions", {"url": url, **members})
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-URL = "https://example.com/hook"
+URL = "http://127.0.0.1:8099/hook"  # nobody listens there
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-URL = "https://example.com/hook"
+URL = "http://127.0.0.1:8099/hook"  # nobody listens there
 LATER = format_time(Clock().now() + 86_400_000)
 MERGE_PATCH = "application/merge-patch+json"
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-URL = "https://example.com/hook"
+URL = "http://127.0.0.1:8099/hook"  # nobody listens there
 PLANS = {
     "pro": Plan(max_subscriptions=3),
     "business": Plan(max_subscriptions=20),

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-URL = "https://example.com/hook"
+URL = "http://127.0.0.1:8099/hook"  # nobody listens there
 LATER = format_time(Clock().now() + 86_400_000)
 ACME = Principal(user="ann", scopes=frozenset(Scope) - {Scope.ADMIN}, tenant="acme")
 OTHER = Principal(user="bob", scopes=frozenset(Scope) - {Scope.ADMIN}, tenant="other")

@@ -119,7 +119,7 @@ async def test_metrics_of_a_full_disk(tmp_path: Path) -> None:
 async def test_subscriptions_from_before_are_counted(tmp_path: Path) -> None:
     """A restart counts the subscriptions that there are."""
     async with running(tmp_path) as engine:
-        await engine.subscribe("https://example.com/", state="disabled")
+        await engine.subscribe("http://127.0.0.1:8099/", state="disabled")
     async with running(tmp_path) as engine:
         found = numbers(engine)
 
@@ -268,7 +268,7 @@ async def test_unknown_subscription(engine: Engine) -> None:
 async def test_stream_goes_on_from_an_item(engine: Engine) -> None:
     """Who comes back with the id of the last item misses nothing, and gets nothing twice."""
     items = engine.stream()
-    ids = [(await engine.subscribe("https://example.com/")).id for _ in range(3)]
+    ids = [(await engine.subscribe("http://127.0.0.1:8099/")).id for _ in range(3)]
     async with asyncio.timeout(PATIENCE):
         seen = await anext(items)
     again = engine.stream(last_id=seen.id)
@@ -282,11 +282,11 @@ async def test_stream_begins_with_reset_after_a_restart(tmp_path: Path) -> None:
     """An id of an earlier start is told to be too old, and all that happened since the start follows."""
     async with running(tmp_path) as engine:
         items = engine.stream()
-        await engine.subscribe("https://example.com/")
+        await engine.subscribe("http://127.0.0.1:8099/")
         async with asyncio.timeout(PATIENCE):
             last = await anext(items)
     async with running(tmp_path) as engine:
-        await engine.subscribe("https://example.com/")
+        await engine.subscribe("http://127.0.0.1:8099/")
         again = engine.stream(last_id=last.id)
         async with asyncio.timeout(PATIENCE):
             found = [await anext(again), await anext(again)]
@@ -303,7 +303,7 @@ async def test_heartbeats_come_while_nothing_does(engine: Engine) -> None:
     """While nothing that is asked for happens there are heartbeats, whose place moves with what is passed over."""
     stream = engine._service.stream(OWNER, {"types": "order.*"}, heartbeat=0.01)
     before = stream.id
-    await engine.subscribe("https://example.com/")
+    await engine.subscribe("http://127.0.0.1:8099/")
 
     assert [] == await first(stream)
     assert before != stream.id
@@ -328,7 +328,7 @@ async def test_stream_that_is_closed(engine: Engine) -> None:
     stream = engine._service.stream(OWNER, {})
     async with aclosing(engine.stream()) as items:
         stream.close()
-        await engine.subscribe("https://example.com/")
+        await engine.subscribe("http://127.0.0.1:8099/")
         async with asyncio.timeout(PATIENCE):
             rest = [each async for each in stream]
             item = await anext(items)
@@ -370,7 +370,7 @@ async def test_pruned_deliveries_are_passed_over(engine: Engine, tmp_path: Path)
 async def test_items_are_made_once_for_all(engine: Engine) -> None:
     """However many follow, an item is made for the first, and each gets the same."""
     streams = [engine._service.stream(OWNER, {}) for _ in range(3)]
-    await engine.subscribe("https://example.com/")
+    await engine.subscribe("http://127.0.0.1:8099/")
     found: list[Any] = [await first(stream) for stream in streams]
 
     assert Counter({id(found[0][0]): 3}) == Counter(id(items[0]) for items in found)
