@@ -7,7 +7,6 @@ import sqlite3
 from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from hookengine import health, profiles, retry
 from hookengine.models import (
@@ -163,6 +162,14 @@ class Dispatcher:
 
     # What the store tells.
 
+    def current(self, delivery: Delivery) -> Delivery:
+        """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
+        return self._overruled.get(delivery.seq, delivery)
+
+    def taken(self) -> list[int]:
+        """The deliveries in flight."""
+        return self._scheduler.taken()
+
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""
         self._observe(Committed(events=events, deliveries=deliveries))
@@ -181,9 +188,7 @@ class Dispatcher:
         for recorded in results:
             result, delivery = recorded.result, recorded.delivery
             self._release(recorded, now)
-            overruled = self._overruled.pop(delivery.seq, None)
-            if overruled is not None and overruled is not result.before:
-                delivery = overruled  # the row says so too: the result was not applied
+            self._overruled.pop(delivery.seq, None)  # the result was applied to it
             if delivery.state is DeliveryState.PENDING:
                 self._scheduler.push(delivery, now=now)
             self._observe(
@@ -394,15 +399,9 @@ class Dispatcher:
             outcome=outcome,
             request=request,
         )
-        # What somebody else made of it meanwhile is what the end of this attempt applies to.
-        before = self._overruled.get(delivery.seq, delivery)
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
-        after = retry.settle(before, outcome, target.rules, now=started_at + duration, rand=rand)
-        came_through = before.state is DeliveryState.PENDING and after.state is DeliveryState.DELIVERED
-        if before is not delivery and not came_through and after is not before:
-            # It stays cancelled, or is to be tried at once with its whole schedule; but this was an attempt.
-            after = replace(before, attempt_count=after.attempt_count)
-        return Result(before=before, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name)
+        after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
+        return Result(before=delivery, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name)
 
     async def _send(
         self, delivery: Delivery, event: Event | None, target: _Target, now: int

@@ -44,13 +44,12 @@ class Maintenance:
         self._stopping = False
 
     def __call__(self, happening: Happening) -> None:
-        """Look at once when a subscription was enabled or deleted, or a replay was asked for."""
+        """Look at once when a subscription was deleted, or may have been enabled, or a replay was asked for."""
         if isinstance(happening, ReplayProgress) and not happening.finished:
             self._wake.set()
         if not isinstance(happening, SubscriptionChanged) or happening.before is None:
             return
-        was_held = happening.before.state is SubscriptionState.DISABLED
-        if happening.after is None or (was_held and happening.after.state is SubscriptionState.ACTIVE):
+        if happening.after is None or happening.after.state is SubscriptionState.ACTIVE:
             self._wake.set()
 
     async def run(self) -> None:

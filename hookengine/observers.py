@@ -238,8 +238,8 @@ class MetricsObserver:
             case Committed(events=events, deliveries=deliveries):
                 self._metrics.committed(events, deliveries)
             case DeliveryOverruled(delivery=delivery):
-                if delivery.state is _CANCELLED:
-                    self._metrics.finished(_CANCELLED)
+                if delivery.state is not DeliveryState.PENDING:  # cancelled, or expired while it waited
+                    self._metrics.finished(delivery.state)
             case SubscriptionChanged(before=before, after=after):
                 self._metrics.changed(before, after)
             case StorageTrouble(error=error):

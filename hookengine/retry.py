@@ -49,6 +49,19 @@ def settle(delivery: Delivery, outcome: Outcome, rules: Rules, *, now: int, rand
             assert_never(outcome)
 
 
+def overruled(taken: Delivery, settled: Delivery, current: Delivery) -> Delivery:
+    """
+    What an attempt does to its delivery where somebody else has changed that since it was *taken*.
+
+    *settled* is what the attempt alone would make of it, *current* what the other made of it. What came through has come
+    through, unless it was cancelled; else it stays as the other wants it. In either case there was an attempt.
+    """
+    tried = settled.attempt_count - taken.attempt_count
+    if current.state is DeliveryState.PENDING and settled.state is DeliveryState.DELIVERED and settled.finished_at is not None:
+        return _finished(current, DeliveryState.DELIVERED, now=settled.finished_at, tried=tried)
+    return replace(current, attempt_count=current.attempt_count + tried) if tried else current
+
+
 def expire(delivery: Delivery, *, now: int) -> Delivery | None:
     """The delivery given up because its `expires_at` has come, or None while it has not."""
     if delivery.expires_at is None or now < delivery.expires_at:

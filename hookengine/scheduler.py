@@ -176,6 +176,10 @@ class Scheduler:
         """How many deliveries wait in memory."""
         return self._size
 
+    def taken(self) -> list[int]:
+        """The deliveries that are taken and not released."""
+        return list(self._in_flight)
+
     def is_in_flight(self, seq: int) -> bool:
         """Whether delivery *seq* is taken and not released."""
         return seq in self._in_flight

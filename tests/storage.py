@@ -70,9 +70,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
+        self.changed_since: dict[int, Delivery] = {}
+        self.in_flight: list[int] = []
         self.commits: list[tuple[int, int]] = []  # new events and deliveries of each
         self.look: Callable[[str], None] = lambda _: None
         self._more = asyncio.Event()
+
+    def current(self, delivery: Delivery) -> Delivery:
+        """As it was taken, or as a test has it changed."""
+        return self.changed_since.get(delivery.seq, delivery)
+
+    def taken(self) -> list[int]:
+        """What a test has in flight."""
+        return self.in_flight
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit."""

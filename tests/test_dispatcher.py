@@ -526,11 +526,54 @@ async def test_cancelled_between_end_and_commit(running_engine: Engine, journal:
         await journal.until("attempt_accepted" if status == 200 else "attempt_failed")
         delivery = await only(running_engine)
 
-    assert ("cancelled", 1) == (delivery.state, len(delivery.attempts or []))
+        stats = await running_engine.stats(delivery.subscription)
+
+    assert ("cancelled", 1, 1) == (delivery.state, delivery.attempt_count, len(delivery.attempts or []))
+    assert (0, 1) == (stats.deliveries.delivered, stats.deliveries.cancelled)
     assert 1 == len(receiver.requests)
     assert 1 == (await running_engine.retry(id_)).attempt_count
     await journal.until("attempt_failed", 1 if status == 200 else 2)
     assert [1, 2] == [attempt.number for attempt in (await only(running_engine)).attempts or []][:2]
+
+
+async def test_retried_between_end_and_commit(running_engine: Engine) -> None:
+    """What the endpoint took before a retry by hand was committed has come through, and is not sent again."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, retry_schedule=SOON)
+        event = await running_engine.publish("order.created", {"n": 1})
+        await gate.arrived()
+        id_ = (await only(running_engine)).id
+        async with blocked_writer(running_engine, running_engine.retry(id_)):
+            gate.answer(200)
+            await attempts_ended(running_engine)
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+        stats = await running_engine.stats(delivery.subscription)
+
+    assert ("delivered", 1) == (delivery.state, delivery.attempt_count)
+    assert (1, 1) == (stats.deliveries.delivered, stats.attempts.total)
+    assert 1 == len(receiver.requests)
+
+
+async def test_expires_while_in_flight(running_engine: Engine, journal: Journal) -> None:
+    """An attempt that runs when the time is over decides, also where its subscription was disabled meanwhile."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = await running_engine.subscribe(receiver.url)
+        soon = datetime.now(UTC) + timedelta(seconds=0.5)
+        event = await running_engine.publish("order.created", {"n": 1}, expires_at=soon)
+        await gate.arrived()
+        await running_engine.disable(made.id)
+        await past(running_engine, int(soon.timestamp() * 1000) + 100)
+        await running_engine.unsubscribe((await running_engine.subscribe(receiver.url)).id)  # which wakes upkeep
+        await running_engine.events()
+        gate.open(200)
+        await journal.until("attempt_accepted")
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+        stats = await running_engine.stats(made.id)
+
+    assert ("delivered", 1) == (delivery.state, delivery.attempt_count)
+    assert (1, 0) == (stats.deliveries.delivered, stats.deliveries.failed)
 
 
 async def test_cancelled_too_late(running_engine: Engine) -> None:

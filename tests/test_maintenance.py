@@ -188,7 +188,7 @@ async def test_replay_holds_no_upkeep_up(place: Opened, monkeypatch: pytest.Monk
     ("before", "after", "looks"),
     [
         pytest.param(None, ACTIVE, False, id="made"),
-        pytest.param(ACTIVE, ACTIVE, False, id="changed"),
+        pytest.param(ACTIVE, ACTIVE, True, id="changed, maybe enabled while it failed"),
         pytest.param(ACTIVE, DISABLED, False, id="disabled"),
         pytest.param(DISABLED, ACTIVE, True, id="enabled"),
         pytest.param(ACTIVE, None, True, id="deleted"),
@@ -198,7 +198,7 @@ async def test_replay_holds_no_upkeep_up(place: Opened, monkeypatch: pytest.Monk
 async def test_it_looks_at_once_where_a_change_leaves_work(
     place: Opened, before: Subscription | None, after: Subscription | None, looks: bool
 ) -> None:
-    """Enabling and deleting wake it, nothing else does."""
+    """Deleting wakes it, and what may be an enabling; nothing else does."""
     asleep = upkeep(place)
     asleep(SubscriptionChanged(before=before, after=after))
 

@@ -23,7 +23,7 @@ from hookengine.models import (
     Trigger,
     Unreachable,
 )
-from hookengine.retry import EXPIRED, INTERNAL_ERROR, expire, retry_after, settle
+from hookengine.retry import EXPIRED, INTERNAL_ERROR, expire, overruled, retry_after, settle
 
 NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 SECOND = 1_000
@@ -317,3 +317,30 @@ def test_a_retry_does_not_outlast_the_expiry(expires_in: int, expected: int) -> 
     after = settle(replace(PENDING, expires_at=NOW + expires_in), refused(429, "0"), STANDARD, now=NOW, rand=0.0)
 
     assert (DeliveryState.PENDING, NOW + expected) == (after.state, after.due_at)
+
+
+@pytest.mark.parametrize(
+    ("current", "outcome", "expected"),
+    [
+        pytest.param({}, "accepted", ("delivered", 3, 1), id="retried by hand, and came through"),
+        pytest.param({}, "refused", ("pending", 3, 0), id="retried by hand: the whole schedule is left"),
+        pytest.param({}, "interrupted", ("pending", 2, 0), id="retried by hand, and interrupted"),
+        pytest.param({"state": "cancelled"}, "accepted", ("cancelled", 3, 0), id="cancelled"),
+        pytest.param({"state": "cancelled"}, "refused", ("cancelled", 3, 0), id="cancelled, and refused"),
+        pytest.param({"state": "failed"}, "accepted", ("failed", 3, 0), id="expired"),
+        pytest.param({"state": "cancelled"}, "interrupted", ("cancelled", 2, 0), id="cancelled, and interrupted"),
+    ],
+)
+def test_what_others_made_of_a_delivery_stands(current: dict[str, str], outcome: str, expected: tuple[str, int, int]) -> None:
+    """An attempt counts whatever was done meanwhile; only what came through changes a state, and only of what waits."""
+    taken = replace(PENDING, attempt_count=2, step=2)
+    finished_at = 5 if current else None
+    state = DeliveryState(current.get("state", "pending"))
+    other = replace(taken, state=state, step=0, due_at=9, trigger=Trigger.MANUAL, finished_at=finished_at)
+    outcomes = {"accepted": Accepted(response=response(200)), "refused": refused(500), "interrupted": Interrupted()}
+    settled = settle(taken, outcomes[outcome], STANDARD, now=NOW, rand=0.0)
+
+    after = overruled(taken, settled, other)
+
+    assert expected == (after.state, after.attempt_count, after.step)
+    assert (after is other) == (outcome == "interrupted")

@@ -461,13 +461,15 @@ async def test_rest_of_deleted_subscriptions_is_cancelled_in_steps(tmp_path: Pat
         ] == place.rows("SELECT subscription, state, finished_at, count(*) FROM deliveries GROUP BY 1, 2, 3")
 
 
-async def test_held_deliveries_expire_in_steps(tmp_path: Path) -> None:
-    """What is held past its time fails as expired, without an attempt; what is served is left to the dispatcher."""
+async def test_deliveries_expire_in_steps(tmp_path: Path) -> None:
+    """What waits past its time, held or served, fails as expired without an attempt and is told; what is in flight does not."""
     async with opened(tmp_path) as place:
         held = await place.subscribe()
-        await place.subscribe()
+        served = await place.subscribe()
         deleted = await place.subscribe()
-        await place.deliver(*drafts(600, expires_at=NOW + HOUR), draft(expires_at=NOW + HOUR + 1), draft())
+        made = await place.deliver(*drafts(600, expires_at=NOW + HOUR), draft(expires_at=NOW + HOUR + 1), draft())
+        running = next(delivery for delivery in made if delivery.subscription == served.seq)
+        place.listener.in_flight = [running.seq]
         await place.edit(held, state=DISABLED)
         await place.edit(deleted, state=DISABLED)
         await place.store.writer.change(changes.delete_subscription(deleted.id, None))
@@ -475,11 +477,18 @@ async def test_held_deliveries_expire_in_steps(tmp_path: Path) -> None:
         assert [0] == await finish(place, changes.expire)
         place.clock.time += 1
 
-        assert [STEP, 100, 0] == await finish(place, changes.expire)
-        assert [(held.seq, NOW + HOUR, "expired", 600)] == place.rows(
+        place.listener.told.clear()
+        assert [STEP, STEP, 199, 0] == await finish(place, changes.expire)
+        assert [(held.seq, NOW + HOUR, "expired", 600), (served.seq, NOW + HOUR, "expired", 599)] == place.rows(
             "SELECT subscription, finished_at, failed_label, count(*) FROM deliveries WHERE state = 'failed' GROUP BY 1, 2, 3"
         )
-        assert [(held.seq, hour_of(NOW + HOUR), "failed", "expired", 0, "", -1, 600)] == place.rows("SELECT * FROM statistics")
+        assert [("pending",)] == place.rows("SELECT state FROM deliveries WHERE seq = ?", running.seq)
+        assert [
+            (seq, hour_of(NOW + HOUR), "failed", "expired", 0, "", -1, count)
+            for seq, count in ((held.seq, 600), (served.seq, 599))
+        ] == place.rows("SELECT * FROM statistics ORDER BY subscription")
+        assert 1199 == len(place.listener.all("overruled"))
+        assert {DeliveryState.FAILED} == {after.state for _, after in place.listener.all("overruled")}
 
 
 async def test_pruning_spares_unfinished_work(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_lists_walk_down_the_key(schema: sqlite3.Connection, name: str) -> None:
         ("prune_statistics", "SEARCH statistics USING INDEX statistics_by_hour (hour<?)"),
         ("statistics_of", "SEARCH statistics USING PRIMARY KEY (subscription=? AND hour>?)"),
         ("count_pending", "SEARCH deliveries USING INDEX deliveries_due (subscription=?)"),
-        ("expire_some", "SEARCH d USING INDEX deliveries_expiring (expires_at<?)"),
+        ("expiring", "SEARCH d USING INDEX deliveries_expiring (expires_at<?)"),
         ("count_finished", "SEARCH deliveries USING INDEX deliveries_finished (finished_at<?)"),
         ("oldest_pending", "SEARCH d USING INDEX deliveries_in_state (state=?)"),
         ("cancel_some", "SEARCH deliveries USING INDEX deliveries_due (subscription=?)"),

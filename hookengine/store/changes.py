@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from hookengine import health as counters
+from hookengine import retry
 from hookengine.errors import (
     DeliveryNotFound,
     DeliveryStateConflict,
@@ -27,7 +28,6 @@ from hookengine.models import (
     SubscriptionState,
     Trigger,
 )
-from hookengine.retry import EXPIRED
 from hookengine.statistics import hour_of
 from hookengine.store import rows
 from hookengine.store.commit import Commit
@@ -206,14 +206,21 @@ async def cancel_rest(tx: Transaction) -> int:
 
 
 async def expire(tx: Transaction) -> int:
-    """Give up some held deliveries whose time is over; those of lanes that are served, the dispatcher finds itself."""
-    expired = Counter(seq for (seq,) in await tx.fetch(sql.expire_some, {"now": tx.now, "limit": STEP}))
+    """Give up some deliveries whose time is over, whether their lanes are served or not; how many, 0 when none is left."""
+    taken = rows.json_text(tx.listener.taken())
+    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "limit": STEP})
+    if not found:
+        return 0
     commit = Commit()
-    for seq, count in expired.items():
-        commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, EXPIRED))
-    if expired:
-        await tx.write(commit)
-    return expired.total()
+    for row in found:
+        before = rows.delivery(row)
+        after = retry.expire(before, now=tx.now) or before
+        commit.settled.append(rows.settled_row(before, after))
+        tx.overrule(before, after)
+    for seq, count in Counter(row[3] for row in found).items():
+        commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
+    await tx.write(commit)
+    return len(found)
 
 
 def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:

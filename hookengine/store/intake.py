@@ -99,7 +99,13 @@ class Recorded(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Listener(Protocol):
-    """Who is told of commits; called between two of them, and must not wait."""
+    """Who is told of commits, and knows what is in flight; called between two of them, and must not wait."""
+
+    def current(self, delivery: Delivery) -> Delivery:
+        """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
+
+    def taken(self) -> list[int]:
+        """The deliveries in flight: their ends are still to be recorded."""
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""

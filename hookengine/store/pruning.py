@@ -32,6 +32,12 @@ class Pruned(Struct, frozen=True, kw_only=True):
 class _Nobody:
     """The listener of a store whose commits nobody has to hear of."""
 
+    def current(self, delivery: Any) -> Any:
+        return delivery
+
+    def taken(self) -> list[int]:
+        return []
+
     def committed(self, events: int, deliveries: int) -> None: ...
     def accepted(self, deliveries: Any) -> None: ...
     def recorded(self, results: Any) -> None: ...

@@ -120,15 +120,15 @@ SELECT s.seq, s.deleted_at FROM subscriptions AS s
 WHERE s.deleted_at IS NOT NULL
   AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq);
 
--- expire_some
--- Deliveries of lanes that are not served whose time is over.
-UPDATE deliveries SET state = 'failed', finished_at = :now, failed_label = 'expired'
-WHERE seq IN (
-    SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_expiring
-    CROSS JOIN subscriptions AS s ON s.seq = d.subscription
-    WHERE d.state = 'pending' AND d.expires_at <= :now AND s.state = 'disabled' AND s.deleted_at IS NULL
-    LIMIT :limit)
-RETURNING subscription;
+-- expiring
+-- Deliveries whose time is over, but for those in flight: their attempts' ends decide.
+SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label
+FROM deliveries AS d INDEXED BY deliveries_expiring
+CROSS JOIN subscriptions AS s ON s.seq = d.subscription
+WHERE d.state = 'pending' AND d.expires_at <= :now AND s.deleted_at IS NULL
+  AND d.seq NOT IN (SELECT value FROM json_each(:taken))
+LIMIT :limit;
 
 -- finished_before
 -- Some deliveries that finished before a time, with their events.

@@ -13,6 +13,9 @@ import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
+
+from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
@@ -263,7 +266,7 @@ class Writer:
         now = self._clock.now()
         batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.index, health=self.health)
         for result in results:
-            batch.add_result(result)
+            batch.add_result(self._up_to_date(result))
         await self._look_up(batch, publications, now)
         answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]] = []
         for position, publication in enumerate(publications):
@@ -277,6 +280,14 @@ class Writer:
             else:
                 answers.append((publication, answer))
         return batch, answers
+
+    def _up_to_date(self, result: Result) -> Result:
+        """*result* as it applies to the delivery as it is now: a change may have been committed since the attempt ended."""
+        taken = result.before
+        current = self.listener.current(taken)
+        if current is taken:
+            return result
+        return replace(result, before=current, after=retry.overruled(taken, result.after, current))
 
     async def _look_up(self, batch: Batch, publications: list[_Publication], now: int) -> None:
         """
