@@ -9,7 +9,7 @@ from hookengine import config, errors, sender
 from hookengine.cli.exits import Exit
 from hookengine.errors import HookEngineError, Malformed, RequestError
 from hookengine.models import ErrorCode
-from hookengine.server.problems import MALFORMED_CODES
+from hookengine.server.problems import MALFORMED_CODES, OTHER_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,6 +124,8 @@ def _problems() -> Iterator[tuple[str, ...]]:
         codes = MALFORMED_CODES if cls is Malformed else (cls.code,)
         says = (cls.__doc__ or "").strip().partition("\n")[0]
         yield ", ".join(f"`{code}`" for code in codes), status, f"`{cls.__name__}`", says
+    for code, (answered, says) in OTHER_CODES.items():
+        yield f"`{code}`", str(answered), "", says
 
 
 def _outcome(code: ErrorCode) -> str:

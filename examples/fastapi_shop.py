@@ -57,7 +57,7 @@ async def order(order: Order) -> dict[str, object]:
 async def deliveries(event: str) -> list[dict[str, object]]:
     """What became of it."""
     try:
-        found = await engine.deliveries(event=event)
+        found = await engine.event(event)
     except NotFound as error:
         raise HTTPException(404) from error
-    return [{"id": delivery.id, "state": delivery.state, "attempts": delivery.attempt_count} for delivery in found.data]
+    return [{"id": delivery.id, "state": delivery.state} for delivery in found.deliveries]

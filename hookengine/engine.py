@@ -14,14 +14,14 @@ from hookengine.api import Api
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
-from hookengine.errors import StartError
+from hookengine.errors import ConfigInvalid, StartError
 from hookengine.maintenance import Maintenance
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
 from hookengine.observers import Fault, LogObserver, MetricsObserver, Waiters, host_logger
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
-from hookengine.server import Server
+from hookengine.server import Server, bind
 from hookengine.service import Service
 from hookengine.store import Store
 from hookengine.stream import Ring
@@ -206,15 +206,22 @@ class Engine(Api):
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         """Every part in the order of need; the stack closes them in reverse."""
         config = self._config
+        if config.security.proxy is not None:  # to pass it over would let requests out another way than the operator means
+            raise ConfigInvalid("security.proxy is not supported yet: unset it, or requests would go out without it")
         clock = Clock()
         waiters = Waiters()
         metrics = Metrics()
         ring = Ring(clock)
         observers: list[Observer] = [LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring]
+        door = None
+        if self._serve is not None:  # bound first, so that requests never go to ourselves, but not open yet
+            door = await bind(self._serve)
+            stack.callback(door.close)
         policy = Policy(
             allow_http=config.security.allow_http,
             allow_networks=config.security.allow_networks,
             allow_ports=config.security.allow_ports,
+            own_addresses=() if door is None else door.addresses,
         )
         sender = Sender(policy)
         stack.push_async_callback(sender.close)
@@ -256,11 +263,11 @@ class Engine(Api):
             store, sender=sender, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy
         )
         server = None
-        if self._serve is not None:
+        if door is not None:
             owner = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}
             tokens = ChainMap(owner, store.writer.tokens.principals)
             server = Server(service, tokens=tokens, config=config)
-            await server.start(self._serve)
+            await server.start(door)
             stack.push_async_callback(server.close)
         stack.callback(ring.close)
         return _Parts(store, dispatcher, maintenance, service, server)

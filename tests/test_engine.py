@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 from engines import LOOPBACK, PATIENCE, Gate, Journal, blocked_writer, edit, engine, rows, running
-from storage import Faulty, io_error
+from storage import Faulty, files, io_error
 
 from hookengine.client import Client
 from hookengine.config import Config, Plan
@@ -30,6 +30,7 @@ from hookengine.errors import (
     ConfigInvalid,
     DatabaseTooNew,
     EventNotFound,
+    Invalid,
     KeyUnusable,
     StartError,
     Stopping,
@@ -656,3 +657,40 @@ def test_from_file_says_what_is_wrong(tmp_path: Path) -> None:
         Engine.from_file(config, data=tmp_path / "data")
     with pytest.raises(StartError, match="cannot be made"):
         Engine.from_file(None, data=config / "data")
+
+
+async def test_proxy_is_not_passed_over(tmp_path: Path) -> None:
+    """While requests cannot go through a proxy, an engine that is told to use one does not start, and makes nothing."""
+    engine = Engine(tmp_path / DATABASE, config=Config.load(flags={"security.proxy": "http://127.0.0.1:3128"}))
+
+    with pytest.raises(ConfigInvalid, match="proxy is not supported yet"):
+        await engine.start()
+
+    assert {} == files(tmp_path)
+
+
+async def test_requests_do_not_lead_back(tmp_path: Path) -> None:
+    """The address that the engine itself serves is no receiver, under any of its names, even where loopback is allowed."""
+    async with running_server(tmp_path) as served:
+        assert served.url is not None
+        port = served.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::ffff:127.0.0.1]"):
+            with pytest.raises(Invalid) as refused:
+                await served.subscribe(f"http://{host}:{port}/")
+            assert ["invalid_url"] == [mistake.code for mistake in refused.value.mistakes]
+        made = await served.subscribe(f"http://localhost:{port}/")
+        attempt = await served.test(made.id)
+
+    assert attempt.error is not None
+    assert ("unreachable", "self_connection") == (attempt.outcome, attempt.error.code)
+
+
+@asynccontextmanager
+async def running_server(folder: Path) -> AsyncIterator[Engine]:
+    """An engine at work that serves its API."""
+    made = engine(folder, serve="127.0.0.1:0")
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop(drain=0)

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hookengine"
 
 PUBLIC = """
-    AlreadyRunning Attempt Config ConfigInvalid Delivery Engine Event HookEngineError Invalid Mistake NotFound Page
-    StorageFailed Subscription VerificationError verify
+    AlreadyRunning Attempt Config ConfigInvalid Conflict Delivery DeliveryNotFound Engine Event EventExists
+    EventNotFound Forbidden HookEngineError Invalid Malformed Mistake NotFound Page PreconditionFailed StorageFailed
+    Subscription SubscriptionNotFound VerificationError verify
 """
 
 

@@ -337,7 +337,8 @@ def test_what_others_made_of_a_delivery_stands(current: dict[str, str], outcome:
     finished_at = 5 if current else None
     state = DeliveryState(current.get("state", "pending"))
     other = replace(taken, state=state, step=0, due_at=9, trigger=Trigger.MANUAL, finished_at=finished_at)
-    outcomes = {"accepted": Accepted(response=response(200)), "refused": refused(500), "interrupted": Interrupted()}
+    accepted = Accepted(response=response(200))
+    outcomes: dict[str, Outcome] = {"accepted": accepted, "refused": refused(500), "interrupted": Interrupted()}
     settled = settle(taken, outcomes[outcome], STANDARD, now=NOW, rand=0.0)
 
     after = overruled(taken, settled, other)

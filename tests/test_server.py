@@ -665,3 +665,25 @@ async def test_cannot_listen(api: Api, tmp_path: Path, listen: str) -> None:
 
     with pytest.raises(StartError, match=re.escape(f"cannot listen on {address}: ")):
         await engine.start()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/events"), ("POST", "/v1/events/batch"), ("POST", "/v1/deliveries/x/retry"), ("PUT", "/v1/tenants/x")],
+)
+async def test_scope_is_asked_for_before_the_body(api: Api, method: str, path: str) -> None:
+    """Who may not do something hears that, whatever he sends with it."""
+    token = (await api.made("/v1/tokens", {"user": f"{method}{len(path)}", "scopes": ["events:read"]}))["token"]
+    for body in (b"garbage", b'{"zz":1}', b"x" * (SMALL.max_batch_body + 1)):
+        answer = await api(method, path, body, token=token)
+
+        assert (403, "forbidden") == (answer.status, answer.json["code"])
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/docs/nothing", "/docs/../v1/events"])
+async def test_what_is_beside_the_documents(api: Api, path: str) -> None:
+    """Beside the files of the reference there is nothing, and no token is asked for."""
+    answer = await api("GET", path, token="wrong")
+
+    assert answer.status in {401, 404}
+    assert (answer.status == 401) == (".." in path)

@@ -167,8 +167,9 @@ async def test_repetition_lacks_the_secret(api: Api) -> None:
     again = await api("POST", "/v1/subscriptions", {"url": URL}, headers=key)
     other = await refused(api, "POST", "/v1/subscriptions", {"url": URL, "name": "x"}, headers=key)
 
-    assert (201, "true", first.headers["Location"]) == (
+    assert (201, first.headers["ETag"], "true", first.headers["Location"]) == (
         again.status,
+        again.headers["ETag"],
         again.headers["Idempotent-Replayed"],
         again.headers["Location"],
     )

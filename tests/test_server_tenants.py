@@ -420,3 +420,10 @@ async def test_secrets_are_the_tenants_own(api: Api) -> None:
         assert 403 == (await api(method, "/v1/tenants/signer/secret", token=reader)).status
     assert [] == (await api("GET", "/v1/tenants/stranger/secret")).json["previous"]
     assert 204 == (await api("DELETE", "/v1/tenants/signer/secret", token=token)).status
+
+
+async def test_tenant_needs_no_body(api: Api) -> None:
+    """All members of a tenant may be left out, so its body may."""
+    answer = await api("PUT", "/v1/tenants/plain")
+
+    assert (201, None) == (answer.status, answer.json["plan"])

@@ -462,7 +462,7 @@ async def test_rest_of_deleted_subscriptions_is_cancelled_in_steps(tmp_path: Pat
 
 
 async def test_deliveries_expire_in_steps(tmp_path: Path) -> None:
-    """What waits past its time, held or served, fails as expired without an attempt and is told; what is in flight does not."""
+    """What waits past its time, held or served, fails as expired without an attempt, and is told; in flight it does not."""
     async with opened(tmp_path) as place:
         held = await place.subscribe()
         served = await place.subscribe()

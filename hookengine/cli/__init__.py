@@ -6,6 +6,7 @@ A verb imports what it needs when it runs, so that `--help` and completion are q
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -27,6 +28,7 @@ from hookengine.cli.exits import Exit, report
 from hookengine.cli.init import init
 from hookengine.cli.listen import listen
 from hookengine.cli.openapi import openapi
+from hookengine.cli.output import say
 from hookengine.cli.replay import replay
 from hookengine.cli.serve import serve
 from hookengine.cli.signature import sign, verify
@@ -38,6 +40,8 @@ from hookengine.errors import HookEngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_NOT_WRITTEN = {errno.ENOSPC, errno.EIO, errno.EDQUOT}  # what a full disk or a broken one says to who prints
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -74,3 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except HookEngineError as error:
         return report(error)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NOT_WRITTEN:
+            raise
+        say(f"the output cannot be written: {error.strerror}")
+        return Exit.FAILED

@@ -1,5 +1,5 @@
 """The HTTP API."""
 
-from hookengine.server.listener import Server
+from hookengine.server.listener import Server, bind
 
-__all__ = ["Server"]
+__all__ = ["Server", "bind"]

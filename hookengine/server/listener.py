@@ -68,6 +68,51 @@ class _Connection(web.RequestHandler):
         return await super().finish_response(request, resp, start_time)
 
 
+class Door:
+    """Sockets that are bound: their addresses are known before there is anything to serve, and nobody gets in yet."""
+
+    def __init__(self) -> None:
+        self.addresses: tuple[tuple[str, int], ...] = ()
+        self._server: asyncio.Server | None = None
+        self._protocol: Callable[[], asyncio.Protocol] | None = None
+
+    async def bind(self, host: str, port: int) -> None:
+        """Take the addresses of *host*."""
+        loop = asyncio.get_running_loop()
+        self._server = server = await loop.create_server(self._welcome, host, port, backlog=1024, start_serving=False)
+        self.addresses = tuple((name.partition("%")[0], number) for name, number, *_ in map(_name_of, server.sockets))
+
+    async def open(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Let everybody in, each to a *protocol* of his own."""
+        assert self._server is not None  # noqa: S101  # bind() made it
+        self._protocol = protocol
+        await self._server.start_serving()
+
+    def close(self) -> None:
+        """Let nobody in any more; twice does no harm."""
+        if self._server is not None:
+            self._server.close()
+
+    def _welcome(self) -> asyncio.Protocol:
+        assert self._protocol is not None  # noqa: S101  # open() set it
+        return self._protocol()
+
+
+def _name_of(listening: Any) -> Any:
+    return listening.getsockname()
+
+
+async def bind(listen: str) -> Door:
+    """The sockets of *listen*, `HOST:PORT`; port 0 is any free one. Raises StartError."""
+    host, _, port = listen.rpartition(":")
+    door = Door()
+    try:
+        await door.bind(host.strip("[]"), int(port))
+    except (OSError, OverflowError, ValueError) as error:
+        raise StartError(f"cannot listen on {listen}: {getattr(error, 'strerror', None) or error}") from error
+    return door
+
+
 class Server:
     """The HTTP API of one engine, for one or more listening sockets."""
 
@@ -85,32 +130,24 @@ class Server:
             "auto_decompress": False,
         }
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_PATIENCE, **self._options)
-        self._listening: asyncio.Server | None = None
+        self._door: Door | None = None
         self.url = ""
 
-    async def start(self, listen: str) -> None:
-        """Serve on *listen*, `HOST:PORT`; port 0 is any free one. Raises StartError."""
-        host, _, port = listen.rpartition(":")
+    async def start(self, listen: str | Door) -> None:
+        """Serve on *listen*: `HOST:PORT`, where port 0 is any free one, or what was bound before. Raises StartError."""
+        door = await bind(listen) if isinstance(listen, str) else listen
+        self._door = door
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        handler = self._runner.server
-        try:
-            self._listening = await loop.create_server(
-                lambda: _Connection(handler, loop=loop, **self._options),  # type: ignore[arg-type]  # setup() made it
-                host.strip("[]"),
-                int(port),
-                backlog=1024,
-            )
-        except (OSError, OverflowError, ValueError) as error:
-            await self._runner.cleanup()
-            raise StartError(f"cannot listen on {listen}: {getattr(error, 'strerror', None) or error}") from error
-        name, number = self._listening.sockets[0].getsockname()[:2]
+        handler, loop = self._runner.server, asyncio.get_running_loop()
+        options = self._options
+        await door.open(lambda: _Connection(handler, loop=loop, **options))  # type: ignore[arg-type]  # setup() made it
+        name, number = door.addresses[0]
         self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 
     async def close(self) -> None:
         """Accept no more connections, end the streams, and let requests under way end."""
-        if self._listening is not None:
-            self._listening.close()
+        if self._door is not None:
+            self._door.close()
         for stream in self._runner.app[asked.STREAMING].open:
             stream.close()
         await self._runner.cleanup()

@@ -25,7 +25,7 @@ from hookengine.errors import (
     UnsupportedMediaType,
 )
 from hookengine.paging import MOST_ROWS
-from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, Problem
+from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, OTHER_CODES, Problem
 from hookengine.server.wire import EVENT_STREAM, JSON, NDJSON
 from hookengine.validation import Duration, Time
 
@@ -93,11 +93,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
 
 def codes() -> list[str]:
     """What a problem may be called."""
-    return sorted({code for kind in _subclasses(RequestError) for code in _codes_of(kind)} | _OTHER_CODES)
-
-
-# Of requests that no route gets to see, and of our own faults.
-_OTHER_CODES = {"bad_request", "expectation_failed", "internal_error", "internal_server_error", "request_timeout"}
+    return sorted({code for kind in _subclasses(RequestError) for code in _codes_of(kind)} | OTHER_CODES.keys())
 
 
 class _Operation:

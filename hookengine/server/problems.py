@@ -51,6 +51,15 @@ MALFORMED_CODES = (
     "unsupported_version",
 )
 
+# Of requests that no route gets to see, and of our own faults: status, and what it says.
+OTHER_CODES = {
+    "bad_request": (400, "The request is no HTTP that can be read."),
+    "expectation_failed": (417, "Another expectation than 100-continue."),
+    "internal_error": (500, "A fault of hookengine's: the log has the details."),
+    "internal_server_error": (500, "The same, before a route was found."),
+    "request_timeout": (408, "The body did not arrive in 30 s."),
+}
+
 _BY_STATUS: dict[int, type[RequestError]] = {
     404: NotFound,
     405: MethodNotAllowed,

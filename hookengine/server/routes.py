@@ -145,7 +145,7 @@ ROUTES = (
     Route("GET", "/v1/tenants/{tenant}", tenants.show_tenant, "tenant", "Show a tenant", ADMIN,
           answer=views.Tenant, errors=(TenantNotFound,)),
     Route("PUT", "/v1/tenants/{tenant}", tenants.set_tenant, "set_tenant", "Put a tenant on a plan, or take it off", ADMIN,
-          body=Body(TenantInput), answer=views.Tenant, others={201: views.Tenant}),
+          body=Body(TenantInput, optional=True), answer=views.Tenant, others={201: views.Tenant}),
     Route("DELETE", "/v1/tenants/{tenant}", tenants.delete_tenant, "delete_tenant", "Forget a tenant's plan and secret", ADMIN,
           status=204, errors=(TenantNotFound,)),
     Route("GET", "/v1/tenants/{tenant}/secret", tenants.show_secret, "tenant_secret", "Show a tenant's signing secrets",
@@ -176,6 +176,7 @@ ROUTES = (
 # fmt: on
 
 
+SCOPES = {(route.method, route.path): route.scope for route in ROUTES}
 PUBLIC = frozenset({route.path for route in ROUTES if route.scope is None} | docs.FILES.keys())
 
 
@@ -195,6 +196,10 @@ async def authenticate(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Nobody unknown gets past here, except to the public paths."""
-    if request.path not in PUBLIC:
-        request[PRINCIPAL] = service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+    if request.path not in PUBLIC and not request.path.startswith("/docs/"):
+        request[PRINCIPAL] = by = service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+        resource = request.match_info.route.resource
+        scope = None if resource is None else SCOPES.get((request.method, resource.canonical))
+        if scope is not None:
+            by.require(scope)  # before a body is read; the service asks again, for Python too
     return await handler(request)

@@ -24,8 +24,8 @@ async def subscribe(request: web.Request) -> web.Response:
     )
     if isinstance(made, Answer):
         response = repeated(made)
-        made_id = orjson.loads(made.body)["id"]
-        response.headers["Location"] = f"/v1/subscriptions/{made_id}"
+        first = orjson.loads(made.body)
+        response.headers.update({"Location": f"/v1/subscriptions/{first['id']}", "ETag": f'"{first["version"]}"'})
         return response
     return answer(made, status=201, headers={"Location": f"/v1/subscriptions/{made.id}", **tag(made)})
 

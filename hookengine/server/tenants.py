@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from hookengine.server import wire
-from hookengine.server.asked import asker_of, name_of, query_of, read_action, read_text, service_of
+from hookengine.server.asked import asker_of, name_of, query_of, read_action, service_of
 from hookengine.server.wire import answer
 
 
@@ -21,7 +21,7 @@ async def show_tenant(request: web.Request) -> web.Response:
 
 async def set_tenant(request: web.Request) -> web.Response:
     """PUT /v1/tenants/{tenant}."""
-    given = wire.read_object(await read_text(request))
+    given = wire.read_object(await read_action(request), optional=True)
     view, made = await service_of(request).set_tenant(asker_of(request), name_of(request, "tenant"), given)
     return answer(view, status=201 if made else 200)
 

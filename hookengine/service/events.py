@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from hookengine.store import Answer, Draft, Key, Receipt
 from hookengine.validation import Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 MOST_EVENTS = 1_000  # of one batch
 
@@ -152,8 +153,10 @@ class EventOperations(Operations):
         )
 
 
-def _as_json(event: Mapping[str, Any]) -> dict[str, Any]:
+def _as_json(event: Mapping[str, Any]) -> Mapping[str, Any]:
     """A published Python event as HTTP would have brought it; None is what was not given."""
+    if not isinstance(event, Mapping):
+        return event  # which is told as a mistake with all others
     members = {name: value for name, value in event.items() if value is not None}
     for name in _TIMES & members.keys():
         if isinstance(members[name], date):

@@ -10,7 +10,7 @@ import orjson
 from msgspec import Raw, Struct
 
 from hookengine.access import Scope
-from hookengine.errors import Forbidden, Stopping, SubscriptionNotFound
+from hookengine.errors import Forbidden, Malformed, Stopping, SubscriptionNotFound
 from hookengine.inputs import DEFAULT_TENANT
 from hookengine.jsontext import check_json
 from hookengine.store import Key
@@ -33,8 +33,11 @@ DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one 
 
 
 def json_text(value: object) -> Raw:
-    """The JSON text of a Python value: bytes are one, all else is printed. Raises Malformed for bytes that are none."""
-    text = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)
+    """The JSON text of a Python value: bytes are one, all else is printed. Raises Malformed for what is none."""
+    try:
+        text = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)
+    except TypeError as error:  # orjson's, with the reason
+        raise Malformed(f"the value cannot be printed as JSON: {error}", code="invalid_json") from error
     check_json(text)
     return Raw(text)
 
