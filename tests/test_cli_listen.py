@@ -148,6 +148,15 @@ async def test_refusal_is_explained_and_advised_once(capsys: pytest.CaptureFixtu
     assert ["Compare the secret", "Is it the sender's"] == [line.strip()[:18] for line in ended.err.splitlines()]
 
 
+def test_what_nobody_signs_is_not_called_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """A request of a profile that signs nothing is shown as that, and not as refused."""
+    journal = Journal("clevertap", as_json=False, done=lambda: None)
+    journal.arrived(received(verified=False, reason="no_secret", detail="the receiver has no secret to verify with"))
+    [line] = capsys.readouterr().out.splitlines()
+
+    assert line.endswith("· not signed, as its profile has it")
+
+
 async def test_terminal_is_not_driven_by_a_request(capsys: pytest.CaptureFixture[str]) -> None:
     """Control characters of a sender are shown as escapes."""
     journal = Journal("standard", as_json=False, done=lambda: None)
@@ -492,3 +501,18 @@ async def test_secret_may_be_the_tenants(
             assert 4 == await asyncio.to_thread(run_verb, ["listen", "0", "--subscription", "sub_1"])
         else:
             assert expected == (await asyncio.to_thread(look_up, "sub_1", tmp_path)).secrets
+
+
+async def test_profile_of_the_configuration_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A profile that only the daemon knows cannot be verified: the verb says so in place of refusing every request."""
+    documents = {
+        "/v1/subscriptions/sub_1": {"url": HERE, "profile": "mine", "tenant": "default"},
+        "/v1/subscriptions/sub_1/secret": {"secret": SECRET, "previous": []},
+    }
+    async with Receiver(lambda request: Reply(body=json.dumps(documents[request.path]).encode())) as api:
+        monkeypatch.setenv("HOOKENGINE_URL", api.url)
+        assert 2 == await asyncio.to_thread(run_verb, ["listen", "0", "--subscription", "sub_1"])
+
+    assert "the profile mine is one of the daemon's configuration" in capsys.readouterr().err

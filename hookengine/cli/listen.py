@@ -9,6 +9,7 @@ import click
 
 from hookengine.cli.api import Api, data_option, find_server
 from hookengine.cli.arguments import duration, secrets
+from hookengine.cli.output import printable
 from hookengine.signing import SCHEMES
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ def listen(
     if subscription is not None and given:
         raise click.UsageError("--secret and --subscription: the secret is either yours or the subscription's")
     known = None if subscription is None else look_up(subscription, data)
+    if profile is None and known is not None and known.profile not in SCHEMES:
+        raise click.UsageError(
+            f"the profile {printable(known.profile)} is one of the daemon's configuration: "
+            "name with --profile the one that it extends, if their signatures are the same"
+        )
     plan = Plan(
         port=port,
         profile=profile or (known.profile if known else "standard"),

@@ -197,6 +197,7 @@ class Journal:
 
     def __init__(self, profile: str, *, as_json: bool, done: Callable[[], None]) -> None:
         self._headers = carriers(profile)
+        self._signs = bool(SCHEMES.get(profile))
         self._as_json = as_json
         self._done = done
         self._advised: set[str] = set()  # reasons for which it was said what to do
@@ -208,8 +209,10 @@ class Journal:
         names = names_of(received, self._headers)
         words = [f"--> {received.method} {received.path}", *filter(None, names), f"{len(received.body)} B"]
         mark = click.style("✓ verified", fg="green") if received.verified else click.style("✗ not verified", fg="red")
+        if not self._signs:
+            mark = click.style("· not signed, as its profile has it", fg="yellow")
         self._show(f"{self._at(received)}  {printable('  '.join(words))}  {mark}")
-        if not received.verified:
+        if not received.verified and self._signs:
             reason = received.reason or ""
             self._show(f"          {printable(received.detail or '')}")
             if reason not in self._advised:

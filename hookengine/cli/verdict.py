@@ -11,8 +11,9 @@ ADVICE = {
     "invalid_timestamp": "The header holds Unix seconds, such as 1700000000: what put something else there?",
     "timestamp_too_old": "Compare the clocks of both machines. One from a log is old by right: --tolerance none lets it pass.",
     "timestamp_too_new": "Compare the clocks of both machines (`date -u`): this one is behind, or the sender's ahead.",
-    "no_match": "Compare the secret with `hookengine subscription secret ID`. If it is the same, the bytes are not: verify the"
-    " body as it arrived, before anything parses it.",
+    "no_match": "Compare the secret with `hookengine subscription secret ID`, or where the tenant's signs (clearfeed) with"
+    " `hookengine tenant secret show TENANT`. If it is the same, the bytes are not: verify the body as it arrived, before"
+    " anything parses it.",
     "malformed_signature": "Is it the sender's profile (--profile)? Otherwise something cut or changed the header on the way.",
     "no_secret": "Give it with --secret, or let it be read with --subscription ID.",
 }
