@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from hookengine import verify
 from hookengine.clock import Clock
+from hookengine.envelopes import TEST_DATA
 from hookengine.errors import Malformed, Stopping
 from hookengine.models import Secret, SigningSecret
 from hookengine.receiver import Receiver, Reply
-from hookengine.service.trials import MOST_OF_ONE, MOST_TESTS, TEST_DATA
+from hookengine.service.trials import MOST_OF_ONE, MOST_TESTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from hookengine.store.transaction import Transaction
+    from hookengine.store.writer import Writer
 
 STEP = 500  # rows of one commit of upkeep: short enough that publishers do not notice
 
@@ -60,7 +61,7 @@ def add_subscription(
     async def step(tx: Transaction) -> Subscription | Answer:
         if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
-        _check_limit(tx, subscription.tenant, limits or {})
+        check_limit(tx, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
         commit = Commit()
@@ -235,7 +236,7 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
 
 
 def subscription_of(
-    tx: Transaction,
+    tx: Transaction | Writer,
     id: str,
     tenant: str | None,
     versions: frozenset[int] | None = None,
@@ -249,8 +250,12 @@ def subscription_of(
     return subscription
 
 
-def _check_limit(tx: Transaction, tenant: str, limits: Mapping[str, int | None]) -> None:
-    """Counted here, where no other change can come between the count and what is added."""
+def check_limit(tx: Transaction | Writer, tenant: str, limits: Mapping[str, int | None]) -> None:
+    """
+    Raise SubscriptionLimitReached where the plan of *tenant* is full.
+
+    In a transaction, no other change can come between the count and what is added.
+    """
     known = tx.tenants.get(tenant)
     plan = None if known is None else known.plan
     limit = None if plan is None else limits.get(plan)
@@ -268,7 +273,11 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
 
 async def answered(tx: Transaction, key: Key) -> Answer | None:
     """What the first request with *key* was answered; raises IdempotencyMismatch for other bytes."""
-    found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
+    return answer_of(await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME)), key)
+
+
+def answer_of(found: list[Any], key: Key) -> Answer | None:
+    """The answer in what `sql.known_keys` has *found* of *key*; raises IdempotencyMismatch for other bytes."""
     if not found:
         return None
     row: Any = found[0]
