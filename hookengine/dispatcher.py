@@ -382,7 +382,7 @@ class Dispatcher:
         started_at = self._clock.now()
         expired = retry.expire(delivery, now=started_at)
         if expired is not None:
-            return Result(before=delivery, after=expired, attempt=None, rules=target.rules)
+            return Result(before=delivery, after=expired, attempt=None, rules=target.rules, event=event)
         begun = self._loop.time()
         request, outcome = await self._send(delivery, event, target, started_at)
         duration = round((self._loop.time() - begun) * 1000)
@@ -402,7 +402,9 @@ class Dispatcher:
         if before is not delivery and not came_through and after is not before:
             # It stays cancelled, or is to be tried at once with its whole schedule; but this was an attempt.
             after = replace(before, attempt_count=after.attempt_count)
-        return Result(before=before, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name)
+        return Result(
+            before=before, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name, event=event
+        )
 
     async def _send(
         self, delivery: Delivery, event: Event | None, target: _Target, now: int

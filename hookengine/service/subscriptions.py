@@ -53,7 +53,12 @@ class SubscriptionOperations(Verification):
         tenant = self._own_tenant(by, draft.get("tenant"))
         default_profile = self._config.delivery.default_profile
         inputs.check_subscription(
-            problems, draft, policy=self._policy, profiles=self._profiles, default_profile=default_profile
+            problems,
+            draft,
+            policy=self._policy,
+            profiles=self._profiles,
+            default_profile=default_profile,
+            ours=_may_have_ours(by),
         )
         self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
@@ -111,7 +116,7 @@ class SubscriptionOperations(Verification):
         passed: list[object] = []  # what tests have shown to work
 
         def edit(current: models.Subscription, _: int) -> models.Subscription:
-            patched = self._patched(current, dict(patch), fresh)
+            patched = self._patched(by, current, dict(patch), fresh)
             if self._tested(patched) not in (None, self._tested(current), *passed):
                 raise _TestNeeded(patched)
             return patched
@@ -210,7 +215,7 @@ class SubscriptionOperations(Verification):
         )
         return self._view(await self._store.writer.change(change))
 
-    def _patched(self, current: models.Subscription, patch: dict[str, Any], fresh: str) -> models.Subscription:
+    def _patched(self, by: Principal, current: models.Subscription, patch: dict[str, Any], fresh: str) -> models.Subscription:
         problems = Problems()
         for name in ("tenant", "secret"):
             if name in patch and patch[name] != getattr(current, name, UNSET):
@@ -228,6 +233,7 @@ class SubscriptionOperations(Verification):
             profiles=self._profiles,
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
+            ours=_may_have_ours(by),
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
@@ -249,3 +255,8 @@ class SubscriptionOperations(Verification):
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))
+
+
+def _may_have_ours(by: Principal) -> bool:
+    """Whether *by* may hear of what befalls all tenants, and so have subscriptions of the engine's own."""
+    return by.tenant is None and Scope.ADMIN in by.scopes

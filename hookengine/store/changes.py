@@ -29,7 +29,8 @@ from hookengine.models import (
 )
 from hookengine.retry import EXPIRED
 from hookengine.statistics import hour_of
-from hookengine.store import rows
+from hookengine.store import announcements, rows
+from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
 from hookengine.store.queries import sql
@@ -110,6 +111,8 @@ def edit_subscription(
         commit = Commit()
         commit.health.append(rows.health_row(before.seq, health))
         commit.changed.append(rows.changed_subscription_row(after, tx.vault, commit))
+        if after.state is not before.state:
+            _announce_state(tx, commit, after, health)
         await tx.write(commit)
         tx.put(after, health)
         return after
@@ -208,11 +211,13 @@ async def cancel_rest(tx: Transaction) -> int:
 
 async def expire(tx: Transaction) -> int:
     """Give up some held deliveries whose time is over; those of lanes that are served, the dispatcher finds itself."""
-    expired = Counter(seq for (seq,) in await tx.fetch(sql.expire_some, {"now": tx.now, "limit": STEP}))
+    found = await tx.fetch(sql.expire_some, {"now": tx.now, "limit": STEP})
+    expired = Counter(row[0] for row in found)
     commit = Commit()
     for seq, count in expired.items():
         commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, EXPIRED))
     if expired:
+        await _announce_expired(tx, commit, found)
         await tx.write(commit)
     return expired.total()
 
@@ -261,6 +266,30 @@ def check_limit(tx: Transaction | Writer, tenant: str, limits: Mapping[str, int 
     limit = None if plan is None else limits.get(plan)
     if limit is not None and tx.index.count(tenant) >= limit:
         raise SubscriptionLimitReached(f"the plan '{plan}' lets the tenant {tenant} have {limit} subscriptions")
+
+
+def _announce_state(tx: Transaction, commit: Commit, subscription: Subscription, health: Health) -> None:
+    if subscription.state is SubscriptionState.ACTIVE:
+        type_, data = SUBSCRIPTION_ENABLED, announcements.of_enabled(subscription)
+    else:
+        type_, data = SUBSCRIPTION_DISABLED, announcements.of_disabled(subscription, health)
+    if tx.announcer.wanted(type_, subscription):
+        tx.announce(commit, type_, data)
+
+
+async def _announce_expired(tx: Transaction, commit: Commit, found: list[Any]) -> None:
+    told = [
+        (subscription, id_, event, attempt_count)
+        for seq, id_, event, attempt_count in found
+        if (subscription := tx.index.get(seq)) is not None and tx.announcer.wanted(DELIVERY_FAILED, subscription)
+    ]
+    if not told:
+        return
+    wanted = rows.json_text([event for _, _, event, _ in told])
+    events = {row[0]: rows.event(row) for row in await tx.fetch(sql.events_by_seq, (wanted,))}
+    for subscription, id_, event, attempt_count in told:
+        data = announcements.of_failed(id_, subscription, events.get(event), attempt_count=attempt_count, label=EXPIRED)
+        tx.announce(commit, DELIVERY_FAILED, data)
 
 
 async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Delivery, Subscription | None]:

@@ -128,7 +128,7 @@ WHERE seq IN (
     CROSS JOIN subscriptions AS s ON s.seq = d.subscription
     WHERE d.state = 'pending' AND d.expires_at <= :now AND s.state = 'disabled' AND s.deleted_at IS NULL
     LIMIT :limit)
-RETURNING subscription;
+RETURNING subscription, id, event, attempt_count;
 
 -- finished_before
 -- Some deliveries that finished before a time, with their events.
