@@ -387,7 +387,7 @@ class Dispatcher:
         started_at = self._clock.now()
         expired = retry.expire(delivery, now=started_at)
         if expired is not None:
-            return Result(before=delivery, after=expired, attempt=None, rules=target.rules)
+            return Result(before=delivery, after=expired, attempt=None, rules=target.rules, event=event)
         begun = self._loop.time()
         request, outcome = await self._send(delivery, event, target, started_at)
         duration = round((self._loop.time() - begun) * 1000)
@@ -401,7 +401,9 @@ class Dispatcher:
         )
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
         after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
-        return Result(before=delivery, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name)
+        return Result(
+            before=delivery, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name, event=event
+        )
 
     async def _send(
         self, delivery: Delivery, event: Event | None, target: _Target, now: int

@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _BLANKS = b" \t\r\n"
+TEST_TYPE = "hookengine.test"
+TEST_DATA = b'{"test":true,"message":"This is a test event. Nothing has happened."}'
+
+# One of the five that CleverTap's documentation shows, all alike; it prints this in place of an address.
+_SAMPLE_PROFILE = b'{"Identity":"UserId","Email":"[email protected]","push_token":"Token"}'
+
 _UUID = re.compile(r"(?:evt_)?([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
+
+
+class Ping(Struct, frozen=True, kw_only=True):
+    """What the test that saving a subscription takes sends in place of an event; its id begins with `id_prefix`."""
+
+    type: str = TEST_TYPE
+    data: bytes = TEST_DATA
+    id_prefix: str = "test"
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -35,6 +49,9 @@ class Envelope(Struct, frozen=True, kw_only=True):
     make: Callable[[Event, Subscription | None], bytes]
     addressed: bool = False  # holds `target_id` and `key_values`; a GET has `key_values` in its URL and no body
     several: bool = False  # may hold more than one event
+    ping: Ping = Ping()
+    for_tests: Envelope | None = None  # what takes its place in tests, where they are marked as such
+    mark: Mapping[str, Any] = MappingProxyType({})  # pairs that a GET has in its query beside `key_values`
 
 
 def with_query(url: str, key_values: Mapping[str, Any]) -> str:
@@ -96,15 +113,27 @@ def _clevertap(event: Event, subscription: Subscription | None) -> bytes:
     return b'{"targetId":%d,"key_values":%b,"profiles":[%b]}' % (target_id, orjson.dumps(key_values), event.data)
 
 
+def _clevertap_test(event: Event, subscription: Subscription | None) -> bytes:
+    """The same, and says first that it is a test."""
+    return b'{"is_test":true,' + _clevertap(event, subscription)[1:]
+
+
 ENVELOPES: Mapping[str, Envelope] = MappingProxyType(
     {
         envelope.name: envelope
         for envelope in (
             Envelope(name="standard", make=_standard),
             Envelope(name="data", make=_data),
-            Envelope(name="clearfeed", make=_clearfeed),
+            Envelope(name="clearfeed", make=_clearfeed, ping=Ping(type="ping.test", data=b"{}", id_prefix="evt")),
             Envelope(name="clarife", make=_clarife),
-            Envelope(name="clevertap", make=_clevertap, addressed=True, several=True),
+            Envelope(
+                name="clevertap",
+                make=_clevertap,
+                addressed=True,
+                several=True,
+                ping=Ping(data=b",".join([_SAMPLE_PROFILE] * 5)),
+                for_tests=Envelope(name="clevertap", make=_clevertap_test, addressed=True, mark={"is_test": True}),
+            ),
         )
     }
 )

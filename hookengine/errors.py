@@ -25,6 +25,7 @@ HookEngineError
  │   ├─ PayloadTooLarge          413
  │   ├─ UnsupportedMediaType     415
  │   ├─ Invalid                  422
+ │   ├─ EndpointVerificationFailed 422
  │   ├─ IdempotencyMismatch      422
  │   ├─ Overloaded               429
  │   ├─ TooManyTests             429
@@ -239,6 +240,21 @@ class Invalid(RequestError):
         return f"{self.detail} {named}"
 
 
+class EndpointVerificationFailed(RequestError):
+    """
+    The endpoint did not pass the test that its profile demands before a subscription is saved.
+
+    `attempt` is that test and what the endpoint answered: a `views.Attempt`.
+    """
+
+    code = "endpoint_verification_failed"
+    status = 422
+
+    def __init__(self, detail: str | None = None, *, attempt: Any = None, mistakes: tuple[Mistake, ...] = ()) -> None:
+        super().__init__(detail, mistakes=mistakes)
+        self.attempt = attempt
+
+
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used before with other bytes."""
 
@@ -255,7 +271,7 @@ class Overloaded(RequestError):
 
 
 class TooManyTests(RequestError):
-    """Too many test events are under way: wait for one of them to end."""
+    """Too many tests of endpoints are under way: wait for one of them to end."""
 
     code = "too_many_tests"
     status = 429

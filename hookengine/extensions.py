@@ -196,8 +196,7 @@ class ProfileTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     verify_on_save: Annotated[
         Annotated[int, Meta(ge=0, le=599)] | None,
         Meta(
-            description="A subscription is saved only if a test request is answered with this code; 0: no test is made. Not"
-            " done yet.",
+            description="A subscription is saved only if a test request is answered with this code; 0: no test is made.",
             examples=[200],
         ),
     ] = None

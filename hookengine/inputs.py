@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from hookengine.access import Scope
 from hookengine.envelopes import with_query
 from hookengine.errors import Mistake
+from hookengine.matching import OURS
 from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hookengine import models
 
 DEFAULT_TENANT = "default"
-OURS = "hookengine"  # the tenant, and the first word of the event types, that are the engine's own
 
 HIDDEN = "***"
 
@@ -280,8 +280,13 @@ def check_subscription(
     profiles: Mapping[str, Profile],
     default_profile: str,
     vet: bool = True,
+    ours: bool = False,
 ) -> None:
-    """What a subscription must hold beside the forms of its members; with *vet*, its URL may be called."""
+    """
+    What a subscription must hold beside the forms of its members.
+
+    With *vet*, its URL may be called; with *ours*, it may be of the engine's own tenant.
+    """
     url = draft.get("url")
     if vet and isinstance(url, str):
         try:
@@ -296,8 +301,9 @@ def check_subscription(
     else:
         _check_secret(problems, draft.get("secret"), profile)
         _check_addressing(problems, draft, profile)
-    if draft.get("tenant") == OURS:
-        problems.add("/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
+    if not ours and draft.get("tenant") == OURS:
+        detail = f"the tenant '{OURS}' is the engine's own: its events take a token with admin"
+        problems.add("/tenant", "reserved_tenant", detail)
     _check_headers(problems, draft.get("headers"), draft.get("auth"), profile)
     timeout = draft.get("timeout")
     if timeout is not None and not 100 <= timeout <= 300_000:  # ms

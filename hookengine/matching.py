@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hookengine.models import Event, Subscription
 
 EVERYTHING = "*"
+OURS = "hookengine"  # the tenant, and the first word of the event types, that are the engine's own
 
 _MOST_SHOWN = 5  # event types in an explanation
 _MOST_REMEMBERED = 100_000  # subscriptions in matches: types are few, but a producer may make them up

@@ -233,9 +233,10 @@ async def test_subscription_has_its_settings(running_engine: Engine) -> None:
 
 async def test_addressing_is_a_setting(running_engine: Engine) -> None:
     """`target_id` and `key_values` are given, shown and changed like the others, where the profile sends them."""
-    made = await running_engine.subscribe(
-        "http://127.0.0.1:8099/hook", profile="clevertap", target_id=5, key_values={"a": 1, "b": {"c": None}}
-    )
+    async with Receiver() as receiver:
+        made = await running_engine.subscribe(
+            receiver.url, profile="clevertap", target_id=5, key_values={"a": 1, "b": {"c": None}}
+        )
     shown = await running_engine.subscription(made.id)
     changed = await running_engine.update_subscription(made.id, target_id=None, key_values={"a": None})
 

@@ -346,16 +346,16 @@ def test_console_lines_hold_no_escapes_and_no_variables() -> None:
 
 
 def test_demo_shows_every_delivery_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
-    """All profiles' deliveries arrive and verify, and the failing endpoint is tried again and recovers."""
+    """All profiles' deliveries and tests arrive and verify, and the failing endpoint is tried again and recovers."""
     assert 0 == main(["demo"])
     shown = capsys.readouterr().out.splitlines()
 
-    assert "✓ 30 of 30 deliveries arrived; of 32 requests 29 verified, 3 authenticated" == shown[-1]
-    assert 29 == sum(line.startswith("✓ verified") for line in shown)
+    assert "✓ 30 of 30 deliveries arrived; of 34 requests 30 verified, 4 authenticated" == shown[-1]
+    assert 30 == sum(line.startswith("✓ verified") for line in shown)
     assert {"clevertap"} == {line.split()[2] for line in shown if line.startswith("✓ authenticated")}
     assert ["503", "503", "200", "200", "200"] == [line.split()[-1] for line in shown if "initech" in line]
     assert PROFILES.keys() == {line.split()[2] for line in shown[:-1]}
-    assert {sample.type for sample in demonstration.SAMPLES} == {line.split()[4] for line in shown[:-1]}
+    assert {sample.type for sample in demonstration.SAMPLES} | {"(test)"} == {line.split()[4] for line in shown[:-1]}
 
 
 def test_demo_stays_open_when_asked() -> None:

@@ -119,7 +119,7 @@ def test_clevertap() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(-1e15, 1e15) | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e15, 1e15) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
@@ -176,6 +176,28 @@ def test_query_is_added_to(url: str, expected: str) -> None:
 def test_values_in_a_query(value: Any, expected: str) -> None:
     """Names and values are percent-encoded, a space as %20; what is no text is JSON."""
     assert f"https://x?two%20words={expected}" == with_query("https://x", {"two words": value})
+
+
+def test_clevertap_in_tests() -> None:
+    """Tests say so first; the five sample profiles of the save are those of CleverTap's documentation."""
+    envelope = ENVELOPES["clevertap"]
+    assert envelope.for_tests is not None
+    made = envelope.for_tests.make(replace(EVENT, data=envelope.ping.data), SUBSCRIPTION)
+    sample = {"Identity": "UserId", "Email": "[email protected]", "push_token": "Token"}
+
+    assert b'{"is_test":true,"targetId":' == made[:27]
+    assert [sample] * 5 == json.loads(made)["profiles"]
+    assert {"is_test": True} == envelope.for_tests.mark
+
+
+def test_pings() -> None:
+    """ClearFeed's ping is its own and has an id in hex; the others send a test event, which says that it is one."""
+    ping = ENVELOPES["clearfeed"].ping
+
+    assert ("ping.test", b"{}", "evt") == (ping.type, ping.data, ping.id_prefix)
+    for name in ("standard", "data", "clarife"):
+        ping = ENVELOPES[name].ping
+        assert ("hookengine.test", True, "test") == (ping.type, json.loads(ping.data)["test"], ping.id_prefix)
 
 
 def test_table() -> None:

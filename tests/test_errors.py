@@ -57,6 +57,7 @@ STABLE = {
     "PayloadTooLarge": ("payload_too_large", 413),
     "UnsupportedMediaType": ("unsupported_media_type", 415),
     "Invalid": ("invalid", 422),
+    "EndpointVerificationFailed": ("endpoint_verification_failed", 422),
     "IdempotencyMismatch": ("idempotency_mismatch", 422),
     "Overloaded": ("overloaded", 429),
     "TooManyTests": ("too_many_tests", 429),

@@ -20,7 +20,7 @@ from hookengine.clock import Clock
 from hookengine.envelopes import ENVELOPES
 from hookengine.errors import VerificationError
 from hookengine.models import BasicAuth, Event, Request, Rules, Secret, SigningSecret, Subscription
-from hookengine.profiles import PROFILES, VARIABLES, Profile, body, build, check_template, rules
+from hookengine.profiles import PROFILES, VARIABLES, Profile, body, build, check_template, for_tests, rules
 from hookengine.signing import SCHEMES, public_key, verify
 from hookengine.validation import format_duration
 
@@ -232,6 +232,8 @@ def test_get_has_its_key_values_in_the_url() -> None:
     assert ("DELETE", URL) == (deleted.method, deleted.url)
     assert b'{"targetId":5,"key_values":{"a b":"c d","n":1},"profiles":[{ "id": 1 }]}' == deleted.body
     assert b"" == body(PROFILES["clevertap"], None, EVENT, method="GET")
+    assert f"{got.url}&is_test=true" == request(for_tests(PROFILES["clevertap"]), method="GET", **settings).url
+    assert PROFILES["standard"] is for_tests(PROFILES["standard"])
     assert b'{ "id": 1 }' == body(SVIX, None, EVENT, method="GET")
 
 

@@ -254,7 +254,6 @@ WRONG = [
     pytest.param({"event_types": "a"}, [("/event_types", "invalid_type")], id="text for a list"),
     pytest.param({"name": "a\0b"}, [("/name", "invalid_value")], id="I15"),
     pytest.param({"name": "a" * 201}, [("/name", "invalid_value")], id="long name"),
-    pytest.param({"tenant": "hookengine"}, [("/tenant", "reserved_tenant")], id="our tenant"),
     pytest.param({"tenant": "a b"}, [("/tenant", "invalid_value")], id="tenant"),
     pytest.param({"profile": "standart"}, [("/profile", "unknown_profile")], id="profile"),
     pytest.param({"secret": "short"}, [("/secret", "invalid_secret")], id="secret without prefix"),

@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from hookengine import verify
 from hookengine.clock import Clock
+from hookengine.envelopes import TEST_DATA
 from hookengine.errors import Malformed, Stopping
 from hookengine.models import Secret, SigningSecret
 from hookengine.receiver import Receiver, Reply
-from hookengine.service.trials import MOST_OF_ONE, MOST_TESTS, TEST_DATA
+from hookengine.service.trials import MOST_OF_ONE, MOST_TESTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,6 +87,51 @@ async def test_type_and_data_are_the_askers(api: Api) -> None:
         await tried(api, made, {"data": None})
 
     assert [b'{ "n" : 1.10 }', b"null"] == [request.body for request in receiver.requests]
+
+
+async def test_data_is_the_example_of_the_type(api: Api) -> None:
+    """A declared type's example is sent byte for byte; given data goes before it, and without one it is the word of a test."""
+    await api("PUT", "/v1/event-types/trial.full", b'{"description": "a", "example": { "n" : 1.10 }}')
+    await api("PUT", "/v1/event-types/trial.bare", {"description": "a"})
+    async with Receiver() as receiver:
+        made = await api.subscribe(receiver.url, profile="github")
+        await tried(api, made, {"type": "trial.full"})
+        await tried(api, made, {"type": "trial.full", "data": 1})
+        await tried(api, made, {"type": "trial.bare"})
+        await tried(api, made, {"type": "trial.none"})
+
+    assert [b'{ "n" : 1.10 }', b"1", TEST_DATA, TEST_DATA] == [request.body for request in receiver.requests]
+    assert ["trial.full", "trial.full", "trial.bare", "trial.none"] == [r.header("x-github-event") for r in receiver.requests]
+    assert all((request.header("x-github-delivery") or "").startswith("test_") for request in receiver.requests)
+
+
+@pytest.mark.parametrize(
+    ("profile", "marks"),
+    [
+        ("clarife", {"type": "hookengine.test", "data": orjson.loads(TEST_DATA)}),
+        ("clearfeed", {"type": "hookengine", "sub_type": "test", **orjson.loads(TEST_DATA)}),
+        ("clevertap", {"is_test": True, "profiles": [orjson.loads(TEST_DATA)]}),
+    ],
+)
+async def test_marked_in_the_words_of_the_profile(api: Api, profile: str, marks: dict[str, Any]) -> None:
+    """The body says that it is a test, has an id that does where the profile sends one, and is shown as it was sent."""
+    async with Receiver() as receiver:
+        made = await api.subscribe(receiver.url, profile=profile)
+        attempt = await tried(api, made)
+    body = orjson.loads(receiver.requests[-1].body)
+
+    assert marks == {name: body[name] for name in marks}
+    assert "test_" == body.get("id", "test_")[:5]
+    assert receiver.requests[-1].body.decode() == attempt["request"]["body"]
+
+
+async def test_marked_where_there_is_no_body(api: Api) -> None:
+    """With GET the mark stands in the query, whatever the key values say."""
+    async with Receiver() as receiver:
+        made = await api.subscribe(receiver.url, profile="clevertap", method="GET", key_values={"is_test": False, "k": "v"})
+        await tried(api, made)
+
+    assert "/?is_test=true&k=v" == receiver.requests[-1].path
 
 
 @pytest.mark.parametrize("status", [500, 410, 301])

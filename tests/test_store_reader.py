@@ -24,6 +24,7 @@ from storage import (
     result,
 )
 
+from hookengine.errors import IdempotencyMismatch
 from hookengine.models import Accepted, DeliveryState, Priority, Request, Response, SubscriptionState
 from hookengine.store import BEFORE_ALL, Answer, Key, Slice, changes
 from hookengine.views import moment
@@ -397,6 +398,9 @@ async def test_answer_to_a_key(tmp_path: Path) -> None:
         assert Answer(status=202, body=b"first") == await reader.answer(key, now=NOW + DAY - 1)
         for other, now in ((key, NOW + DAY), (replace(key, digest=b"o"), NOW), (replace(key, key="o"), NOW)):
             assert await reader.answer(other, now=now) is None
+        assert Answer(status=202, body=b"first") == await reader.answered(key, now=NOW)
+        with pytest.raises(IdempotencyMismatch):
+            await reader.answered(replace(key, digest=b"other"), now=NOW)
 
 
 # For the scheduler.

@@ -48,9 +48,10 @@ class Api:
         """Read *path*."""
         return self.client.request("GET", path, query=query)
 
-    def send(self, method: str, path: str, document: Any = None) -> Answer:
-        """Write *document*, or nothing, to *path*."""
-        return self.client.request(method, path, body=None if document is None else json.dumps(document).encode())
+    def send(self, method: str, path: str, document: Any = None, *, timeout: float | None = None) -> Answer:
+        """Write *document*, or nothing, to *path*; with *timeout* in place of the client's."""
+        body = None if document is None else json.dumps(document).encode()
+        return self.client.request(method, path, body=body, timeout=timeout)
 
     def delete(self, path: str, question: str, done: str, *, yes: bool) -> int | None:
         """Delete what is at *path*, unless a person answers *question* with no, and say that it is *done*; the exit status."""

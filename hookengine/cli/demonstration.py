@@ -110,7 +110,7 @@ def _receiver(scene: Scene, secret: str) -> Receiver:
 
     def show(received: Received, reply: Reply) -> None:
         proof = _proof(received)
-        event = next((sample.type for sample in SAMPLES if sample.mark in received.body), "")
+        event = next((sample.type for sample in SAMPLES if sample.mark in received.body), "(test)")
         said = proof or f"not verified: {received.reason}"
         show_mark(proof is not None, f"{said:<13}  {scene.profile:<9} {scene.name:<9} {event:<16} {reply.status}")
 

@@ -103,7 +103,8 @@ hookengine subscription add https://example.com/hook --tenant acme --retry-sched
 @with_api
 def add(api: Api, endpoint: str, **members: Any) -> None:
     """Subscribe URL, and show the secret that its receiver verifies with."""
-    answer = api.send("POST", "/v1/subscriptions", {"url": endpoint} | given(members))
+    with working("Waiting for the endpoint"):
+        answer = api.send("POST", "/v1/subscriptions", {"url": endpoint} | given(members), timeout=_LONGEST_TEST)
     api.show(answer)
     if not api.as_json and (made := api.read(answer, "id")).get("secret"):
         say(f"Its receiver verifies with the secret; `hookengine subscription secret {cell(made['id'])}` shows it again.")
@@ -144,7 +145,9 @@ def edit(api: Api, id_: str, *, new_url: str | None, unset: tuple[str, ...], **m
     patch = changes | dict.fromkeys(unset)
     if not patch:
         raise click.UsageError("nothing to change: name at least one option")
-    api.show(api.send("PATCH", api.path("subscriptions", id_), patch))
+    with working("Waiting for the endpoint"):
+        answer = api.send("PATCH", api.path("subscriptions", id_), patch, timeout=_LONGEST_TEST)
+    api.show(answer)
 
 
 @subscription.command()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import msgspec
 from aiohttp import HttpVersion10, web
 from msgspec import UNSET, Struct, UnsetType
 
+from hookengine import views  # noqa: TC001  # msgspec reads it
 from hookengine.errors import (
+    EndpointVerificationFailed,
     Malformed,
     MethodNotAllowed,
     NotFound,
@@ -20,6 +21,7 @@ from hookengine.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from hookengine.server.wire import dump
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,11 +88,13 @@ class Problem(Struct, frozen=True, kw_only=True):
     code: str
     detail: str
     errors: list[MistakeShown] | UnsetType = UNSET
+    attempt: views.Attempt | UnsetType = UNSET  # the test that kept a subscription from being saved
 
 
 def problem(error: RequestError) -> web.Response:
     """The answer that tells of *error*."""
-    return _problem(error.status, error.code, error.detail, error.mistakes, _headers(error))
+    attempt = error.attempt if isinstance(error, EndpointVerificationFailed) else UNSET
+    return _problem(error.status, error.code, error.detail, error.mistakes, _headers(error), attempt=attempt)
 
 
 def problem_of(refused: web.HTTPException) -> web.Response:
@@ -154,7 +158,15 @@ def _headers(error: RequestError) -> dict[str, str]:
     return headers
 
 
-def _problem(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...], headers: dict[str, str]) -> web.Response:
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    mistakes: tuple[Mistake, ...],
+    headers: dict[str, str],
+    *,
+    attempt: views.Attempt | UnsetType = UNSET,
+) -> web.Response:
     told = Problem(
         type=f"urn:hookengine:problem:{code}",
         title=HTTPStatus(status).phrase,
@@ -162,8 +174,9 @@ def _problem(status: int, code: str, detail: str, mistakes: tuple[Mistake, ...],
         code=code,
         detail=detail,
         errors=[_mistake(mistake) for mistake in mistakes] if mistakes else UNSET,
+        attempt=attempt,
     )
-    return web.Response(status=status, body=msgspec.json.encode(told), content_type=MEDIA_TYPE, headers=headers)
+    return web.Response(status=status, body=dump(told), content_type=MEDIA_TYPE, headers=headers)
 
 
 def _mistake(mistake: Mistake) -> MistakeShown:

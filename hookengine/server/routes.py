@@ -13,6 +13,7 @@ from hookengine.access import Scope
 from hookengine.errors import (
     DeliveryNotFound,
     DeliveryStateConflict,
+    EndpointVerificationFailed,
     EventExists,
     EventNotFound,
     EventTypeNotFound,
@@ -24,6 +25,7 @@ from hookengine.errors import (
     TenantSecretNotFound,
     TokenExists,
     TokenNotFound,
+    TooManyTests,
 )
 from hookengine.inputs import (
     EventInput,
@@ -69,6 +71,7 @@ STATE_OF_DELIVERY = Literal["pending", "delivered", "failed", "cancelled", "held
 
 Sub, Subs, Dlv, Dlvs = views.Subscription, views.Page[views.Subscription], views.Delivery, views.Page[views.Delivery]
 NO_SUB, NO_DLV = (SubscriptionNotFound,), (DeliveryNotFound,)
+UNTESTED = (EndpointVerificationFailed, TooManyTests)
 
 
 async def show_openapi(request: web.Request) -> web.Response:
@@ -94,14 +97,15 @@ ROUTES = (
           errors=(EventNotFound, Overloaded), keyed=True),
 
     Route("POST", "/v1/subscriptions", subscriptions.subscribe, "subscribe", "Subscribe a URL", SUBS_WRITE,
-          body=Body(SubscriptionInput), status=201, answer=Sub, errors=(SubscriptionLimitReached,), keyed=True),
+          body=Body(SubscriptionInput), status=201, answer=Sub, errors=(SubscriptionLimitReached, *UNTESTED), keyed=True),
     Route("GET", "/v1/subscriptions", subscriptions.list_subscriptions, "subscriptions", "List subscriptions, newest first",
           SUBS_READ, query={"tenant": str, "state": STATE_OF_SUBSCRIPTION}, answer=Subs),
     Route("GET", "/v1/subscriptions/{id}", subscriptions.show_subscription, "subscription", "Show a subscription", SUBS_READ,
           answer=Sub, errors=NO_SUB),
     Route("PATCH", "/v1/subscriptions/{id}", subscriptions.update_subscription, "update_subscription",
           "Change what is given (RFC 7396); null takes a setting back to its default", SUBS_WRITE,
-          body=Body(SubscriptionInput, (MERGE_PATCH, JSON), partial=True), answer=Sub, errors=NO_SUB, versioned=True),
+          body=Body(SubscriptionInput, (MERGE_PATCH, JSON), partial=True), answer=Sub, errors=(*NO_SUB, *UNTESTED),
+          versioned=True),
     Route("DELETE", "/v1/subscriptions/{id}", subscriptions.unsubscribe, "unsubscribe",
           "Delete a subscription and cancel its pending deliveries", SUBS_WRITE, status=204, errors=NO_SUB, versioned=True),
     Route("POST", "/v1/subscriptions/{id}/enable", subscriptions.enable, "enable", "Enable it and send what was held",

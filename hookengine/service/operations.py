@@ -16,6 +16,8 @@ from hookengine.jsontext import check_json
 from hookengine.store import Key
 
 if TYPE_CHECKING:
+    import asyncio
+
     from hookengine.access import Principal
     from hookengine.clock import Clock
     from hookengine.config import Config
@@ -86,7 +88,8 @@ class Operations:
         self._policy = policy
         self._profiles = config.profiles
         self._refusing = False
-        self._tests: Counter[int] = Counter()  # under way, by subscription
+        self._keys_in_use: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}  # with how many use each, of saves with a test
+        self._tests: Counter[int | str] = Counter()  # under way, by subscription, or by URL where there is none yet
 
     @property
     def accepting(self) -> bool:

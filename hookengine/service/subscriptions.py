@@ -13,7 +13,8 @@ from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
-from hookengine.service.operations import DEFAULT_OVERLAP, Operations, RequestKey
+from hookengine.service.operations import DEFAULT_OVERLAP, RequestKey
+from hookengine.service.verification import Verification
 from hookengine.signing import new_secret
 from hookengine.store import Answer, changes
 from hookengine.validation import Problems
@@ -21,8 +22,16 @@ from hookengine.validation import Problems
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hookengine.store import Key
 
-class SubscriptionOperations(Operations):
+
+class _TestNeeded(Exception):  # not an error: it takes a change back, so that its endpoint can be tested
+    def __init__(self, subscription: models.Subscription) -> None:
+        super().__init__()
+        self.subscription = subscription
+
+
+class SubscriptionOperations(Verification):
     """Of subscriptions."""
 
     async def subscribe(
@@ -33,14 +42,23 @@ class SubscriptionOperations(Operations):
         key: RequestKey | None = None,
         render: Callable[[views.Subscription], bytes] | None = None,
     ) -> views.Subscription | Answer:
-        """A new subscription with its secret, this once; a repetition with *key* gets what *render* made, without it."""
+        """
+        A new subscription with its secret, this once; a repetition with *key* gets what *render* made, without it.
+
+        Raises SubscriptionLimitReached, and EndpointVerificationFailed where the profile demands a test.
+        """
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
         problems = Problems()
         draft = problems.convert(SubscriptionInput, given)
         tenant = self._own_tenant(by, draft.get("tenant"))
         default_profile = self._config.delivery.default_profile
         inputs.check_subscription(
-            problems, draft, policy=self._policy, profiles=self._profiles, default_profile=default_profile
+            problems,
+            draft,
+            policy=self._policy,
+            profiles=self._profiles,
+            default_profile=default_profile,
+            ours=_may_have_ours(by),
         )
         self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
@@ -58,13 +76,11 @@ class SubscriptionOperations(Operations):
             updated_at=now,
             **settings,
         )
-        step = changes.add_subscription(
+        made = await self._add(
             subscription,
             None if key is None else self._key(by, key, tenant),
             None if render is None else lambda made: render(self._view(made)),
-            limits={name: plan.max_subscriptions for name, plan in self._config.plans.items()},
         )
-        made = await self._store.writer.change(step)
         return made if isinstance(made, Answer) else replace(self._view(made), secret=secret)
 
     async def subscription(self, by: Principal, id: str) -> views.Subscription:
@@ -90,13 +106,27 @@ class SubscriptionOperations(Operations):
         *,
         versions: frozenset[int] | None = None,
     ) -> views.Subscription:
-        """Apply a merge patch (RFC 7396) to a subscription's settings; `***` as a header's value keeps it."""
+        """
+        Apply a merge patch (RFC 7396) to a subscription's settings; `***` as a header's value keeps it.
+
+        Raises EndpointVerificationFailed where the profile demands a test and what it tests changes.
+        """
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        fresh = new_secret(self._clock.new_bytes(32))
+        passed: list[object] = []  # what tests have shown to work
 
         def edit(current: models.Subscription, _: int) -> models.Subscription:
-            return self._patched(current, dict(patch))
+            patched = self._patched(by, current, dict(patch), fresh)
+            if self._tested(patched) not in (None, self._tested(current), *passed):
+                raise _TestNeeded(patched)
+            return patched
 
-        return self._view(await self._edit(by, id, edit, versions))
+        while True:
+            try:
+                return self._view(await self._edit(by, id, edit, versions))
+            except _TestNeeded as needed:  # again, if somebody else changed the subscription during the test
+                await self._verify(needed.subscription)
+                passed.append(self._tested(needed.subscription))
 
     async def enable(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> views.Subscription:
         """Let it get deliveries again: counters start anew, and what was held, or waited for a retry, goes."""
@@ -138,6 +168,22 @@ class SubscriptionOperations(Operations):
 
         return shown_secret(await self._edit(by, id, edit, versions), self._clock.now())
 
+    async def _add(
+        self, subscription: models.Subscription, key: Key | None, render: Callable[[models.Subscription], bytes] | None
+    ) -> models.Subscription | Answer:
+        limits = {name: plan.max_subscriptions for name, plan in self._config.plans.items()}
+        if self._tested(subscription) is None:
+            return await self._store.writer.change(changes.add_subscription(subscription, key, render, limits=limits))
+        async with self._in_turn(key):
+            first = None if key is None else await self._store.reader.answered(key, now=self._clock.now())
+            if first is not None:
+                return first
+            changes.check_limit(self._store.writer, subscription.tenant, limits)
+            await self._verify(subscription)
+            now = self._clock.now()
+            tested = replace(subscription, created_at=now, updated_at=now)
+            return await self._store.writer.change(changes.add_subscription(tested, key, render, limits=limits))
+
     def _first_secret(self, given: str | None, profile: str) -> str | None:
         if not self._profiles[profile].has_own_secrets:
             return None
@@ -169,7 +215,7 @@ class SubscriptionOperations(Operations):
         )
         return self._view(await self._store.writer.change(change))
 
-    def _patched(self, current: models.Subscription, patch: dict[str, Any]) -> models.Subscription:
+    def _patched(self, by: Principal, current: models.Subscription, patch: dict[str, Any], fresh: str) -> models.Subscription:
         problems = Problems()
         for name in ("tenant", "secret"):
             if name in patch and patch[name] != getattr(current, name, UNSET):
@@ -187,11 +233,11 @@ class SubscriptionOperations(Operations):
             profiles=self._profiles,
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
+            ours=_may_have_ours(by),
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
-        fresh = new_secret(self._clock.new_bytes(32))
         secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
         return replace(current, secrets=secrets, **settings)
 
@@ -209,3 +255,8 @@ class SubscriptionOperations(Operations):
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))
+
+
+def _may_have_ours(by: Principal) -> bool:
+    """Whether *by* may hear of what befalls all tenants, and so have subscriptions of the engine's own."""
+    return by.tenant is None and Scope.ADMIN in by.scopes

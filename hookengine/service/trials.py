@@ -1,4 +1,4 @@
-"""Test events: one request to a subscription's endpoint, of which nothing stays."""
+"""Test requests: one to a subscription's endpoint, of which nothing stays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from msgspec import UNSET
 
 from hookengine import profiles, views
 from hookengine.access import Principal, Scope
+from hookengine.envelopes import TEST_DATA, TEST_TYPE
 from hookengine.errors import TooManyTests
 from hookengine.inputs import TrialInput
-from hookengine.models import Attempt, AttemptError, Broken, ErrorCode, Event, Outcome, Request, Subscription, Trigger
+from hookengine.models import Attempt, AttemptError, Broken, ErrorCode, Event, Outcome, Request, Rules, Subscription, Trigger
 from hookengine.presentation import shown_attempt
 from hookengine.service.operations import Operations
 from hookengine.store import as_stored
@@ -21,14 +22,68 @@ from hookengine.validation import Problems
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-TEST_TYPE = "hookengine.test"
-TEST_DATA = b'{"test":true,"message":"This is a test event. Nothing has happened."}'
-
 MOST_TESTS = 16  # at once, so that they never take the connections that deliveries need
 MOST_OF_ONE = 2  # for one subscription, so that an endpoint that hangs leaves the others theirs
 
 
-class TrialOperations(Operations):
+class Trials(Operations):
+    """Requests that go the way of a delivery, but leave nothing behind."""
+
+    async def _try(self, subscription: Subscription, event: Event, now: int, rules: Rules | None = None) -> Attempt:
+        """One attempt, with the *rules* of the subscription where no others are given."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        request, outcome = await self._send(subscription, event, now, rules)
+        return Attempt(
+            number=1,
+            at=now,
+            duration=round((loop.time() - begun) * 1000),
+            trigger=Trigger.TEST,
+            outcome=outcome,
+            request=request,
+        )
+
+    async def _send(
+        self, subscription: Subscription, event: Event, now: int, rules: Rules | None
+    ) -> tuple[Request | None, Outcome]:
+        request = None
+        try:
+            profile = profiles.for_tests(self._profiles[subscription.profile])
+            rules = rules or profiles.rules(profile, subscription)
+            request = profiles.build(
+                profile,
+                subscription,
+                event,
+                secrets=self._store.writer.secrets(subscription, of_tenant=profile.uses_tenants_secret),
+                attempt=1,
+                retry=0,
+                now=now,
+                timeout=rules.timeout,
+            )
+            return request, await self._sender.attempt(request, rules)
+        except Exception as error:  # noqa: BLE001  # as with a delivery: whatever is wrong is how the attempt ended
+            return request, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=type(error).__name__))
+
+    def _shown(self, attempt: Attempt, event: Event, subscription: Subscription) -> views.Attempt:
+        profile = self._profiles.get(subscription.profile)
+        spoken = {} if profile is None else {subscription.profile: profiles.for_tests(profile)}
+        return shown_attempt(as_stored(attempt, subscription.profile), event, subscription, spoken)
+
+    @contextmanager
+    def _under_way(self, endpoint: int | str, most: int) -> Iterator[None]:
+        """Count a test of *endpoint*, of which *most* may be under way; raises TooManyTests."""
+        if self._tests.total() >= MOST_TESTS or self._tests[endpoint] >= most:
+            raise TooManyTests
+        self._tests[endpoint] += 1
+        try:
+            yield
+        finally:
+            self._tests[endpoint] -= 1
+            if not self._tests[endpoint]:
+                del self._tests[endpoint]
+
+
+class TrialOperations(Trials):
     """Of test events."""
 
     async def test(self, by: Principal, id: str, given: Mapping[str, Any]) -> views.Attempt:
@@ -55,55 +110,11 @@ class TrialOperations(Operations):
             accepted_at=now,
             occurred_at=now,
         )
-        with self._under_way(subscription):
+        with self._under_way(subscription.seq, MOST_OF_ONE):
             attempt = await self._try(subscription, event, now)
-        return shown_attempt(as_stored(attempt, subscription.profile), event, subscription, self._profiles)
+        return self._shown(attempt, event, subscription)
 
     async def _example(self, type: str) -> bytes:
         """What a test event of *type* carries where nothing is given."""
         declared = await self._store.reader.event_type(type) if type in self._store.writer.event_types else None
         return TEST_DATA if declared is None or declared.example is None else declared.example
-
-    @contextmanager
-    def _under_way(self, subscription: Subscription) -> Iterator[None]:
-        if self._tests.total() >= MOST_TESTS or self._tests[subscription.seq] >= MOST_OF_ONE:
-            raise TooManyTests
-        self._tests[subscription.seq] += 1
-        try:
-            yield
-        finally:
-            self._tests[subscription.seq] -= 1
-            if not self._tests[subscription.seq]:
-                del self._tests[subscription.seq]
-
-    async def _try(self, subscription: Subscription, event: Event, now: int) -> Attempt:
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        request, outcome = await self._send(subscription, event, now)
-        return Attempt(
-            number=1,
-            at=now,
-            duration=round((loop.time() - begun) * 1000),
-            trigger=Trigger.TEST,
-            outcome=outcome,
-            request=request,
-        )
-
-    async def _send(self, subscription: Subscription, event: Event, now: int) -> tuple[Request | None, Outcome]:
-        request = None
-        try:
-            profile = self._profiles[subscription.profile]
-            rules = profiles.rules(profile, subscription)
-            request = profiles.build(
-                profile,
-                subscription,
-                event,
-                secrets=self._store.writer.secrets(subscription, of_tenant=profile.uses_tenants_secret),
-                attempt=1,
-                retry=0,
-                now=now,
-                timeout=rules.timeout,
-            )
-            return request, await self._sender.attempt(request, rules)
-        except Exception as error:  # noqa: BLE001  # as with a delivery: whatever is wrong is how the attempt ended
-            return request, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=type(error).__name__))

@@ -20,7 +20,8 @@ from hookengine.models import (
     SubscriptionState,
 )
 from hookengine.statistics import NO_ATTEMPT, bucket_of, hour_of
-from hookengine.store import rows
+from hookengine.store import announcements, rows
+from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, Announcer
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from hookengine.matching import Index
     from hookengine.store.commit import Values
     from hookengine.vault import Vault
+
+_FAILED = DeliveryState.FAILED  # a name of its own: looking up a member of an enum costs more
 
 Scope = tuple[str, str, str, str]
 EventName = tuple[str, str]  # (id, tenant)
@@ -67,6 +70,7 @@ class Batch:
         self._answers: dict[Scope, tuple[bytes, Answer]] = {}
         self._seen: dict[EventName, Seen] = {}
         self._commit = Commit()
+        self._announcer = Announcer(now=now, clock=clock, keys=keys, index=index)
         self._hour = hour_of(now)
         self._tallies: dict[Values, int] = {}  # by all columns of `statistics` but the last
 
@@ -96,11 +100,13 @@ class Batch:
                 if subscription.state is SubscriptionState.ACTIVE:
                     reason = counters.disables(health, attempt.outcome, result.rules, now=ended_at)
                     if reason is not None:
-                        self.disabled[subscription.seq] = _disabled(subscription, reason, now=ended_at)
+                        self._disable(_disabled(subscription, reason, now=ended_at), health)
         if after is not result.before:
             self._commit.settled.append(rows.settled_row(result.before, after))
             if subscription is not None:  # else nobody can ask for it any more
                 self._count(result, row)
+                if after.state is _FAILED and result.before.finished_at is None:
+                    self._tell_failed(result, subscription)
         self.recorded.append(Recorded(result=result, delivery=after, health=health, disabled=reason))
 
     def add_publication(
@@ -152,6 +158,26 @@ class Batch:
         commit.changed = [rows.changed_subscription_row(s, vault, commit) for s in self.disabled.values()]
         commit.statistics = [(*alike, count) for alike, count in self._tallies.items()]
         return commit
+
+    def _disable(self, subscription: Subscription, health: Health) -> None:
+        self.disabled[subscription.seq] = subscription
+        if self._announcer.wanted(SUBSCRIPTION_DISABLED, subscription):
+            data = announcements.of_disabled(subscription, health)
+            self.accepted += self._announcer.announce(self._commit, SUBSCRIPTION_DISABLED, data)
+
+    def _tell_failed(self, result: Result, subscription: Subscription) -> None:
+        if not self._announcer.wanted(DELIVERY_FAILED, subscription):
+            return
+        after = result.after
+        data = announcements.of_failed(
+            after.id,
+            subscription,
+            result.event,
+            attempt_count=after.attempt_count,
+            label=after.failed_label,
+            attempt=result.attempt,
+        )
+        self.accepted += self._announcer.announce(self._commit, DELIVERY_FAILED, data)
 
     def _count(self, result: Result, row: Values | None) -> None:
         """Count a result that changed its delivery, with its *row* of attempts: for all that end alike, one row is written."""

@@ -29,7 +29,8 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.statistics import hour_of
-from hookengine.store import rows
+from hookengine.store import announcements, rows
+from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
 from hookengine.store.queries import sql
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from hookengine.store.transaction import Transaction
+    from hookengine.store.writer import Writer
 
 STEP = 500  # rows of one commit of upkeep: short enough that publishers do not notice
 
@@ -60,7 +62,7 @@ def add_subscription(
     async def step(tx: Transaction) -> Subscription | Answer:
         if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
-        _check_limit(tx, subscription.tenant, limits or {})
+        check_limit(tx, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
         commit = Commit()
@@ -109,6 +111,8 @@ def edit_subscription(
         commit = Commit()
         commit.health.append(rows.health_row(before.seq, health))
         commit.changed.append(rows.changed_subscription_row(after, tx.vault, commit))
+        if after.state is not before.state:
+            _announce_state(tx, commit, after, health)
         await tx.write(commit)
         tx.put(after, health)
         return after
@@ -219,6 +223,7 @@ async def expire(tx: Transaction) -> int:
         tx.overrule(before, after)
     for seq, count in Counter(row[3] for row in found).items():
         commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
+    await _announce_expired(tx, commit, [(row[3], row[1], row[2], row[7]) for row in found])
     await tx.write(commit)
     return len(found)
 
@@ -242,7 +247,7 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
 
 
 def subscription_of(
-    tx: Transaction,
+    tx: Transaction | Writer,
     id: str,
     tenant: str | None,
     versions: frozenset[int] | None = None,
@@ -256,13 +261,41 @@ def subscription_of(
     return subscription
 
 
-def _check_limit(tx: Transaction, tenant: str, limits: Mapping[str, int | None]) -> None:
-    """Counted here, where no other change can come between the count and what is added."""
+def check_limit(tx: Transaction | Writer, tenant: str, limits: Mapping[str, int | None]) -> None:
+    """
+    Raise SubscriptionLimitReached where the plan of *tenant* is full.
+
+    In a transaction, no other change can come between the count and what is added.
+    """
     known = tx.tenants.get(tenant)
     plan = None if known is None else known.plan
     limit = None if plan is None else limits.get(plan)
     if limit is not None and tx.index.count(tenant) >= limit:
         raise SubscriptionLimitReached(f"the plan '{plan}' lets the tenant {tenant} have {limit} subscriptions")
+
+
+def _announce_state(tx: Transaction, commit: Commit, subscription: Subscription, health: Health) -> None:
+    if subscription.state is SubscriptionState.ACTIVE:
+        type_, data = SUBSCRIPTION_ENABLED, announcements.of_enabled(subscription)
+    else:
+        type_, data = SUBSCRIPTION_DISABLED, announcements.of_disabled(subscription, health)
+    if tx.announcer.wanted(type_, subscription):
+        tx.announce(commit, type_, data)
+
+
+async def _announce_expired(tx: Transaction, commit: Commit, found: list[Any]) -> None:
+    told = [
+        (subscription, id_, event, attempt_count)
+        for seq, id_, event, attempt_count in found
+        if (subscription := tx.index.get(seq)) is not None and tx.announcer.wanted(DELIVERY_FAILED, subscription)
+    ]
+    if not told:
+        return
+    wanted = rows.json_text([event for _, _, event, _ in told])
+    events = {row[0]: rows.event(row) for row in await tx.fetch(sql.events_by_seq, (wanted,))}
+    for subscription, id_, event, attempt_count in told:
+        data = announcements.of_failed(id_, subscription, events.get(event), attempt_count=attempt_count, label=retry.EXPIRED)
+        tx.announce(commit, DELIVERY_FAILED, data)
 
 
 async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Delivery, Subscription | None]:
@@ -275,7 +308,11 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
 
 async def answered(tx: Transaction, key: Key) -> Answer | None:
     """What the first request with *key* was answered; raises IdempotencyMismatch for other bytes."""
-    found = await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME))
+    return answer_of(await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME)), key)
+
+
+def answer_of(found: list[Any], key: Key) -> Answer | None:
+    """The answer in what `sql.known_keys` has *found* of *key*; raises IdempotencyMismatch for other bytes."""
     if not found:
         return None
     row: Any = found[0]

@@ -87,6 +87,7 @@ class Result(Struct, frozen=True, kw_only=True, gc=False):
     attempt: Attempt | None
     rules: Rules
     profile: str | None = None
+    event: Event | None = None  # None where it is gone
 
 
 class Recorded(Struct, frozen=True, kw_only=True, gc=False):

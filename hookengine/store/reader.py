@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from hookengine import models, views
+from hookengine.errors import IdempotencyMismatch
 from hookengine.store import rows
-from hookengine.store.intake import KEY_LIFETIME, Answer
+from hookengine.store.changes import answer_of
+from hookengine.store.intake import KEY_LIFETIME
 from hookengine.store.queries import sql
 from hookengine.store.replays import next_page
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
     from hookengine.scheduler import Mark
     from hookengine.statistics import Tally
-    from hookengine.store.intake import Key, Receipt, Replay
+    from hookengine.store.intake import Answer, Key, Receipt, Replay
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 
@@ -164,11 +167,14 @@ class Reader:
 
     async def answer(self, key: Key, *, now: int) -> Answer | None:
         """What a request with *key*, and the same bytes, was answered; None also where its time is over."""
-        scope = rows.json_text([key.scope])
-        found = list(await self._db.execute_fetchall(sql.known_keys, (scope, now - KEY_LIFETIME)))
-        if not found or found[0]["digest"] != key.digest:
-            return None
-        return Answer(status=found[0]["status"], body=found[0]["answer"])
+        with suppress(IdempotencyMismatch):
+            return await self.answered(key, now=now)
+        return None
+
+    async def answered(self, key: Key, *, now: int) -> Answer | None:
+        """The same, but raises IdempotencyMismatch for other bytes."""
+        values = (rows.json_text([key.scope]), now - KEY_LIFETIME)
+        return answer_of(list(await self._db.execute_fetchall(sql.known_keys, values)), key)
 
     async def receipts(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes | None, Receipt]]:
         """What was answered for events with these ids and tenants, with the digests of their requests."""

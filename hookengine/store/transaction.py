@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hookengine.models import Delivery, Trigger
+from hookengine.models import Delivery, Event, Trigger
+from hookengine.store.announcements import Announcer
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import aiosqlite
 
@@ -32,6 +33,8 @@ class Transaction:
         self.vault = writer.vault
         self.listener = writer.listener
         self.after: list[Callable[[], None]] = []
+        self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=writer.index)
+        self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
         self._db = db
         self._keys = keys
         self._clock = clock
@@ -52,6 +55,10 @@ class Transaction:
     async def fetch(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> list[Any]:
         """The rows that *statement* gives."""
         return list(await self._db.execute_fetchall(statement, values if isinstance(values, dict) else tuple(values)))
+
+    def announce(self, commit: Commit, type: str, data: Mapping[str, Any]) -> None:
+        """Put an operational event that is wanted into *commit*."""
+        self.announced += self.announcer.announce(commit, type, data)
 
     def new_subscription(self) -> int:
         """The key of a new subscription."""

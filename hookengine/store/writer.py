@@ -383,9 +383,11 @@ class Writer:
             await self._roll_back(error)
             _fail(done, error)
         else:
-            self.listener.committed(0, 0)
+            self.listener.committed(transaction.announcer.event_count, len(transaction.announced))
             for follow in transaction.after:
                 follow()
+            if transaction.announced:
+                self.listener.accepted(transaction.announced)
             if not done.done():
                 done.set_result(value)
 
