@@ -187,6 +187,7 @@ class SubscriptionOperations(Operations):
             profiles=self._profiles,
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
+            kept_auth=current.auth,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
