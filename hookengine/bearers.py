@@ -166,8 +166,10 @@ def _answer(outcome: Outcome) -> Response | None:
 def _without_answer(outcome: Outcome) -> Outcome:
     """How an attempt ends whose token server gave no answer; what is this machine's fault stays that."""
     match outcome:
-        case Unreachable(error=error) | Refused(error=error):
+        case Unreachable(error=error):
             return _failed(f"No access token came about. {error.detail}")
+        case Refused():  # whose detail quotes what came
+            return _failed("No access token came about: the token server's answer cannot be read as HTTP/1.1.")
         case _:
             return outcome
 

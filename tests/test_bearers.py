@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import hostile
 import pytest
 from authorization import JSON, TokenServer
 from engines import PATIENCE, Gate
@@ -307,6 +308,28 @@ async def test_token_server_out_of_reach(url: str, detail: str) -> None:
         assert isinstance(outcome, Unreachable)
         assert outcome.error.detail.startswith("No access token came about. ")
         assert (True, None) == (detail in outcome.error.detail, outcome.token_answer)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        pytest.param(hostile.answers(b"HTTP/1.1 200 OK\r\nhush hush\r\n\r\n"), id="malformed"),
+        pytest.param(hostile.answers(b"hush\r\n\r\n"), id="no HTTP"),
+        pytest.param(hostile.endless_headers, id="endless headers"),
+        pytest.param(hostile.informational_flood, id="1xx flood"),
+        pytest.param(hostile.reset_at_once, id="reset"),
+        pytest.param(hostile.gzip_bomb, id="gzip bomb"),
+        pytest.param(hostile.endless_body, id="endless body"),
+    ],
+)
+async def test_hostile_token_server(behaviour: hostile.Behaviour) -> None:
+    """What no server should answer is no token, and nothing of it is repeated."""
+    async with placed() as place, hostile.receiver(behaviour) as server:
+        outcome = await place.attempt(token_url=server.url)
+
+        assert (Unreachable, ErrorCode.AUTH_FAILED) == ending(outcome)
+        assert "hush" not in repr(outcome)
+        assert [] == place.endpoint.requests
 
 
 async def test_attempt_with_its_token_stays_within_its_time() -> None:
