@@ -142,7 +142,7 @@ def _message(oauth2: OAuth2, response: Response, members: dict[str, Any] | None)
     if members is None:
         if not 200 <= response.status <= 299:
             return "redirects are not followed" if response.header("location") else "that is a refusal", {}
-        return "that is too long" if response.truncated else "that is no JSON object", {}
+        return "that is cut short, or too long" if response.truncated else "that is no JSON object", {}
     names = oauth2.fields
     standard = {
         "access_token": members.get(names.access_token),

@@ -293,7 +293,7 @@ def test_redirect_and_cut_answer() -> None:
     """A redirect is told as such, and so is an answer that was too long to be read."""
     steps = renew(oauth2(), None, now=NOW)
     next(steps)
-    with pytest.raises(NoToken, match="answered 200; that is too long"):
+    with pytest.raises(NoToken, match="answered 200; that is cut short, or too long"):
         steps.send(answer(b'{"access_token": "a', truncated=True))
 
     assert "answered 307; redirects are not followed" in str(refusal(b"", 307, ("Location", "https://x.example/")))

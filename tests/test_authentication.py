@@ -145,6 +145,7 @@ async def test_deletion_drops_the_token(tmp_path: Path) -> None:
         await engine.unsubscribe(made.id)
 
         assert [] == await kept(tmp_path, engine)
+        assert {} == engine._running.dispatcher._sender._bearers._sources
 
 
 async def test_renewal_that_ends_after_the_change_keeps_nothing(tmp_path: Path) -> None:
