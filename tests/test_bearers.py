@@ -10,11 +10,12 @@ import hostile
 import pytest
 from authorization import JSON, TokenServer
 from engines import PATIENCE, Gate
+from msgspec.structs import replace
 from storage import NOW, SetClock
 from test_sender import LOOPBACK, ending
 
 from hookengine import auth
-from hookengine.bearers import Bearers
+from hookengine.bearers import Bearers, _answer
 from hookengine.errors import Stopping, StorageUnavailable
 from hookengine.models import (
     Accepted,
@@ -28,6 +29,7 @@ from hookengine.models import (
     Outcome,
     Refused,
     Request,
+    Response,
     Rules,
     Secret,
     Unreachable,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 MINUTE = 60_000
+DEFAULT_RULES = Rules()
 
 
 class Keeper:
@@ -344,6 +347,65 @@ async def test_attempt_with_its_token_stays_within_its_time() -> None:
         assert loop.time() - begun < 2
         assert [(Unreachable, ErrorCode.AUTH_FAILED)] * 2 == [ending(outcome) for outcome in outcomes]
         assert (1, []) == (len(place.server.requests), place.endpoint.requests)
+
+
+async def test_who_joins_a_renewal_waits_as_long_as_their_own_attempt_lasts() -> None:
+    """A renewal that has more time than somebody who waits for it goes on without them."""
+    gate = Gate()
+    async with placed() as place:
+        place.server.fault = gate
+        first = asyncio.create_task(place.attempt(timeout=60_000))
+        await gate.arrived()
+        async with asyncio.timeout(PATIENCE):
+            outcome = await place.attempt(timeout=100)
+
+        assert (Unreachable, ErrorCode.AUTH_FAILED) == ending(outcome)
+        assert (False, 1) == (first.done(), len(place.server.requests))
+        first.cancel()
+        await asyncio.wait([first])
+
+
+class Noting(Sender):
+    """A sender that notes how much time each request has, in ms."""
+
+    def __init__(self) -> None:
+        super().__init__(LOOPBACK)
+        self.times: list[int] = []
+
+    async def attempt(self, request: Request, rules: Rules = DEFAULT_RULES) -> Outcome:
+        """Note it, and send."""
+        self.times.append(request.timeout)
+        return await super().attempt(request, rules)
+
+
+async def test_each_request_has_the_time_that_those_before_left() -> None:
+    """The token, the delivery, the renewal after a 401 and the repetition share the time of one attempt."""
+
+    def slowly(request: Any) -> Reply:
+        answered: Reply = server.create_token_response(request)
+        return replace(answered, delay=0.1)
+
+    async with TokenServer() as server, Receiver(401) as endpoint:
+        server.fault = slowly
+        sender = Noting()
+        authorization = Authorization(subscription=1, oauth2=server.oauth2())
+        request = Request(method="POST", url=endpoint.url, headers=(), body=b"", timeout=5000, authorization=authorization)
+        try:
+            await sender.attempt(request)
+        finally:
+            await sender.close()
+
+        whole, token, first, renewal, second = sender.times
+        assert (5000, True, True) == (whole, token <= 5000, renewal <= 5000)
+        assert (True, True) == (first <= 4900, second <= 4800)
+
+
+def test_answer_of_a_token_server_does_not_show_itself() -> None:
+    """The body that holds a token is absent from the repr of what is read."""
+    answer = _answer(Accepted(response=Response(status=200, headers=(), body=b"hush", truncated=False)))
+
+    assert answer is not None
+    assert (b"hush", False) == (answer.body, "hush" in repr(answer))
 
 
 async def test_endpoint_has_the_time_that_the_token_left() -> None:
