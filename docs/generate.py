@@ -47,12 +47,12 @@ MISTAKES = {
     "unknown_subscription": "the id of no subscription of the tenant",
     "unknown_variable": "a variable of the environment, or a variable in a template, that there is not",
     "unusable_secret": "a profile that cannot sign with the secret that the subscription has",
-    "unused_member": "a member that the profile does not send",
+    "unused_member": "a member that the profile, or the grant of OAuth 2.0, does not send",
 }
 
 # Of attempts, where the sender has no sentence of its own that is always the same.
 ATTEMPTS = {
-    ErrorCode.AUTH_FAILED: "No token came about that the endpoint accepts.",
+    ErrorCode.AUTH_FAILED: "No access token came about: docs/authentication.md.",
     ErrorCode.BLOCKED_ADDRESS: "The name leads to an address that may not be called.",
     ErrorCode.DNS_NO_ADDRESS: "The name has no address.",
     ErrorCode.DNS_NXDOMAIN: "There is no such name.",

@@ -216,6 +216,8 @@ class Dispatcher:
         known = after or before
         assert known is not None  # noqa: S101  # a change is of something
         self._targets.pop(known.seq, None)
+        if after is None:
+            self._sender.forget(known.seq)
         if after is None or after.state is SubscriptionState.DISABLED:
             self._scheduler.close(known.seq)
         elif before is None:

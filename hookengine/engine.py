@@ -23,7 +23,7 @@ from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
 from hookengine.server import Server, bind
 from hookengine.service import Service
-from hookengine.store import Store
+from hookengine.store import Store, changes
 from hookengine.stream import Ring
 from hookengine.vault import write_private
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import structlog
 
+    from hookengine.models import AccessToken, OAuth2
     from hookengine.observers import Happening, Observer
 
 DATABASE = "hooks.db"
@@ -223,7 +224,20 @@ class Engine(Api):
             allow_ports=config.security.allow_ports,
             own_addresses=() if door is None else door.addresses,
         )
-        sender = Sender(policy)
+        store = Store(
+            self._path,
+            clock=clock,
+            synchronous=config.store.synchronous,
+            encryption_key=os.environ.get("HOOKENGINE_ENCRYPTION_KEY"),
+        )
+
+        def kept(subscription: int, auth: OAuth2) -> AccessToken | None:
+            return store.writer.access_token(subscription, auth)
+
+        async def keep(subscription: int, auth: OAuth2, token: AccessToken) -> None:
+            await store.writer.change(changes.keep_access_token(subscription, auth, token))
+
+        sender = Sender(policy, clock=clock, load=kept, save=keep)
         stack.push_async_callback(sender.close)
         scheduler = Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size)
         dispatcher = Dispatcher(
@@ -233,12 +247,6 @@ class Engine(Api):
             profiles=config.profiles,
             observe=_to_all(observers),
             payload_cache=config.delivery.payload_cache,
-        )
-        store = Store(
-            self._path,
-            clock=clock,
-            synchronous=config.store.synchronous,
-            encryption_key=os.environ.get("HOOKENGINE_ENCRYPTION_KEY"),
         )
         await store.open(dispatcher)
         stack.push_async_callback(store.close)

@@ -244,15 +244,24 @@ class EndpointVerificationFailed(RequestError):
     """
     The endpoint did not pass the test that its profile demands before a subscription is saved.
 
-    `attempt` is that test and what the endpoint answered: a `views.Attempt`.
+    `attempt` is that test and what the endpoint answered: a `views.Attempt`. Where a token server's answer is why the endpoint
+    was not asked, `token_answer` is what may be told of it: a `views.TokenAnswer`.
     """
 
     code = "endpoint_verification_failed"
     status = 422
 
-    def __init__(self, detail: str | None = None, *, attempt: Any = None, mistakes: tuple[Mistake, ...] = ()) -> None:
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        attempt: Any = None,
+        token_answer: Any = None,
+        mistakes: tuple[Mistake, ...] = (),
+    ) -> None:
         super().__init__(detail, mistakes=mistakes)
         self.attempt = attempt
+        self.token_answer = token_answer
 
 
 class IdempotencyMismatch(RequestError):

@@ -13,7 +13,16 @@ from hookengine.access import Scope
 from hookengine.envelopes import with_query
 from hookengine.errors import Mistake
 from hookengine.matching import OURS
-from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
+from hookengine.models import (
+    BasicAuth,
+    OAuth2,
+    Priority,
+    Secret,
+    SigningSecret,
+    SubscriptionState,
+    TokenFields,
+    WhileDisabled,
+)
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
 from hookengine.signing import check_secret
@@ -77,6 +86,11 @@ Prose = Annotated[
 User = Annotated[str, _form(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*", 128, "at most 128 letters, digits and _ . : @ + -")]
 OrderingKey = Annotated[str, _form(r"[^\x00-\x1f\x7f]+", 200, "1 to 200 characters, none of them a control character")]
 AnyText = Annotated[str, Meta(max_length=4096)]
+# As RFC 6749 has them, appendix A, but for the lengths.
+ClientText = Annotated[str, _form(r"[ -~]+", 2048, "1 to 2048 visible ASCII characters and spaces")]
+PersonText = Annotated[str, _form(r"[^\x00-\x1f\x7f]+", 1024, "1 to 1024 characters, none of them a control character")]
+ScopeText = Annotated[str, _form(r"[!#-\[\]-~]+", 256, "1 to 256 visible ASCII characters but quotes and backslashes")]
+FieldName = Annotated[str, _form(r"[^\x00-\x1f\x7f]+", 100, "1 to 100 characters, none of them a control character")]
 Timeout = Duration
 
 
@@ -104,6 +118,38 @@ class BasicAuthInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     password: Line
 
 
+class TokenFieldsInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the members of the token server's answer are called, where that is not as in RFC 6749."""
+
+    access_token: FieldName | None = None
+    refresh_token: FieldName | None = None
+    expires_in: FieldName | None = None
+
+
+class OAuthInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="oauth2", tag_field="type"):
+    """
+    How access tokens for the endpoint are got.
+
+    `refresh_url` is the `token_url` unless given; `username` and `password` belong to the grant `password`; `expires_in` is
+    for answers that do not say how long a token is valid.
+    """
+
+    grant: Literal["client_credentials", "password"]
+    token_url: AnyText
+    client_id: ClientText
+    client_secret: ClientText
+    refresh_url: AnyText | None = None
+    username: PersonText | None = None
+    password: PersonText | None = None
+    scopes: Annotated[list[ScopeText], Meta(max_length=100)] | None = None
+    client_auth: Literal["header", "body", "bearer"] | None = None
+    fields: TokenFieldsInput | None = None
+    expires_in: Duration | None = None
+
+
+AuthInput = BasicAuthInput | OAuthInput
+
+
 class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A subscription to make."""
 
@@ -115,7 +161,7 @@ class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     secret: AnyText | None = None
     method: Literal["POST", "PUT", "DELETE", "GET"] | None = None
     headers: dict[str, str] | None = None
-    auth: BasicAuthInput | None = None
+    auth: AuthInput | None = None
     timeout: Duration | None = None
     retry_schedule: Annotated[list[Duration], Meta(max_length=50)] | None = None
     disable_after_failures: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
@@ -281,18 +327,20 @@ def check_subscription(
     default_profile: str,
     vet: bool = True,
     ours: bool = False,
+    kept_auth: models.Auth | None = None,
 ) -> None:
     """
     What a subscription must hold beside the forms of its members.
 
-    With *vet*, its URL may be called; with *ours*, it may be of the engine's own tenant.
+    With *vet*, its URL may be called. So may the URLs of its `auth`, but for those of *kept_auth*, which it has already. With
+    *ours*, it may be of the engine's own tenant.
     """
     url = draft.get("url")
     if vet and isinstance(url, str):
-        try:
-            vet_url(url, policy)
-        except UrlRefused as refused:
-            problems.add("/url", "invalid_url", refused.detail)
+        _vet(problems, "/url", url, policy)
+    given = draft.get("auth")
+    if isinstance(given, OAuthInput):
+        _check_oauth2(problems, given, policy, kept_auth)
     name = draft.get("profile") or default_profile
     profile = profiles.get(name)
     if profile is None:
@@ -315,6 +363,29 @@ def check_subscription(
         value = draft.get(member)
         if value is not None and len(orjson.dumps(value)) > 16384:  # bytes
             problems.add(f"/{member}", "too_large", "expected at most 16 KiB of JSON")
+
+
+def _vet(problems: Problems, at: str, url: str, policy: Policy) -> None:
+    try:
+        vet_url(url, policy)
+    except UrlRefused as refused:
+        problems.add(at, "invalid_url", refused.detail)
+
+
+def _check_oauth2(problems: Problems, given: OAuthInput, policy: Policy, kept: models.Auth | None) -> None:
+    known = {kept.token_url, kept.refresh_url} if isinstance(kept, OAuth2) else set()
+    for member in ("token_url", "refresh_url"):
+        url = getattr(given, member)
+        if url is not None and url not in known:
+            _vet(problems, f"/auth/{member}", url, policy)
+    for member in ("username", "password"):
+        there = getattr(given, member) is not None
+        if given.grant == "password" and not there:
+            problems.add(f"/auth/{member}", "missing_member", f"'{member}' is missing: it belongs to the grant 'password'")
+        elif given.grant != "password" and there:
+            problems.add(f"/auth/{member}", "unused_member", f"only the grant 'password' has a {member}")
+    if given.expires_in is not None and given.expires_in < 1000:  # ms
+        problems.add("/auth/expires_in", "invalid_value", "expected at least 1s")
 
 
 def check_rotation(problems: Problems, draft: Draft[RotationInput], profile: Profile | None) -> None:
@@ -375,7 +446,7 @@ def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profi
 
 
 def _check_headers(
-    problems: Problems, headers: Mapping[str, str] | None, auth: BasicAuthInput | None, profile: Profile | None
+    problems: Problems, headers: Mapping[str, str] | None, auth: AuthInput | None, profile: Profile | None
 ) -> None:
     if not headers:
         return
@@ -411,7 +482,6 @@ def _header_names(profile: Profile | None) -> set[str]:
 
 def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any]:
     """The fields of models.Subscription that *given* sets, with their defaults."""
-    auth = None if given.auth is None else BasicAuth(username=given.auth.username, password=Secret(given.auth.password))
     return {
         "url": given.url,
         "event_types": tuple(dict.fromkeys(given.event_types or ["*"])),
@@ -419,7 +489,7 @@ def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any
         "profile": given.profile or default_profile,
         "method": given.method,
         "headers": tuple((name, Secret(value.strip(" \t"))) for name, value in (given.headers or {}).items()),
-        "auth": auth,
+        "auth": None if given.auth is None else _auth(given.auth),
         "timeout": None if given.timeout is None else int(given.timeout),
         "retry_schedule": None if given.retry_schedule is None else tuple(int(delay) for delay in given.retry_schedule),
         "disable_after_failures": given.disable_after_failures,
@@ -432,9 +502,49 @@ def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any
     }
 
 
+def _auth(given: AuthInput) -> models.Auth:
+    if isinstance(given, BasicAuthInput):
+        return BasicAuth(username=given.username, password=Secret(given.password))
+    names = {} if given.fields is None else {name: getattr(given.fields, name) for name in TokenFields.__struct_fields__}
+    return OAuth2(
+        grant=given.grant,
+        token_url=given.token_url,
+        refresh_url=given.refresh_url,
+        client_id=given.client_id,
+        client_secret=Secret(given.client_secret),
+        username=given.username,
+        password=None if given.password is None else Secret(given.password),
+        scopes=tuple(dict.fromkeys(given.scopes or ())),
+        client_auth=given.client_auth or "header",
+        fields=TokenFields(**{name: value for name, value in names.items() if value is not None}),
+        expires_in=None if given.expires_in is None else int(given.expires_in),
+    )
+
+
+def _auth_as_given(auth: models.Auth | None) -> dict[str, Any] | None:
+    if auth is None:
+        return None
+    if isinstance(auth, BasicAuth):
+        return {"type": "basic", "username": auth.username, "password": str(auth.password)}
+    given = {
+        "type": "oauth2",
+        "grant": auth.grant,
+        "token_url": auth.token_url,
+        "refresh_url": auth.refresh_url,
+        "client_id": auth.client_id,
+        "client_secret": str(auth.client_secret),
+        "username": auth.username,
+        "password": None if auth.password is None else str(auth.password),
+        "scopes": list(auth.scopes),
+        "client_auth": auth.client_auth,
+        "fields": {name: getattr(auth.fields, name) for name in TokenFields.__struct_fields__},
+        "expires_in": None if auth.expires_in is None else format_duration(auth.expires_in),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def as_given(subscription: models.Subscription) -> dict[str, Any]:
     """The input that would make *subscription*, secrets and all: what a merge patch is applied to."""
-    auth = subscription.auth
     return {
         "url": subscription.url,
         "event_types": list(subscription.event_types),
@@ -443,7 +553,7 @@ def as_given(subscription: models.Subscription) -> dict[str, Any]:
         "profile": subscription.profile,
         "method": subscription.method,
         "headers": {name: str(value) for name, value in subscription.headers},
-        "auth": None if auth is None else {"type": "basic", "username": auth.username, "password": str(auth.password)},
+        "auth": _auth_as_given(subscription.auth),
         "timeout": None if subscription.timeout is None else format_duration(subscription.timeout),
         "retry_schedule": None
         if subscription.retry_schedule is None
@@ -472,7 +582,14 @@ def merge(target: Any, patch: Any) -> Any:
 
 
 def keep_hidden(patch: dict[str, Any], subscription: models.Subscription) -> dict[str, Any]:
-    """*patch* without the header values that read `***`: whoever sends back what was shown keeps what is there."""
+    """
+    *patch* without the header values that read `***`: whoever sends back what was shown keeps what is there.
+
+    An `auth` of another type takes the place of the one before whole: members of the two have nothing to do with each other.
+    """
+    auth, before = patch.get("auth"), _auth_as_given(subscription.auth)
+    if isinstance(auth, dict) and before is not None and auth.get("type", before["type"]) != before["type"]:
+        patch = {**patch, "auth": dict.fromkeys(before) | auth}
     headers = patch.get("headers")
     if not isinstance(headers, dict):
         return patch

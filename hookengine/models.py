@@ -11,7 +11,7 @@ in the order of commits; it never leaves the engine. What users see is in `views
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -106,11 +106,27 @@ class Secret(str):
         return "'***'"
 
 
+class SecretBytes(bytes):
+    """The same for bytes, such as the body of a request for a token."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+
 class AttemptError(Struct, frozen=True, kw_only=True, gc=False):
     """Why an attempt did not succeed."""
 
     code: ErrorCode
     detail: str
+
+
+class TokenAnswer(Struct, frozen=True, kw_only=True, gc=False):
+    """What may be told of a token server's answer: of its members the names only."""
+
+    status_code: int
+    fields: tuple[str, ...]
 
 
 class Response(Struct, frozen=True, kw_only=True, gc=False):
@@ -140,9 +156,10 @@ class Refused(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Unreachable(Struct, frozen=True, kw_only=True, gc=False):
-    """No answer came."""
+    """No answer came; `token_answer` is set where a token server's answer is why the endpoint was not asked."""
 
     error: AttemptError
+    token_answer: TokenAnswer | None = None
 
 
 class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
@@ -221,11 +238,53 @@ class SigningSecret(Struct, frozen=True, kw_only=True, gc=False):
     expires_at: int | None = None
 
 
-class BasicAuth(Struct, frozen=True, kw_only=True, gc=False):
+class BasicAuth(Struct, frozen=True, kw_only=True, gc=False, tag="basic", tag_field="type"):
     """User name and password for an endpoint."""
 
     username: str
     password: Secret
+
+
+class TokenFields(Struct, frozen=True, kw_only=True, gc=False):
+    """What the members of a token server's answer are called."""
+
+    access_token: str = "access_token"  # noqa: S105  # names, here and below
+    refresh_token: str = "refresh_token"  # noqa: S105
+    expires_in: str = "expires_in"
+
+
+class OAuth2(Struct, frozen=True, kw_only=True, gc=False, tag="oauth2", tag_field="type"):
+    """How the access tokens for an endpoint are got (RFC 6749)."""
+
+    grant: Literal["client_credentials", "password"]
+    token_url: str
+    refresh_url: str | None = None  # None: the token URL
+    client_id: str
+    client_secret: Secret
+    username: str | None = None  # this and the password with the grant of that name
+    password: Secret | None = None
+    scopes: tuple[str, ...] = ()
+    client_auth: Literal["header", "body", "bearer"] = "header"
+    fields: TokenFields = TokenFields()
+    expires_in: int | None = None  # ms, where the answer does not say
+
+
+Auth = BasicAuth | OAuth2
+
+
+class Authorization(Struct, frozen=True, kw_only=True, gc=False):
+    """Whose access token a request needs, and how that is got."""
+
+    subscription: int  # its seq; 0 for one that is not stored
+    oauth2: OAuth2
+
+
+class AccessToken(Struct, frozen=True, kw_only=True, gc=False):
+    """A bearer token for an endpoint (RFC 6750), and what gets the next one."""
+
+    value: Secret
+    refresh_token: Secret | None = None
+    renew_at: int | None = None  # shortly before it expires; None where nobody says when that is
 
 
 class Subscription(Struct, frozen=True, kw_only=True, gc=False):
@@ -240,7 +299,7 @@ class Subscription(Struct, frozen=True, kw_only=True, gc=False):
     profile: str
     method: str | None = None
     headers: tuple[tuple[str, Secret], ...] = ()
-    auth: BasicAuth | None = None
+    auth: Auth | None = None
     secrets: tuple[SigningSecret, ...] = ()  # newest first
     timeout: int | None = None
     retry_schedule: tuple[int, ...] | None = None
@@ -310,6 +369,7 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     timeout: int = 15_000  # ms over everything: lookup, connect, send, answer
     hidden: frozenset[str] = frozenset()  # header names, in lower case, whose values are credentials
+    authorization: Authorization | None = None  # an access token is to be put into the header of that name
 
 
 class Attempt(Struct, frozen=True, kw_only=True, gc=False):

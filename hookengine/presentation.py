@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from hookengine.store import Receipt, Receiver, StoredAttempt, Went
 
 
+_CREDENTIALS = ("password", "client_secret")  # members of `auth`
+
+
 def shown_events(receipts: list[Receipt]) -> list[views.Event]:
     """Accepted events."""
     return [
@@ -43,7 +46,6 @@ def shown_events(receipts: list[Receipt]) -> list[views.Event]:
 def shown_subscription(s: models.Subscription, health: Health) -> views.Subscription:
     """A subscription, without its credentials."""
     given = inputs.as_given(s)
-    auth = given["auth"]
     return views.Subscription(
         id=s.id,
         tenant=s.tenant,
@@ -53,7 +55,7 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
         profile=s.profile,
         method=s.method,
         headers={name: inputs.HIDDEN for name, _ in s.headers},
-        auth=None if auth is None else {name: value for name, value in auth.items() if name != "password"},
+        auth=None if s.auth is None else {name: value for name, value in given["auth"].items() if name not in _CREDENTIALS},
         timeout=given["timeout"],
         retry_schedule=given["retry_schedule"],
         disable_after_failures=s.disable_after_failures,
@@ -153,6 +155,12 @@ def shown_attempt(
         request=request,
         response=response,
     )
+
+
+def shown_token_answer(outcome: models.Outcome) -> views.TokenAnswer | None:
+    """What a token server answered, where that is why there was no attempt at the endpoint."""
+    answer = outcome.token_answer if isinstance(outcome, models.Unreachable) else None
+    return None if answer is None else views.TokenAnswer(status_code=answer.status_code, fields=list(answer.fields))
 
 
 def shown_explained(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from hookengine import auth
 from hookengine.envelopes import ENVELOPES, Envelope, with_query
-from hookengine.models import Event, Request, Rules, SigningSecret, Subscription
+from hookengine.models import Authorization, BasicAuth, Event, OAuth2, Request, Rules, SigningSecret, Subscription
 from hookengine.signing import SCHEMES, Scheme, sign
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def build(
     The request of attempt number *attempt* (from 1) at *now*, retry number *retry* (from 0) of its schedule.
 
     *secrets*, newest first, are those of whom the profile's `secret_scope` names; without any that has not ended the request
-    goes unsigned. Raises ValueError for a secret that holds no key.
+    goes unsigned. An access token is put in by whoever sends it. Raises ValueError for a secret that holds no key.
     """
     method, url = subscription.method or profile.method, subscription.url
     content = body(profile, subscription, event, method=method)
@@ -216,10 +216,23 @@ def build(
         values = (event.id, event.type, now // 1000, attempt, retry, method, url, event.tenant)
         headers += [(name, fill(*values)) for name, fill in _fills(profile.headers)]
     hidden: frozenset[str] = frozenset()
+    authorization = None
     if subscription.headers or subscription.auth is not None:
         own: list[tuple[str, str]] = [*subscription.headers]
-        if subscription.auth is not None:
-            own.append(auth.basic(subscription.auth))
+        match subscription.auth:
+            case BasicAuth():
+                own.append(auth.basic(subscription.auth))
+            case OAuth2():
+                own.append(auth.UNSET_TOKEN)
+                authorization = Authorization(subscription=subscription.seq, oauth2=subscription.auth)
         headers += own
         hidden = frozenset(name.lower() for name, _ in own)
-    return Request(method=method, url=url, headers=tuple(headers), body=content, timeout=timeout, hidden=hidden)
+    return Request(
+        method=method,
+        url=url,
+        headers=tuple(headers),
+        body=content,
+        timeout=timeout,
+        hidden=hidden,
+        authorization=authorization,
+    )

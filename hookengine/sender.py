@@ -15,16 +15,30 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
+from hookengine.auth import bearing
+from hookengine.bearers import Bearers
+from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
 from hookengine.exchange import Exchange, HeadTooLarge, Phase, Pool, Target, TooManyInformational, Unsendable, compose
-from hookengine.models import Accepted, AttemptError, Broken, ErrorCode, Interrupted, Refused, Rules, Unreachable
+from hookengine.models import (
+    Accepted,
+    AccessToken,
+    AttemptError,
+    Broken,
+    ErrorCode,
+    Interrupted,
+    Refused,
+    Rules,
+    Unreachable,
+)
 from hookengine.netguard import AddressBlocked, Policy, UrlRefused, admit, socket_factory, vet_url
 from hookengine.resolver import LookupFailed, Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hookengine.models import Outcome, Request, Response
+    from hookengine.bearers import Load, Save
+    from hookengine.models import Authorization, Outcome, Request, Response
 
 _KNOWN_URLS = 4096
 
@@ -138,7 +152,7 @@ class Sender:
     The client pool and the attempts that use it.
 
     To be made inside the running loop, and closed there. *tls* is what every https connection is made with; *routed* says
-    whether this machine has a network at all.
+    whether this machine has a network at all. *load* and *save* keep the access tokens of endpoints, as `Bearers` says.
     """
 
     def __init__(
@@ -148,6 +162,9 @@ class Sender:
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
         routed: Callable[[], bool] | None = None,
+        clock: Clock | None = None,
+        load: Load | None = None,
+        save: Save | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._resolver = resolver or Resolver(partial(admit, policy=policy))
@@ -157,6 +174,7 @@ class Sender:
         self._started_at = self._loop.time()
         # The verdict on a URL is always the same, and takes as long as the rest of an attempt.
         self._target = lru_cache(_KNOWN_URLS)(partial(_aim, policy=policy, loop=self._loop))
+        self._bearers = Bearers(self.attempt, now=(clock or Clock()).now, load=load, save=save)
 
     async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES) -> Outcome:
         """
@@ -164,6 +182,8 @@ class Sender:
 
         Raises nothing but CancelledError.
         """
+        if request.authorization is not None:
+            return await self._attempt_with_token(request, request.authorization, rules)
         exchange = Exchange()
         try:
             target = self._target(request.url)
@@ -175,11 +195,35 @@ class Sender:
             return verdict(answered, rules) if answered else self._failure(error, exchange.phase, request.url)
         return verdict(response, rules)
 
+    def forget(self, subscription: int) -> None:
+        """Let go of what is known of a subscription (its seq), because it was deleted."""
+        self._bearers.forget(subscription)
+
     async def close(self) -> None:
         """Close all connections; attempts still running end as Interrupted."""
+        await self._bearers.close()
         await self._pool.close()
         await self._resolver.close()
         self._deadlines.close()
+
+    async def _attempt_with_token(self, request: Request, authorization: Authorization, rules: Rules) -> Outcome:
+        """
+        The same with an access token, all within the time for one attempt.
+
+        An endpoint that answers 401 gets the request once more, with another token.
+        """
+        until = self._loop.time() + request.timeout / 1000
+        source = self._bearers.source(authorization)
+        refused: AccessToken | None = None
+        while True:
+            token = await self._bearers.token(source, refused=refused, within=request.timeout, until=until)
+            if not isinstance(token, AccessToken):
+                return token
+            left = max(1, round((until - self._loop.time()) * 1000))
+            outcome = await self.attempt(bearing(request, token, timeout=left), rules)
+            if refused is not None or not _is_unauthorized(outcome):
+                return outcome
+            refused = token
 
     def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
@@ -215,6 +259,10 @@ def verdict(response: Response, rules: Rules) -> Accepted | Refused:
     if 300 <= status <= 399 and response.header("location"):
         code, detail = ErrorCode.REDIRECT_NOT_FOLLOWED, f"The endpoint answered {status}; redirects are not followed."
     return Refused(error=AttemptError(code=code, detail=detail), response=response)
+
+
+def _is_unauthorized(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refused) and outcome.response is not None and outcome.response.status == 401
 
 
 def error_code(error: Exception, phase: Phase, *, tls: bool) -> ErrorCode:

@@ -224,6 +224,13 @@ class AttemptError(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class TokenAnswer(Struct, frozen=True, kw_only=True):
+    """What a token server answered that gave no token: of the members of its answer the names, and no values."""
+
+    status_code: int
+    fields: list[str]
+
+
 class AttemptRequest(Struct, frozen=True, kw_only=True):
     """What was sent; credentials read `***`. `body` is None where the sent bytes can no longer be shown."""
 

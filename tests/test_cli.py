@@ -305,6 +305,10 @@ def test_module_is_the_command() -> None:
         ["subscription", "add", "https://e.example", "--key-values", "{"],
         ["subscription", "add", "https://e.example", "--method", "PATCH"],
         ["subscription", "add", "https://e.example", "--basic", "nocolon"],
+        ["subscription", "add", "https://e.example", "--auth", "{"],
+        ["subscription", "add", "https://e.example", "--auth", "[]"],
+        ["subscription", "add", "https://e.example", "--basic", "u:p", "--auth", "{}"],
+        ["subscription", "edit", SUB, "--auth", "{}", "--unset", "auth"],
         ["subscription", "add", "https://e.example", "--secret", "@missing"],
         ["subscription", "add", "https://e.example", "--secret", ""],
         ["subscription", "test", SUB, "{"],
@@ -1024,6 +1028,26 @@ def test_subscription_is_added_with_every_setting(
     } == server.document
     assert "secret\twhsec_x\n" in ended.out
     assert f"hookengine subscription secret {SUB}" in ended.err
+
+
+@pytest.mark.parametrize("source", ["argument", "file", "input"])
+def test_auth_is_the_apis_object(
+    server: Server, ask: Callable[..., Ended], typed: Callable[[bytes], None], tmp_path: Path, source: str
+) -> None:
+    """What --auth brings, in the arguments or from where nobody sees it, is sent as it is, by add and by edit."""
+    auth = {"type": "oauth2", "grant": "client_credentials", "scopes": ["a b"]}
+    text = json.dumps(auth)
+    (tmp_path / "auth.json").write_text(text)
+    argument = {"argument": text, "file": "@auth.json", "input": "-"}[source]
+    server.on("POST /v1/subscriptions", SUBSCRIPTION, status=201)
+    server.on(f"PATCH /v1/subscriptions/{SUB}", SUBSCRIPTION)
+    typed(text.encode())
+    ask("subscription", "add", "https://e.example/h", "--auth", argument)
+    assert {"url": "https://e.example/h", "auth": auth} == server.document
+
+    typed(text.encode())
+    ask("subscription", "edit", SUB, "--auth", argument)
+    assert {"auth": auth} == server.document
 
 
 def test_subscription_is_added_with_a_url_alone(server: Server, ask: Callable[..., Ended]) -> None:

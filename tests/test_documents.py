@@ -208,6 +208,11 @@ class Session:
     def serve(self) -> None:
         """The daemon that a page takes for granted."""
         (self._folder / "hookengine.toml").write_text("[plans.pro]\nmax_subscriptions = 3\n")
+        shown = re.search(
+            r"^\$ cat auth\.json\n(\{\n.*?^\}\n)", (ROOT / "docs" / "authentication.md").read_text(), re.MULTILINE | re.DOTALL
+        )
+        assert shown is not None
+        (self._folder / "auth.json").write_text(shown[1])
         self._start("hookengine serve --dev --config hookengine.toml")
         shutil.copy(self._folder / "hookengine-data" / "secret.key", self._folder / "safe" / "secret.key")
 

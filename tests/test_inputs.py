@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from hookengine import inputs, models
 from hookengine.inputs import EventInput, EventTypeInput, RotationInput, SubscriptionInput, TokenInput
-from hookengine.models import BasicAuth, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
+from hookengine.models import BasicAuth, OAuth2, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import Policy
 from hookengine.profiles import PROFILES
 from hookengine.validation import Problems, Time
@@ -35,6 +35,15 @@ SUBSCRIPTION = models.Subscription(
     created_at=NOW,
     updated_at=NOW,
 )
+
+
+OAUTH2 = {
+    "type": "oauth2",
+    "grant": "client_credentials",
+    "token_url": "https://auth.example/token",
+    "client_id": "c",
+    "client_secret": "hush-secret",
+}
 
 
 def mistakes(
@@ -590,6 +599,102 @@ def test_hidden_values(headers: Any, expected: Any) -> None:
 
     assert {"headers": expected, "name": "x"} == inputs.keep_hidden(patch, current)
     assert {"name": "x"} == inputs.keep_hidden({"name": "x"}, current)
+
+
+def test_auth_of_another_type_replaces_the_one_before() -> None:
+    """A patch to another type of `auth` is whole in itself; one of the same type is merged, and null removes it."""
+    current = replace(SUBSCRIPTION, auth=BasicAuth(username="u", password=Secret("p")))
+    given = inputs.as_given(current)
+
+    def patched(auth: Any) -> Any:
+        return inputs.merge(given, inputs.keep_hidden({"auth": auth}, current)).get("auth")
+
+    assert OAUTH2 == patched(OAUTH2)
+    assert {"type": "basic", "username": "u", "password": "q"} == patched({"password": "q"})
+    assert patched(None) is None
+    assert "x" == patched("x")
+
+
+# OAuth 2.0.
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, [], id="least"),
+        pytest.param({"grant": "password", "username": "u", "password": "ü"}, [], id="password"),
+        pytest.param(
+            {"client_auth": "bearer", "scopes": ["a:b"], "fields": {"expires_in": "ttl"}, "expires_in": "1s"}, [], id="all"
+        ),
+        pytest.param({"refresh_url": "https://a.example/refresh"}, [], id="refresh_url"),
+        pytest.param({"token_url": "http://a.example"}, [("/auth/token_url", "invalid_url")], id="http"),
+        pytest.param({"token_url": "https://10.0.0.1/"}, [("/auth/token_url", "invalid_url")], id="a private address"),
+        pytest.param({"refresh_url": "https://u:p@a.example/"}, [("/auth/refresh_url", "invalid_url")], id="userinfo"),
+        pytest.param(
+            {"grant": "password"},
+            [("/auth/username", "missing_member"), ("/auth/password", "missing_member")],
+            id="password without a user",
+        ),
+        pytest.param(
+            {"username": "u", "password": "p"},
+            [("/auth/username", "unused_member"), ("/auth/password", "unused_member")],
+            id="a user without password",
+        ),
+        pytest.param({"expires_in": "999ms"}, [("/auth/expires_in", "invalid_value")], id="short"),
+        pytest.param({"expires_in": 3600}, [("/auth/expires_in", "invalid_type")], id="no duration"),
+        pytest.param({"grant": "implicit"}, [("/auth/grant", "invalid_value")], id="grant"),
+        pytest.param({"client_auth": "mtls"}, [("/auth/client_auth", "invalid_value")], id="client_auth"),
+        pytest.param({"scopes": ["a b"]}, [("/auth/scopes/0", "invalid_value")], id="scope"),
+        pytest.param(
+            {"client_id": "", "client_secret": "\n"},
+            [("/auth/client_id", "invalid_value"), ("/auth/client_secret", "invalid_value")],
+            id="client",
+        ),
+        pytest.param({"fields": {"token": "x"}}, [("/auth/fields/token", "unknown_member")], id="fields"),
+    ],
+)
+def test_oauth2(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """What gets access tokens is checked whole: forms, URLs, and what belongs to the grant."""
+    assert expected == subscription_mistakes(auth=OAUTH2 | changes)
+
+
+def test_oauth2_beside_a_header_of_ones_own() -> None:
+    """Two Authorization headers would contradict each other."""
+    assert [("/headers/Authorization", "conflicting_auth")] == subscription_mistakes(
+        auth=OAUTH2, headers={"Authorization": "Bearer x"}
+    )
+
+
+def test_kept_urls_are_not_vetted_again() -> None:
+    """A policy that has become stricter does not lock the other settings of a subscription."""
+    problems = Problems()
+    given = OAUTH2 | {"token_url": "http://old.example", "refresh_url": "http://new.example"}
+    draft = problems.convert(SubscriptionInput, {"url": URL, "auth": given})
+    kept = OAuth2(grant="password", token_url="http://old.example", client_id="c", client_secret=Secret("s"))
+    inputs.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", kept_auth=kept)
+
+    assert ["/auth/refresh_url"] == [mistake.pointer for mistake in problems.mistakes]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, id="least"),
+        pytest.param({"grant": "password", "username": "u", "password": "hush-password"}, id="password"),
+        pytest.param(
+            {"refresh_url": "https://a.example/r", "scopes": ["a", "b"], "client_auth": "body", "expires_in": "90m"}, id="most"
+        ),
+        pytest.param({"fields": {"access_token": "jwt"}}, id="fields"),
+    ],
+)
+def test_oauth2_comes_back_as_it_was_given(more: dict[str, Any]) -> None:
+    """What is shown of it, with its secrets, makes the same again; and nothing of them is in a repr."""
+    made = inputs.settings(subscription(auth=OAUTH2 | more), default_profile="standard")["auth"]
+    given = inputs.as_given(replace(SUBSCRIPTION, auth=made))["auth"]
+
+    assert made == inputs.settings(subscription(auth=given), default_profile="standard")["auth"]
+    assert (OAUTH2 | more | {"fields": given["fields"]}).items() <= given.items()
+    assert "hush" not in repr(made)
 
 
 # Rotations.

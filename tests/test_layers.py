@@ -23,7 +23,7 @@ LAYERS = (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
         *("auth", "metrics", "client", "validation", "views", "javascript", "statistics"),
     ),
-    ("envelopes", "jsontext", "sources"),
+    ("envelopes", "jsontext", "sources", "bearers"),
     ("profiles",),
     ("extensions",),
     ("config", "sender", "store", "inputs"),

@@ -19,6 +19,7 @@ from hookengine.presentation import (
     shown_tenant,
     shown_tenant_secret,
     shown_token,
+    shown_token_answer,
 )
 from hookengine.profiles import PROFILES
 from hookengine.signing import public_key
@@ -73,6 +74,18 @@ ATTEMPT = StoredAttempt(
     truncated=True,
     body=b"\xff<b>\x00",
 )
+
+
+def test_token_answer() -> None:
+    """Of a token server's answer there are the status and names, where it is why there was no attempt."""
+    error = models.AttemptError(code=models.ErrorCode.AUTH_FAILED, detail="x")
+    answer = models.TokenAnswer(status_code=400, fields=("error",))
+
+    assert views.TokenAnswer(status_code=400, fields=["error"]) == shown_token_answer(
+        models.Unreachable(error=error, token_answer=answer)
+    )
+    assert shown_token_answer(models.Unreachable(error=error)) is None
+    assert shown_token_answer(models.Interrupted()) is None
 
 
 def test_events() -> None:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 import pytest_asyncio
 from api import Answer, Api, serving
+from authorization import JSON, TokenServer
 from engines import LOOPBACK, PATIENCE, Gate, engine, running
 from msgspec.structs import replace
 
@@ -141,6 +142,56 @@ async def test_nobody_there(api: Api) -> None:
     assert (422, "connect_refused") == (answer.status, answer.json["attempt"]["error"]["code"])
     assert "response" not in answer.json["attempt"]
     assert b"confidential" not in answer.body
+
+
+async def test_with_oauth2(api: Api) -> None:
+    """The test carries an access token of the subscription's token server."""
+    async with TokenServer() as server, Receiver(lambda request: 200 if server.guard(request) == 204 else 401) as receiver:
+        answer = await save(api, receiver.url, "clevertap", auth=server.auth(grant="password"))
+
+    assert (201, 1, 1) == (answer.status, len(server.requests), len(receiver.requests))
+    assert b"hush-" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        pytest.param(
+            Reply(status=400, headers=JSON, body=b'{"error":"invalid_grant","hint":"hush-answer"}'),
+            {"status_code": 400, "fields": ["error", "hint"]},
+            id="refused",
+        ),
+        pytest.param(Reply(status=302, headers=(("Location", "/x"),)), {"status_code": 302, "fields": []}, id="redirect"),
+        pytest.param(
+            Reply(status=200, headers=JSON, body=b'{"token":"hush-answer"}'),
+            {"status_code": 200, "fields": ["token"]},
+            id="other",
+        ),
+    ],
+)
+async def test_without_a_token(api: Api, reply: Reply, told: Any) -> None:
+    """Where the token server gives none, the endpoint is not asked, and of the answer only the names are told."""
+    async with TokenServer() as server, Receiver() as receiver:
+        server.fault = reply
+        answer = await save(api, receiver.url, "clevertap", auth=server.auth())
+
+    assert (422, "endpoint_verification_failed") == (answer.status, answer.json["code"])
+    assert ("unreachable", "auth_failed") == (answer.json["attempt"]["outcome"], answer.json["attempt"]["error"]["code"])
+    assert (told, []) == (answer.json["token_answer"], receiver.requests)
+    assert b"hush-" not in answer.body
+
+
+async def test_no_token_answer_where_none_came(api: Api) -> None:
+    """An endpoint that refuses has no token answer told, nor has a token server that is not there."""
+    async with TokenServer() as gone:
+        auth = gone.auth()
+    async with Receiver(500) as receiver:
+        refused = await save(api, receiver.url, "clevertap")
+        unreachable = await save(api, receiver.url, "clevertap", auth=auth)
+
+    assert (422, 422) == (refused.status, unreachable.status)
+    assert [] == [each for each in (refused, unreachable) if "token_answer" in each.json]
+    assert 1 == len(receiver.requests)
 
 
 async def test_it_takes_no_longer_than_the_profile_lets_it(tmp_path: Path) -> None:

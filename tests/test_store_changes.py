@@ -17,10 +17,12 @@ from hookengine.errors import (
     SubscriptionNotFound,
 )
 from hookengine.models import (
+    AccessToken,
     Delivery,
     DeliveryState,
     DisabledReason,
     Health,
+    OAuth2,
     Priority,
     Secret,
     Subscription,
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 KEY = Key(tenant="acme", method="POST", path="/v1/subscriptions", key="k", digest=b"d")
 RETENTION = 30 * DAY
+OAUTH2 = OAuth2(grant="client_credentials", token_url="https://a.example", client_id="c", client_secret=Secret("s"))
+OTHER_OAUTH2 = replace(OAUTH2, scopes=("x",))
+ACCESS_TOKEN = AccessToken(value=Secret("a"), refresh_token=Secret("r"), renew_at=NOW)
 ACTIVE, DISABLED = SubscriptionState.ACTIVE, SubscriptionState.DISABLED
 
 
@@ -368,6 +373,42 @@ async def test_delivery_that_is_not_there(tmp_path: Path, change: Any, tenant: s
 
 
 # Upkeep.
+
+
+# Access tokens of endpoints.
+
+
+async def test_access_token_is_of_one_auth(tmp_path: Path) -> None:
+    """A token is kept for the `auth` that a subscription has, over a restart, and given for no other."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe(auth=OAUTH2)
+        await place.store.writer.change(changes.keep_access_token(made.seq, OTHER_OAUTH2, ACCESS_TOKEN))
+        assert place.store.writer.access_token(made.seq, OAUTH2) is None
+
+        await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
+        assert ACCESS_TOKEN == place.store.writer.access_token(made.seq, OAUTH2)
+    async with opened(tmp_path) as place:
+        assert ACCESS_TOKEN == place.store.writer.access_token(made.seq, OAUTH2)
+        assert place.store.writer.access_token(made.seq, OTHER_OAUTH2) is None
+        assert place.store.writer.access_token(99, OAUTH2) is None
+
+
+@pytest.mark.parametrize("auth", [None, OTHER_OAUTH2], ids=["none", "another"])
+async def test_access_token_goes_with_its_auth(tmp_path: Path, auth: OAuth2 | None) -> None:
+    """A change of `auth` takes the token out of file and memory, and so does the subscription's end."""
+    async with opened(tmp_path) as place:
+        for change in ("edit", "delete"):
+            made = await place.subscribe(auth=OAUTH2)
+            await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
+            await place.edit(made, name="the same auth")
+            assert 1 == len(place.rows("SELECT * FROM access_tokens"))
+            if change == "edit":
+                await place.edit(made, auth=auth)
+            else:
+                await place.store.writer.change(changes.delete_subscription(made.id, None))
+            await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
+
+            assert ([], {}) == (place.rows("SELECT * FROM access_tokens"), place.store.writer.access_tokens)
 
 
 async def test_retries_are_brought_forward_in_steps(tmp_path: Path) -> None:

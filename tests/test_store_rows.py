@@ -9,6 +9,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import msgspec
 import pytest
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
@@ -18,6 +19,7 @@ from hookengine import models
 from hookengine.errors import StorageCorrupt
 from hookengine.models import (
     Accepted,
+    AccessToken,
     AttemptError,
     BasicAuth,
     Broken,
@@ -26,6 +28,7 @@ from hookengine.models import (
     ErrorCode,
     Health,
     Interrupted,
+    OAuth2,
     Priority,
     Refused,
     Request,
@@ -33,6 +36,7 @@ from hookengine.models import (
     Secret,
     SigningSecret,
     SubscriptionState,
+    TokenFields,
     Trigger,
     WhileDisabled,
 )
@@ -111,7 +115,59 @@ def test_subscription_comes_back_as_it_went(db: sqlite3.Connection, one: models.
     assert one == back
     assert all(type(value) is Secret for _, value in back.headers)
     assert all(type(secret.value) is Secret for secret in back.secrets)
-    assert back.auth is None or type(back.auth.password) is Secret
+    assert back.auth is None or (isinstance(back.auth, BasicAuth) and type(back.auth.password) is Secret)
+
+
+def test_oauth2_comes_back_as_it_went(db: sqlite3.Connection) -> None:
+    """How access tokens are got survives, and so do the types of its secrets."""
+    given = OAuth2(
+        grant="password",
+        token_url="https://auth.example/token",
+        client_id="c",
+        client_secret=Secret("hunter2-secret"),
+        username="u",
+        password=Secret("hunter2-password"),
+        scopes=("a", "b"),
+        client_auth="bearer",
+        fields=TokenFields(access_token="jwt"),
+        expires_in=1000,
+    )
+    back = through(db, subscription(CLOCK, seq=7, auth=given)).auth
+
+    assert given == back
+    assert isinstance(back, OAuth2)
+    assert (Secret, Secret) == (type(back.client_secret), type(back.password))
+
+
+def test_auth_from_before_there_were_types_is_basic(db: sqlite3.Connection) -> None:
+    """Rows of earlier versions do not say what type of `auth` they hold."""
+    through(db, FULL)
+    sealed = msgspec.json.decode(VAULT.open(db.execute(sql.subscriptions).fetchone()["sealed"], FULL.id))
+    assert "basic" == sealed["auth"].pop("type")
+    db.execute("UPDATE subscriptions SET sealed = ?", (VAULT.seal(msgspec.json.encode(sealed), FULL.id),))
+
+    assert FULL == rows.subscription(db.execute(sql.subscriptions).fetchone(), VAULT)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param(AccessToken(value=Secret("a")), id="least"),
+        pytest.param(AccessToken(value=Secret("a"), refresh_token=Secret("r"), renew_at=NOW), id="whole"),
+    ],
+)
+def test_access_token_comes_back_as_it_went(db: sqlite3.Connection, token: AccessToken) -> None:
+    """A token survives with the types of its secrets, for the one subscription that it was got for."""
+    one = through(db, FULL)
+    db.execute(sql.save_access_token, rows.access_token_row(one, AccessToken(value=Secret("before")), VAULT))
+    db.execute(sql.save_access_token, rows.access_token_row(one, token, VAULT))
+    [row] = db.execute(sql.access_tokens).fetchall()
+    back = rows.access_token(row, one, VAULT)
+
+    assert token == back
+    assert Secret is type(back.value)
+    with pytest.raises(StorageCorrupt, match=r"the access token of sub_other cannot be read"):
+        rows.access_token(row, replace(one, id="sub_other"), VAULT)
 
 
 def test_every_setting_is_stored(db: sqlite3.Connection) -> None:

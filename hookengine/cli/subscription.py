@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,13 +51,21 @@ def _basic(_context: click.Context, _parameter: click.Parameter, value: str | No
     return {"type": "basic", "username": username, "password": password}
 
 
+def _auth(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    given = _object(context, parameter, value)
+    if given is not None and not isinstance(given, dict):
+        raise click.BadParameter("expected a JSON object")
+    return given
+
+
 # Each is named as the API's member, so that what was given is the document to send.
 _SETTINGS = (
     click.option("--types", "event_types", metavar="TYPE,…", callback=words, help="Exact, order.*, or * (the default)."),
     click.option("--name", help="A name for people."),
     click.option("--profile", help="How the endpoint is spoken to.  [default: the server's]"),
     click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, callback=_headers, help="A further header."),
-    click.option("--basic", "auth", metavar="USER:PASSWORD|@FILE|-", callback=_basic, help="Basic authentication."),
+    click.option("--basic", metavar="USER:PASSWORD|@FILE|-", callback=_basic, help="Basic authentication."),
+    click.option("--auth", metavar="JSON|@FILE|-", callback=_auth, help="The API's auth: for OAuth 2.0."),
     click.option("--method", type=click.Choice(["POST", "PUT", "DELETE", "GET"]), help="In place of the profile's."),
     click.option("--timeout", metavar="DURATION", help="For one attempt: 15s."),
     click.option("--retry-schedule", metavar="DURATION,…", callback=words, help="Delays between attempts: 5s,5m."),
@@ -84,9 +93,15 @@ _OPTIONAL = (
 
 
 def _settings(verb: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(verb)
+    def settled(*args: Any, basic: dict[str, str] | None, auth: dict[str, Any] | None, **members: Any) -> Any:
+        if basic is not None and auth is not None:
+            raise click.UsageError("give either --basic or --auth")
+        return verb(*args, auth=basic or auth, **members)
+
     for option in reversed(_SETTINGS):
-        verb = option(verb)
-    return verb
+        settled = option(settled)
+    return settled
 
 
 _EXAMPLES = """\b

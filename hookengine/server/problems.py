@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion10, web
 from msgspec import UNSET, Struct, UnsetType
@@ -89,12 +89,13 @@ class Problem(Struct, frozen=True, kw_only=True):
     detail: str
     errors: list[MistakeShown] | UnsetType = UNSET
     attempt: views.Attempt | UnsetType = UNSET  # the test that kept a subscription from being saved
+    token_answer: views.TokenAnswer | UnsetType = UNSET  # where that test got no access token
 
 
 def problem(error: RequestError) -> web.Response:
     """The answer that tells of *error*."""
-    attempt = error.attempt if isinstance(error, EndpointVerificationFailed) else UNSET
-    return _problem(error.status, error.code, error.detail, error.mistakes, _headers(error), attempt=attempt)
+    tested = _tested(error) if isinstance(error, EndpointVerificationFailed) else {}
+    return _problem(error.status, error.code, error.detail, error.mistakes, _headers(error), **tested)
 
 
 def problem_of(refused: web.HTTPException) -> web.Response:
@@ -158,14 +159,18 @@ def _headers(error: RequestError) -> dict[str, str]:
     return headers
 
 
+def _tested(error: EndpointVerificationFailed) -> dict[str, Any]:
+    told = {"attempt": error.attempt, "token_answer": error.token_answer}
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _problem(
     status: int,
     code: str,
     detail: str,
     mistakes: tuple[Mistake, ...],
     headers: dict[str, str],
-    *,
-    attempt: views.Attempt | UnsetType = UNSET,
+    **further: Any,
 ) -> web.Response:
     told = Problem(
         type=f"urn:hookengine:problem:{code}",
@@ -174,7 +179,7 @@ def _problem(
         code=code,
         detail=detail,
         errors=[_mistake(mistake) for mistake in mistakes] if mistakes else UNSET,
-        attempt=attempt,
+        **further,
     )
     return web.Response(status=status, body=dump(told), content_type=MEDIA_TYPE, headers=headers)
 

@@ -234,6 +234,7 @@ class SubscriptionOperations(Verification):
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
             ours=_may_have_ours(by),
+            kept_auth=current.auth,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from hookengine import profiles
 from hookengine.errors import EndpointVerificationFailed, Stopping
 from hookengine.models import Accepted, Event, Interrupted, Subscription
+from hookengine.presentation import shown_token_answer
 from hookengine.service.trials import MOST_TESTS, Trials
 
 if TYPE_CHECKING:
@@ -61,7 +62,11 @@ class Verification(Trials):
             return
         if self._refusing and isinstance(attempt.outcome, Interrupted):
             raise Stopping
-        raise EndpointVerificationFailed(_words(profile, attempt), attempt=self._shown(attempt, event, subscription))
+        raise EndpointVerificationFailed(
+            _words(profile, attempt),
+            attempt=self._shown(attempt, event, subscription),
+            token_answer=shown_token_answer(attempt.outcome),
+        )
 
     @asynccontextmanager
     async def _in_turn(self, key: Key | None) -> AsyncIterator[None]:

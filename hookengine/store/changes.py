@@ -19,10 +19,12 @@ from hookengine.errors import (
     SubscriptionNotFound,
 )
 from hookengine.models import (
+    AccessToken,
     Delivery,
     DeliveryState,
     DisabledReason,
     Health,
+    OAuth2,
     Priority,
     Subscription,
     SubscriptionState,
@@ -107,6 +109,8 @@ def edit_subscription(
                 await tx.run(sql.set_meta, (f"{_ENABLING}{before.seq}", tx.now))
             else:
                 edited = replace(edited, disabled_reason=DisabledReason.MANUAL)
+        if edited.auth != before.auth:
+            await _drop_access_token(tx, before.seq)
         after = replace(edited, version=before.version + 1, updated_at=tx.now)
         commit = Commit()
         commit.health.append(rows.health_row(before.seq, health))
@@ -133,9 +137,37 @@ def delete_subscription(
         await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
         await tx.run(sql.drop_meta, (f"{_ENABLING}{subscription.seq}",))
         await tx.run(sql.drop_replays, (subscription.seq,))
+        await _drop_access_token(tx, subscription.seq)
         tx.drop(subscription)
 
     return step
+
+
+def keep_access_token(subscription: int, auth: OAuth2, token: AccessToken) -> Callable[[Transaction], Awaitable[None]]:
+    """Keep what *auth* gave, unless the subscription has another one by now."""
+
+    async def step(tx: Transaction) -> None:
+        current = tx.index.get(subscription)
+        if current is None or current.auth != auth:
+            return
+        await tx.run(sql.save_access_token, rows.access_token_row(current, token, tx.vault))
+
+        def follow() -> None:
+            tx.access_tokens[subscription] = token
+
+        tx.after.append(follow)
+
+    return step
+
+
+async def _drop_access_token(tx: Transaction, subscription: int) -> None:
+    if subscription in tx.access_tokens:
+        await tx.run(sql.drop_access_token, (subscription,))
+
+        def follow() -> None:
+            tx.access_tokens.pop(subscription, None)
+
+        tx.after.append(follow)
 
 
 def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:

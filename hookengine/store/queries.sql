@@ -277,6 +277,19 @@ DELETE FROM tenants WHERE name = ?;
 -- Every token, by what is kept of it.
 SELECT seq, user, digest, scopes, tenant, created_at, expires_at, last_used_at FROM tokens ORDER BY seq;
 
+-- access_tokens
+-- The access tokens of endpoints.
+SELECT subscription, sealed FROM access_tokens;
+
+-- save_access_token
+-- The access token of an endpoint, in the place of the one before.
+INSERT INTO access_tokens (subscription, sealed) VALUES (?, ?)
+ON CONFLICT (subscription) DO UPDATE SET sealed = excluded.sealed;
+
+-- drop_access_token
+-- None any more.
+DELETE FROM access_tokens WHERE subscription = ?;
+
 -- insert_token
 -- A token of a user that has none that can be read.
 INSERT OR REPLACE INTO tokens (user, digest, scopes, tenant, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING seq;

@@ -270,9 +270,29 @@ def subscription(row: Row, vault: Vault) -> models.Subscription:
         fields: dict[str, Any] = {name: row[name] for name in _COLUMNS}
         fields |= msgspec.json.decode(row["settings"])
         fields |= msgspec.json.decode(vault.open(row["sealed"], row["id"]))
+        if fields["auth"] is not None:
+            fields["auth"].setdefault("type", "basic")  # at first there was no other one, and it was not said
         return msgspec.convert(fields, models.Subscription, dec_hook=_secret)
     except (msgspec.MsgspecError, TypeError, ValueError, StorageCorrupt) as error:
         raise StorageCorrupt(f"subscription {row['id']} (row {row['seq']}) cannot be read: {error}") from error
+
+
+def access_token_row(s: models.Subscription, token: models.AccessToken, vault: Vault) -> Values:
+    """The values of `save_access_token`."""
+    return (s.seq, vault.seal(msgspec.json.encode(token, enc_hook=str), _access_token_context(s)))
+
+
+def access_token(row: Row, s: models.Subscription, vault: Vault) -> models.AccessToken:
+    """The access token of *s* from the columns of `access_tokens`; raises StorageCorrupt, naming the subscription."""
+    try:
+        fields = msgspec.json.decode(vault.open(row["sealed"], _access_token_context(s)))
+        return msgspec.convert(fields, models.AccessToken, dec_hook=_secret)
+    except (msgspec.MsgspecError, StorageCorrupt) as error:
+        raise StorageCorrupt(f"the access token of {s.id} cannot be read: {error}") from error
+
+
+def _access_token_context(s: models.Subscription) -> str:
+    return f"access token:{s.id}"
 
 
 def health(row: Row) -> models.Health:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.clock import Clock
-    from hookengine.models import Health
+    from hookengine.models import AccessToken, Health
     from hookengine.store.intake import Listener
 
 CHECK_VALUE = "vault_check"  # the name of what tells whether a key is the right one
@@ -82,6 +82,7 @@ class Store:
             listener=listener,
             tenants=await self._tenants(reading, vault),
             tokens=await self._tokens(reading),
+            access_tokens=await self._access_tokens(reading, index, vault),
             event_types={row["type"] for row in await reading.execute_fetchall(sql.event_type_names)},
         )
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
@@ -154,6 +155,18 @@ class Store:
             try:
                 tokens.put(rows.token(row))
             except StorageCorrupt as error:
+                self.unreadable.append(error)
+        return tokens
+
+    async def _access_tokens(self, db: aiosqlite.Connection, index: Index, vault: Vault) -> dict[int, AccessToken]:
+        tokens = {}
+        for row in await db.execute_fetchall(sql.access_tokens):
+            subscription = index.get(row["subscription"])
+            if subscription is None:  # it cannot be read itself
+                continue
+            try:
+                tokens[subscription.seq] = rows.access_token(row, subscription, vault)
+            except StorageCorrupt as error:  # the endpoint's deliveries ask for a new one
                 self.unreadable.append(error)
         return tokens
 

@@ -29,6 +29,7 @@ class Transaction:
         self.health = writer.health
         self.tenants = writer.tenants
         self.tokens = writer.tokens
+        self.access_tokens = writer.access_tokens
         self.event_types = writer.event_types
         self.vault = writer.vault
         self.listener = writer.listener

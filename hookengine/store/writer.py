@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hookengine.access import Tokens
     from hookengine.clock import Clock
     from hookengine.matching import Index
-    from hookengine.models import Health, SigningSecret, Subscription, Tenant
+    from hookengine.models import AccessToken, Health, OAuth2, SigningSecret, Subscription, Tenant
     from hookengine.scheduler import Refill
     from hookengine.vault import Vault
 
@@ -69,7 +69,8 @@ class _Publication:
 
 class Writer:
     """
-    Owns the write connection, and what is kept in memory: the index, the failure counters, tenants, tokens and event types.
+    Owns the write connection, and what is kept in memory: the index, the failure counters, tenants, tokens, event types and
+    the access tokens of endpoints.
 
     Others send it work, by methods that append and wake. What it has committed it tells the listener itself.
     """
@@ -87,13 +88,15 @@ class Writer:
         tenants: dict[str, Tenant],
         tokens: Tokens,
         event_types: set[str],
+        access_tokens: dict[int, AccessToken],
     ) -> None:
         self.vault = vault
         self.index = index  # changed here only, after a commit
         self.health = health  # by subscription; changed here only, after a commit
-        self.tenants = tenants  # by name; these three too are changed after a commit
+        self.tenants = tenants  # by name; these four too are changed after a commit
         self.tokens = tokens
         self.event_types = event_types
+        self.access_tokens = access_tokens  # by subscription, each given for the `auth` that it has
         self._db = db
         self._clock = clock
         self._keys = keys
@@ -144,6 +147,11 @@ class Writer:
     def secrets(self, subscription: Subscription, *, of_tenant: bool) -> tuple[SigningSecret, ...]:
         """What signs a request to *subscription*: its own secrets, or with *of_tenant* as `tenant_secrets`."""
         return self.tenant_secrets(subscription.tenant) if of_tenant else subscription.secrets
+
+    def access_token(self, subscription: int, auth: OAuth2) -> AccessToken | None:
+        """The access token that was kept for a subscription (its seq); None unless it has this very *auth*."""
+        current = self.index.get(subscription)
+        return self.access_tokens.get(subscription) if current is not None and current.auth == auth else None
 
     async def change(self, step: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run *step* alone in a transaction; what it put into `after` follows the commit at once."""

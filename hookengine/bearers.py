@@ -1,0 +1,178 @@
+"""The access tokens of endpoints: one source for each subscription, which asks once for all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+# Loaded here, when an engine starts, and not by the first token: that would hold up everybody's deliveries for 0.1 s.
+import oauthlib.oauth2  # noqa: F401
+from msgspec.structs import replace
+
+from hookengine import auth
+from hookengine.auth import NoToken
+from hookengine.errors import HookEngineError
+from hookengine.models import (
+    Accepted,
+    AccessToken,
+    AttemptError,
+    Broken,
+    ErrorCode,
+    Interrupted,
+    OAuth2,
+    Refused,
+    SecretBytes,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from hookengine.models import Authorization, Outcome, Request, Response, TokenAnswer
+
+T = TypeVar("T")
+
+Load = Callable[[int, OAuth2], AccessToken | None]
+Save = Callable[[int, OAuth2, AccessToken], Awaitable[None]]
+
+
+class Source:
+    """
+    Where the attempts of one subscription have their token from.
+
+    Owned by `Bearers`; a renewal belongs to nobody who waits for it.
+    """
+
+    __slots__ = ("oauth2", "renewal", "subscription", "token")
+
+    def __init__(self, of: Authorization, token: AccessToken | None) -> None:
+        self.subscription = of.subscription
+        self.oauth2 = of.oauth2
+        self.token = token
+        self.renewal: asyncio.Task[AccessToken | Outcome] | None = None
+
+
+class Bearers:
+    """
+    The sources, and the renewals under way.
+
+    *send* sends a request for a token. *load* gives the token that was kept for a subscription (its seq) with such an `auth`,
+    and *save* keeps one; a subscription that is not stored (seq 0) has neither. To be made inside the running loop.
+    """
+
+    def __init__(
+        self, send: Callable[[Request], Awaitable[Outcome]], *, now: Callable[[], int], load: Load | None, save: Save | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._now = now
+        self._load = load
+        self._save = save
+        self._sources: dict[int, Source] = {}  # by subscription; one that is not stored is not here
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def source(self, of: Authorization) -> Source:
+        """The source for attempts with this authorization; another `auth` of a subscription than before begins anew."""
+        known = self._sources.get(of.subscription)
+        if known is not None and known.oauth2 == of.oauth2:
+            return known
+        if of.subscription == 0:
+            return Source(of, None)
+        kept = None if self._load is None else self._load(of.subscription, of.oauth2)
+        source = self._sources[of.subscription] = Source(of, kept)
+        return source
+
+    def forget(self, subscription: int) -> None:
+        """Let go of its source, because it was deleted."""
+        self._sources.pop(subscription, None)
+
+    async def token(self, source: Source, *, refused: AccessToken | None, within: int, until: float) -> AccessToken | Outcome:
+        """
+        A token that is not *refused*, for which is waited *until* a time of the loop; else how the attempt ends.
+
+        The renewal has *within* ms. There is one at a time, and who is cancelled meanwhile does not end it.
+        """
+        token = source.token
+        if token is not None and token is not refused and (token.renew_at is None or self._now() < token.renew_at):
+            return token
+        renewal = source.renewal
+        if renewal is None:
+            renewal = source.renewal = self._begin(self._renew(source, within))
+        await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()))
+        if not renewal.done():
+            return _failed("No access token came about in time.")
+        return Interrupted() if renewal.cancelled() else renewal.result()
+
+    async def close(self) -> None:
+        """End the renewals under way; who waits for one is interrupted."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _renew(self, source: Source, within: int) -> AccessToken | Outcome:
+        renewed: AccessToken | Outcome
+        try:
+            renewed = await self._ask(source, self._loop.time() + within / 1000)
+        except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
+            renewed = Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=f"{type(error).__name__} in a renewal"))
+        finally:
+            source.renewal = None
+        if isinstance(renewed, AccessToken):
+            source.token = renewed
+            if source.subscription != 0:
+                self._begin(self._keep(source, renewed))
+        return renewed
+
+    async def _ask(self, source: Source, until: float) -> AccessToken | Outcome:
+        steps = auth.renew(source.oauth2, source.token, now=self._now())
+        try:
+            request = next(steps)
+            while True:
+                timeout = max(1, round((until - self._loop.time()) * 1000))
+                outcome = await self._send(replace(request, timeout=timeout))
+                answer = _answer(outcome)
+                if answer is None:
+                    return _without_answer(outcome)
+                request = steps.send(answer)
+        except StopIteration as end:
+            token: AccessToken = end.value
+            return token
+        except NoToken as refused:
+            return _failed(str(refused), refused.answer)
+
+    async def _keep(self, source: Source, token: AccessToken) -> None:
+        if self._save is None:
+            return
+        try:
+            await self._save(source.subscription, source.oauth2, token)
+        except HookEngineError:
+            return  # the storage fails, or has stopped: after the next start a token is asked for
+
+
+def _answer(outcome: Outcome) -> Response | None:
+    """The answer of a token server, which does not show itself."""
+    response = outcome.response if isinstance(outcome, Accepted | Refused) else None
+    return None if response is None else replace(response, body=SecretBytes(response.body))
+
+
+def _without_answer(outcome: Outcome) -> Outcome:
+    """How an attempt ends whose token server gave no answer; what is this machine's fault stays that."""
+    match outcome:
+        case Unreachable(error=error):
+            return _failed(f"No access token came about. {error.detail}")
+        case Refused():  # whose detail quotes what came
+            return _failed("No access token came about: the token server's answer cannot be read as HTTP/1.1.")
+        case _:
+            return outcome
+
+
+def _failed(detail: str, answer: TokenAnswer | None = None) -> Unreachable:
+    return Unreachable(error=AttemptError(code=ErrorCode.AUTH_FAILED, detail=detail), token_answer=answer)
