@@ -32,6 +32,8 @@ _MOST_MISTAKES = 1000
 _MOST_SUGGESTIONS = 100  # each costs about 0.1 ms
 _DEEPEST = 64  # levels of arrays and objects under Any, as in a JSON text
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_LONE = "a lone surrogate is no character"
 _DURATION = re.compile(r"0*([0-9]{1,13})(ms|s|m|h|d)")
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # largest first
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:([0-9]{2})(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?")
@@ -134,8 +136,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def pointer(*parts: str | int) -> str:
-    """The JSON pointer (RFC 6901) of *parts*; what is longer than an error may repeat is cut."""
-    return "".join(f"/{_cut(str(part)).replace('~', '~0').replace('/', '~1')}" for part in parts)
+    """The JSON pointer (RFC 6901) of *parts*; what is too long to repeat is cut, and what is no character replaced."""
+    return "".join(f"/{_SURROGATE.sub('�', _cut(str(part))).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
 
 def _cut(text: str) -> str:
@@ -319,8 +321,10 @@ class Problems:
     def _anything(self, raw: Any, at: str, level: int = 0) -> Any:
         """*raw* if it can be printed as JSON."""
         match raw:
-            case None | bool() | str() | Raw():
+            case None | bool() | str() | Raw() if _is_unicode(raw):
                 return raw
+            case str():
+                self.add(at, "invalid_value", _LONE)
             case int() if -(2**63) <= raw < 2**64:
                 return raw
             case float() if math.isfinite(raw):
@@ -331,8 +335,11 @@ class Problems:
                 values = [self._anything(value, f"{at}/{i}", level + 1) for i, value in enumerate(raw)]
                 return _BAD if any(value is _BAD for value in values) else values
             case Mapping() if level < _DEEPEST and all(isinstance(name, str) for name in raw):
-                members = {name: self._anything(value, at + pointer(name), level + 1) for name, value in raw.items()}
-                return _BAD if any(value is _BAD for value in members.values()) else members
+                members = {
+                    self._leaf(str, name, at + pointer(name)): self._anything(value, at + pointer(name), level + 1)
+                    for name, value in raw.items()
+                }
+                return _BAD if _BAD in members or any(value is _BAD for value in members.values()) else members
             case list() | tuple() | Mapping() if level >= _DEEPEST:
                 self.add(at, "invalid_value", f"more than {_DEEPEST} levels of arrays and objects")
             case _:
@@ -345,6 +352,9 @@ class Problems:
         except ValidationError as error:
             self.add(at, *_explained(error, hint, raw))
             return _BAD
+        if isinstance(raw, str) and not _is_unicode(raw):
+            self.add(at, "invalid_value", _LONE)
+            return _BAD
         if (type(value) is int and not -(2**63) <= value < 2**63) or (type(value) is float and not math.isfinite(value)):
             self.add(at, "invalid_value", "the number is out of range")
             return _BAD
@@ -355,10 +365,21 @@ def _at_once(hint: Any, raw: Any) -> Any:
     """*raw* converted where msgspec alone can tell that it is right, or _BAD: of what is wrong it names one mistake only."""
     if _is_exact(hint):
         try:
-            return msgspec.convert(raw, hint, dec_hook=_decode)
+            value = msgspec.convert(raw, hint, dec_hook=_decode)
         except ValidationError:
-            pass
+            return _BAD
+        if _is_unicode(raw):
+            return value
     return _BAD
+
+
+def _is_unicode(raw: Any) -> bool:
+    """Whether all texts in *raw* can be written as UTF-8: a str of Python's can hold half of a surrogate pair."""
+    if isinstance(raw, str):
+        return raw.isascii() or _SURROGATE.search(raw) is None
+    if isinstance(raw, Mapping):
+        return all(_is_unicode(name) and _is_unicode(value) for name, value in raw.items())
+    return not isinstance(raw, list | tuple) or all(map(_is_unicode, raw))
 
 
 _NAMES = {

@@ -450,6 +450,20 @@ def test_everything_valid() -> None:
         pytest.param("option", -1, [("/option", "invalid_value")], id="mixed-union-bound"),
         pytest.param("tpye", 1, [("/tpye", "unknown_member")], id="I35"),
         pytest.param("", 1, [("/", "unknown_member")], id="empty-name"),
+        pytest.param("type", "\ud83d", [("/type", "invalid_value")], id="half-a-character"),
+        pytest.param("types", ["a", "\udc00"], [("/types/1", "invalid_value")], id="half-in-an-array"),
+        pytest.param(
+            "metadata",
+            {"a": ["\udc00"], "\ud83d": 1},
+            [("/metadata/a/0", "invalid_value"), ("/metadata/�", "invalid_value")],
+            id="half-under-any",
+        ),
+        pytest.param(
+            "basic",
+            {"type": "basic", "username": "\ud83d", "password": "p"},
+            [("/basic/username", "invalid_value")],
+            id="half-in-a-struct",
+        ),
     ],
 )
 def test_each_mistake_is_found(name: str, value: Any, expected: list[tuple[str, str]]) -> None:
