@@ -275,6 +275,20 @@ async def test_large_fan_out_is_spread_over_commits(tmp_path: Path) -> None:
         assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
 
 
+async def test_large_events_are_spread_over_commits(tmp_path: Path) -> None:
+    """Events that are large together wait for the next commit, in their order, so that memory stays bounded."""
+    large = b'"' + b"x" * (1 << 20) + b'"'
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        async with traced(place) as statements:
+            receipts = await all_of(*(place.publish(draft(data=large)) for _ in range(20)))
+
+        assert list(range(1, 21)) == [receipt.event.seq for (receipt,) in receipts]
+        assert [8, 8, 4] == [len(batch) for batch in place.listener.all("accepted")]
+        assert 3 == commits(statements)
+        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
+
+
 async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> None:
     """What was left to the next commit is not stored twice when the present one fails."""
     async with opened(tmp_path) as place:

@@ -40,6 +40,7 @@ T = TypeVar("T")
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
 MOST_WAITING_BYTES = 64 << 20
 _BATCH = 1_000  # events of one commit
+_BATCH_BYTES = 8 << 20  # once a commit takes so many, further publications wait for the next
 _MOST_DELIVERIES = 5_000  # once a commit makes so many, further publications wait for the next
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 5.0
@@ -238,13 +239,14 @@ class Writer:
 
     def _some_publications(self) -> list[_Publication]:
         taken: list[_Publication] = []
-        events = 0
-        while self._publications and events < _BATCH:
+        events = size = 0
+        while self._publications and events < _BATCH and size < _BATCH_BYTES:
             publication = self._publications.popleft()
             events += len(publication.drafts)
-            self._waiting_bytes -= publication.size
+            size += publication.size
             taken.append(publication)
         self._waiting -= events
+        self._waiting_bytes -= size
         return taken
 
     def _put_back(self, publications: list[_Publication], position: int) -> None:
