@@ -63,7 +63,9 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(ms: int) -> str:
-    """*ms* in the largest unit that is whole."""
+    """*ms* in the largest unit that is whole; nothing at all in seconds."""
+    if not ms:
+        return "0s"
     unit = next(unit for unit, size in _UNITS.items() if ms % size == 0)
     return f"{ms // _UNITS[unit]}{unit}"
 

@@ -88,7 +88,16 @@ def test_bad_durations(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("ms", "expected"),
-    [(1, "1ms"), (999, "999ms"), (1000, "1s"), (1500, "1500ms"), (90_000, "90s"), (3_600_000, "1h"), (172_800_000, "2d")],
+    [
+        (0, "0s"),
+        (1, "1ms"),
+        (999, "999ms"),
+        (1000, "1s"),
+        (1500, "1500ms"),
+        (90_000, "90s"),
+        (3_600_000, "1h"),
+        (172_800_000, "2d"),
+    ],
 )
 def test_durations_are_printed_in_the_largest_whole_unit(ms: int, expected: str) -> None:
     """The unit is the largest in which the number is whole."""
