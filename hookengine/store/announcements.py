@@ -9,7 +9,7 @@ import orjson
 from hookengine.matching import OURS
 from hookengine.models import Accepted, Delivery, Event
 from hookengine.store import rows
-from hookengine.store.intake import Draft
+from hookengine.store.intake import Draft, accept
 from hookengine.validation import format_time
 
 if TYPE_CHECKING:
@@ -46,34 +46,12 @@ class Announcer:
 
     def announce(self, commit: Commit, type: str, data: Mapping[str, Any]) -> list[tuple[Delivery, Event]]:
         """Put an event that is wanted into *commit*, with its deliveries, which are returned."""
-        now, keys = self._now, self._keys
-        keys.events += 1
         self.event_count += 1
         draft = Draft(tenant=OURS, type=type, data=orjson.dumps(data))
-        event = Event(
-            seq=keys.events,
-            id=self._clock.new_id("evt"),
-            tenant=OURS,
-            type=type,
-            data=draft.data,
-            accepted_at=now,
-            occurred_at=now,
-        )
-        deliveries = [self._delivery(event, taker) for taker in self._index.match(OURS, type)]
+        event, deliveries = accept(draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now)
         commit.events.append(rows.event_row(event, len(deliveries), draft, commit))
         commit.deliveries.extend(map(rows.new_delivery_row, deliveries))
         return [(delivery, event) for delivery in deliveries]
-
-    def _delivery(self, event: Event, subscription: Subscription) -> Delivery:
-        self._keys.deliveries += 1
-        return Delivery(
-            seq=self._keys.deliveries,
-            id=self._clock.new_id("dlv"),
-            event=event.seq,
-            subscription=subscription.seq,
-            due_at=self._now,
-            created_at=self._now,
-        )
 
 
 def of_enabled(subscription: Subscription) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hookengine.statistics import NO_ATTEMPT, bucket_of, hour_of
 from hookengine.store import announcements, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, Announcer
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result
+from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result, accept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -126,8 +126,7 @@ class Batch:
             if before is not None:
                 receipts.append(before)
                 continue
-            event = self._event(draft)
-            deliveries = [self._delivery(event, s, draft) for s in self._index.match(draft.tenant, draft.type, draft.only)]
+            event, deliveries = accept(draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now)
             receipt = Receipt(event=event, deliveries=len(deliveries))
             receipts.append(receipt)
             fresh.append((receipt, draft, deliveries))
@@ -207,32 +206,6 @@ class Batch:
         if digest != draft.digest:
             raise EventExists(f"another event with the id {draft.id} was accepted before")
         return receipt
-
-    def _event(self, draft: Draft) -> Event:
-        self._keys.events += 1
-        return Event(
-            seq=self._keys.events,
-            id=draft.id or self._clock.new_id("evt"),
-            tenant=draft.tenant,
-            type=draft.type,
-            data=draft.data,
-            accepted_at=self._now,
-            occurred_at=self._now if draft.occurred_at is None else draft.occurred_at,
-            ordering_key=draft.ordering_key,
-        )
-
-    def _delivery(self, event: Event, subscription: Subscription, draft: Draft) -> Delivery:
-        self._keys.deliveries += 1
-        return Delivery(
-            seq=self._keys.deliveries,
-            id=self._clock.new_id("dlv"),
-            event=event.seq,
-            subscription=subscription.seq,
-            priority=draft.priority,
-            due_at=self._now if draft.deliver_at is None else max(self._now, draft.deliver_at),
-            created_at=self._now,
-            expires_at=draft.expires_at,
-        )
 
 
 def _disabled(subscription: Subscription, reason: DisabledReason, *, now: int) -> Subscription:

@@ -11,7 +11,10 @@ from hookengine.models import Attempt, Delivery, DisabledReason, Event, Health, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hookengine.clock import Clock
+    from hookengine.matching import Index
     from hookengine.scheduler import Mark, Refill
+    from hookengine.store.batch import Keys
 
 
 KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
@@ -31,6 +34,38 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
     expires_at: int | None = None
     only: frozenset[str] | None = None
     digest: bytes | None = None
+
+
+def accept(draft: Draft, *, index: Index, keys: Keys, clock: Clock, now: int) -> tuple[Event, list[Delivery]]:
+    """The event that *draft* becomes, and its deliveries to the subscriptions that match."""
+    keys.events += 1
+    event = Event(
+        seq=keys.events,
+        id=draft.id or clock.new_id("evt"),
+        tenant=draft.tenant,
+        type=draft.type,
+        data=draft.data,
+        accepted_at=now,
+        occurred_at=now if draft.occurred_at is None else draft.occurred_at,
+        ordering_key=draft.ordering_key,
+    )
+    due_at = now if draft.deliver_at is None else max(now, draft.deliver_at)
+    deliveries = []
+    for subscription in index.match(draft.tenant, draft.type, draft.only):
+        keys.deliveries += 1
+        deliveries.append(
+            Delivery(
+                seq=keys.deliveries,
+                id=clock.new_id("dlv"),
+                event=event.seq,
+                subscription=subscription.seq,
+                priority=draft.priority,
+                due_at=due_at,
+                created_at=now,
+                expires_at=draft.expires_at,
+            )
+        )
+    return event, deliveries
 
 
 class Key(Struct, frozen=True, kw_only=True, gc=False):
