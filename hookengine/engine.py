@@ -214,6 +214,7 @@ class Engine(Api):
         metrics = Metrics()
         ring = Ring(clock)
         observers: list[Observer] = [LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring]
+        observe = _to_all(observers)
         door = None
         if self._serve is not None:  # bound first, so that requests never go to ourselves, but not open yet
             door = await bind(self._serve)
@@ -245,7 +246,7 @@ class Engine(Api):
             sender=sender,
             clock=clock,
             profiles=config.profiles,
-            observe=_to_all(observers),
+            observe=observe,
             payload_cache=config.delivery.payload_cache,
         )
         await store.open(dispatcher)
@@ -260,12 +261,10 @@ class Engine(Api):
         )
         await dispatcher.load(store)
         for unreadable in store.unreadable:
-            _to_all(observers)(Fault(where="start", error=str(unreadable)))
+            observe(Fault(where="start", error=str(unreadable)))
         for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
-            _to_all(observers)(
-                Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit")
-            )
-        maintenance = Maintenance(store, retention=config.store.retention, observe=_to_all(observers))
+            observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))
+        maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
         observers.append(maintenance)
         service = Service(
             store, sender=sender, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy

@@ -195,8 +195,11 @@ class SubscriptionOperations(Verification):
         id: str,
         edit: Callable[[models.Subscription, int], models.Subscription],
         versions: frozenset[int] | None,
+        *,
+        enable: bool = False,
     ) -> models.Subscription:
-        return await self._store.writer.change(changes.edit_subscription(id, by.tenant, edit, versions=versions))
+        change = changes.edit_subscription(id, by.tenant, edit, versions=versions, enable=enable)
+        return await self._store.writer.change(change)
 
     async def _set_state(
         self,
@@ -206,14 +209,8 @@ class SubscriptionOperations(Verification):
         versions: frozenset[int] | None,
     ) -> views.Subscription:
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
-        change = changes.edit_subscription(
-            id,
-            by.tenant,
-            lambda current, _: replace(current, state=state),
-            versions=versions,
-            enable=state is SubscriptionState.ACTIVE,
-        )
-        return self._view(await self._store.writer.change(change))
+        enable = state is SubscriptionState.ACTIVE
+        return self._view(await self._edit(by, id, lambda current, _: replace(current, state=state), versions, enable=enable))
 
     def _patched(self, by: Principal, current: models.Subscription, patch: dict[str, Any], fresh: str) -> models.Subscription:
         problems = Problems()
