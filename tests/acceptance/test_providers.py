@@ -26,7 +26,7 @@ from node import Node
 
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
-from hookengine.validation import parse_time
+from hookengine.validation import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -294,12 +294,13 @@ async def test_clearfeed_event(daemon: Daemon, ask_node: Any, example: Any) -> N
         await daemon.subscribe(url, profile="clearfeed", tenant=tenant, event_types=[type_])
         data = {name: value for name, value in example.items() if name not in {"id", "type", "sub_type"}}
         before = Clock().now() // 1000
-        await publish(daemon, "request.other", data, tenant=tenant)
+        other = await publish(daemon, "request.other", data, tenant=tenant)
         await publish(daemon, type_, data, tenant=tenant, id=example["id"])
         ping, event = await receiver.wait(2)
     changed = [question | {"body": question["body"] + " "} for question in for_clearfeed([event], url, secret)]
     verdicts = await ask_node("clearfeed.mjs", for_clearfeed([ping, event], url, secret) + changed)
 
+    assert 0 == other["deliveries"]
     assert (json.dumps(example), "POST") == (printed(event), event.method)
     assert re.fullmatch("[0-9a-f]{64}", event.header("X-CF-Signature") or "")
     assert before <= int(event.header("X-CF-Timestamp") or 0) <= event.at // 1000
@@ -345,6 +346,22 @@ async def test_clearfeed_secret_is_an_option(daemon: Daemon, ask_node: Any) -> N
     assert [True] * 4 == verdicts
 
 
+async def test_clearfeed_code_refuses_what_is_old(daemon: Daemon, ask_node: Any) -> None:
+    """What occurred more than five minutes ago is sent and signed, and the printed code refuses it for its age alone."""
+    secret = (await daemon.ask("PUT", "/v1/tenants/clearfeed-old/secret"))["secret"]
+    async with Receiver() as receiver:
+        await daemon.subscribe(receiver.url, profile="clearfeed", tenant="clearfeed-old")
+        for age in (310_000, 290_000):
+            occurred_at = format_time(Clock().now() - age)
+            await publish(daemon, "request.created", {"age": age}, tenant="clearfeed-old", occurred_at=occurred_at)
+        _, *requests = await receiver.wait(3)
+    requests.sort(key=lambda request: int(request.header("X-CF-Timestamp") or 0))
+    verdicts = await ask_node("clearfeed.mjs", for_clearfeed(requests, receiver.url, secret))
+
+    assert [310_000, 290_000] == [json.loads(request.body)["age"] for request in requests]
+    assert [None, True] == verdicts
+
+
 # Clarife.
 
 
@@ -386,6 +403,20 @@ async def test_clarife_test_event(daemon: Daemon, ask_node: Any) -> None:
     assert ("document.updated", CLARIFE["data"]) == (typed["type"], typed["data"])
     assert all(body["id"].startswith("test_") for body in (plain, typed))
     assert ([True, True], []) == (verdicts, stored["data"])
+
+
+async def test_clarife_takes_2xx_only(daemon: Daemon) -> None:
+    """Whatever is not 2xx is tried again, a redirect and a 410 too, and any 2xx delivers."""
+    statuses = [302, 400, 410, 503, 204]
+    async with Receiver(statuses) as receiver:
+        wanted: dict[str, Any] = {"profile": "clarife", "tenant": "clarife-2xx", "retry_schedule": ["0s"] * 5}
+        id_ = await daemon.subscribe(receiver.url, **wanted)
+        await publish(daemon, "document.updated", {}, tenant="clarife-2xx")
+        await receiver.wait(5)
+        [made] = (await daemon.ask("GET", f"/v1/deliveries?subscription={id_}"))["data"]
+        delivery = await until(daemon, f"/v1/deliveries/{made['id']}", state="delivered")
+
+    assert statuses == [attempt["status_code"] for attempt in delivery["attempts"]]
 
 
 async def test_clarife_event_types(daemon: Daemon) -> None:
@@ -503,6 +534,20 @@ async def test_clevertap_oauth2(daemon: Daemon, grant: str) -> None:
     tokens = [f"Bearer {issued.access_token}" for issued in server.issued]
     assert [tokens[0], tokens[1], tokens[1], tokens[2]] == [request.header("Authorization") for request in requests]
     assert "hush-" not in shown
+
+
+async def test_clevertap_fields_of_the_token(daemon: Daemon) -> None:
+    """Where the token's member has another name, the failed save tells which there are, and once it is mapped it is used."""
+    answer = {"jwt": "the-token", "next": "another", "ttl": "3600"}
+    async with TokenServer() as server, Receiver() as receiver:
+        server.fault = Reply(headers=(("content-type", "application/json"),), body=json.dumps(answer).encode())
+        wanted: dict[str, Any] = {"url": receiver.url, "profile": "clevertap", "tenant": "clevertap-fields"}
+        status, problem = await daemon.answer("POST", "/v1/subscriptions", wanted | {"auth": server.auth()})
+        fields = {"access_token": "jwt", "refresh_token": "next", "expires_in": "ttl"}
+        saved, _ = await daemon.answer("POST", "/v1/subscriptions", wanted | {"auth": server.auth(fields=fields)})
+
+    assert (422, {"status_code": 200, "fields": list(answer)}) == (status, problem["token_answer"])
+    assert (201, ["Bearer the-token"]) == (saved, [request.header("Authorization") for request in receiver.requests])
 
 
 async def test_clevertap_token_is_renewed_once(daemon: Daemon) -> None:
