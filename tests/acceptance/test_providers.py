@@ -174,7 +174,7 @@ async def schedules(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[d
         yield tasks
         for task in tasks.values():
             task.cancel()
-        await asyncio.wait(tasks.values())
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 # Saving.
