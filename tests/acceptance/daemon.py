@@ -24,30 +24,44 @@ PATIENCE = 30  # s until a test that waits has failed
 
 CONFIG = """
 [security]
-allow_http = true
+allow_http = {allow_http}
 allow_networks = ["127.0.0.0/8"]
 [log]
 level = "error"
 [delivery]
 concurrency = {concurrency}
 drain = "{drain}"
+{tables}
 """
 
 
 class Daemon:
     """
-    `hookengine serve` on the data in *folder*.
+    `hookengine serve` on the data in *folder*, with further *tables* of the configuration.
 
-    Entered, it is ready; left, it is killed if it still runs. It may be started again after it has ended.
+    Entered, it is ready; left, it is killed if it still runs. It may be started again after it has ended. It trusts the
+    certificates of the system, or those in the file *trusting*.
     """
 
-    def __init__(self, folder: Path, *, concurrency: int = 256, drain: str = "25s") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        concurrency: int = 256,
+        drain: str = "25s",
+        allow_http: bool = True,
+        tables: str = "",
+        trusting: Path | None = None,
+    ) -> None:
         self.data = folder / "data"
         self.url = ""
         self.said: list[str] = []  # on stderr
         self.up = asyncio.Event()  # it takes requests
         self._config = folder / "config.toml"
-        self._config.write_text(CONFIG.format(concurrency=concurrency, drain=drain))
+        self._config.write_text(
+            CONFIG.format(concurrency=concurrency, drain=drain, allow_http=json.dumps(allow_http), tables=tables)
+        )
+        self._environment = {} if trusting is None else {"SSL_CERT_FILE": str(trusting)}
         self._process: asyncio.subprocess.Process
         self._listening: asyncio.Task[None]
         self._client: aiohttp.ClientSession | None = None
@@ -72,7 +86,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self.said = []
-        self._process = await serve(self.data, self._config)
+        self._process = await serve(self.data, self._config, **self._environment)
         self._listening = asyncio.create_task(self._listen())
         await self.says("Ready.")
         self.url = json.loads((self.data / "daemon.json").read_text())["url"]
@@ -127,6 +141,21 @@ class Daemon:
             answer.raise_for_status()
             return await answer.json() if answer.content_length else None
 
+    async def answer(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> tuple[int, Any]:
+        """The status and the value of the answer to a request, whatever it is; with *token* in place of the owner's."""
+        assert self._client is not None
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        async with self._client.request(method, path, json=body, headers=headers) as answer:
+            return answer.status, await answer.json(content_type=None) if answer.content_length else None
+
+    async def metric(self, name: str) -> float:
+        """What a metric without labels shows."""
+        assert self._client is not None
+        async with self._client.get("/metrics") as answer:
+            found = re.search(rf"^{name} (\S+)$", await answer.text(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
     async def subscribe(self, url: str, **settings: Any) -> str:
         """The id of a new subscription of *url*."""
         made = await self.ask("POST", "/v1/subscriptions", {"url": url} | settings)
@@ -146,7 +175,7 @@ class Daemon:
         self._heard.set()
 
 
-async def serve(data: Path, config: Path) -> asyncio.subprocess.Process:
+async def serve(data: Path, config: Path, **variables: str) -> asyncio.subprocess.Process:
     """The process, which says on stderr when it is ready."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKENGINE_")}
     return await asyncio.create_subprocess_exec(
@@ -154,7 +183,7 @@ async def serve(data: Path, config: Path) -> asyncio.subprocess.Process:
         *("--data", str(data), "--config", str(config), "--listen", "127.0.0.1:0"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": str(ROOT)} | variables,
     )
 
 
