@@ -475,7 +475,7 @@ async def test_clarife_deactivates(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE", "PUT"])
 async def test_clevertap_profiles(daemon: Daemon, method: str) -> None:
-    """A webhook is tested with the printed payload and then gets profiles in its form, together; with GET it gets none of them."""
+    """A webhook is tested with the printed payload and then gets profiles in its form, together; with GET none."""
     tenant = f"clevertap-{method.lower()}"
     async with Receiver() as receiver:
         await daemon.subscribe(receiver.url, profile="clevertap", tenant=tenant, method=method, name="Leavers", **ADDRESSED)
