@@ -1462,6 +1462,18 @@ def test_no_color_holds_for_marks_too(server: Server) -> None:
     assert "\x1b[" not in on_terminal(b"", *argv, NO_COLOR="1").out
 
 
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_nothing_is_cut_off_on_a_terminal(server: Server, term: str) -> None:
+    """A token, which is shown this once, is shown whole, and an id can be copied, whatever the terminal says that it is."""
+    token = "hke_" + "0" * 64
+    server.on("POST /v1/tokens", TOKEN | {"token": token})
+    server.on("GET /v1/deliveries", page(*[DELIVERY] * 30))
+    url = ("--url", server.receiver.url)
+
+    assert token in on_terminal(b"", "token", "create", "ann", *url, TERM=term).out
+    assert 30 == on_terminal(b"", "delivery", "list", *url, TERM=term).out.count(SUB)
+
+
 def on_terminal(typed: bytes, *argv: str, **environ: str) -> Ended:
     """Run a verb as a child with a terminal of its own, type once it has asked, and return all that it showed."""
     ours, theirs = pty.openpty()
