@@ -34,9 +34,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future
 def walked(walk: Walk, page: Path) -> list[str]:
     """What *page* shows otherwise than it is."""
     return [
-        "\n".join(
-            [f"{page.parent.name}/{page.name}:{step.line}: $ {step.command}", *step.shown, "--- but it printed", *printed]
-        )
+        "\n".join([f"{page}:{step.line}: {step.command or 'the receiver'}", *step.shown, "--- but it printed", *printed])
         for step, printed, right in walk.follow(page.read_text())
         if not right
     ]

@@ -21,8 +21,10 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from random import sample
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -291,8 +293,13 @@ def read(terminal: int) -> bytes:
         return b""
 
 
+# Below those that systems give to outgoing connections, one of which might take a port before it is listened on.
+_PORTS = iter(sample(range(20_000, 32_000), 12_000))
+
+
 def free_port() -> int:
-    """A port on which nobody listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port on which nobody listens at the moment, and another one each time."""
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port is free")
