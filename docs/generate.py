@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 MISTAKES = {
     "circular_profile": "a profile of the configuration that extends itself in the end",
     "conflicting_auth": "`auth`, and an `Authorization` header of your own beside it",
+    "conflicting_ordering": "a `batch` with more than one event, beside `ordering` `fifo`, which sends each by itself",
     "duplicate_header": "a header that is there twice, in other letters",
     "hidden_value": "`***`, which only stands for a value",
     "immutable_member": "a member that cannot be changed",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct
 
 from hookengine import health, profiles, retry
+from hookengine.errors import StorageFailed, Unavailable
 from hookengine.flights import Flights
 from hookengine.gathering import Gathering
 from hookengine.models import (
@@ -45,7 +47,8 @@ from hookengine.observers import (
 )
 from hookengine.payloads import Payloads
 from hookengine.scheduler import FROM_THE_START
-from hookengine.store import Recorded, Result
+from hookengine.store import Recorded, Result, changes
+from hookengine.validation import interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +161,14 @@ class Dispatcher:
         for delivery, event in deliveries:
             if delivery.place is _GATHERING:
                 self._gathering.add(delivery, now=now)
-            elif self._scheduler.push(delivery, now=now) and delivery.due_at <= now and event is not None:
+            elif delivery.place is _LANE and delivery.line is not None:
+                self._lead(delivery)
+            elif (
+                delivery.place is _LANE
+                and self._scheduler.push(delivery, now=now)
+                and delivery.due_at <= now
+                and event is not None
+            ):
                 self._payloads.keep(event)
         self._wake.set()
 
@@ -203,7 +213,7 @@ class Dispatcher:
         if after is None:
             self._sender.forget(known.seq)
         if after is None or after.state is SubscriptionState.DISABLED:
-            self._scheduler.close(known.seq)
+            self._scheduler.close(known.seq, for_good=after is None)
             self._gathering.close(known.seq)
         elif before is None:
             self._serve(after, [None, None, None], gathered=False)
@@ -222,15 +232,19 @@ class Dispatcher:
             if before.place is _LANE:
                 self._scheduler.discard(before)
             if after.state is _PENDING and after.place is _LANE:
-                self._scheduler.push(after, now=self._clock.now())
+                self._lead(after)
         self._observe(DeliveryOverruled(delivery=after))
         self._wake.set()
 
     def promoted(self, delivery: Delivery) -> None:
-        """Another delivery leads its batch."""
+        """Another delivery leads its batch or its line."""
+        self._lead(delivery)
+        self._wake.set()
+
+    def _lead(self, delivery: Delivery) -> None:
+        """Let it wait in its lane, or, while its batch or line is in flight, for the end of that."""
         if not self._flights.promote(delivery):
             self._scheduler.push(delivery, now=self._clock.now())
-        self._wake.set()
 
     def composed(self, asked: Compose, composed: Composed | None) -> None:
         """Batches are made, or cannot be made now."""
@@ -246,8 +260,8 @@ class Dispatcher:
 
     def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
         """The answer to a refill."""
-        # The head of a batch may have changed while it is in flight.
-        rows = [each for each in deliveries if each.batch is None or not self._flights.holds(each)]
+        # Of a batch or a line in flight somebody else may be the head by now.
+        rows = [each for each in deliveries if not self._flights.is_busy(each)]
         self._scheduler.refilled(refill, rows, mark, now=self._clock.now())
         self._wake.set()
 
@@ -265,10 +279,20 @@ class Dispatcher:
         self._store = store
         heads = await store.reader.heads()
         gatherers = await store.reader.gatherers()
+        paces = await self._paces(store)
+        started_at = self._clock.now()
         for subscription in store.writer.index:
             if subscription.state is SubscriptionState.ACTIVE:
                 marks = heads.get(subscription.seq, [None, None, None])
-                self._serve(subscription, marks, gathered=subscription.seq in gatherers)
+                # After an unclean stop nobody knows when its last request went.
+                next_at = paces.get(subscription.seq, started_at + _pace(subscription))
+                self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
+
+    async def _paces(self, store: Store) -> dict[int, float]:
+        """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
+        if all(subscription.rate_limit is None for subscription in store.writer.index):
+            return {}
+        return await store.writer.change(changes.take_paces)
 
     async def run(self) -> None:
         """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
@@ -290,6 +314,9 @@ class Dispatcher:
                 await self._drained.wait()
         finally:
             await self._cut()
+        if paces := self._scheduler.paces():
+            with suppress(Unavailable, StorageFailed):  # then the next start waits for one interval
+                await self._store.writer.change(changes.keep_paces(paces))
 
     def stop(self, drain: float) -> None:
         """Take nothing more, and cut what is in flight after *drain* seconds; again with less to cut it sooner."""
@@ -298,7 +325,13 @@ class Dispatcher:
         self._patience.append(self._loop.call_later(drain, self._drained.set))
 
     def _serve(
-        self, subscription: Subscription, marks: list[Mark | None], standing: Standing | None = None, *, gathered: bool
+        self,
+        subscription: Subscription,
+        marks: list[Mark | None],
+        standing: Standing | None = None,
+        *,
+        gathered: bool,
+        next_at: float = 0.0,
     ) -> None:
         """
         Open its lane; without the *standing* that it has, with the one that its counters give.
@@ -317,6 +350,8 @@ class Dispatcher:
             subscription.seq,
             standing,
             max_concurrency=subscription.max_concurrency,
+            pace=_pace(subscription),
+            next_at=next_at,
             marks=marks,
             now=self._clock.now(),
         )
@@ -540,6 +575,18 @@ class Dispatcher:
                 max_concurrency=subscription.max_concurrency,
             )
         self._scheduler.release(taken.seq, standing, now=now)
+
+
+def _pace(subscription: Subscription) -> float:
+    """
+    The milliseconds from one request to the next; 0 where there is no limit.
+
+    A little longer than the limit says: on the way to the endpoint two may come nearer to each other.
+    """
+    if subscription.rate_limit is None:
+        return 0.0
+    exact = interval(subscription.rate_limit)
+    return exact + min(exact / 50, 20)
 
 
 def _sorted_out(

@@ -33,6 +33,7 @@ class Flights:
         self._alone: set[int] = set()
         self._batches: dict[int, _Batch] = {}
         self._changed: dict[int, Delivery] = {}
+        self._lines: dict[tuple[int, str], Delivery | None] = {}  # whose heads are in flight: who leads them next
 
     @property
     def alone(self) -> list[int]:
@@ -48,6 +49,8 @@ class Flights:
         """A delivery, or the batch that it leads, is taken."""
         if head.batch is None:
             self._alone.add(head.seq)
+            if head.line is not None:
+                self._lines[head.subscription, head.line] = None
         else:
             self._batches[head.batch] = _Batch(head)
 
@@ -56,7 +59,12 @@ class Flights:
         return delivery.seq in self._alone or (delivery.batch is not None and delivery.batch in self._batches)
 
     def change(self, before: Delivery, after: Delivery) -> bool:
-        """Somebody changed a delivery; False if it is not in flight."""
+        """Somebody changed a delivery; False if it is not in flight, nor the next to lead a line that is."""
+        line = None if before.line is None else (before.subscription, before.line)
+        heir = None if line is None else self._lines.get(line)
+        if line is not None and heir is not None and heir.seq == before.seq:
+            self._lines[line] = after if after.state is _PENDING else None
+            return True
         if not self.holds(before):
             return False
         if before.batch in self._batches:
@@ -64,8 +72,20 @@ class Flights:
         self._changed[before.seq] = after
         return True
 
+    def is_busy(self, delivery: Delivery) -> bool:
+        """Whether its batch or its line is in flight, so that it must not go now."""
+        if delivery.line is not None:
+            return (delivery.subscription, delivery.line) in self._lines
+        return delivery.batch is not None and delivery.batch in self._batches
+
     def promote(self, head: Delivery) -> bool:
-        """Another delivery leads its batch now; False if that is not in flight."""
+        """Another delivery leads its batch or its line now; False if that is not in flight."""
+        if head.line is not None:
+            line = (head.subscription, head.line)
+            if line not in self._lines:
+                return False
+            self._lines[line] = head
+            return True
         batch = self._batches.get(head.batch or 0)
         if batch is None:
             return False
@@ -88,12 +108,14 @@ class Flights:
         """
         if head.batch is None:
             self._alone.discard(head.seq)
+            heir = None if head.line is None else self._lines.pop((head.subscription, head.line))
             head = self._changed.pop(head.seq, head)
-            return [head] if head.state is _PENDING and head.seq not in recorded else []
+            back = [head] if head.state is _PENDING and head.seq not in recorded else []
+            return back if heir is None else [*back, heir]
         batch = self._batches.pop(head.batch)
-        back = {} if recorded else {batch.head.seq: batch.head}
+        left = {} if recorded else {batch.head.seq: batch.head}
         for seq in batch.changed:
             after = self._changed.pop(seq)
-            if seq not in recorded and (seq in back or after.batch is None):
-                back[seq] = after
-        return [each for each in back.values() if each.state is _PENDING]
+            if seq not in recorded and (seq in left or after.batch is None):
+                left[seq] = after
+        return [each for each in left.values() if each.state is _PENDING]

@@ -12,11 +12,12 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from hookengine.access import Scope
 from hookengine.envelopes import with_query
 from hookengine.errors import Mistake
-from hookengine.extensions import BatchInput  # noqa: TC001  # msgspec reads the hints
+from hookengine.extensions import BatchInput  # msgspec reads the hints
 from hookengine.matching import OURS
 from hookengine.models import (
     BasicAuth,
     OAuth2,
+    Ordering,
     Priority,
     Secret,
     SigningSecret,
@@ -27,7 +28,7 @@ from hookengine.models import (
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
 from hookengine.signing import check_secret
-from hookengine.validation import Draft, Duration, Problems, Time, did_you_mean, format_duration, pointer, quoted
+from hookengine.validation import Draft, Duration, Problems, Rate, Time, did_you_mean, format_duration, pointer, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -168,6 +169,8 @@ class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     disable_after_failures: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     while_disabled: Literal["hold", "skip"] | None = None
     max_concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    rate_limit: Rate | None = None
+    ordering: Literal["none", "fifo"] | None = None
     batch: BatchInput | None = None
     target_id: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     key_values: dict[str, Any] | None = None
@@ -435,6 +438,10 @@ def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profi
     if draft.get("batch") is not None and profile.envelope.make_batch is None:
         detail = f"the profile {quoted(profile.name)} sends each event in a request of its own"
         problems.add("/batch", "unused_member", detail)
+    elif draft.get("ordering") == "fifo" and (draft.get("batch") or BatchInput()).max_events not in (None, 1):
+        problems.add(
+            "/batch/max_events", "conflicting_ordering", "with fifo each event has a request of its own: 1, or nothing"
+        )
     is_get = (draft.get("method") or profile.method) == "GET"
     if not profile.envelope.addressed:
         if is_get:
@@ -500,6 +507,8 @@ def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any
         "disable_after_failures": given.disable_after_failures,
         "while_disabled": WhileDisabled(given.while_disabled or "hold"),
         "max_concurrency": 8 if given.max_concurrency is None else given.max_concurrency,
+        "rate_limit": None if given.rate_limit is None else str(given.rate_limit),
+        "ordering": Ordering(given.ordering or "none"),
         "batch": None if given.batch is None else given.batch.batching(),
         "target_id": given.target_id or 0,
         "key_values": given.key_values or {},
@@ -574,6 +583,8 @@ def as_given(subscription: models.Subscription) -> dict[str, Any]:
         "disable_after_failures": subscription.disable_after_failures,
         "while_disabled": subscription.while_disabled.value,
         "max_concurrency": subscription.max_concurrency,
+        "rate_limit": subscription.rate_limit,
+        "ordering": subscription.ordering.value,
         "batch": _batch_as_given(subscription.batch),
         "target_id": subscription.target_id,
         "key_values": subscription.key_values,

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from hookengine.models import SubscriptionState, WhileDisabled
+from hookengine.models import Ordering, SubscriptionState, WhileDisabled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -94,6 +94,7 @@ class Index:
         self, subscriptions: Iterable[Subscription] = (), *, gathers: Callable[[Subscription], bool] = lambda _: False
     ) -> None:
         self.gathering: set[int] = set()  # the keys of those whose deliveries are put into batches
+        self.fifo: set[int] = set()  # the keys of those that want order
         self._gathers = gathers
         self._by_seq: dict[int, Subscription] = {}
         self._by_id: dict[str, Subscription] = {}
@@ -123,6 +124,8 @@ class Index:
             self._wanting.setdefault((subscription.tenant, pattern), {})[subscription.seq] = subscription
         if self._gathers(subscription):
             self.gathering.add(subscription.seq)
+        if subscription.ordering is Ordering.FIFO:
+            self.fifo.add(subscription.seq)
 
     def remove(self, seq: int) -> None:
         """Forget the subscription with key *seq*."""
@@ -173,6 +176,7 @@ class Index:
     def _forget(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
         self.gathering.discard(subscription.seq)
+        self.fifo.discard(subscription.seq)
         self._counts[subscription.tenant] -= 1
         if not self._counts[subscription.tenant]:
             del self._counts[subscription.tenant]

@@ -48,6 +48,13 @@ class WhileDisabled(StrEnum):
     SKIP = "skip"
 
 
+class Ordering(StrEnum):
+    """In which order events arrive."""
+
+    NONE = "none"
+    FIFO = "fifo"  # as they were accepted, for each ordering key
+
+
 class Priority(IntEnum):
     """The order of taking within a subscription: smaller goes first."""
 
@@ -61,7 +68,7 @@ class Place(IntEnum):
 
     LANE = 0  # in its lane, as an entry of its own or at the head of its batch
     GATHERING = 1  # waits to be put into a batch
-    FOLLOWING = 2  # goes with the head of its batch
+    FOLLOWING = 2  # goes with the head of its batch, or waits behind the head of its line
 
 
 class Trigger(StrEnum):
@@ -321,6 +328,8 @@ class Subscription(Struct, frozen=True, kw_only=True, gc=False):
     disable_after_failures: int | None = None
     while_disabled: WhileDisabled = WhileDisabled.HOLD
     max_concurrency: int = 8
+    rate_limit: str | None = None  # requests in a time, such as "10/s"
+    ordering: Ordering = Ordering.NONE
     batch: Batching | None = None
     target_id: int = 0
     key_values: dict[str, Any] = field(default_factory=dict)
@@ -376,6 +385,7 @@ class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     failed_label: str | None = None
     place: Place = Place.LANE
     batch: int | None = None  # the request that it shares: the seq of the first that was put into it
+    line: str | None = None  # with fifo, its ordering key: those of one line go one after the other
 
 
 class Request(Struct, frozen=True, kw_only=True, gc=False):

@@ -61,6 +61,8 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
         disable_after_failures=s.disable_after_failures,
         while_disabled=s.while_disabled.value,
         max_concurrency=s.max_concurrency,
+        rate_limit=s.rate_limit,
+        ordering=s.ordering.value,
         batch=given["batch"],
         target_id=s.target_id,
         key_values=s.key_values,

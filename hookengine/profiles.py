@@ -12,7 +12,18 @@ from msgspec.structs import replace
 
 from hookengine import auth
 from hookengine.envelopes import ENVELOPES, Envelope, with_query
-from hookengine.models import Authorization, BasicAuth, Batching, Event, OAuth2, Request, Rules, SigningSecret, Subscription
+from hookengine.models import (
+    Authorization,
+    BasicAuth,
+    Batching,
+    Event,
+    OAuth2,
+    Ordering,
+    Request,
+    Rules,
+    SigningSecret,
+    Subscription,
+)
 from hookengine.signing import SCHEMES, Scheme, sign
 
 if TYPE_CHECKING:
@@ -155,6 +166,8 @@ def rules(profile: Profile, subscription: Subscription) -> Rules:
 def batching(profile: Profile, subscription: Subscription) -> tuple[int, int] | None:
     """The most events of a request, and the ms that the oldest waits for others; None where each has a request of its own."""
     if profile.envelope.make_batch is None or (subscription.method or profile.method) == "GET":
+        return None
+    if subscription.ordering is Ordering.FIFO:
         return None
     if profile.batch is None and subscription.batch is None:
         return None

@@ -47,7 +47,9 @@ class _Lane:
         "in_flight",
         "marks",
         "max_concurrency",
+        "next_at",
         "open",
+        "pace",
         "place",
         "queues",
         "size",
@@ -68,6 +70,8 @@ class _Lane:
         self.standing = Standing(width=1, rank=Rank.UNTRIED)
         self.max_concurrency = 1
         self.slots = 1  # the smaller of its width and `max_concurrency`
+        self.pace = 0.0  # ms from one taking to the next, at least
+        self.next_at = 0.0  # by its pace, when the next may be taken
         self.open = False
         self.place: _Place | None = None  # where it stands; nowhere without entries
         self.turn = (0, 0)  # (in flight, number) when it came to its place
@@ -87,7 +91,12 @@ class _Lane:
 
     def ready_at(self) -> int:
         """When the first of its entries may go; it has some."""
-        return max(self.standing.resume_at, min([queue[0][0] for queue in self.queues if queue]))
+        return max(self.resume_at, min([queue[0][0] for queue in self.queues if queue]))
+
+    @property
+    def resume_at(self) -> int:
+        """Before this nothing of it may go, by its breaker or its pace."""
+        return max(self.standing.resume_at, int(self.next_at)) if self.pace else self.standing.resume_at
 
     def due_before(self, priority: Priority, time: int) -> int:
         """How many of its entries go before a row of *priority* that is due at *time*."""
@@ -159,6 +168,7 @@ class Scheduler:
         self._timers: list[tuple[int, int, _Lane]] = []  # (time, number, lane)
         self._hungry: dict[Rank, OrderedDict[int, _Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
         self._coming = 0  # rows asked for
+        self._paced: dict[int, float] = {}  # of closed lanes: when their pace allows the next
 
     def __repr__(self) -> str:
         return (
@@ -182,10 +192,17 @@ class Scheduler:
         standing: Standing,
         *,
         max_concurrency: int,
+        pace: float = 0.0,
+        next_at: float = 0.0,
         marks: Sequence[Mark | None] = (None, None, None),
         now: int,
     ) -> None:
-        """Begin to serve *subscription*, whose rows from *marks* on are on disk; of an open lane only the limits change."""
+        """
+        Begin to serve *subscription*, whose rows from *marks* on are on disk; of an open lane only the limits change.
+
+        *pace* is the milliseconds from one taking to the next, at least; 0 for none. Nothing of it is taken before *next_at*,
+        nor before its pace allows it, also if it was closed since.
+        """
         lane = self._lanes.get(subscription)
         if lane is None:
             lane = self._lanes[subscription] = _Lane(subscription)
@@ -193,14 +210,20 @@ class Scheduler:
             lane.open = True
             lane.marks = list(marks)
         lane.max_concurrency = max_concurrency
+        lane.pace = pace
+        lane.next_at = max(lane.next_at, next_at, self._paced.pop(subscription, 0.0))
         self._stand(lane, standing)
         self._look(lane, now)
 
-    def close(self, subscription: int) -> None:
-        """Forget what waits for *subscription*; what is in flight ends as it will."""
+    def close(self, subscription: int, *, for_good: bool = False) -> None:
+        """Forget what waits for *subscription*, which may be opened again unless *for_good*; what is in flight goes on."""
+        if for_good:
+            self._paced.pop(subscription, None)
         lane = self._lanes.get(subscription)
         if lane is None:
             return
+        if lane.open and lane.pace and not for_good:
+            self._paced[subscription] = lane.next_at
         lane.open = False
         lane.marks = [None, None, None]
         for queue in lane.queues:
@@ -261,8 +284,10 @@ class Scheduler:
         taken: list[Delivery] = []
         while len(taken) < limit and (lane := self._next_in_line()) is not None:
             queue = lane.ready_queue(now)
-            if queue is not None and lane.standing.resume_at <= now:
+            if queue is not None and lane.resume_at <= now:
                 taken.append(self._start(lane, queue.popleft()))
+                if lane.pace:
+                    lane.next_at = max(lane.next_at, now) + lane.pace
             self._look(lane, now)
         return taken
 
@@ -276,6 +301,10 @@ class Scheduler:
             self._stand(lane, standing)
         self._look(lane, now)
         self._drop_idle(lane)
+
+    def paces(self) -> dict[int, float]:
+        """When the next of each subscription that has a pace may be taken, also of those that are not served now."""
+        return self._paced | {lane.subscription: lane.next_at for lane in self._lanes.values() if lane.pace and lane.open}
 
     def standing(self, subscription: int) -> Standing | None:
         """What *subscription* may have now; None if it has no lane."""
@@ -349,7 +378,7 @@ class Scheduler:
 
     def _look_at_disk(self, lane: _Lane, wake_at: int | None, now: int) -> int | None:
         """Note that *lane* may want a refill; when to look again, which is not after *wake_at*."""
-        resume_at = lane.standing.resume_at
+        resume_at = lane.resume_at
         for priority, mark in enumerate(lane.marks):
             if mark is None or lane.asked[priority]:
                 continue
@@ -409,7 +438,7 @@ class Scheduler:
 
     def _appetite(self, lane: _Lane, priority: Priority, mark: Mark, share: int, now: int) -> int:
         """How many rows of *priority* to fetch now: a chunk, if the lane's share has room beside what goes before them."""
-        ready_at = max(mark[0], lane.standing.resume_at)
+        ready_at = max(mark[0], lane.resume_at)
         if lane.asked[priority] or ready_at - PREFETCH > now:
             return 0
         chunk = min(CHUNK, max(1, share // 2))

@@ -37,6 +37,7 @@ _LONE = "a lone surrogate is no character"
 _DURATION = re.compile(r"0*([0-9]{1,13})(ms|s|m|h|d)")
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # largest first
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:([0-9]{2})(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?")
+_RATE = re.compile(r"([1-9][0-9]{0,5})/(s|m|h|d)")
 _LONGEST_TIME = 64  # characters
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_YEAR = 9998  # an overlap or an offset may be added to a time without leaving what datetime can hold
@@ -113,6 +114,26 @@ class Duration(int):
     def parse(cls, text: str) -> Duration:
         """As `parse_duration`."""
         return cls(parse_duration(text))
+
+
+class Rate(str):
+    """So many in a time, such as `10/s`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """*text* as it is; raises ValueError for what is no rate."""
+        interval(text)
+        return cls(text)
+
+
+def interval(rate: str) -> float:
+    """The milliseconds from one to the next at *rate*, `<whole number>/<s|m|h|d>`."""
+    found = _RATE.fullmatch(rate)
+    if found is None:
+        raise ValueError(f"expected a rate such as '10/s' or '600/m', got {quoted(rate)}")
+    return _UNITS[found[2]] / int(found[1])
 
 
 class Time(int):

@@ -132,6 +132,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     disable_after_failures: int | None
     while_disabled: str
     max_concurrency: int
+    rate_limit: str | None
+    ordering: str
     batch: dict[str, Any] | None
     target_id: int
     key_values: dict[str, Any]

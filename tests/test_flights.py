@@ -130,3 +130,61 @@ def test_those_who_left_before_they_were_read_are_not_forgotten() -> None:
 def test_batch_on_the_ground_has_no_head() -> None:
     """Whoever leads one that is not in flight belongs into its lane."""
     assert not flights(ALONE).promote(SECOND)
+
+
+# Lines.
+
+FIRST = delivery(11, line="k")
+NEXT = delivery(12, line="k")
+LAST = delivery(13, line="k", place=Place.FOLLOWING)
+
+
+def test_line_waits_for_its_head() -> None:
+    """While the head of a line is in flight nobody else of it goes; others do."""
+    made = flights(FIRST)
+
+    assert [True, False, False] == [made.is_busy(each) for each in (NEXT, delivery(14, line="l"), ALONE)]
+    assert not made.holds(NEXT)  # it is not in flight itself
+    assert made.promote(NEXT)
+    assert [FIRST, NEXT] == made.end(FIRST)
+    assert not made.is_busy(NEXT)
+
+
+def test_next_in_line_goes_once_the_head_is_recorded() -> None:
+    """Who was promoted while the head was in flight goes when that has ended, whatever became of it."""
+    made = flights(FIRST)
+    made.change(FIRST, cancelled(FIRST))
+    made.promote(NEXT)
+
+    assert [NEXT] == made.end(FIRST, {11})
+
+
+def test_next_in_line_that_ends_does_not_go() -> None:
+    """Whoever is cancelled while it waits for the head's end does not go; the one promoted after it does."""
+    made = flights(FIRST)
+    made.promote(NEXT)
+    assert made.change(NEXT, cancelled(NEXT))
+    assert [] == made.end(FIRST, {11})
+
+    made = flights(FIRST)
+    made.promote(NEXT)
+    made.change(NEXT, cancelled(NEXT))
+    made.promote(replace(LAST, place=Place.LANE))
+    assert [replace(LAST, place=Place.LANE)] == made.end(FIRST, {11})
+
+
+def test_next_in_line_goes_as_it_is_then() -> None:
+    """Whoever is brought forward while it waits for the head's end goes in its new time."""
+    made = flights(FIRST)
+    made.promote(NEXT)
+    assert made.change(NEXT, replace(NEXT, due_at=LATER))
+
+    assert [replace(NEXT, due_at=LATER)] == made.end(FIRST, {11})
+
+
+def test_one_behind_is_not_in_flight() -> None:
+    """What is done to those behind the head is none of its flight's business."""
+    made = flights(FIRST)
+
+    assert not made.change(LAST, cancelled(LAST))
+    assert not flights(ALONE).promote(FIRST)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from hookengine import inputs, models
 from hookengine.inputs import EventInput, EventTypeInput, RotationInput, SubscriptionInput, TokenInput
-from hookengine.models import BasicAuth, OAuth2, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
+from hookengine.models import BasicAuth, OAuth2, Ordering, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import Policy
 from hookengine.profiles import PROFILES
 from hookengine.validation import Problems, Time
@@ -512,6 +512,8 @@ def test_default_settings() -> None:
         "disable_after_failures": None,
         "while_disabled": WhileDisabled.HOLD,
         "max_concurrency": 8,
+        "rate_limit": None,
+        "ordering": Ordering.NONE,
         "batch": None,
         "target_id": 0,
         "key_values": {},
@@ -540,6 +542,8 @@ def test_settings_and_back() -> None:
         "disable_after_failures": 3,
         "while_disabled": "skip",
         "max_concurrency": 1000,
+        "rate_limit": "600/m",
+        "ordering": "none",
         "batch": {"max_events": 7, "max_wait": "90s"},
         "target_id": -5,
         "key_values": {"k": {"l": [None, 1.5]}},

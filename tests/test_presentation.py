@@ -125,6 +125,8 @@ def test_subscription() -> None:
         disable_after_failures=5,
         while_disabled="skip",
         max_concurrency=3,
+        rate_limit=None,
+        ordering="none",
         batch=None,
         target_id=7,
         key_values={"k": None},

@@ -784,6 +784,87 @@ def test_refills_alone_keep_the_time() -> None:
     assert due_at > NOW + 100
 
 
+# The pace.
+
+
+def paced(pace: float, *, max_concurrency: int = 8) -> Scheduler:
+    """A scheduler that serves subscription 1 at a pace, and 2 without one."""
+    scheduler = serving(2)
+    scheduler.open(1, TRUSTED, max_concurrency=max_concurrency, pace=pace, now=NOW)
+    return scheduler
+
+
+def test_paced_lane_lets_one_go_after_the_other() -> None:
+    """However many wait and however many slots are free, each goes one pace after the one before; other lanes do not wait."""
+    scheduler = paced(100)
+    push(scheduler, *(make(seq) for seq in range(5)), *(make(seq, 2) for seq in range(10, 13)))
+
+    assert [0, 10, 11, 12] == sorted(take(scheduler))
+    assert NOW + 100 == scheduler.next_due()
+    assert [] == take(scheduler, now=NOW + 99)
+    assert [1] == take(scheduler, now=NOW + 100)
+    assert [2] == take(scheduler, now=NOW + 1_000)  # what was not used is not made up for
+    assert [] == take(scheduler, now=NOW + 1_099)
+
+
+def test_pace_is_kept_over_what_does_not_go() -> None:
+    """A pace counts what was taken, also if nothing came of it, and outlives a lane that is closed and opened again."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2))
+    take(scheduler)
+    scheduler.release(1, None, now=NOW)
+    scheduler.close(1)
+    assert {1: NOW + 100} == scheduler.paces()
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, now=NOW)
+    push(scheduler, make(1), make(2))
+
+    assert [] == take(scheduler, now=NOW + 99)
+    assert [1] == take(scheduler, now=NOW + 100)
+    assert {1: NOW + 200} == scheduler.paces()
+    scheduler.close(1, for_good=True)
+    assert {} == scheduler.paces()
+
+
+def test_pace_from_before_a_start() -> None:
+    """What a start knows of the last request holds."""
+    scheduler = serving()
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, next_at=NOW + 70, now=NOW)
+    push(scheduler, make(1))
+
+    assert [[], [1]] == [take(scheduler, now=NOW + later) for later in (69, 70)]
+
+
+def test_paced_lane_fetches_what_is_next() -> None:
+    """Rows on disk are fetched in time for their turn, and not before."""
+    scheduler = serving()
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=60_000, marks=[None, (NOW, 1), None], now=NOW)
+    [refill] = scheduler.refills(NOW)
+    scheduler.refilled(refill, [make(1)], (NOW, 2), now=NOW)
+    assert [1] == take(scheduler)
+
+    assert [] == scheduler.refills(NOW + 60_000 - PREFETCH - 1)
+    assert [Refill(1, NORMAL, (NOW, 2), CHUNK)] == scheduler.refills(NOW + 60_000 - PREFETCH)
+
+
+@pytest.mark.parametrize("pace", [0.4, 1.02, 33.4, 102.0])
+def test_no_window_holds_more_than_the_limit(pace: float) -> None:
+    """Whenever somebody asks, in no stretch of time are there more than the pace allows."""
+    rng = random.Random(pace)
+    scheduler = paced(pace, max_concurrency=100_000)
+    push(scheduler, *(make(seq) for seq in range(2_000)))
+    now = NOW
+    times: list[int] = []
+    while len(times) < 500:
+        for seq in take(scheduler, rng.choice([1, 7, 64]), now=now):
+            times.append(now)
+            scheduler.release(seq, None, now=now)
+        now += rng.choice([0, 1, 1, round(pace), round(5 * pace)])
+
+    for count in (1, 10, 100):
+        shortest = min(later - earlier for earlier, later in zip(times, times[count:], strict=False))
+        assert shortest > count * pace - 1  # times are whole milliseconds
+
+
 def test_open_breaker_holds_a_lane() -> None:
     """Nothing goes before `resume_at`, which is when to ask again; then one probe goes."""
     scheduler = Scheduler(concurrency=8, queue_size=100)

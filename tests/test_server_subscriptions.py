@@ -42,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "disable_after_failures": None,
     "while_disabled": "hold",
     "max_concurrency": 8,
+    "rate_limit": None,
+    "ordering": "none",
     "batch": None,
     "target_id": 0,
     "key_values": {},
@@ -336,6 +338,17 @@ WRONG = [
         [("/batch/max_events", "invalid_value"), ("/batch/max_wait", "invalid_value"), ("/batch/most", "unknown_member")],
         id="batch",
     ),
+    pytest.param(
+        {"profile": "clevertap", "ordering": "fifo", "batch": {"max_events": 2}},
+        [("/batch/max_events", "conflicting_ordering")],
+        id="batch with fifo",
+    ),
+    pytest.param({"ordering": "lifo"}, [("/ordering", "invalid_value")], id="ordering"),
+    *(
+        pytest.param({"rate_limit": rate}, [("/rate_limit", "invalid_value")], id=f"rate {rate}")
+        for rate in ("10", "0/s", "1.5/s", "10/ms", "-1/s", "10 / s", "9999999/s", "10/S", "")
+    ),
+    pytest.param({"rate_limit": 10}, [("/rate_limit", "invalid_type")], id="rate number"),
     pytest.param({"max_concurrency": 2**64}, [("/max_concurrency", "invalid_value")], id="2^64"),
     pytest.param({"max_concurrency": 1.5}, [("/max_concurrency", "invalid_type")], id="fraction"),
     pytest.param({"max_concurrency": 1001}, [("/max_concurrency", "invalid_value")], id="1001"),

@@ -182,7 +182,7 @@ def test_reused_id_refuses_the_whole_array(known: bool) -> None:
     with pytest.raises(EventExists, match="another event with the id mine"):
         accept(made, draft(id="new", digest=b"n"), first, draft(id="mine", digest=b"y"), key=KEY)
 
-    assert [None] * 11 + [b""] == made.commit(VAULT).values()
+    assert [None] * 13 + [b""] == made.commit(VAULT).values()
     assert [] == made.accepted
     (receipt,) = _receipts(accept(made, draft(id="new", digest=b"other")))
     assert 1 == receipt.deliveries

@@ -256,11 +256,11 @@ def test_commit_reads_no_whole_table(db: sqlite3.Connection) -> None:
     steps = [re.sub(r"\bnew\.[a-z_]+", "'[]'", step) for step in body.split(";\n") if step.strip()]
     plans = [[row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {step}")] for step in steps]
 
-    assert 12 == len(plans)
+    assert 14 == len(plans)
     tables = ("deliveries", "attempts", "exchanges", "subscriptions", "idempotency_keys", "events", "health", "statistics")
     assert [] == [step for plan in plans for step in plan if step.startswith("SCAN ") and step.split()[1] in tables]
     assert "SEARCH deliveries USING INTEGER PRIMARY KEY (rowid=?)" in plans[0]
-    assert "SEARCH idempotency_keys USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)" in plans[9]
+    assert "SEARCH idempotency_keys USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)" in plans[11]
 
 
 async def test_connection_is_prepared() -> None:

@@ -30,6 +30,7 @@ from hookengine.models import (
     Health,
     Interrupted,
     OAuth2,
+    Ordering,
     Priority,
     Refused,
     Request,
@@ -97,6 +98,8 @@ FULL = subscription(
     timeout=1,
     retry_schedule=(1, 2**40),
     disable_after_failures=3,
+    rate_limit="10/s",
+    ordering=Ordering.FIFO,
     batch=Batching(max_events=7),
     while_disabled=WhileDisabled.SKIP,
     max_concurrency=1,
@@ -275,7 +278,9 @@ def test_delivery_comes_back_as_it_went(db: sqlite3.Connection) -> None:
     new = models.Delivery(
         seq=3, id="dlv_3", event=1, subscription=2, priority=Priority.LOW, due_at=5, created_at=4, expires_at=9
     )
-    commit(db, "deliveries", rows.new_delivery_row, new)
+    made = Commit()
+    rows.add_delivery(new, made)
+    db.execute(sql.commit, made.values())
     back = rows.delivery(tuple(db.execute(sql.delivery, ("dlv_3", None, None)).fetchone()))
     assert new == back
     assert (DeliveryState.PENDING, Priority.LOW, Trigger.AUTO) == (back.state, back.priority, back.trigger)
@@ -321,7 +326,9 @@ def test_delivery_is_shown_with_a_label_only_if_it_has_one(db: sqlite3.Connectio
     event = models.Event(seq=1, id="e", tenant="t", type="a.b", data=b"1", accepted_at=1, occurred_at=2)
     commit(db, "events", rows.event_row, event, 1, draft())
     new = models.Delivery(seq=3, id="dlv_3", event=1, subscription=2, due_at=5, created_at=4)
-    commit(db, "deliveries", rows.new_delivery_row, new)
+    made = Commit()
+    rows.add_delivery(new, made)
+    db.execute(sql.commit, made.values())
     if label is not None:
         failed = replace(new, state=DeliveryState.FAILED, finished_at=8, failed_label=label)
         commit(db, "settled", rows.settled_row, new, failed)

@@ -27,7 +27,7 @@ from hookengine.errors import (
 from hookengine.paging import MOST_ROWS
 from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, OTHER_CODES, Problem
 from hookengine.server.wire import EVENT_STREAM, JSON, NDJSON
-from hookengine.validation import Duration, Time
+from hookengine.validation import Duration, Rate, Time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -245,6 +245,8 @@ def _schema_of_ours(type_: type) -> dict[str, Any]:
     """What msgspec does not know."""
     if type_ is Duration:
         return {"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$", "examples": ["500ms", "15s", "24h"]}
+    if type_ is Rate:
+        return {"type": "string", "pattern": "^[1-9][0-9]{0,5}/(s|m|h|d)$", "examples": ["10/s", "600/m"]}
     if type_ is Time:
         return {"type": "string", "format": "date-time", "examples": ["2026-11-22T02:10:00Z"]}
     raise NotImplementedError

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hookengine.models import Attempt, Health, Subscription
     from hookengine.store.batch import Keys
     from hookengine.store.commit import Commit
+    from hookengine.store.intake import Line
 
 SUBSCRIPTION_DISABLED = f"{OURS}.subscription.disabled"
 SUBSCRIPTION_ENABLED = f"{OURS}.subscription.enabled"
@@ -29,8 +30,9 @@ DELIVERY_FAILED = f"{OURS}.delivery.failed"
 class Announcer:
     """Makes operational events of one moment, for the subscriptions of the engine's own tenant."""
 
-    def __init__(self, *, now: int, clock: Clock, keys: Keys, index: Index) -> None:
+    def __init__(self, *, now: int, clock: Clock, keys: Keys, index: Index, lines: set[Line]) -> None:
         self.event_count = 0
+        self._lines = lines  # those in which somebody stands
         self._now = now
         self._clock = clock
         self._keys = keys
@@ -48,9 +50,12 @@ class Announcer:
         """Put an event that is wanted into *commit*, with its deliveries, which are returned."""
         self.event_count += 1
         draft = Draft(tenant=OURS, type=type, data=orjson.dumps(data))
-        event, deliveries = accept(draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now)
+        event, deliveries = accept(
+            draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now, lines=self._lines
+        )
         commit.events.append(rows.event_row(event, len(deliveries), draft, commit))
-        commit.deliveries.extend(map(rows.new_delivery_row, deliveries))
+        for delivery in deliveries:
+            rows.add_delivery(delivery, commit)
         return [(delivery, event) for delivery in deliveries]
 
 

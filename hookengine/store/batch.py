@@ -27,12 +27,13 @@ from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result, accept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
     from hookengine.models import Attempt
     from hookengine.store.commit import Values
+    from hookengine.store.intake import Line
     from hookengine.vault import Vault
 
 # Names of their own: looking up a member of an enum costs more.
@@ -74,14 +75,19 @@ class Batch:
         self._answers: dict[Scope, tuple[bytes, Answer]] = {}
         self._seen: dict[EventName, Seen] = {}
         self._commit = Commit()
-        self._announcer = Announcer(now=now, clock=clock, keys=keys, index=index)
+        self._lines: set[Line] = set()  # those in which somebody stands
+        self._advanced: dict[Line, None] = {}
+        self._announcer = Announcer(now=now, clock=clock, keys=keys, index=index, lines=self._lines)
         self._hour = hour_of(now)
         self._tallies: dict[Values, int] = {}  # by all columns of `statistics` but the last
 
-    def know(self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen]) -> None:
-        """What earlier commits hold of the keys and event ids that are about to come."""
+    def know(
+        self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen], lines: Iterable[Line] = ()
+    ) -> None:
+        """What earlier commits hold of the keys and event ids that are about to come, and in which lines somebody stands."""
         self._answers.update(answers)
         self._seen.update(seen)
+        self._lines.update(lines)
 
     def add_results(self, results: Sequence[Result]) -> None:
         """Record what became of a delivery, or of those of a batch, whose shared attempt is counted once."""
@@ -130,6 +136,8 @@ class Batch:
                         self._disable(_disabled(subscription, reason, now=ended_at), health)
         if after is not result.before:
             self._commit.settled.append(rows.settled_row(result.before, after))
+            if after.line is not None and after.state is not _PENDING and result.before.finished_at is None:
+                self._advanced[after.subscription, after.line] = None
             is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
             if subscription is not None and not is_interrupted:  # else nobody can ask for it any more
                 self._count(result, row if counts else None)
@@ -162,7 +170,9 @@ class Batch:
             if before is not None:
                 receipts.append(before)
                 continue
-            event, deliveries = accept(draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now)
+            event, deliveries = accept(
+                draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now, lines=self._lines
+            )
             receipt = Receipt(event=event, deliveries=len(deliveries))
             receipts.append(receipt)
             fresh.append((receipt, draft, deliveries))
@@ -172,7 +182,7 @@ class Batch:
         for receipt, draft, deliveries in fresh:
             self._commit.events.append(rows.event_row(receipt.event, receipt.deliveries, draft, self._commit))
             for delivery in deliveries:
-                self._commit.deliveries.append(rows.new_delivery_row(delivery))
+                rows.add_delivery(delivery, self._commit)
                 self.accepted.append((delivery, receipt.event))
         if key is not None and render is not None:
             answer = Answer(status=202, body=render(receipts))
@@ -186,12 +196,18 @@ class Batch:
         """New events in it."""
         return len(self._commit.events)
 
+    @property
+    def advanced(self) -> list[Line]:
+        """The lines whose heads have ended in it."""
+        return list(self._advanced)
+
     def commit(self, vault: Vault) -> Commit:
         """All that was added, to be written."""
         commit = self._commit
         commit.health = [rows.health_row(seq, health) for seq, health in self.health.items()]
         commit.changed = [rows.changed_subscription_row(s, vault, commit) for s in self.disabled.values()]
         commit.statistics = [(*alike, count) for alike, count in self._tallies.items()]
+        commit.advanced = list(self._advanced)
         return commit
 
     def _disable(self, subscription: Subscription, health: Health) -> None:

@@ -67,7 +67,7 @@ async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: i
     """What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted."""
     limit = asked.most * (room + 1)
     found: list[Any] = await tx.fetch(sql.gathered, (asked.subscription, priority, tx.now, limit))
-    return [(rows.delivery(row), row[16]) for row in found]
+    return [(rows.delivery(row), row[17]) for row in found]
 
 
 async def _next(tx: Transaction, asked: Compose, priority: Priority, left: list[tuple[Delivery, int]]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from msgspec.structs import replace
 
 from hookengine import health as counters
@@ -32,10 +33,10 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.statistics import hour_of
-from hookengine.store import announcements, batches, rows
+from hookengine.store import announcements, batches, lines, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Answer, Key
+from hookengine.store.intake import KEY_LIFETIME, Answer, Key, line_of
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 STEP = 500  # rows of one commit of upkeep: short enough that publishers do not notice
 
 _ENABLING = "enabling:"
+_PACES = "paces"
 
 
 def add_subscription(
@@ -181,7 +183,8 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             raise DeliveryStateConflict(f"the delivery is {state}" + ("" if subscription else " and its subscription deleted"))
         if subscription.state is SubscriptionState.DISABLED:
             raise SubscriptionDisabled(f"the subscription is disabled ({subscription.disabled_reason}): enable it first")
-        ((attempt_count,),) = await tx.fetch(sql.retry_delivery, (tx.now, before.seq))
+        place, line, turn = await _turn_of(tx, before)
+        ((attempt_count,),) = await tx.fetch(sql.retry_delivery, (tx.now, place, line, turn, before.seq))
         after = replace(
             before,
             state=DeliveryState.PENDING,
@@ -192,13 +195,29 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             failed_label=None,
             expires_at=None,
             attempt_count=attempt_count,
-            place=Place.LANE,
+            place=place,
             batch=None,
+            line=line,
         )
         tx.overrule(before, after)
         await batches.leave(tx, before)
 
     return step
+
+
+async def _turn_of(tx: Transaction, before: Delivery) -> tuple[Place, str | None, int | None]:
+    """Where a delivery stands that is retried by hand: who waits for its turn keeps it, who has ended begins as the last."""
+    ((_, key),) = await tx.fetch(sql.ordering_keys, (rows.json_text([before.event]),))
+    line = line_of(before.subscription, key, tx.index)
+    if before.state is DeliveryState.PENDING and before.line is not None:
+        if before.place is Place.FOLLOWING:
+            raise DeliveryStateConflict("the delivery waits for its turn: one that was accepted before it goes first")
+        ((turn,),) = await tx.fetch(sql.turn, (before.seq,))
+        return Place.LANE, before.line, turn
+    if line is None or before.state is DeliveryState.PENDING:
+        return Place.LANE, None, None
+    await tx.stand([line])
+    return Place.FOLLOWING if line in tx.lines else Place.LANE, line[1], tx.new_turn()
 
 
 def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:
@@ -215,8 +234,27 @@ def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awai
         await tx.write(commit)
         tx.overrule(before, replace(before, state=DeliveryState.CANCELLED, finished_at=tx.now))
         await batches.leave(tx, before)
+        await lines.leave(tx, before)
 
     return step
+
+
+def keep_paces(paces: Mapping[int, float]) -> Callable[[Transaction], Awaitable[None]]:
+    """Keep until the next start when the pace of subscriptions allows the next request."""
+
+    async def step(tx: Transaction) -> None:
+        await tx.run(sql.set_meta, (_PACES, rows.json_text({str(seq): next_at for seq, next_at in paces.items()})))
+
+    return step
+
+
+async def take_paces(tx: Transaction) -> dict[int, float]:
+    """What was kept; only once, because it does not hold for the start after this one."""
+    found = await tx.fetch(sql.meta, (_PACES,))
+    if not found:
+        return {}
+    await tx.run(sql.drop_meta, (_PACES,))
+    return {int(seq): next_at for seq, next_at in orjson.loads(found[0][0]).items()}
 
 
 async def bring_forward(tx: Transaction) -> int:
@@ -265,6 +303,7 @@ async def expire(tx: Transaction) -> int:
     await tx.write(commit)
     for before in expired:
         await batches.leave(tx, before)
+        await lines.leave(tx, before)
     return len(found)
 
 

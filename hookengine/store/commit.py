@@ -16,8 +16,8 @@ Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and
 SCRIPT = (files(__package__) / "commit.sql").read_text(encoding="utf-8")
 
 _TABLES = (
-    *("settled", "interrupted", "exchanges", "attempts", "health", "changed", "events", "deliveries", "spent_keys", "keys"),
-    "statistics",
+    *("settled", "interrupted", "exchanges", "attempts", "health", "changed", "events", "deliveries", "lined", "advanced"),
+    *("spent_keys", "keys", "statistics"),
 )
 
 
@@ -39,6 +39,8 @@ class Commit:
         self.changed: list[Values] = []  # subscriptions
         self.events: list[Values] = []
         self.deliveries: list[Values] = []
+        self.lined: list[Values] = []  # those of `deliveries` that have a turn
+        self.advanced: list[Values] = []  # lines whose heads have ended
         self.spent_keys: list[Values] = []  # earlier uses of `keys`, if their time is over
         self.keys: list[Values] = []
         self.statistics: list[Values] = []

@@ -5,9 +5,9 @@
 -- some milliseconds: one call for a commit, not some twenty, publishes a quarter more (docs/performance.md). A column that
 -- JSON cannot hold is the place of its value in `bytes`: where it begins, from 1, and how long it is.
 
-CREATE TEMP VIEW commits (settled, interrupted, exchanges, attempts, health, changed, events, deliveries, spent_keys, keys,
-                          statistics, bytes)
-AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP VIEW commits (settled, interrupted, exchanges, attempts, health, changed, events, deliveries, lined, advanced,
+                          spent_keys, keys, statistics, bytes)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 CREATE TEMP TRIGGER write_commit INSTEAD OF INSERT ON commits
 BEGIN
@@ -88,6 +88,23 @@ BEGIN
            'pending', json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'),
            json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]')
     FROM json_each(new.deliveries);
+
+    -- With fifo, the turns of new deliveries.
+    UPDATE deliveries
+    SET line = json_extract(new_row.value, '$[1]'), turn = json_extract(new_row.value, '$[2]')
+    FROM json_each(new.lined) AS new_row
+    WHERE deliveries.seq = json_extract(new_row.value, '$[0]');
+
+    -- With fifo, who leads a line whose head has ended: the next one, also if it has just come.
+    UPDATE deliveries
+    SET place = 0
+    WHERE seq IN (
+        SELECT (
+            SELECT seq FROM deliveries INDEXED BY deliveries_in_line
+            WHERE state = 'pending' AND line IS NOT NULL AND subscription = json_extract(advanced.value, '$[0]')
+              AND line = json_extract(advanced.value, '$[1]')
+            ORDER BY turn LIMIT 1)
+        FROM json_each(new.advanced) AS advanced);
 
     -- Idempotency keys whose time is over make room for their next use.
     DELETE FROM idempotency_keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hookengine.models import Attempt, Delivery, DisabledReason, Event, Health, Place, Priority, Rules, Subscription
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from hookengine.scheduler import Mark, Refill
     from hookengine.store.batch import Keys
 
-
 # Names of their own: looking up a member of an enum costs more.
 _LANE, _GATHERING = Place.LANE, Place.GATHERING
+
+Line = tuple[int, str]  # subscription and ordering key: its deliveries go one after the other
 
 KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
 
@@ -40,8 +42,14 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
     digest: bytes | None = None
 
 
-def accept(draft: Draft, *, index: Index, keys: Keys, clock: Clock, now: int) -> tuple[Event, list[Delivery]]:
-    """The event that *draft* becomes, and its deliveries to the subscriptions that match."""
+def accept(
+    draft: Draft, *, index: Index, keys: Keys, clock: Clock, now: int, lines: set[Line]
+) -> tuple[Event, list[Delivery]]:
+    """
+    The event that *draft* becomes, and its deliveries to the subscriptions that match.
+
+    *lines* are those in which somebody stands; where nobody does, the new delivery leads its line.
+    """
     keys.events += 1
     event = Event(
         seq=keys.events,
@@ -57,20 +65,33 @@ def accept(draft: Draft, *, index: Index, keys: Keys, clock: Clock, now: int) ->
     deliveries = []
     for subscription in index.match(draft.tenant, draft.type, draft.only):
         keys.deliveries += 1
-        deliveries.append(
-            Delivery(
-                seq=keys.deliveries,
-                id=clock.new_id("dlv"),
-                event=event.seq,
-                subscription=subscription.seq,
-                priority=draft.priority,
-                due_at=due_at,
-                created_at=now,
-                expires_at=draft.expires_at,
-                place=_GATHERING if subscription.seq in index.gathering else _LANE,
-            )
+        delivery = Delivery(
+            seq=keys.deliveries,
+            id=clock.new_id("dlv"),
+            event=event.seq,
+            subscription=subscription.seq,
+            priority=draft.priority,
+            due_at=due_at,
+            created_at=now,
+            expires_at=draft.expires_at,
+            place=_GATHERING if subscription.seq in index.gathering else _LANE,
         )
+        if index.fifo and (line := line_of(subscription.seq, draft.ordering_key, index)) is not None:
+            delivery = lined_up(delivery, line, lines)
+        deliveries.append(delivery)
     return event, deliveries
+
+
+def line_of(subscription: int, ordering_key: str | None, index: Index) -> Line | None:
+    """Where an event's delivery stands; None unless its subscription wants order. Events without a key share one line."""
+    return (subscription, ordering_key or "") if subscription in index.fifo else None
+
+
+def lined_up(delivery: Delivery, line: Line, lines: set[Line]) -> Delivery:
+    """*delivery* in its line, which it leads unless the line is among *lines*, those in which somebody stands."""
+    place = Place.FOLLOWING if line in lines else _LANE
+    lines.add(line)
+    return replace(delivery, line=line[1], place=place, priority=Priority.NORMAL)
 
 
 class Key(Struct, frozen=True, kw_only=True, gc=False):
@@ -170,7 +191,7 @@ class Listener(Protocol):
         """Results are committed, in the order of their attempts' ends, those of a batch together."""
 
     def promoted(self, delivery: Delivery) -> None:
-        """The head of a batch has left it, and *delivery* leads it now."""
+        """The head of a batch or a line has left it, and *delivery* leads it now."""
 
     def composed(self, asked: Compose, composed: Composed | None) -> None:
         """What became of the batches that were *asked* for; None where they cannot be stored now."""

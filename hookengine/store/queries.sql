@@ -1,6 +1,6 @@
 -- commit
 -- Results, publications, and what they entail: see commit.sql.
-INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- insert_subscription
 -- A new subscription.
@@ -43,7 +43,7 @@ WHERE s.deleted_at IS NULL AND s.state = 'active';
 -- refill
 -- The rows of a lane and priority from a mark on.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label, place, batch
+       failed_label, place, batch, line
 FROM deliveries INDEXED BY deliveries_due
 WHERE state = 'pending' AND subscription = ? AND place = 0 AND priority = ? AND (due_at, seq) >= (?, ?)
 ORDER BY due_at, seq
@@ -57,11 +57,11 @@ WHERE s.deleted_at IS NULL
   AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 1);
 
 -- gathered
--- What waits, and is due, to be put into a batch, with how many bytes it brings.
+-- What waits, and is due, to be put into a batch, with its bytes; one whose event is gone fails in its turn.
 SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, coalesce(length(e.data), 0) AS size
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line, coalesce(length(e.data), 0) AS size
 FROM deliveries AS d INDEXED BY deliveries_due
-LEFT JOIN events AS e ON e.seq = d.event  -- one whose event is gone fails in its turn
+LEFT JOIN events AS e ON e.seq = d.event
 WHERE d.state = 'pending' AND d.subscription = ? AND d.place = 1 AND d.priority = ? AND d.due_at <= ?
 ORDER BY d.due_at, d.seq
 LIMIT ?;
@@ -81,7 +81,7 @@ WHERE deliveries.seq = json_extract(new_row.value, '$[0]') AND deliveries.state 
 -- members
 -- What still goes with these batches.
 SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
 FROM json_each(?) AS wanted
 CROSS JOIN deliveries AS d INDEXED BY deliveries_of_batch ON d.batch = wanted.value
 WHERE d.state = 'pending';
@@ -91,12 +91,56 @@ WHERE d.state = 'pending';
 UPDATE deliveries SET place = 0
 WHERE seq = (SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = ? AND state = 'pending')
 RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
-          finished_at, failed_label, place, batch;
+          finished_at, failed_label, place, batch, line;
+
+-- standing_lines
+-- Those of the given (subscription, line) in which somebody stands.
+SELECT json_extract(wanted.value, '$[0]') AS subscription, json_extract(wanted.value, '$[1]') AS line
+FROM json_each(?) AS wanted
+WHERE EXISTS (
+    SELECT 1 FROM deliveries INDEXED BY deliveries_in_line
+    WHERE state = 'pending' AND line IS NOT NULL AND subscription = json_extract(wanted.value, '$[0]')
+      AND line = json_extract(wanted.value, '$[1]'));
+
+-- heads_of_lines
+-- Who leads each of the given (subscription, line).
+SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+FROM json_each(?) AS wanted
+CROSS JOIN deliveries AS d ON d.seq = (
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_line
+    WHERE state = 'pending' AND line IS NOT NULL AND subscription = json_extract(wanted.value, '$[0]')
+      AND line = json_extract(wanted.value, '$[1]')
+    ORDER BY turn LIMIT 1);
+
+-- next_in_line
+-- The head of a line has left it: the next one leads, if that is not settled already.
+UPDATE deliveries SET place = 0
+WHERE seq = (
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_line
+    WHERE state = 'pending' AND line IS NOT NULL AND subscription = ? AND line = ? ORDER BY turn LIMIT 1)
+  AND place <> 0
+RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
+          finished_at, failed_label, place, batch, line;
+
+-- line_up
+-- Deliveries get their turns in lines: (seq, line, turn).
+UPDATE deliveries SET line = json_extract(new_row.value, '$[1]'), turn = json_extract(new_row.value, '$[2]')
+FROM json_each(?) AS new_row
+WHERE deliveries.seq = json_extract(new_row.value, '$[0]');
+
+-- turn
+-- The turn of one delivery in its line.
+SELECT turn FROM deliveries WHERE seq = ?;
+
+-- ordering_keys
+-- The ordering keys of events.
+SELECT seq, ordering_key FROM events WHERE seq IN (SELECT value FROM json_each(?));
 
 -- delivery
 -- One delivery as the engine sees it.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label, place, batch
+       failed_label, place, batch, line
 FROM deliveries
 WHERE id = ? AND (? IS NULL OR (SELECT tenant FROM events WHERE seq = deliveries.event) = ?);
 
@@ -131,7 +175,7 @@ WHERE k.created_at > ?;
 -- By hand: due now, with its whole schedule again. An attempt that ended while the delivery was cancelled may not be counted.
 UPDATE deliveries
 SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL,
-    place = 0, batch = NULL,
+    place = ?, batch = NULL, line = ?, turn = ?,
     attempt_count = max(attempt_count, (
         SELECT coalesce(max(number), 0) FROM attempts WHERE delivery = deliveries.seq AND outcome <> 'interrupted'))
 WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled')
@@ -144,7 +188,7 @@ UPDATE deliveries SET state = 'cancelled', finished_at = ? WHERE seq = ? AND sta
 -- waiting_for_retry
 -- What waited for a retry when its subscription was enabled, and may go at once.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label, place, batch
+       failed_label, place, batch, line
 FROM deliveries INDEXED BY deliveries_due
 WHERE state = 'pending' AND subscription = ? AND place = 0 AND priority = ? AND due_at > ? AND step > 0
   AND NOT EXISTS (SELECT 1 FROM attempts WHERE delivery = deliveries.seq AND at >= ?)
@@ -169,7 +213,7 @@ WHERE s.deleted_at IS NOT NULL
 -- expiring
 -- Deliveries whose time is over, but for those in flight: their attempts' ends decide.
 SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
 FROM deliveries AS d INDEXED BY deliveries_expiring
 CROSS JOIN subscriptions AS s ON s.seq = d.subscription
 WHERE d.state = 'pending' AND d.expires_at <= :now AND s.deleted_at IS NULL

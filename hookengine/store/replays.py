@@ -9,13 +9,14 @@ from hookengine.models import DeliveryState, Priority
 from hookengine.store import rows
 from hookengine.store.changes import STEP, answered, subscription_of
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Answer, Key, Receipt, Replay
+from hookengine.store.intake import KEY_LIFETIME, Answer, Key, Receipt, Replay, line_of
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from hookengine.models import Delivery, Event
+    from hookengine.store.intake import Line
     from hookengine.store.transaction import Transaction
 
 
@@ -41,7 +42,9 @@ def replay_event(
             raise EventNotFound
         event = rows.event(found[0][:8])
         takers = tx.index.match(event.tenant, event.type, only)
-        made = [tx.new_replay(event.seq, taker.seq, Priority.NORMAL) for taker in takers]
+        where = {taker.seq: line_of(taker.seq, event.ordering_key, tx.index) for taker in takers}
+        await tx.stand(line for line in where.values() if line is not None)
+        made = [tx.new_replay(event.seq, taker.seq, Priority.NORMAL, where[taker.seq]) for taker in takers]
         receipt = Receipt(event=event, deliveries=len(made))
         await _insert(tx, made, event)
         if key is not None and render is not None:
@@ -84,7 +87,9 @@ async def replay_some(tx: Transaction) -> int:
     for row in await tx.fetch(sql.next_replay):
         replay = rows.replay(row)
         passed = await tx.fetch(*next_page(replay, STEP))
-        made = [tx.new_replay(event, replay.subscription, Priority.LOW) for _, event, wanted in passed if wanted]
+        events = [event for _, event, wanted in passed if wanted]
+        where = await _lines(tx, replay.subscription, events)
+        made = [tx.new_replay(event, replay.subscription, Priority.LOW, where.get(event)) for event in events]
         await _insert(tx, made)
         count = replay.made + len(made)
         if len(passed) < STEP:
@@ -103,8 +108,20 @@ def next_page(replay: Replay, limit: int) -> tuple[str, dict[str, Any]]:
     return statement, rows.replay_values(replay) | {"cursor": replay.cursor, "limit": limit}
 
 
+async def _lines(tx: Transaction, subscription: int, events: list[int]) -> dict[int, Line | None]:
+    """Where new deliveries of *events* stand, by event."""
+    if subscription not in tx.index.fifo:
+        return {}
+    found = await tx.fetch(sql.ordering_keys, (rows.json_text(events),))
+    where = {event: line_of(subscription, key, tx.index) for event, key in found}
+    await tx.stand(line for line in where.values() if line is not None)
+    return where
+
+
 async def _insert(tx: Transaction, made: list[Delivery], event: Event | None = None) -> None:
     await tx.run(sql.insert_replays, (rows.json_text([rows.replay_row(delivery) for delivery in made]),))
+    if turns := [rows.turn_row(delivery) for delivery in made if delivery.line is not None]:
+        await tx.run(sql.line_up, (rows.json_text(turns),))
     if made:
         tx.after.append(lambda: tx.listener.accepted([(delivery, event) for delivery in made]))
 

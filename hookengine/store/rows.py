@@ -56,12 +56,21 @@ def delivery(row: Sequence[Any]) -> models.Delivery:
         failed_label=row[13],
         place=Place(row[14]),
         batch=row[15],
+        line=row[16],
     )
 
 
-def new_delivery_row(d: models.Delivery) -> Values:
-    """A row of `Commit.deliveries`."""
-    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.expires_at, d.place)
+def add_delivery(d: models.Delivery, commit: Commit) -> None:
+    """Put a new delivery into *commit*."""
+    times = (d.created_at, d.expires_at)
+    commit.deliveries.append((d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, *times, d.place))
+    if d.line is not None:
+        commit.lined.append(turn_row(d))
+
+
+def turn_row(d: models.Delivery) -> Values:
+    """A row of `Commit.lined` and of `line_up`: whoever comes last stands last."""
+    return (d.seq, d.line, d.seq)
 
 
 def replay_row(d: models.Delivery) -> Values:

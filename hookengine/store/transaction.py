@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from hookengine.models import Delivery, Event, Place, Trigger
 from hookengine.store.announcements import Announcer
+from hookengine.store.intake import lined_up
+from hookengine.store.lines import standing
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from hookengine.models import Health, Priority, Subscription
     from hookengine.store.batch import Keys
     from hookengine.store.commit import Commit
+    from hookengine.store.intake import Line
     from hookengine.store.writer import Writer
 
 
@@ -34,11 +37,16 @@ class Transaction:
         self.vault = writer.vault
         self.listener = writer.listener
         self.after: list[Callable[[], None]] = []
-        self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=writer.index)
+        self.lines: set[Line] = set()  # those, of the ones that were asked for, in which somebody stands
+        self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=writer.index, lines=self.lines)
         self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
         self._db = db
         self._keys = keys
         self._clock = clock
+
+    async def stand(self, asked: Iterable[Line]) -> None:
+        """Find out in which of the lines *asked* for somebody stands."""
+        self.lines |= await standing(self._db, asked)
 
     async def run(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> int:
         """Execute *statement*; the number of rows that it changed."""
@@ -70,11 +78,15 @@ class Transaction:
         """Tell who leads a batch once this is committed."""
         self.after.append(lambda: self.listener.promoted(delivery))
 
-    def new_replay(self, event: int, subscription: int, priority: Priority) -> Delivery:
-        """A delivery, due now, of an event that was accepted before."""
+    def new_turn(self) -> int:
+        """The last turn of any line."""
         self._keys.deliveries += 1
-        return Delivery(
-            seq=self._keys.deliveries,
+        return self._keys.deliveries
+
+    def new_replay(self, event: int, subscription: int, priority: Priority, line: Line | None) -> Delivery:
+        """A delivery, due now, of an event that was accepted before; where it has a *line*, at the end of that."""
+        made = Delivery(
+            seq=self.new_turn(),
             id=self._clock.new_id("dlv"),
             event=event,
             subscription=subscription,
@@ -84,6 +96,7 @@ class Transaction:
             created_at=self.now,
             place=Place.GATHERING if subscription in self.index.gathering else Place.LANE,
         )
+        return made if line is None else lined_up(made, line, self.lines)
 
     def put(self, subscription: Subscription, health: Health) -> None:
         """Let the index and the counters follow once this is committed."""

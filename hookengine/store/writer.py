@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
-from hookengine.store import batches, rows
+from hookengine.store import batches, lines, rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hookengine.clock import Clock
     from hookengine.gathering import Compose
     from hookengine.matching import Index
-    from hookengine.models import AccessToken, Health, OAuth2, SigningSecret, Subscription, Tenant
+    from hookengine.models import AccessToken, Delivery, Health, OAuth2, SigningSecret, Subscription, Tenant
     from hookengine.scheduler import Refill
     from hookengine.vault import Vault
 
@@ -275,6 +275,7 @@ class Writer:
         try:
             batch, answers = await self._stage(results, publications)
             await self._db.execute(sql.commit, batch.commit(self.vault).values())
+            heads = await lines.heads(self._db, batch.advanced) if batch.advanced else []
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
@@ -282,7 +283,7 @@ class Writer:
             await self._roll_back(error)
             await self._one_by_one(results, publications, error)
         else:
-            self._follow(batch, answers)
+            self._follow(batch, answers, heads)
 
     async def _stage(
         self, results: list[tuple[Result, ...]], publications: list[_Publication]
@@ -329,9 +330,15 @@ class Writer:
         if chosen:
             found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
             seen = dict(map(rows.receipt, found))
-        batch.know(answers, seen)
+        asked = lines.wanted((draft for publication in publications for draft in publication.drafts), self.index)
+        batch.know(answers, seen, await lines.standing(self._db, asked | lines.operational(self.index)))
 
-    def _follow(self, batch: Batch, answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]) -> None:
+    def _follow(
+        self,
+        batch: Batch,
+        answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]],
+        heads: list[Delivery],
+    ) -> None:
         """What a commit entails, before anybody else can run."""
         self._works()
         self.listener.committed(batch.event_count, len(batch.accepted))
@@ -342,6 +349,8 @@ class Writer:
             self.listener.changed(before, subscription)
         if batch.recorded:
             self.listener.recorded(batch.recorded)
+        for head in heads:
+            self.listener.promoted(head)
         if batch.accepted:
             self.listener.accepted(batch.accepted)
         for publication, answer in answers:
@@ -398,6 +407,7 @@ class Writer:
         transaction = Transaction(self, self._db, self._keys, self._clock)
         try:
             await self._db.execute("BEGIN IMMEDIATE")
+            await transaction.stand(lines.operational(self.index))
             value = await step(transaction)
             await self._db.commit()
         except sqlite3.OperationalError as error:
