@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 from msgspec import Struct
 
 from hookengine import health, profiles, retry
+from hookengine.failpoints import failpoint
 from hookengine.models import (
     Accepted,
     Attempt,
@@ -369,6 +370,7 @@ class Dispatcher:
             attempt.cancel()
         if self._attempts:
             await asyncio.wait(self._attempts)
+            failpoint("K26-cut")
 
     # One attempt.
 
@@ -378,7 +380,9 @@ class Dispatcher:
         if target is None or delivery.seq in self._overruled:
             self._put_back(delivery)
             return
+        failpoint("K07-taken")
         result = await self._try(delivery, event, target)
+        failpoint("K11-ended")
         attempt = result.attempt
         if attempt is not None and self._is_repetition(delivery, attempt):
             self._put_back(delivery)

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hookengine.errors import HookEngineError
+from hookengine.failpoints import failpoint
 from hookengine.store.inspection import opened
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ def copy(source: Path, target: Path, *, replace: bool, progress: Callable[[int, 
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             _copy(db, draft, progress)
         size = _sync(draft)
+        failpoint("K24-copied")
         if not replace:
             # A rename would not notice that somebody else was faster; a link would, but not every file system has them.
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        failpoint("K24-reserved")
         draft.replace(target)
+        failpoint("K24-named")
         _sync(target.parent)
     except FileExistsError:
         raise TargetExists(f"{target} exists") from None

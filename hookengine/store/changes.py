@@ -18,6 +18,7 @@ from hookengine.errors import (
     SubscriptionLimitReached,
     SubscriptionNotFound,
 )
+from hookengine.failpoints import failpoint
 from hookengine.models import (
     AccessToken,
     Delivery,
@@ -269,6 +270,7 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
         deliveries = rows.json_text([row[0] for row in found])
         pruned = await tx.run(sql.prune_attempts, (deliveries,))
         pruned += await tx.run(sql.prune_deliveries, (deliveries,))
+        failpoint("K22-half")
         pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
         pruned += await tx.run(sql.prune_unwanted_events, (before, STEP))
         pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, STEP))

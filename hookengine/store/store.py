@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hookengine.access import Tokens
 from hookengine.errors import StartError, StorageCorrupt
+from hookengine.failpoints import failpoint
 from hookengine.matching import Index
 from hookengine.models import Tenant
 from hookengine.store import commit, rows
@@ -63,8 +64,10 @@ class Store:
         fresh = make_file(self.path)
         db = await open_writer(self.path, synchronous=self._synchronous)
         self._connections.append(db)
+        failpoint("K25-opened")
         await migrate(db, self.path)
         await commit.prepare(db)
+        failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
         reading = await open_reader(self.path)
         self._connections.append(reading)
@@ -98,9 +101,11 @@ class Store:
         if self._task is not None:
             self.writer.close()
             await asyncio.wait([self._task])
+            failpoint("K26-drained")
             if not self._task.cancelled() and self._task.exception() is None:
                 with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
                     await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    failpoint("K23-folded")
             self._task = None
         await self._close_connections()
         self._lock.release()

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
+from hookengine.failpoints import failpoint
 from hookengine.store import rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
@@ -128,6 +129,7 @@ class Writer:
         if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
             raise Overloaded
         publication = _Publication(drafts, key, render, self._loop.create_future())
+        failpoint("K02-checked")
         self._publications.append(publication)
         self._waiting += len(drafts)
         self._waiting_bytes += publication.size
@@ -260,7 +262,9 @@ class Writer:
     async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
         try:
             batch, answers = await self._stage(results, publications)
+            failpoint("K03-staged")
             await self._db.execute(sql.commit, batch.commit(self.vault).values())
+            failpoint("K13-committed")
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
@@ -330,6 +334,7 @@ class Writer:
             self.listener.recorded(batch.recorded)
         if batch.accepted:
             self.listener.accepted(batch.accepted)
+        failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
                 _fail(publication.done, answer)
@@ -385,7 +390,9 @@ class Writer:
         try:
             await self._db.execute("BEGIN IMMEDIATE")
             value = await step(transaction)
+            failpoint("K19-written")
             await self._db.commit()
+            failpoint("K19-committed")
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             _fail(done, StorageUnavailable(f"the storage does not take writes: {error}"))
