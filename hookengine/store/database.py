@@ -138,11 +138,25 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds.
-    connecting = aiosqlite.connect(path, isolation_level=None, timeout=5)
+    # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds; closed here if its thread dies.
+    connecting = aiosqlite.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
     return await connecting
+
+
+def works(db: aiosqlite.Connection) -> bool:
+    """Whether the thread that runs its statements is there; without it every statement would be waited for, for ever."""
+    return db._thread.is_alive()  # noqa: SLF001  # as above
+
+
+async def close(db: aiosqlite.Connection) -> None:
+    """Close *db*, if need be in this thread, because its own has ended."""
+    if works(db):
+        await db.close()
+    elif db._connection is not None:  # noqa: SLF001  # aiosqlite would leave it to the thread
+        db._connection.close()  # noqa: SLF001
+        db._connection = None  # noqa: SLF001
 
 
 async def _value(db: aiosqlite.Connection, sql: str) -> Any:

@@ -179,6 +179,11 @@ class Writer:
         self._closing = True
         self._work.set()
 
+    def fail(self, failed: StorageFailed) -> None:
+        """Let `run` end as `close` does, and whoever asks for something hear of *failed*."""
+        self._failed = failed
+        self.close()
+
     async def run(self) -> None:
         """Work until closed; raises StorageFailed if the storage failed for good."""
         try:
