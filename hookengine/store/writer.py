@@ -395,9 +395,7 @@ class Writer:
         try:
             await self._db.execute("BEGIN IMMEDIATE")
             value = await step(transaction)
-            failpoint("K19-written")
             await self._db.commit()
-            failpoint("K19-committed")
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             _fail(done, StorageUnavailable(f"the storage does not take writes: {error}"))

@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +19,8 @@ import aiohttp
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
+
+    from launcher import Launched, Launcher
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 30  # s until a test that waits has failed
@@ -28,6 +31,8 @@ allow_http = true
 allow_networks = ["127.0.0.0/8"]
 [log]
 level = "error"
+[store]
+retention = "{retention}"
 [delivery]
 concurrency = {concurrency}
 drain = "{drain}"
@@ -36,19 +41,28 @@ drain = "{drain}"
 
 class Daemon:
     """
-    `hookengine serve` on the data in *folder*.
+    `hookengine serve` on the data in *folder*, from a shell or, for many starts, by *launcher*.
 
     Entered, it is ready; left, it is killed if it still runs. It may be started again after it has ended.
     """
 
-    def __init__(self, folder: Path, *, concurrency: int = 256, drain: str = "25s") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        concurrency: int = 256,
+        drain: str = "25s",
+        retention: str = "30d",
+        launcher: Launcher | None = None,
+    ) -> None:
         self.data = folder / "data"
         self.url = ""
         self.said: list[str] = []  # on stderr
         self.up = asyncio.Event()  # it takes requests
         self._config = folder / "config.toml"
-        self._config.write_text(CONFIG.format(concurrency=concurrency, drain=drain))
-        self._process: asyncio.subprocess.Process
+        self._config.write_text(CONFIG.format(concurrency=concurrency, drain=drain, retention=retention))
+        self._launcher = launcher
+        self._process: asyncio.subprocess.Process | Launched
         self._listening: asyncio.Task[None]
         self._client: aiohttp.ClientSession | None = None
         self._heard = asyncio.Event()
@@ -67,13 +81,11 @@ class Daemon:
         """The process."""
         return self._process.pid
 
-    async def start(self) -> float:
-        """Start it, and return the seconds until `/readyz` said so."""
+    async def start(self, *faults: dict[str, Any]) -> float:
+        """Start it, to suffer *faults*, and return the seconds until `/readyz` said so."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        self.said = []
-        self._process = await serve(self.data, self._config)
-        self._listening = asyncio.create_task(self._listen())
+        await self.launch(*faults)
         await self.says("Ready.")
         self.url = json.loads((self.data / "daemon.json").read_text())["url"]
         token = (self.data / "admin.token").read_text().strip()
@@ -82,6 +94,17 @@ class Daemon:
             assert 200 == answer.status
         self.up.set()
         return loop.time() - begun
+
+    async def launch(self, *faults: dict[str, Any]) -> None:
+        """Start it, and do not wait until it is ready; *faults* need a launcher."""
+        self.said = []
+        arguments = ("serve", "--data", str(self.data), "--config", str(self._config), "--listen", "127.0.0.1:0")
+        if self._launcher is None:
+            assert not faults
+            self._process = await run(*arguments)
+        else:
+            self._process = await self._launcher.launch(*arguments, faults=faults)
+        self._listening = asyncio.create_task(self._listen())
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -105,6 +128,25 @@ class Daemon:
         if client is not None:
             await client.close()
         return status
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Whether it ends by itself in so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+                return True
+        return False
+
+    def tear(self, size: int) -> None:
+        """Let it end when its WAL grows by more than *size* bytes, in the middle of a write; launched with `at_size`."""
+        limit = (self.data / "hooks.db-wal").stat().st_size + size
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, limit))
+
+    async def idle(self) -> None:
+        """Wait until no delivery is pending."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.ask("GET", "/v1/deliveries?state=pending&limit=1"))["data"]:
+                pass
 
     async def stop(self) -> tuple[int, float]:
         """Send it SIGTERM; its exit status, and the seconds until it had ended."""
@@ -146,12 +188,11 @@ class Daemon:
         self._heard.set()
 
 
-async def serve(data: Path, config: Path) -> asyncio.subprocess.Process:
-    """The process, which says on stderr when it is ready."""
+async def run(*arguments: str) -> asyncio.subprocess.Process:
+    """`hookengine` with *arguments*, as from a shell."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKENGINE_")}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hookengine", "serve"),
-        *("--data", str(data), "--config", str(config), "--listen", "127.0.0.1:0"),
+        *(sys.executable, "-m", "hookengine", *arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=environment | {"PYTHONPATH": str(ROOT)},

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
 from collections import Counter
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, closing
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 from daemon import PATIENCE
 
+from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply
 
 if TYPE_CHECKING:
@@ -37,8 +43,10 @@ class Arrivals:
         self._more.set()
         return Reply(delay=self._delay)
 
-    def divide(self) -> None:
-        """Begin a new era."""
+    async def divide(self) -> None:
+        """Begin a new era, once everything is read that a process that has ended had sent."""
+        for _ in range(20):
+            await asyncio.sleep(0)
         self.eras.append(Counter())
 
     def repeats(self) -> list[int]:
@@ -63,8 +71,11 @@ class Producers:
 
     def __init__(self, daemon: Daemon, *, pad: int = 0) -> None:
         self.accepted: set[str] = set()
+        self.published: set[str] = set()  # asked for, whether or not anybody has answered
+        self.recovered: set[str] = set()  # stored by a request that got no answer, and told so when asked again
         self._daemon = daemon
         self._data = "x" * pad
+        self._clock = Clock()
         self._next = 0
         self._stopping = False
         self._more = asyncio.Event()
@@ -72,7 +83,7 @@ class Producers:
     @asynccontextmanager
     async def running(self, count: int = 16) -> AsyncIterator[None]:
         """*count* of them at work; at the end each is let to finish what it has begun."""
-        async with asyncio.timeout(3 * PATIENCE), asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for _ in range(count):
                 group.create_task(self._produce())
             try:
@@ -92,6 +103,7 @@ class Producers:
         while not self._stopping:
             self._next += 1
             id_ = f"event-{self._next}"
+            self.published.add(id_)
             while not await self._publish(id_):
                 await self._daemon.up.wait()
             self.accepted.add(id_)
@@ -99,11 +111,49 @@ class Producers:
 
     async def _publish(self, id_: str) -> bool:
         event = {"type": "order.created", "id": id_, "data": {"id": id_, "pad": self._data}}
+        asked_at = self._clock.now()
         try:
-            await self._daemon.ask("POST", "/v1/events", event)
+            answer = await self._daemon.ask("POST", "/v1/events", event)
         except (aiohttp.ClientError, ConnectionError):
             return False
+        if datetime.fromisoformat(answer["accepted_at"]).timestamp() * 1000 < asked_at:
+            self.recovered.add(id_)
         return True
+
+
+class Verdict(NamedTuple):
+    """What became of what was accepted."""
+
+    lost: set[str]  # accepted, and never arrived
+    unexpected: set[str]  # arrived, and nobody published it
+    altered: set[str]  # arrived again with other bytes
+    repeats: list[int]  # in each era the requests whose event had arrived before
+    recovered: set[str]
+
+
+def judge(producers: Producers, arrivals: Arrivals) -> Verdict:
+    """The verdict once all has arrived that will."""
+    arrived = arrivals.bodies.keys()
+    return Verdict(
+        lost=producers.accepted - arrived,
+        unexpected=arrived - producers.published,
+        altered={id_ for id_, bodies in arrivals.bodies.items() if len(bodies) > 1},
+        repeats=arrivals.repeats(),
+        recovered=producers.recovered,
+    )
+
+
+def check_file(database: Path) -> None:
+    """
+    Assert that the database of a daemon that was killed is whole.
+
+    What is read is a copy: whoever opens the file itself would do the recovery that is the next start's.
+    """
+    with TemporaryDirectory(dir=database.parent) as folder:
+        copies = [Path(shutil.copy(file, folder)) for file in (database, Path(f"{database}-wal")) if file.exists()]
+        with closing(sqlite3.connect(copies[0])) as db:
+            assert [("ok",)] == db.execute("PRAGMA integrity_check").fetchall()
+            assert [] == db.execute("PRAGMA foreign_key_check").fetchall()
 
 
 @asynccontextmanager

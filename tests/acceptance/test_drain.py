@@ -23,7 +23,7 @@ async def test_clean_stop_repeats_nothing(tmp_path: Path) -> None:
                 status, seconds = await daemon.stop()
                 assert 0 == status
                 assert seconds < 5
-                arrivals.divide()
+                await arrivals.divide()
                 await daemon.start()
             await producers.until(100)
         await arrivals.until(producers.accepted)
