@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from launcher import Launched, Launcher
 
 ROOT = Path(__file__).parent.parent.parent
+JSON = {"Content-Type": "application/json"}
 PATIENCE = 30  # s until a test that waits has failed
 
 CONFIG = """
+[server]
+max_body = {max_body}
 [security]
 allow_http = true
 allow_networks = ["127.0.0.0/8"]
@@ -43,32 +47,43 @@ class Daemon:
     """
     `hookengine serve` on the data in *folder*, from a shell or, for many starts, by *launcher*.
 
-    Entered, it is ready; left, it is killed if it still runs. It may be started again after it has ended.
+    Entered, it is ready, to suffer *faults*; left, it is killed if it still runs. It may be started again after it has ended.
     """
 
     def __init__(
         self,
         folder: Path,
-        *,
-        concurrency: int = 256,
-        drain: str = "25s",
-        retention: str = "30d",
+        *faults: dict[str, Any],
         launcher: Launcher | None = None,
+        **settings: Any,
     ) -> None:
         self.data = folder / "data"
         self.url = ""
         self.said: list[str] = []  # on stderr
         self.up = asyncio.Event()  # it takes requests
         self._config = folder / "config.toml"
-        self._config.write_text(CONFIG.format(concurrency=concurrency, drain=drain, retention=retention))
         self._launcher = launcher
+        self._faults = faults  # of the first start
         self._process: asyncio.subprocess.Process | Launched
         self._listening: asyncio.Task[None]
         self._client: aiohttp.ClientSession | None = None
         self._heard = asyncio.Event()
+        self.configure(**settings)
+
+    def configure(
+        self,
+        *,
+        concurrency: int = 256,
+        drain: str = "25s",
+        retention: str = "30d",
+        max_body: int = 1 << 20,
+    ) -> None:
+        """Set for the next start what differs from the default."""
+        text = CONFIG.format(concurrency=concurrency, drain=drain, retention=retention, max_body=max_body)
+        self._config.write_text(text)
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self.start(*self._faults)
         return self
 
     async def __aexit__(
@@ -129,6 +144,15 @@ class Daemon:
             await client.close()
         return status
 
+    async def gets_ready(self) -> bool:
+        """Whether it says that it is ready; if not, it has ended."""
+        try:
+            await self.says("Ready.")
+        except AssertionError:
+            await self.ended()
+            return False
+        return True
+
     async def ended_within(self, seconds: float) -> bool:
         """Whether it ends by itself in so many seconds."""
         with suppress(TimeoutError):
@@ -165,7 +189,8 @@ class Daemon:
         """The answer to a request, which must be a success; raises aiohttp.ClientError if there is none."""
         if self._client is None:
             raise aiohttp.ClientConnectionError("the daemon has ended")
-        async with self._client.request(method, path, json=body) as answer:
+        sent: dict[str, Any] = {} if body is None else {"data": BytesIO(json.dumps(body).encode()), "headers": JSON}
+        async with self._client.request(method, path, **sent) as answer:
             answer.raise_for_status()
             return await answer.json() if answer.content_length else None
 

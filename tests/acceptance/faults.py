@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sqlite3
+import sys
 from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -57,12 +58,12 @@ def at_statement(pattern: str, passage: int = 1, delay: float = 0.0) -> None:
 
     connect = sqlite3.connect
 
-    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    def traced(*arguments: Any, **options: Any) -> Any:
         db = connect(*arguments, **options)
         db.set_trace_callback(begin)
         return db
 
-    sqlite3.connect = traced
+    sqlite3.connect = traced  # aiosqlite looks it up there
 
 
 def at_row(table: str, passage: int = 1) -> None:
@@ -85,6 +86,20 @@ def at_row(table: str, passage: int = 1) -> None:
     commit.prepare = prepared
 
 
+def at_call(pattern: str, passage: int = 1) -> None:
+    """SIGKILL before the *passage*-th call into the system with a matching name: an event of Python's audit table."""
+    left = passage
+
+    def call(event: str, _: tuple[Any, ...]) -> None:
+        nonlocal left
+        if re.fullmatch(pattern, event):
+            left -= 1
+            if left == 0:
+                _die()
+
+    sys.addaudithook(call)
+
+
 def at_size() -> None:
     """Let the system end the process when a file grows beyond RLIMIT_FSIZE, which Python else turns into an error."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -92,19 +107,13 @@ def at_size() -> None:
 
 def answers_before_it_commits() -> None:
     """A broken variant: a publication is answered while its commit has still to come."""
-    publish, clock = Writer.publish, Clock()
+    publish, now = Writer.publish, Clock().now
 
     async def answer(self: Writer, drafts: list[Draft], **options: Any) -> list[Receipt]:
         _keep(publish(self, drafts, **options))
-        known = {"seq": 0, "accepted_at": clock.now(), "occurred_at": clock.now()}
-        return [
-            Receipt(
-                event=Event(id=str(draft.id), tenant=draft.tenant, type=draft.type, data=draft.data, **known), deliveries=1
-            )
-            for draft in drafts
-        ]
+        return [Receipt(event=_event(draft, now()), deliveries=1) for draft in drafts]
 
-    Writer.publish = answer  # type: ignore[method-assign,assignment]  # which is what this is for
+    Writer.publish = answer  # type: ignore[method-assign]  # which is what this is for
 
 
 def marks_before_it_sends() -> None:
@@ -139,7 +148,13 @@ def loses_thread(connection: int, orders: int) -> None:
                 raise SystemExit
             return super().get(block, timeout)
 
-    core.SimpleQueue = lambda: Short() if next(numbers) == connection else SimpleQueue()  # type: ignore[misc,assignment]
+    core.SimpleQueue = lambda: Short() if next(numbers) == connection else SimpleQueue()  # type: ignore[attr-defined,assignment]
+
+
+def _event(draft: Draft, now: int) -> Event:
+    return Event(
+        seq=0, id=str(draft.id), tenant=draft.tenant, type=draft.type, data=draft.data, accepted_at=now, occurred_at=now
+    )
 
 
 def _keep(work: Any) -> None:

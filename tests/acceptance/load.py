@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections import Counter
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from daemon import Daemon
 
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
 class Arrivals:
     """What an endpoint got, by event id, divided into eras; a step of a receiver's script."""
 
-    def __init__(self, *, delay: float = 0.0) -> None:
+    def __init__(self, *, delay: float = 0.0, answers: Sequence[int] = (200,)) -> None:
         self.bodies: dict[str, set[bytes]] = {}
         self.eras: list[Counter[str]] = [Counter()]  # the requests since the last call of `divide`
         self._delay = delay
+        self._answers = answers  # in turn, and the last one from then on
         self._more = asyncio.Event()
 
     def __call__(self, request: Received) -> Reply:
-        """Note the request, and answer 200 after a while."""
+        """Note the request, and answer after a while."""
         id_ = str(request.header("webhook-id"))
         self.bodies.setdefault(id_, set()).add(request.body)
         self.eras[-1][id_] += 1
         self._more.set()
-        return Reply(delay=self._delay)
+        return Reply(status=self._answers[min(request.number, len(self._answers)) - 1], delay=self._delay)
 
     async def divide(self) -> None:
         """Begin a new era, once everything is read that a process that has ended had sent."""
@@ -73,6 +74,8 @@ class Producers:
         self.accepted: set[str] = set()
         self.published: set[str] = set()  # asked for, whether or not anybody has answered
         self.recovered: set[str] = set()  # stored by a request that got no answer, and told so when asked again
+        self.refused: set[int] = set()  # statuses
+        self.accepted_at = 0.0  # the last one, in the time of the loop
         self._daemon = daemon
         self._data = "x" * pad
         self._clock = Clock()
@@ -114,8 +117,12 @@ class Producers:
         asked_at = self._clock.now()
         try:
             answer = await self._daemon.ask("POST", "/v1/events", event)
+        except aiohttp.ClientResponseError as refused:
+            self.refused.add(refused.status)
+            return False
         except (aiohttp.ClientError, ConnectionError):
             return False
+        self.accepted_at = asyncio.get_running_loop().time()
         if datetime.fromisoformat(answer["accepted_at"]).timestamp() * 1000 < asked_at:
             self.recovered.add(id_)
         return True
@@ -143,17 +150,20 @@ def judge(producers: Producers, arrivals: Arrivals) -> Verdict:
     )
 
 
-def check_file(database: Path) -> None:
+@contextmanager
+def left_by(daemon: Daemon) -> Iterator[sqlite3.Connection]:
     """
-    Assert that the database of a daemon that was killed is whole.
+    The database of a daemon that was killed, which is found to be whole.
 
-    What is read is a copy: whoever opens the file itself would do the recovery that is the next start's.
+    It is a copy: whoever opens the file itself would do the recovery that is the next start's.
     """
-    with TemporaryDirectory(dir=database.parent) as folder:
-        copies = [Path(shutil.copy(file, folder)) for file in (database, Path(f"{database}-wal")) if file.exists()]
+    database = daemon.data / "hooks.db"
+    with TemporaryDirectory(dir=daemon.data) as folder:
+        copies = [shutil.copy(file, folder) for file in (database, Path(f"{database}-wal")) if file.exists()]
         with closing(sqlite3.connect(copies[0])) as db:
             assert [("ok",)] == db.execute("PRAGMA integrity_check").fetchall()
             assert [] == db.execute("PRAGMA foreign_key_check").fetchall()
+            yield db
 
 
 @asynccontextmanager

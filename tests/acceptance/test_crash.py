@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from daemon import PATIENCE, Daemon
 from launcher import Launcher
-from load import Producers, Verdict, check_file, endpoint, judge
+from load import Producers, Verdict, endpoint, judge, left_by
 
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
@@ -58,7 +58,8 @@ async def campaign(folder: Path, launcher: Launcher, kills: Iterable[Kill]) -> t
             for kill in kills:
                 await _suffer(daemon, kill)
                 await arrivals.divide()
-                check_file(daemon.data / "hooks.db")
+                with left_by(daemon):
+                    pass
             await daemon.start()
             await producers.until(50)
         await daemon.idle()
