@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiosqlite
 
-from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
+from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError, StorageFailed
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -151,12 +151,16 @@ def works(db: aiosqlite.Connection) -> bool:
 
 
 async def close(db: aiosqlite.Connection) -> None:
-    """Close *db*, if need be in this thread, because its own has ended."""
+    """Close *db*; in this thread, if its own has ended, and then whoever still waits for it hears StorageFailed."""
     if works(db):
         await db.close()
-    elif db._connection is not None:  # noqa: SLF001  # aiosqlite would leave it to the thread
+    elif db._connection is not None:  # noqa: SLF001  # aiosqlite would leave all this to the thread
         db._connection.close()  # noqa: SLF001
         db._connection = None  # noqa: SLF001
+        while not db._tx.empty():  # noqa: SLF001
+            waiting, _ = db._tx.get_nowait()  # noqa: SLF001
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(StorageFailed("a thread of the database has ended"))
 
 
 async def _value(db: aiosqlite.Connection, sql: str) -> Any:

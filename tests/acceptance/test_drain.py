@@ -62,7 +62,7 @@ async def test_clean_stop_repeats_nothing(tmp_path: Path, launcher: Launcher) ->
 
 
 async def test_drain_does_not_wait_for_ever(tmp_path: Path, launcher: Launcher) -> None:
-    """F24: of a hundred endpoints that hang and one that answers within the drain, the hundred are tried again, and only they."""
+    """F24: of a hundred endpoints that hang and one that answers within the drain, only the hundred are tried again."""
     async with (
         silent() as url,
         Daemon(tmp_path, launcher=launcher, drain="1s") as daemon,
@@ -87,7 +87,7 @@ async def test_drain_does_not_wait_for_ever(tmp_path: Path, launcher: Launcher) 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 async def test_second_signal_ends_the_drain(second: signal.Signals, tmp_path: Path, launcher: Launcher) -> None:
-    """F25: a second signal does not wait for endpoints that hang: their attempts are recorded as interrupted, and made again."""
+    """F25: a second signal does not wait for endpoints that hang: attempts are recorded as interrupted, and made again."""
     async with silent() as url, Daemon(tmp_path, launcher=launcher, drain="25s") as daemon:
         await daemon.subscribe(url)
         await daemon.ask("POST", "/v1/events", EVENT)
