@@ -185,11 +185,15 @@ class Daemon:
             self.signal(signal.SIGKILL)
         await self.ended()
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer to a request, which must be a success; raises aiohttp.ClientError if there is none."""
+    async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
+        """The answer to a request, with an idempotency *key*, which must be a success; raises aiohttp.ClientError if not."""
         if self._client is None:
             raise aiohttp.ClientConnectionError("the daemon has ended")
-        sent: dict[str, Any] = {} if body is None else {"data": BytesIO(json.dumps(body).encode()), "headers": JSON}
+        sent: dict[str, Any] = (
+            {}
+            if body is None
+            else {"data": BytesIO(json.dumps(body).encode()), "headers": JSON | ({"Idempotency-Key": key} if key else {})}
+        )
         async with self._client.request(method, path, **sent) as answer:
             answer.raise_for_status()
             return await answer.json() if answer.content_length else None

@@ -27,18 +27,26 @@ if TYPE_CHECKING:
 
 
 class Arrivals:
-    """What an endpoint got, by event id, divided into eras; a step of a receiver's script."""
+    """
+    What an endpoint got, by event id, divided into eras; a step of a receiver's script.
 
-    def __init__(self, *, delay: float = 0.0, answers: Sequence[int] = (200,)) -> None:
+    It gives *answers* in turn, the last one from then on; and of every *refuses*-th event it refuses the first request.
+    """
+
+    def __init__(self, *, delay: float = 0.0, answers: Sequence[int] = (200,), refuses: int = 0) -> None:
         self.bodies: dict[str, set[bytes]] = {}
-        self.eras: list[Counter[str]] = [Counter()]  # the requests since the last call of `divide`
+        self.eras: list[Counter[str]] = [Counter()]  # the requests since the last call of `divide` that were not refused
         self._delay = delay
-        self._answers = answers  # in turn, and the last one from then on
+        self._answers = answers
+        self._refuses = refuses
         self._more = asyncio.Event()
 
     def __call__(self, request: Received) -> Reply:
         """Note the request, and answer after a while."""
         id_ = str(request.header("webhook-id"))
+        if id_ not in self.bodies and self._refuses and len(self.bodies) % self._refuses == 0:
+            self.bodies[id_] = {request.body}
+            return Reply(status=503, delay=self._delay)
         self.bodies.setdefault(id_, set()).add(request.body)
         self.eras[-1][id_] += 1
         self._more.set()
@@ -140,10 +148,9 @@ class Verdict(NamedTuple):
 
 def judge(producers: Producers, arrivals: Arrivals) -> Verdict:
     """The verdict once all has arrived that will."""
-    arrived = arrivals.bodies.keys()
     return Verdict(
-        lost=producers.accepted - arrived,
-        unexpected=arrived - producers.published,
+        lost=producers.accepted.difference(*arrivals.eras),
+        unexpected=arrivals.bodies.keys() - producers.published,
         altered={id_ for id_, bodies in arrivals.bodies.items() if len(bodies) > 1},
         repeats=arrivals.repeats(),
         recovered=producers.recovered,
@@ -167,9 +174,9 @@ def left_by(daemon: Daemon) -> Iterator[sqlite3.Connection]:
 
 
 @asynccontextmanager
-async def endpoint(daemon: Daemon, *, delay: float = 0.0) -> AsyncIterator[Arrivals]:
+async def endpoint(daemon: Daemon, *, delay: float = 0.0, refuses: int = 0) -> AsyncIterator[Arrivals]:
     """An endpoint with a subscription of *daemon* to everything."""
-    arrivals = Arrivals(delay=delay)
+    arrivals = Arrivals(delay=delay, refuses=refuses)
     async with Receiver(arrivals) as receiver:
-        await daemon.subscribe(receiver.url, max_concurrency=100)
+        await daemon.subscribe(receiver.url, max_concurrency=100, retry_schedule=["1ms"] * 5)
         yield arrivals

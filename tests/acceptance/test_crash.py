@@ -52,7 +52,10 @@ def at_random(rng: Random) -> Kill:
 
 async def campaign(folder: Path, launcher: Launcher, kills: Iterable[Kill]) -> tuple[Verdict, Producers]:
     """The verdict on a daemon that works under load, is ended by each of *kills*, and last is left to finish what it has."""
-    async with Daemon(folder, concurrency=CONCURRENCY, launcher=launcher) as daemon, endpoint(daemon, delay=0.02) as arrivals:
+    async with (
+        Daemon(folder, concurrency=CONCURRENCY, launcher=launcher) as daemon,
+        endpoint(daemon, delay=0.02, refuses=20) as arrivals,
+    ):
         producers = Producers(daemon, pad=500)
         async with producers.running():
             await daemon.kill()
