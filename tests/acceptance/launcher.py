@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+PATIENCE = 30  # s until a process that is waited for has failed to end
 HERE = Path(__file__).parent
 
 
@@ -81,6 +82,13 @@ class Launcher:
         os.close(their_stderr)
         told = await _reader(status)
         return Launched(int(await told.readline()), told, await _reader(stderr))
+
+
+async def finish(launched: Launched) -> int:
+    """The exit status of a process, once it has ended."""
+    async with asyncio.timeout(PATIENCE):
+        await launched.stderr.read()
+        return await launched.wait()
 
 
 async def _reader(descriptor: int) -> asyncio.StreamReader:

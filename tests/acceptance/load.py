@@ -7,10 +7,10 @@ import shutil
 import sqlite3
 from collections import Counter
 from contextlib import asynccontextmanager, closing, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 from daemon import PATIENCE
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from hookengine.receiver import Received
 
 
+EVENT = {"type": "order.created", "id": "event-1", "data": {"id": 1}}
+LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
 class Arrivals:
     """
     What an endpoint got, by event id, divided into eras; a step of a receiver's script.
@@ -36,7 +40,7 @@ class Arrivals:
     def __init__(self, *, delay: float = 0.0, answers: Sequence[int] = (200,), refuses: int = 0) -> None:
         self.bodies: dict[str, set[bytes]] = {}
         self.eras: list[Counter[str]] = [Counter()]  # the requests since the last call of `divide` that were not refused
-        self._delay = delay
+        self.delay = delay  # s until each answer
         self._answers = answers
         self._refuses = refuses
         self._more = asyncio.Event()
@@ -46,11 +50,11 @@ class Arrivals:
         id_ = str(request.header("webhook-id"))
         if id_ not in self.bodies and self._refuses and len(self.bodies) % self._refuses == 0:
             self.bodies[id_] = {request.body}
-            return Reply(status=503, delay=self._delay)
+            return Reply(status=503, delay=self.delay)
         self.bodies.setdefault(id_, set()).add(request.body)
         self.eras[-1][id_] += 1
         self._more.set()
-        return Reply(status=self._answers[min(request.number, len(self._answers)) - 1], delay=self._delay)
+        return Reply(status=self._answers[min(request.number, len(self._answers)) - 1], delay=self.delay)
 
     async def divide(self) -> None:
         """Begin a new era, once everything is read that a process that has ended had sent."""
@@ -155,6 +159,14 @@ def judge(producers: Producers, arrivals: Arrivals) -> Verdict:
         repeats=arrivals.repeats(),
         recovered=producers.recovered,
     )
+
+
+async def tried(daemon: Daemon, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
+    """The answer, or None where the daemon ends without one."""
+    try:
+        return await daemon.ask(method, path, body, key=key)
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError):
+        return None
 
 
 @contextmanager

@@ -12,27 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from daemon import PATIENCE, Daemon
-from launcher import Launcher
 from load import Producers, Verdict, endpoint, judge, left_by
 
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from launcher import Launcher
 
 CONCURRENCY = 32
 KILLS = int(os.environ.get("KILLS", "30"))  # `make soak` has more
 SEED = int(os.environ.get("SEED", "1"))
 _OF_ONE_FILE = 30  # kills, then the next file: the check of a large one takes long
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    """Starts daemons quickly."""
-    with Launcher() as launching:
-        yield launching
 
 
 class Kill(NamedTuple):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemon import Daemon, silent
-from launcher import Launcher
 from load import Producers, endpoint, judge, left_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from launcher import Launcher
 
 # Deliveries whose last attempt was cut.
 INTERRUPTED = """
@@ -21,13 +21,6 @@ SELECT count(*) FROM deliveries AS d
 WHERE (SELECT outcome FROM attempts WHERE delivery = d.seq ORDER BY seq DESC LIMIT 1) = 'interrupted'
 """
 EVENT = {"type": "order.created", "id": "event-1", "data": 1}
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    """Starts daemons quickly."""
-    with Launcher() as launching:
-        yield launching
 
 
 async def attempts(daemon: Daemon) -> list[tuple[Any, ...]]:
