@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from hookengine import health, profiles, retry
 from hookengine.failpoints import failpoint
+from hookengine.flights import Flights
+from hookengine.gathering import Gathering
 from hookengine.models import (
     Accepted,
     Attempt,
@@ -22,6 +24,7 @@ from hookengine.models import (
     Health,
     Interrupted,
     Outcome,
+    Place,
     Rank,
     Refused,
     Request,
@@ -41,6 +44,7 @@ from hookengine.observers import (
     StorageTrouble,
     SubscriptionChanged,
 )
+from hookengine.payloads import Payloads
 from hookengine.scheduler import FROM_THE_START
 from hookengine.store import Recorded, Result
 
@@ -48,18 +52,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hookengine.clock import Clock
+    from hookengine.gathering import Compose, Composed
     from hookengine.observers import Happening
     from hookengine.profiles import Profile
     from hookengine.scheduler import Mark, Refill, Scheduler
     from hookengine.sender import Sender
     from hookengine.store import Store
 
+    _Member = tuple[Delivery, Event | None]  # the event is None where it is gone
+
 _TURN = 64  # deliveries taken at once, whose payloads are read in one go
 _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
 _SHORTEST_PAUSE = 100  # ms without taking after a fault of this machine, doubling to the longest
 _LONGEST_PAUSE = 5_000
 _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupted attempts
-_EVENT_OVERHEAD = 700  # bytes, about, that an event in memory takes beside its data
+
+# Names of their own, because looking up a member of an enum costs more than what is done with it.
+_PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
 
 # These endings need no working network, so that they do not show that it works again.
 _PROVES_NOTHING = frozenset(
@@ -79,38 +88,6 @@ class _Target(Struct, frozen=True):
     subscription: Subscription
     profile: Profile
     rules: Rules
-
-
-class Payloads:
-    """Events that were just accepted, up to *limit* bytes, so that a fresh delivery reads nothing from the disk."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._events: dict[int, tuple[Event, int]] = {}  # with the number of deliveries that will ask
-
-    def keep(self, event: Event) -> None:
-        """Keep *event* for one delivery more; the oldest make room."""
-        _, askers = self._events.get(event.seq, (event, 0))
-        if not askers:
-            self._size += _size(event)
-        self._events[event.seq] = (event, askers + 1)
-        while self._size > self._limit:
-            oldest, _ = self._events.pop(next(iter(self._events)))
-            self._size -= _size(oldest)
-
-    def take(self, seq: int) -> Event | None:
-        """The event for one of its deliveries; forgotten after the last."""
-        kept = self._events.get(seq)
-        if kept is None:
-            return None
-        event, askers = kept
-        if askers > 1:
-            self._events[seq] = (event, askers - 1)
-        else:
-            del self._events[seq]
-            self._size -= _size(event)
-        return event
 
 
 class Dispatcher:
@@ -138,9 +115,10 @@ class Dispatcher:
         self._profiles = profiles
         self._observe = observe
         self._payloads = Payloads(payload_cache)
+        self._gathering = Gathering()
+        self._flights = Flights()
         self._store: Store  # given by load()
         self._targets: dict[int, _Target] = {}  # by subscription, made when first needed after a change
-        self._overruled: dict[int, Delivery] = {}  # in flight, and changed by somebody else meanwhile
         self._interrupted_at: dict[int, int] = {}  # in trouble: when a delivery's interrupted attempt was last recorded
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -165,11 +143,11 @@ class Dispatcher:
 
     def current(self, delivery: Delivery) -> Delivery:
         """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
-        return self._overruled.get(delivery.seq, delivery)
+        return self._flights.current(delivery)
 
-    def taken(self) -> list[int]:
-        """The deliveries in flight."""
-        return self._scheduler.taken()
+    def taken(self) -> tuple[list[int], list[int]]:
+        """The deliveries in flight by themselves, and the batches in flight."""
+        return self._flights.alone, self._flights.batches
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""
@@ -179,33 +157,39 @@ class Dispatcher:
         """New deliveries are committed; the event is None where it was not at hand, and is read when it is needed."""
         now = self._clock.now()
         for delivery, event in deliveries:
-            if self._scheduler.push(delivery, now=now) and delivery.due_at <= now and event is not None:
+            if delivery.place is _GATHERING:
+                self._gathering.add(delivery, now=now)
+            elif self._scheduler.push(delivery, now=now) and delivery.due_at <= now and event is not None:
                 self._payloads.keep(event)
         self._wake.set()
 
-    def recorded(self, results: list[Recorded]) -> None:
+    def recorded(self, results: list[list[Recorded]]) -> None:
         """Results are committed: slots are given back, and retries take their places."""
         now = self._clock.now()
-        for recorded in results:
-            result, delivery = recorded.result, recorded.delivery
-            self._release(recorded, now)
-            self._overruled.pop(delivery.seq, None)  # the result was applied to it
-            if delivery.state is DeliveryState.PENDING:
-                self._scheduler.push(delivery, now=now)
-            self._observe(
-                AttemptFinished(
-                    delivery=delivery,
-                    attempt=result.attempt,
-                    subscription=self._store.writer.index.get(delivery.subscription),
-                )
-            )
+        for group in results:
+            taken = group[0].result.head or group[0].result.before
+            self._release(taken, group, now)
+            back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
+            for delivery in (*(recorded.delivery for recorded in group), *back):
+                if delivery.state is _PENDING and delivery.place is _LANE:
+                    self._scheduler.push(delivery, now=now)
+            subscription = self._store.writer.index.get(taken.subscription)
+            for recorded in group:
+                delivery, attempt = recorded.delivery, recorded.result.attempt
+                if attempt is not None or delivery.state is not _PENDING:
+                    self._observe(
+                        AttemptFinished(
+                            delivery=delivery, attempt=attempt, subscription=subscription, counted=recorded.counted
+                        )
+                    )
         self._wake.set()
 
-    def unrecorded(self, result: Result, error: Exception) -> None:
-        """A result cannot be stored: the delivery is left alone until the next start."""
-        self._scheduler.release(result.before.seq, None, now=self._clock.now())
-        self._overruled.pop(result.before.seq, None)
-        self._observe(Fault(where=f"delivery {result.before.id}", error=repr(error)))
+    def unrecorded(self, results: Sequence[Result], error: Exception) -> None:
+        """A result, or those of a batch, cannot be stored: the deliveries are left alone until the next start."""
+        taken = results[0].head or results[0].before
+        self._scheduler.release(taken.seq, None, now=self._clock.now())
+        self._flights.end(taken, {result.before.seq for result in results})
+        self._observe(Fault(where=f"delivery {taken.id}", error=repr(error)))
         self._wake.set()
 
     def unreadable(self, where: str, error: Exception) -> None:
@@ -221,26 +205,40 @@ class Dispatcher:
             self._sender.forget(known.seq)
         if after is None or after.state is SubscriptionState.DISABLED:
             self._scheduler.close(known.seq)
+            self._gathering.close(known.seq)
         elif before is None:
-            self._serve(after, [None, None, None])
+            self._serve(after, [None, None, None], gathered=False)
         elif before.state is SubscriptionState.DISABLED:
-            self._serve(after, [FROM_THE_START] * 3)
+            self._serve(after, [FROM_THE_START] * 3, gathered=True)
         else:  # it has a lane, unless its profile was not there, and keeps the width that it has earned
             standing = self._scheduler.standing(after.seq)
             earned = standing is not None and standing.rank is Rank.TRUSTED
-            self._serve(after, [FROM_THE_START] * 3, standing if earned else None)
+            self._serve(after, [FROM_THE_START] * 3, standing if earned else None, gathered=True)
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 
     def overruled(self, before: Delivery, after: Delivery) -> None:
         """Somebody changed a delivery: it moves, or, if it is in flight, its attempt's end will find out."""
-        if self._scheduler.is_in_flight(before.seq):
-            self._overruled[before.seq] = after
-        else:
-            self._scheduler.discard(before)
-            if after.state is DeliveryState.PENDING:
+        if not self._flights.change(before, after):
+            if before.place is _LANE:
+                self._scheduler.discard(before)
+            if after.state is _PENDING and after.place is _LANE:
                 self._scheduler.push(after, now=self._clock.now())
         self._observe(DeliveryOverruled(delivery=after))
+        self._wake.set()
+
+    def promoted(self, delivery: Delivery) -> None:
+        """Another delivery leads its batch."""
+        if not self._flights.promote(delivery):
+            self._scheduler.push(delivery, now=self._clock.now())
+        self._wake.set()
+
+    def composed(self, asked: Compose, composed: Composed | None) -> None:
+        """Batches are made, or cannot be made now."""
+        now = self._clock.now()
+        for head in composed.heads if composed is not None else ():
+            self._scheduler.push(head, now=now)
+        self._gathering.composed(asked, composed, now=now)
         self._wake.set()
 
     def replaying(self, subscription: Subscription, count: int, *, finished: bool) -> None:
@@ -249,7 +247,9 @@ class Dispatcher:
 
     def refilled(self, refill: Refill, deliveries: list[Delivery], mark: Mark | None) -> None:
         """The answer to a refill."""
-        self._scheduler.refilled(refill, deliveries, mark, now=self._clock.now())
+        # The head of a batch may have changed while it is in flight.
+        rows = [each for each in deliveries if each.batch is None or not self._flights.holds(each)]
+        self._scheduler.refilled(refill, rows, mark, now=self._clock.now())
         self._wake.set()
 
     def storage(self, error: Exception | None) -> None:
@@ -265,9 +265,11 @@ class Dispatcher:
         """Open the lanes of *store*; nothing may be published before, or it would wait on disk for the next start."""
         self._store = store
         heads = await store.reader.heads()
+        gatherers = await store.reader.gatherers()
         for subscription in store.writer.index:
             if subscription.state is SubscriptionState.ACTIVE:
-                self._serve(subscription, heads.get(subscription.seq, [None, None, None]))
+                marks = heads.get(subscription.seq, [None, None, None])
+                self._serve(subscription, marks, gathered=subscription.seq in gatherers)
 
     async def run(self) -> None:
         """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
@@ -277,6 +279,8 @@ class Dispatcher:
                 now = self._clock.now()
                 for refill in self._scheduler.refills(now):
                     self._store.writer.refill(refill)
+                for ask in self._gathering.asks(now, self._room):
+                    self._store.writer.compose(ask)
                 taken = self._scheduler.take(now, _TURN) if self._may_take() else []
                 if taken:
                     await self._start(taken)
@@ -294,8 +298,14 @@ class Dispatcher:
         self._wake.set()
         self._patience.append(self._loop.call_later(drain, self._drained.set))
 
-    def _serve(self, subscription: Subscription, marks: list[Mark | None], standing: Standing | None = None) -> None:
-        """Open its lane; without the *standing* that it has, with the one that its counters give."""
+    def _serve(
+        self, subscription: Subscription, marks: list[Mark | None], standing: Standing | None = None, *, gathered: bool
+    ) -> None:
+        """
+        Open its lane; without the *standing* that it has, with the one that its counters give.
+
+        Where something may have been *gathered* at a time when it had batches, that goes, each by itself.
+        """
         target = self._target(subscription.seq)
         if target is None:
             return
@@ -311,6 +321,15 @@ class Dispatcher:
             marks=marks,
             now=self._clock.now(),
         )
+        batching = profiles.batching(target.profile, subscription)
+        if batching is not None or gathered:
+            most, wait = batching or (1, 0)
+            self._gathering.open(subscription.seq, most=most, wait=wait)
+
+    def _room(self, seq: int) -> int:
+        """How many batches a lane should have more: what waits in it may take in more events as long as it is no batch."""
+        subscription = self._store.writer.index.get(seq)
+        return 0 if subscription is None else subscription.max_concurrency - self._scheduler.waiting(seq)
 
     def _target(self, seq: int) -> _Target | None:
         """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""
@@ -331,7 +350,7 @@ class Dispatcher:
         return self._storage_works and self._loop.time() >= self._paused_until
 
     async def _sleep(self, now: int) -> None:
-        due_at = self._scheduler.next_due()
+        due_at = min((at for at in (self._scheduler.next_due(), self._gathering.next_due()) if at is not None), default=None)
         delay = _LONGEST_SLEEP if due_at is None else min(max(0, due_at - now) / 1000, _LONGEST_SLEEP)
         if self._loop.time() < self._paused_until:
             delay = self._paused_until - self._loop.time()
@@ -340,22 +359,38 @@ class Dispatcher:
         timer.cancel()
 
     async def _start(self, taken: list[Delivery]) -> None:
-        """Begin an attempt for each; what is not in memory of their events is read in one statement."""
-        events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
-        missing = {delivery.event for delivery in taken} - events.keys()
-        if missing:
-            try:
-                events |= await self._store.reader.events_by_seq(missing)
-            except sqlite3.Error as error:
-                self._observe(Fault(where="reading payloads", error=repr(error)))
-                self._hold_off(str(error))
-                for delivery in taken:
-                    self._put_back(delivery)
-                return
+        """Begin an attempt for each; what is not in memory of their batches and events is read in one statement each."""
         for delivery in taken:
-            task = self._loop.create_task(self._attempt(delivery, events.get(delivery.event)))
+            self._flights.begin(delivery)
+            self._gathering.resume(delivery.subscription)
+        events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
+        try:
+            batches = await self._members(taken)
+            members = [each for batch in batches.values() for each in batch]
+            missing = {delivery.event for delivery in (*taken, *members)} - events.keys()
+            if missing:
+                events |= await self._store.reader.events_by_seq(missing)
+        except sqlite3.Error as error:
+            self._observe(Fault(where="reading payloads", error=repr(error)))
+            self._hold_off(str(error))
+            for delivery in taken:
+                self._put_back(delivery)
+            return
+        for delivery in taken:
+            group = [delivery] if delivery.batch is None else batches.get(delivery.batch, ())
+            task = self._loop.create_task(self._attempt(delivery, [(each, events.get(each.event)) for each in group]))
             self._attempts.add(task)
             task.add_done_callback(self._ended)
+
+    async def _members(self, taken: list[Delivery]) -> Mapping[int, list[Delivery]]:
+        """What goes with those of *taken* that lead a batch."""
+        heads = [delivery for delivery in taken if delivery.batch is not None]
+        if not heads:
+            return {}
+        members, unreadable = await self._store.reader.members([head.batch for head in heads if head.batch is not None])
+        for where, error in unreadable:
+            self.unreadable(where, error)
+        return members
 
     def _ended(self, attempt: asyncio.Task[None]) -> None:
         self._attempts.discard(attempt)
@@ -374,55 +409,68 @@ class Dispatcher:
 
     # One attempt.
 
-    async def _attempt(self, delivery: Delivery, event: Event | None) -> None:
-        target = self._target(delivery.subscription)
+    async def _attempt(self, taken: Delivery, members: list[_Member]) -> None:
+        """One request for the delivery that was taken, or for those of the batch that it leads."""
+        target = self._target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
-        if target is None or delivery.seq in self._overruled:
-            self._put_back(delivery)
+        if target is None or any(self._flights.is_changed(delivery) for delivery, _ in members):
+            self._put_back(taken)
+            return
+        if not members:  # they have left, or cannot be read
+            self._put_back(taken, again=False)
             return
         failpoint("K07-taken")
-        result = await self._try(delivery, event, target)
+        results = await self._try(taken, members, target)
         failpoint("K11-ended")
-        attempt = result.attempt
-        if attempt is not None and self._is_repetition(delivery, attempt):
-            self._put_back(delivery)
+        attempt = results[-1].attempt
+        if attempt is not None and self._is_repetition(taken, attempt):
+            self._put_back(taken)
         else:
-            self._store.writer.record(result)
+            self._store.writer.record(*results)
 
-    async def _try(self, delivery: Delivery, event: Event | None, target: _Target) -> Result:
+    async def _try(self, taken: Delivery, members: list[_Member], target: _Target) -> list[Result]:
         started_at = self._clock.now()
-        expired = retry.expire(delivery, now=started_at)
-        if expired is not None:
-            return Result(before=delivery, after=expired, attempt=None, rules=target.rules, event=event)
+        results, going = _sorted_out(taken, members, target, started_at)
+        if not going:
+            return results
         begun = self._loop.time()
-        request, outcome = await self._send(delivery, event, target, started_at)
+        request, outcome = await self._send(going, target, started_at)
         duration = round((self._loop.time() - begun) * 1000)
-        attempt = Attempt(
-            number=delivery.attempt_count + 1,
-            at=started_at,
-            duration=duration,
-            trigger=delivery.trigger,
-            outcome=outcome,
-            request=request,
-        )
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
-        after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
-        return Result(
-            before=delivery, after=after, attempt=attempt, rules=target.rules, profile=target.profile.name, event=event
-        )
+        head, shares = (None, False) if taken.batch is None else (taken, len(going) > 1)
+        for delivery, event in going:
+            attempt = Attempt(
+                number=delivery.attempt_count + 1,
+                at=started_at,
+                duration=duration,
+                trigger=delivery.trigger,
+                outcome=outcome,
+                request=request,
+            )
+            after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
+            results.append(
+                Result(
+                    before=delivery,
+                    after=after,
+                    attempt=attempt,
+                    rules=target.rules,
+                    profile=target.profile.name,
+                    event=event,
+                    head=head,
+                    shares=shares,
+                )
+            )
+        return results
 
-    async def _send(
-        self, delivery: Delivery, event: Event | None, target: _Target, now: int
-    ) -> tuple[Request | None, Outcome]:
+    async def _send(self, going: list[tuple[Delivery, Event]], target: _Target, now: int) -> tuple[Request | None, Outcome]:
         """The request, and every way that sending it can end as a value: nothing escapes an attempt."""
         request = None
+        delivery = going[0][0]
         try:
-            if event is None:
-                return None, _broken(f"the event of {delivery.id} is gone")
             request = profiles.build(
                 target.profile,
                 target.subscription,
-                event,
+                [event for _, event in going],
                 secrets=self._store.writer.secrets(target.subscription, of_tenant=target.profile.uses_tenants_secret),
                 attempt=delivery.attempt_count + 1,
                 retry=delivery.step,
@@ -471,19 +519,20 @@ class Dispatcher:
         self._interrupted_at[delivery.seq] = attempt.at
         return False
 
-    def _put_back(self, delivery: Delivery) -> None:
-        """Give the slot back without a trace."""
+    def _put_back(self, taken: Delivery, *, again: bool = True) -> None:
+        """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
         now = self._clock.now()
-        self._scheduler.release(delivery.seq, None, now=now)
-        delivery = self._overruled.pop(delivery.seq, delivery)
-        if delivery.state is DeliveryState.PENDING:
-            self._scheduler.push(delivery, now=now)
+        self._scheduler.release(taken.seq, None, now=now)
+        for delivery in self._flights.end(taken):
+            if again or delivery != taken:
+                self._scheduler.push(delivery, now=now)
         self._wake.set()
 
-    def _release(self, recorded: Recorded, now: int) -> None:
+    def _release(self, taken: Delivery, group: list[Recorded], now: int) -> None:
         """Give the slot back, with what the subscription has earned."""
+        recorded = next((each for each in group if each.counted and each.result.attempt is not None), group[0])
         result = recorded.result
-        seq = result.after.subscription
+        seq = taken.subscription
         before, subscription = self._scheduler.standing(seq), self._store.writer.index.get(seq)
         standing = None
         if result.attempt is not None and before is not None and subscription is not None:
@@ -494,11 +543,32 @@ class Dispatcher:
                 result.rules,
                 max_concurrency=subscription.max_concurrency,
             )
-        self._scheduler.release(result.after.seq, standing, now=now)
+        self._scheduler.release(taken.seq, standing, now=now)
 
 
-def _size(event: Event) -> int:
-    return len(event.data) + _EVENT_OVERHEAD
+def _sorted_out(
+    taken: Delivery, members: list[_Member], target: _Target, now: int
+) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
+    """What becomes of those of *members* that do not go now, and those that do."""
+    head = None if taken.batch is None else taken
+    results: list[Result] = []
+    going: list[tuple[Delivery, Event]] = []
+    expired = False
+    for delivery, event in members:
+        after, attempt = retry.expire(delivery, now=now), None
+        expired = expired or after is not None
+        if after is None and event is None:
+            outcome = _broken(f"the event of {delivery.id} is gone")
+            number = delivery.attempt_count + 1
+            attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
+            after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)
+        elif after is None and expired and delivery.due_at > now:
+            after = delivery  # the head's time came earlier than that of the others, because it was its last
+        if after is None and event is not None:
+            going.append((delivery, event))
+        elif after is not None:
+            results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
+    return results, going
 
 
 def _broken(detail: str) -> Broken:

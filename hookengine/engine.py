@@ -20,6 +20,7 @@ from hookengine.maintenance import Maintenance
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
 from hookengine.observers import Fault, LogObserver, MetricsObserver, Waiters, host_logger
+from hookengine.profiles import batching
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
 from hookengine.server import Server, bind
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     import structlog
 
-    from hookengine.models import AccessToken, OAuth2
+    from hookengine.models import AccessToken, OAuth2, Subscription
     from hookengine.observers import Happening, Observer
 
 DATABASE = "hooks.db"
@@ -226,11 +227,17 @@ class Engine(Api):
             allow_ports=config.security.allow_ports,
             own_addresses=() if door is None else door.addresses,
         )
+
+        def gathers(subscription: Subscription) -> bool:
+            profile = config.profiles.get(subscription.profile)
+            return profile is not None and batching(profile, subscription) is not None
+
         store = Store(
             self._path,
             clock=clock,
             synchronous=config.store.synchronous,
             encryption_key=os.environ.get("HOOKENGINE_ENCRYPTION_KEY"),
+            gathers=gathers,
         )
 
         def kept(subscription: int, auth: OAuth2) -> AccessToken | None:

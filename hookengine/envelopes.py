@@ -15,7 +15,7 @@ from hookengine.javascript import stringify
 from hookengine.validation import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hookengine.models import Event, Subscription
 
@@ -47,8 +47,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
 
     name: str
     make: Callable[[Event, Subscription | None], bytes]
+    make_batch: Callable[[Sequence[Event], Subscription | None], bytes] | None = None  # where it can hold several events
     addressed: bool = False  # holds `target_id` and `key_values`; a GET has `key_values` in its URL and no body
-    several: bool = False  # may hold more than one event
     ping: Ping = Ping()
     for_tests: Envelope | None = None  # what takes its place in tests, where they are marked as such
     mark: Mapping[str, Any] = MappingProxyType({})  # pairs that a GET has in its query beside `key_values`
@@ -108,9 +108,14 @@ def _clarife(event: Event, _: Subscription | None) -> bytes:
 
 
 def _clevertap(event: Event, subscription: Subscription | None) -> bytes:
+    return _clevertap_batch([event], subscription)
+
+
+def _clevertap_batch(events: Sequence[Event], subscription: Subscription | None) -> bytes:
     """Each event's `data` is one profile."""
     target_id, key_values = (0, {}) if subscription is None else (subscription.target_id, subscription.key_values)
-    return b'{"targetId":%d,"key_values":%b,"profiles":[%b]}' % (target_id, orjson.dumps(key_values), event.data)
+    profiles = b",".join([event.data for event in events])
+    return b'{"targetId":%d,"key_values":%b,"profiles":[%b]}' % (target_id, orjson.dumps(key_values), profiles)
 
 
 def _clevertap_test(event: Event, subscription: Subscription | None) -> bytes:
@@ -129,8 +134,8 @@ ENVELOPES: Mapping[str, Envelope] = MappingProxyType(
             Envelope(
                 name="clevertap",
                 make=_clevertap,
+                make_batch=_clevertap_batch,
                 addressed=True,
-                several=True,
                 ping=Ping(data=b",".join([_SAMPLE_PROFILE] * 5)),
                 for_tests=Envelope(name="clevertap", make=_clevertap_test, addressed=True, mark={"is_test": True}),
             ),

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from hookengine.envelopes import ENVELOPES
+from hookengine.models import Batching
 from hookengine.profiles import HEADER_NAME, PROFILES, Profile, check_template
 from hookengine.signing import Algorithm, Encoding, KeyForm, Moment, Scheme, check_secret, new_secret
 from hookengine.validation import Draft, Duration, Problems, did_you_mean, pointer, quoted
@@ -66,6 +67,13 @@ def _timeout(text: str) -> Duration:
     return duration
 
 
+def _wait(text: str) -> Duration:
+    duration = Duration.parse(text)
+    if duration > 3_600_000:  # ms
+        raise ValueError("expected at most 1h")
+    return duration
+
+
 def _delay(text: str) -> Duration:
     duration = Duration.parse(text)
     if duration > _LONGEST_DELAY:
@@ -76,6 +84,7 @@ def _delay(text: str) -> Duration:
 _HeaderName = Annotated[str, Meta(extra={"parse": _header_name})]
 _Printable = Annotated[str, Meta(extra={"parse": _printable})]
 _Code = Annotated[int, Meta(ge=200, le=599)]
+_Wait = Annotated[Duration, Meta(extra={"parse": _wait})]
 _Codes = Annotated[list[_Code], Meta(max_length=100)]
 
 
@@ -128,6 +137,21 @@ class SignatureTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def scheme(self) -> Scheme:
         """The same, as `sign` and `verify` take it."""
         return Scheme(**asdict(self))
+
+
+class BatchInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    When a request with several events goes: once it has `max_events`, or the first of them has waited for `max_wait`.
+
+    What is left out is as the profile has it, or else 100 events and 1 s.
+    """
+
+    max_events: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    max_wait: _Wait | None = None
+
+    def batching(self) -> Batching:
+        """The same as the engine has it."""
+        return Batching(max_events=self.max_events, max_wait=None if self.max_wait is None else int(self.max_wait))
 
 
 class ProfileTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,10 +237,11 @@ class ProfileTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Meta(description="Whose secret signs: each subscription has its own, or the tenant has one.", examples=["tenant"]),
     ] = None
     batch: Annotated[
-        bool | None,
+        BatchInput | None,
         Meta(
-            description="Whether a request may hold several events, which only `clevertap`'s envelope can. Not done yet.",
-            examples=[False],
+            description="When a request with several events goes, which only `clevertap`'s envelope can hold, as"
+            ' `{ max_events = 100, max_wait = "1s" }`: once it has so many, or the first has waited so long. With'
+            " `max_events = 1` each event has a request of its own.",
         ),
     ] = None
     failed_label: Annotated[
@@ -319,7 +344,7 @@ class _Reading:
         envelope = profile.envelope
         if profile.method == "GET" and not envelope.addressed:
             wrong(f"GET carries no body, and the envelope {quoted(envelope.name)} is one", "method", "envelope")
-        if profile.batch and not envelope.several:
+        if profile.batch is not None and envelope.make_batch is None:
             wrong(f"the envelope {quoted(envelope.name)} holds one event", "batch", "envelope")
         for name in _named_twice(profile):
             wrong(f"the header {quoted(name)} is there twice", "headers", "signatures")
@@ -340,9 +365,13 @@ class _Reading:
 def _extended(name: str, base: Profile, draft: Draft[ProfileTable]) -> Profile:
     """*base* with what the table *name* has in place of it, as far as that is valid."""
     given = {field: value for field in ProfileTable.__struct_fields__ if (value := draft.get(field)) is not None}
-    changes: dict[str, Any] = {key: given[key] for key in ("method", "content_type", "secret_scope", "batch") if key in given}
+    changes: dict[str, Any] = {key: given[key] for key in ("method", "content_type", "secret_scope") if key in given}
     if "envelope" in given:
-        changes["envelope"] = ENVELOPES[given["envelope"]]
+        changes["envelope"] = envelope = ENVELOPES[given["envelope"]]
+        if envelope.make_batch is None:  # what the base says of batches was of its own envelope
+            changes["batch"] = None
+    if "batch" in given:
+        changes["batch"] = given["batch"].batching()
     if "headers" in given:
         changes["headers"] = tuple(given["headers"].items())
     if "signatures" in given:

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from hookengine.access import Scope
 from hookengine.envelopes import with_query
 from hookengine.errors import Mistake
+from hookengine.extensions import BatchInput  # noqa: TC001  # msgspec reads the hints
 from hookengine.matching import OURS
 from hookengine.models import (
     BasicAuth,
@@ -167,6 +168,7 @@ class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     disable_after_failures: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     while_disabled: Literal["hold", "skip"] | None = None
     max_concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    batch: BatchInput | None = None
     target_id: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     key_values: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
@@ -429,7 +431,10 @@ def _without_secret(profile: Profile) -> str:
 
 
 def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile) -> None:
-    """What the envelope has a place for: a body with the method, `target_id` and `key_values` at all."""
+    """What the envelope has a place for: a body with the method, several events, `target_id` and `key_values` at all."""
+    if draft.get("batch") is not None and profile.envelope.make_batch is None:
+        detail = f"the profile {quoted(profile.name)} sends each event in a request of its own"
+        problems.add("/batch", "unused_member", detail)
     is_get = (draft.get("method") or profile.method) == "GET"
     if not profile.envelope.addressed:
         if is_get:
@@ -495,6 +500,7 @@ def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any
         "disable_after_failures": given.disable_after_failures,
         "while_disabled": WhileDisabled(given.while_disabled or "hold"),
         "max_concurrency": 8 if given.max_concurrency is None else given.max_concurrency,
+        "batch": None if given.batch is None else given.batch.batching(),
         "target_id": given.target_id or 0,
         "key_values": given.key_values or {},
         "metadata": given.metadata or {},
@@ -543,6 +549,13 @@ def _auth_as_given(auth: models.Auth | None) -> dict[str, Any] | None:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _batch_as_given(batch: models.Batching | None) -> dict[str, Any] | None:
+    if batch is None:
+        return None
+    given: dict[str, Any] = {} if batch.max_events is None else {"max_events": batch.max_events}
+    return given if batch.max_wait is None else given | {"max_wait": format_duration(batch.max_wait)}
+
+
 def as_given(subscription: models.Subscription) -> dict[str, Any]:
     """The input that would make *subscription*, secrets and all: what a merge patch is applied to."""
     return {
@@ -561,6 +574,7 @@ def as_given(subscription: models.Subscription) -> dict[str, Any]:
         "disable_after_failures": subscription.disable_after_failures,
         "while_disabled": subscription.while_disabled.value,
         "max_concurrency": subscription.max_concurrency,
+        "batch": _batch_as_given(subscription.batch),
         "target_id": subscription.target_id,
         "key_values": subscription.key_values,
         "metadata": subscription.metadata,

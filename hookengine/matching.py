@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hookengine.models import SubscriptionState, WhileDisabled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from hookengine.models import Event, Subscription
 
@@ -87,9 +87,14 @@ class Index:
     The subscriptions that are not deleted, found by key, by id, and by what they want.
 
     Changed by the writer alone, when a change commits. What a match costs grows with what it finds, not with what there is.
+    *gathers* tells whether the deliveries of a subscription are put into batches.
     """
 
-    def __init__(self, subscriptions: Iterable[Subscription] = ()) -> None:
+    def __init__(
+        self, subscriptions: Iterable[Subscription] = (), *, gathers: Callable[[Subscription], bool] = lambda _: False
+    ) -> None:
+        self.gathering: set[int] = set()  # the keys of those whose deliveries are put into batches
+        self._gathers = gathers
         self._by_seq: dict[int, Subscription] = {}
         self._by_id: dict[str, Subscription] = {}
         self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
@@ -116,6 +121,8 @@ class Index:
         self._counts[subscription.tenant] += 1
         for pattern in subscription.event_types:
             self._wanting.setdefault((subscription.tenant, pattern), {})[subscription.seq] = subscription
+        if self._gathers(subscription):
+            self.gathering.add(subscription.seq)
 
     def remove(self, seq: int) -> None:
         """Forget the subscription with key *seq*."""
@@ -165,6 +172,7 @@ class Index:
 
     def _forget(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
+        self.gathering.discard(subscription.seq)
         self._counts[subscription.tenant] -= 1
         if not self._counts[subscription.tenant]:
             del self._counts[subscription.tenant]

@@ -56,6 +56,14 @@ class Priority(IntEnum):
     LOW = 2
 
 
+class Place(IntEnum):
+    """How a pending delivery comes to its request. The values are what the store holds."""
+
+    LANE = 0  # in its lane, as an entry of its own or at the head of its batch
+    GATHERING = 1  # waits to be put into a batch
+    FOLLOWING = 2  # goes with the head of its batch
+
+
 class Trigger(StrEnum):
     """Why an attempt was made."""
 
@@ -272,6 +280,13 @@ class OAuth2(Struct, frozen=True, kw_only=True, gc=False, tag="oauth2", tag_fiel
 Auth = BasicAuth | OAuth2
 
 
+class Batching(Struct, frozen=True, kw_only=True, gc=False):
+    """When a request with several events goes: what is None is decided elsewhere, by the profile or by default."""
+
+    max_events: int | None = None
+    max_wait: int | None = None  # ms that the oldest has waited
+
+
 class Authorization(Struct, frozen=True, kw_only=True, gc=False):
     """Whose access token a request needs, and how that is got."""
 
@@ -306,6 +321,7 @@ class Subscription(Struct, frozen=True, kw_only=True, gc=False):
     disable_after_failures: int | None = None
     while_disabled: WhileDisabled = WhileDisabled.HOLD
     max_concurrency: int = 8
+    batch: Batching | None = None
     target_id: int = 0
     key_values: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -358,6 +374,8 @@ class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     expires_at: int | None = None
     finished_at: int | None = None
     failed_label: str | None = None
+    place: Place = Place.LANE
+    batch: int | None = None  # the request that it shares: the seq of the first that was put into it
 
 
 class Request(Struct, frozen=True, kw_only=True, gc=False):

@@ -28,6 +28,7 @@ class AttemptFinished(Struct, frozen=True, kw_only=True, gc=False):
     delivery: Delivery
     attempt: Attempt | None  # None: it expired without one
     subscription: Subscription | None  # None: deleted meanwhile
+    counted: bool = True  # False: the attempt was another delivery's too, and is counted there
 
 
 class DeliveryOverruled(Struct, frozen=True, kw_only=True, gc=False):
@@ -228,8 +229,8 @@ class MetricsObserver:
     def __call__(self, happening: Happening) -> None:
         """Count it."""
         match happening:
-            case AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription):
-                if attempt is not None:
+            case AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription, counted=counted):
+                if attempt is not None and counted:
                     self._metrics.attempted(attempt)
                 state = delivery.state
                 # Cancelled by hand while in flight, it was counted then; with its subscription deleted, only now.

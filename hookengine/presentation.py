@@ -16,7 +16,7 @@ from hookengine.signing import public_key
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hookengine.access import Token
     from hookengine.models import Health, SigningSecret
@@ -61,6 +61,7 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
         disable_after_failures=s.disable_after_failures,
         while_disabled=s.while_disabled.value,
         max_concurrency=s.max_concurrency,
+        batch=given["batch"],
         target_id=s.target_id,
         key_values=s.key_values,
         metadata=s.metadata,
@@ -126,15 +127,19 @@ def _previous(secrets: tuple[SigningSecret, ...], now: int) -> list[views.OldSec
 
 def shown_attempt(
     a: StoredAttempt,
-    event: models.Event | None,
+    events: Sequence[models.Event],
     subscription: models.Subscription | None,
     profiles: Mapping[str, Profile],
 ) -> views.Attempt:
-    """An attempt, with what was sent and what was answered; *subscription* as it is now, None if it is gone."""
+    """
+    An attempt, with what was sent of *events*, and what was answered.
+
+    The *subscription* is as it is now, None if it is gone; there are no events where they are gone.
+    """
     request = response = error = None
     if a.method is not None and a.url is not None:
         request = views.AttemptRequest(
-            method=a.method, url=a.url, headers=a.headers, body=_sent_body(a, event, subscription, profiles)
+            method=a.method, url=a.url, headers=a.headers, body=_sent_body(a, events, subscription, profiles)
         )
     if a.response_headers is not None:
         response = views.AttemptResponse(
@@ -210,13 +215,13 @@ def shown_stats(
 
 def _sent_body(
     a: StoredAttempt,
-    event: models.Event | None,
+    events: Sequence[models.Event],
     subscription: models.Subscription | None,
     profiles: Mapping[str, Profile],
 ) -> str | None:
-    """The body as it was sent: made again from the event, and shown only if it is the same."""
+    """The body as it was sent: made again from the events, and shown only if it is the same."""
     profile = profiles.get(a.profile or "")
-    if profile is None or event is None:
+    if profile is None or not events or (len(events) > 1 and profile.envelope.make_batch is None):
         return None
-    made = body(profile, subscription, event, method=a.method or "")
+    made = body(profile, subscription, events, method=a.method or "")
     return made.decode("utf-8", "backslashreplace") if crc32(made) == a.checksum else None

@@ -12,13 +12,16 @@ from msgspec.structs import replace
 
 from hookengine import auth
 from hookengine.envelopes import ENVELOPES, Envelope, with_query
-from hookengine.models import Authorization, BasicAuth, Event, OAuth2, Request, Rules, SigningSecret, Subscription
+from hookengine.models import Authorization, BasicAuth, Batching, Event, OAuth2, Request, Rules, SigningSecret, Subscription
 from hookengine.signing import SCHEMES, Scheme, sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
+
+MOST_EVENTS = 100  # of a batch, unless its subscription or profile says otherwise
+LONGEST_WAIT = 1 * SECOND  # of an event for others to share its request
 
 # Of the templates of headers. `timestamp` is the attempt's, in Unix seconds; `attempt` counts all attempts of the delivery,
 # from 1, and `retry` those after the first since its schedule began.
@@ -45,7 +48,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     content_type: str = "application/json"
     verify_on_save: int | None = None  # the one answer with which a test request lets a subscription be saved
     secret_scope: Literal["subscription", "tenant"] = "subscription"  # noqa: S105  # whose it is, not what it is
-    batch: bool = False
+    batch: Batching | None = None  # more than one event per request
 
     @property
     def uses_tenants_secret(self) -> bool:
@@ -116,7 +119,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                     timeout=5 * SECOND, retry_schedule=(5 * SECOND, 30 * SECOND), failed_label="Webhook Dispatch Failed"
                 ),
                 verify_on_save=200,
-                batch=True,
+                batch=Batching(),
             ),
             Profile(
                 name="github",
@@ -149,6 +152,18 @@ def rules(profile: Profile, subscription: Subscription) -> Rules:
     return replace(profile.rules, **changes) if changes else profile.rules
 
 
+def batching(profile: Profile, subscription: Subscription) -> tuple[int, int] | None:
+    """The most events of a request, and the ms that the oldest waits for others; None where each has a request of its own."""
+    if profile.envelope.make_batch is None or (subscription.method or profile.method) == "GET":
+        return None
+    if profile.batch is None and subscription.batch is None:
+        return None
+    chosen = [each for each in (subscription.batch, profile.batch) if each is not None]
+    most = next((each.max_events for each in chosen if each.max_events is not None), MOST_EVENTS)
+    wait = next((each.max_wait for each in chosen if each.max_wait is not None), LONGEST_WAIT)
+    return None if most == 1 else (most, wait)
+
+
 def for_tests(profile: Profile) -> Profile:
     """The profile as its tests speak: where the envelope has a mark for them, they bear it."""
     envelope = profile.envelope.for_tests
@@ -169,17 +184,26 @@ def _fills(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Callable[..
     return tuple((name, _VARIABLE.sub(lambda found: f"{{{places[found[1]]}}}", text).format) for name, text in headers)
 
 
-def body(profile: Profile, subscription: Subscription | None, event: Event, *, method: str) -> bytes:
-    """What is sent of *event*; where the subscription is gone, what would be sent for one with the default settings."""
-    if method == "GET" and profile.envelope.addressed:
+def body(profile: Profile, subscription: Subscription | None, events: Sequence[Event], *, method: str) -> bytes:
+    """
+    What is sent of *events*, which are several only where the envelope can hold several.
+
+    Where the subscription is gone, what would be sent for one with the default settings.
+    """
+    envelope = profile.envelope
+    if method == "GET" and envelope.addressed:
         return b""
-    return profile.envelope.make(event, subscription)
+    if len(events) > 1:
+        if envelope.make_batch is None:
+            raise ValueError(f"the envelope {envelope.name!r} holds one event")
+        return envelope.make_batch(events, subscription)
+    return envelope.make(events[0], subscription)
 
 
 def build(
     profile: Profile,
     subscription: Subscription,
-    event: Event,
+    events: Sequence[Event],
     *,
     secrets: Sequence[SigningSecret],
     attempt: int,
@@ -190,11 +214,13 @@ def build(
     """
     The request of attempt number *attempt* (from 1) at *now*, retry number *retry* (from 0) of its schedule.
 
+    A batch has the id, type and time of the first of its *events* where the profile carries them.
+
     *secrets*, newest first, are those of whom the profile's `secret_scope` names; without any that has not ended the request
     goes unsigned. An access token is put in by whoever sends it. Raises ValueError for a secret that holds no key.
     """
     method, url = subscription.method or profile.method, subscription.url
-    content = body(profile, subscription, event, method=method)
+    event, content = events[0], body(profile, subscription, events, method=method)
     if method == "GET":
         mark = profile.envelope.mark
         url = with_query(url, {**subscription.key_values, **mark} if mark else subscription.key_values)

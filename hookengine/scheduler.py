@@ -176,14 +176,6 @@ class Scheduler:
         """How many deliveries wait in memory."""
         return self._size
 
-    def taken(self) -> list[int]:
-        """The deliveries that are taken and not released."""
-        return list(self._in_flight)
-
-    def is_in_flight(self, seq: int) -> bool:
-        """Whether delivery *seq* is taken and not released."""
-        return seq in self._in_flight
-
     def open(
         self,
         subscription: int,
@@ -289,6 +281,11 @@ class Scheduler:
         """What *subscription* may have now; None if it has no lane."""
         lane = self._lanes.get(subscription)
         return None if lane is None else lane.standing
+
+    def waiting(self, subscription: int) -> int:
+        """How many deliveries of *subscription* wait in memory."""
+        lane = self._lanes.get(subscription)
+        return 0 if lane is None else lane.size
 
     def refills(self, now: int) -> list[Refill]:
         """What to fetch from the store; each is asked for once and answered by `refilled`."""

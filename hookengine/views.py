@@ -132,6 +132,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     disable_after_failures: int | None
     while_disabled: str
     max_concurrency: int
+    batch: dict[str, Any] | None
     target_id: int
     key_values: dict[str, Any]
     metadata: dict[str, Any]

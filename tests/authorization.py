@@ -124,13 +124,14 @@ class TokenServer(rfc6749.AuthorizationServer):  # type: ignore[misc]  # as abov
     """
     authlib's server on loopback, for as long as `async with` lasts.
 
-    Tokens are valid until `revoke`. *fault* answers in its place while it is set; *refreshing* says whether the grant password
-    gives refresh tokens.
+    Tokens are valid until `revoke`, whatever `expires_in` says. *fault* answers in its place while it is set; *refreshing*
+    says whether the grant password gives refresh tokens.
     """
 
     def __init__(self, *, expires_in: int = 3600, refreshing: bool = True) -> None:
         super().__init__(scopes_supported=list(SCOPES))
         self.issued: list[Issued] = []
+        self.expires_in = expires_in
         self.fault: Step | None = None
         self._numbers = count(1)
         for grant in (ByClient, ByPassword, ByRefreshToken):
@@ -138,7 +139,7 @@ class TokenServer(rfc6749.AuthorizationServer):  # type: ignore[misc]  # as abov
         generator = rfc6750.BearerTokenGenerator(
             access_token_generator=lambda **_: f"hush-access-{next(self._numbers)}",
             refresh_token_generator=(lambda **_: f"hush-refresh-{next(self._numbers)}") if refreshing else None,
-            expires_generator=lambda *_: expires_in,
+            expires_generator=lambda *_: self.expires_in,
         )
         self.register_token_generator("default", generator)
         self._receiver = Receiver(self._answer)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from hookengine.gathering import Compose, Composed
     from hookengine.models import Event, Outcome
     from hookengine.scheduler import Mark, Refill
 
@@ -72,6 +73,7 @@ class Recorder:
         self.told: list[tuple[str, Any]] = []
         self.changed_since: dict[int, Delivery] = {}
         self.in_flight: list[int] = []
+        self.batches_in_flight: list[int] = []
         self.commits: list[tuple[int, int]] = []  # new events and deliveries of each
         self.look: Callable[[str], None] = lambda _: None
         self._more = asyncio.Event()
@@ -80,9 +82,9 @@ class Recorder:
         """As it was taken, or as a test has it changed."""
         return self.changed_since.get(delivery.seq, delivery)
 
-    def taken(self) -> list[int]:
+    def taken(self) -> tuple[list[int], list[int]]:
         """What a test has in flight."""
-        return self.in_flight
+        return self.in_flight, self.batches_in_flight
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit."""
@@ -92,13 +94,21 @@ class Recorder:
         """New deliveries are committed."""
         self._keep("accepted", list(deliveries))
 
-    def recorded(self, results: list[Recorded]) -> None:
+    def recorded(self, results: list[list[Recorded]]) -> None:
         """Results are committed."""
-        self._keep("recorded", list(results))
+        self._keep("recorded", [recorded for group in results for recorded in group])
 
-    def unrecorded(self, result: Result, error: Exception) -> None:
-        """A result cannot be stored."""
-        self._keep("unrecorded", (result, error))
+    def unrecorded(self, results: Sequence[Result], error: Exception) -> None:
+        """A result, or those of a batch, cannot be stored."""
+        self._keep("unrecorded", (*results, error))
+
+    def promoted(self, delivery: Delivery) -> None:
+        """Another delivery leads its batch."""
+        self._keep("promoted", delivery)
+
+    def composed(self, asked: Compose, composed: Composed | None) -> None:
+        """What became of batches that were asked for."""
+        self._keep("composed", (asked, composed))
 
     def unreadable(self, where: str, error: Exception) -> None:
         """A row cannot be read."""
@@ -184,6 +194,15 @@ class Opened(Struct, frozen=True, kw_only=True):
         assert refill == asked
         return deliveries, mark
 
+    async def compose(self, asked: Compose) -> Composed:
+        """What becomes of the batches that are *asked* for."""
+        before = len(self.listener.all("composed"))
+        self.store.writer.compose(asked)
+        told, answer = (await self.listener.until("composed", before + 1))[-1]
+        composed: Composed = answer
+        assert (asked, True) == (told, composed is not None)
+        return composed
+
     async def edit(self, subscription: Subscription, **settings: Any) -> Subscription:
         """*subscription* with other *settings*."""
         return await edit(self.store, subscription, **settings)
@@ -194,12 +213,12 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, clock: SetClock | None = None, encryption_key: str | None = None) -> AsyncIterator[Opened]:
-    """The store in *folder*, open."""
+async def opened(folder: Path, *, clock: SetClock | None = None, **settings: Any) -> AsyncIterator[Opened]:
+    """The store in *folder*, open, with other *settings* of Store."""
     clock = clock or SetClock()
     path = folder / "hooks.db"
     listener = Recorder()
-    store = Store(path, clock=clock, encryption_key=encryption_key)
+    store = Store(path, clock=clock, **settings)
     await store.open(listener)
     try:
         yield Opened(store=store, listener=listener, clock=clock, path=path)

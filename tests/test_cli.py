@@ -1312,6 +1312,45 @@ def test_event_types_are_shown_and_listed(server: Server, ask: Callable[..., End
     assert {"limit": "1"} == server.query
 
 
+CATALOGUE = b'{"order/created": {"description": "A", "example": {"n": 1.10}}, "b": {"description": ""}}'
+
+
+def test_event_types_are_imported(server: Server, ask: Callable[..., Ended], typed: Callable[[bytes], None]) -> None:
+    """Each type of a file is sent as it is written there, in its order, and what came back is listed."""
+    server.on("PUT /v1/event-types/order%2Fcreated", EVENT_TYPE)
+    server.on("PUT /v1/event-types/b", EVENT_TYPE)
+    Path("types.json").write_bytes(CATALOGUE)
+
+    assert Ended(0, "a\tfalse\tA\n" * 2, "") == ask("event-type", "import", "types.json")
+    assert [b'{"description": "A", "example": {"n": 1.10}}', b'{"description": ""}'] == [
+        request.body for request in server.receiver.requests
+    ]
+    typed(CATALOGUE)
+    assert Ended(0, (EVENT_TYPE.decode() + "\n") * 2, "") == ask("event-type", "import", "-", "--json")
+
+
+def test_event_types_that_are_refused_are_each_named(server: Server, ask: Callable[..., Ended]) -> None:
+    """The mistakes of one type keep no other from being declared, and the exit status says that there were some."""
+    problem = {"detail": "No.", "errors": [{"pointer": "/description", "code": "missing_member", "detail": "it is needed"}]}
+    server.on("PUT /v1/event-types/order%2Fcreated", problem, status=422)
+    server.on("PUT /v1/event-types/b", EVENT_TYPE)
+    Path("types.json").write_bytes(CATALOGUE)
+
+    assert Ended(1, "a\tfalse\tA\n", "order/created is not declared:\nError: No.\n  /description: it is needed\n") == ask(
+        "event-type", "import", "types.json"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": ', b'{"\xff": {}}'], ids=["empty", "array", "half", "no UTF-8"])
+def test_catalogue_that_is_no_object_is_not_sent(server: Server, ask: Callable[..., Ended], content: bytes) -> None:
+    """What is no JSON object is a mistake in the command."""
+    Path("types.json").write_bytes(content)
+    ended = ask("event-type", "import", "types.json")
+
+    assert (2, "", []) == (ended.status, ended.out, server.receiver.requests)
+    assert "no JSON object of event types" in ended.err
+
+
 @pytest.mark.parametrize(
     ("argv", "route", "document"),
     [
@@ -1421,6 +1460,18 @@ def test_no_color_holds_for_marks_too(server: Server) -> None:
 
     assert "\x1b[32m✓" in on_terminal(b"", *argv).out
     assert "\x1b[" not in on_terminal(b"", *argv, NO_COLOR="1").out
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_nothing_is_cut_off_on_a_terminal(server: Server, term: str) -> None:
+    """A token, which is shown this once, is shown whole, and an id can be copied, whatever the terminal says that it is."""
+    token = "hke_" + "0" * 64
+    server.on("POST /v1/tokens", TOKEN | {"token": token})
+    server.on("GET /v1/deliveries", page(*[DELIVERY] * 30))
+    url = ("--url", server.receiver.url)
+
+    assert token in on_terminal(b"", "token", "create", "ann", *url, TERM=term).out
+    assert 30 == on_terminal(b"", "delivery", "list", *url, TERM=term).out.count(SUB)
 
 
 def on_terminal(typed: bytes, *argv: str, **environ: str) -> Ended:

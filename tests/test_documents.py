@@ -8,7 +8,6 @@ import importlib.util
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from engines import LOOPBACK, PATIENCE
+from walk import free_port
 
 from hookengine import Config, Engine, views
 from hookengine.receiver import Receiver
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))  # tests/test_example_pages.py walks through them
 FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#([^)]+))?\)")
 
@@ -78,7 +79,7 @@ def test_every_mistake_is_documented() -> None:
     assert sorted(found) == sorted(GENERATE.MISTAKES)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES + EXAMPLES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Every file and every heading that a page points at exists."""
     for target, heading in LINK.findall(page.read_text()):
@@ -244,13 +245,6 @@ class Session:
         for name in ("backup", "safe", "restored"):
             command = command.replace(f"/{name}", f"{self._folder}/{name}")
         return command.partition("  # ")[0]
-
-
-def free_port() -> int:
-    """A port on which nobody listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def commands(text: str) -> list[str]:

@@ -204,6 +204,8 @@ def test_table() -> None:
     """Every envelope stands under its own name; one of them has a place for the subscription's members and for several."""
     assert ["standard", "data", "clearfeed", "clarife", "clevertap"] == list(ENVELOPES)
     assert [("clevertap", True, True)] == [
-        (name, each.addressed, each.several) for name, each in ENVELOPES.items() if each.addressed or each.several
+        (name, each.addressed, each.make_batch is not None)
+        for name, each in ENVELOPES.items()
+        if each.addressed or each.make_batch is not None
     ]
     assert all(name == each.name for name, each in ENVELOPES.items())

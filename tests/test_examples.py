@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 from engines import PATIENCE
+from walk import free_port
 
 from hookengine.receiver import Receiver
 
@@ -25,13 +25,6 @@ SHOPS = {
     "fastapi": ["-m", "uvicorn", "fastapi_shop:app", "--app-dir", str(EXAMPLES), "--port", "{port}"],
     "aiohttp": [str(EXAMPLES / "aiohttp_shop.py")],
 }
-
-
-def free_port() -> int:
-    """A port on which nobody listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from msgspec.structs import fields, replace
 
 from hookengine.envelopes import ENVELOPES
 from hookengine.extensions import Profiles, ProfileTable, SignatureTable, read
-from hookengine.models import Rules
+from hookengine.models import Batching, Rules
 from hookengine.profiles import PROFILES, Profile
 from hookengine.signing import SCHEMES, Scheme
 from hookengine.validation import Problems
@@ -62,7 +62,6 @@ def test_nothing_changed_is_the_same(base: str) -> None:
         ("verify_on_save", 204, "verify_on_save", 204),
         ("verify_on_save", 0, "verify_on_save", None),
         ("secret_scope", "tenant", "secret_scope", "tenant"),
-        ("batch", False, "batch", False),
         ("signatures", [], "schemes", ()),
         ("signatures", [HMAC], "schemes", (Scheme(header="X-A", value="{signature}", signed="{body}"),)),
     ],
@@ -185,6 +184,7 @@ def test_profiles_build_on_each_other_in_any_order() -> None:
         ({"disable_after": "soon"}, ["disable_after"]),
         ({"secret_scope": "global"}, ["secret_scope"]),
         ({"batch": "yes"}, ["batch"]),
+        ({"batch": {"max_events": 0, "max_wait": "2h", "most": 1}}, ["batch/max_events", "batch/max_wait", "batch/most"]),
         ({"failed_label": "two\nlines"}, ["failed_label"]),
         ({"signatures": HMAC}, ["signatures"]),
         ({"signatures": [HMAC | {"header": "X A"}, HMAC | {"x": 1}]}, ["signatures/0/header", "signatures/1/x"]),
@@ -223,20 +223,20 @@ def test_method_and_envelope_must_fit() -> None:
     """GET is for an envelope without a body, wherever the two come from."""
     assert "GET" == extended("clevertap", method="GET").method
     assert [("method", "invalid_value")] == wrong(method="GET")
-    assert [("method", "invalid_value")] == wrong("clevertap", method="GET", envelope="data", batch=False)
-    profiles, mistakes = reading(
-        base={"extends": "clevertap", "method": "GET", "batch": False}, acme={"extends": "base", "envelope": "data"}
-    )
+    assert [("method", "invalid_value")] == wrong("clevertap", method="GET", envelope="data")
+    profiles, mistakes = reading(base={"extends": "clevertap", "method": "GET"}, acme={"extends": "base", "envelope": "data"})
     assert ["/profiles/acme/envelope"] == [pointer for pointer, _, _ in mistakes]
     assert "base" in profiles
 
 
 def test_batches_need_an_envelope_for_them() -> None:
-    """Only an envelope that holds several events lets a request have several."""
-    assert [("batch", "invalid_value")] == wrong(batch=True)
-    assert [("envelope", "invalid_value")] == wrong("clevertap", envelope="data")
-    assert not extended("clevertap", envelope="data", batch=False).batch
-    assert extended("clevertap", batch=True).batch
+    """Only an envelope that holds several events lets a request have several; with another one, what was said of it goes."""
+    limits = {"max_events": 7, "max_wait": "5s"}
+    assert [("batch", "invalid_value")] == wrong(batch=limits)
+    assert [("batch", "invalid_value")] == wrong("clevertap", envelope="data", batch=limits)
+    assert extended("clevertap", envelope="data").batch is None
+    assert Batching() == extended("clevertap").batch
+    assert Batching(max_events=7, max_wait=5000) == extended("clevertap", batch=limits).batch
 
 
 def test_what_is_extended_must_be_there() -> None:

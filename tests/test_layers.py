@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "clock", "models", "deadline", "failpoints"),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
-        *("auth", "metrics", "client", "validation", "views", "javascript", "statistics"),
+        *("auth", "metrics", "client", "validation", "views", "javascript", "statistics", "gathering", "flights", "payloads"),
     ),
     ("envelopes", "jsontext", "sources", "bearers"),
     ("profiles",),
@@ -55,7 +55,7 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
 # No await, no clock, no log, no file.
 PURE = {
     *("errors", "models", "signing", "retry", "health", "scheduler", "matching", "access", "auth", "metrics", "validation"),
-    *("views", "profiles", "javascript", "envelopes", "extensions", "statistics"),
+    *("views", "profiles", "javascript", "envelopes", "extensions", "statistics", "gathering", "flights", "payloads"),
 }
 IMPURE_IMPORTS = {"aiohttp", "aiosqlite", "asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "structlog"}
 ASYNC = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)

@@ -47,6 +47,7 @@ SUBSCRIPTION = models.Subscription(
     disable_after_failures=5,
     while_disabled=WhileDisabled.SKIP,
     max_concurrency=3,
+    batch=None,
     target_id=7,
     key_values={"k": None},
     metadata={"a": 1},
@@ -124,6 +125,7 @@ def test_subscription() -> None:
         disable_after_failures=5,
         while_disabled="skip",
         max_concurrency=3,
+        batch=None,
         target_id=7,
         key_values={"k": None},
         metadata={"a": 1},
@@ -250,7 +252,7 @@ def test_attempt() -> None:
         ),
         response=views.AttemptResponse(headers=[("X-B", "b")], body="\\xff<b>\x00", truncated=True),
     )
-    assert expected == shown_attempt(ATTEMPT, EVENT, SUBSCRIPTION, PROFILES)
+    assert expected == shown_attempt(ATTEMPT, [EVENT], SUBSCRIPTION, PROFILES)
 
 
 def test_body_that_holds_what_is_the_subscriptions_own() -> None:
@@ -261,7 +263,7 @@ def test_body_that_holds_what_is_the_subscriptions_own() -> None:
     got = replace(posted, method="GET", checksum=crc32(b""))
 
     def shown(attempt: StoredAttempt, subscription: models.Subscription | None) -> str | None:
-        request = shown_attempt(attempt, EVENT, subscription, PROFILES).request
+        request = shown_attempt(attempt, [EVENT], subscription, PROFILES).request
         assert isinstance(request, views.AttemptRequest)
         return request.body
 
@@ -274,17 +276,18 @@ def test_body_that_holds_what_is_the_subscriptions_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "event"),
+    ("attempt", "events"),
     [
-        pytest.param(replace(ATTEMPT, checksum=1), EVENT, id="another body"),
-        pytest.param(replace(ATTEMPT, profile="gone"), EVENT, id="unknown profile"),
-        pytest.param(replace(ATTEMPT, profile=None), EVENT, id="no profile"),
-        pytest.param(ATTEMPT, None, id="pruned event"),
+        pytest.param(replace(ATTEMPT, checksum=1), [EVENT], id="another body"),
+        pytest.param(replace(ATTEMPT, profile="gone"), [EVENT], id="unknown profile"),
+        pytest.param(replace(ATTEMPT, profile=None), [EVENT], id="no profile"),
+        pytest.param(ATTEMPT, [], id="pruned event"),
+        pytest.param(ATTEMPT, [EVENT, EVENT], id="events that the profile cannot put together any more"),
     ],
 )
-def test_body_that_cannot_be_made_again(attempt: StoredAttempt, event: models.Event | None) -> None:
+def test_body_that_cannot_be_made_again(attempt: StoredAttempt, events: list[models.Event]) -> None:
     """A body that is not surely the one that was sent is not shown."""
-    request = shown_attempt(attempt, event, SUBSCRIPTION, PROFILES).request
+    request = shown_attempt(attempt, events, SUBSCRIPTION, PROFILES).request
 
     assert isinstance(request, views.AttemptRequest)
     assert ("POST", None) == (request.method, request.body)
@@ -294,14 +297,14 @@ def test_attempt_without_request_and_answer() -> None:
     """What there was not is not shown."""
     bare = replace(ATTEMPT, method=None, url=None, response_headers=None, error_code=None, error_detail=None, status_code=None)
 
-    shown = shown_attempt(bare, EVENT, SUBSCRIPTION, PROFILES)
+    shown = shown_attempt(bare, [EVENT], SUBSCRIPTION, PROFILES)
 
     assert (None, None, None, None) == (shown.request, shown.response, shown.error, shown.status_code)
 
 
 def test_answer_and_error_without_words() -> None:
     """An answer without a body and an error without a detail read as empty."""
-    shown = shown_attempt(replace(ATTEMPT, body=None, error_detail=None), EVENT, SUBSCRIPTION, PROFILES)
+    shown = shown_attempt(replace(ATTEMPT, body=None, error_detail=None), [EVENT], SUBSCRIPTION, PROFILES)
 
     assert isinstance(shown.response, views.AttemptResponse)
     assert isinstance(shown.error, views.AttemptError)

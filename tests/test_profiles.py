@@ -75,7 +75,7 @@ def request(
 ) -> Request:
     """The request of an attempt."""
     made = subscription(*secrets, **settings)
-    return build(profile, made, event, secrets=made.secrets, attempt=attempt, retry=retry, now=now, timeout=15_000)
+    return build(profile, made, [event], secrets=made.secrets, attempt=attempt, retry=retry, now=now, timeout=15_000)
 
 
 def signature(secret: str, event: Event, now: int, body: bytes) -> str:
@@ -231,10 +231,10 @@ def test_get_has_its_key_values_in_the_url() -> None:
     assert ("GET", f"{URL}&a%20b=c%20d&n=1", b"", (("X-K", "k"),)) == (got.method, got.url, got.body, got.headers)
     assert ("DELETE", URL) == (deleted.method, deleted.url)
     assert b'{"targetId":5,"key_values":{"a b":"c d","n":1},"profiles":[{ "id": 1 }]}' == deleted.body
-    assert b"" == body(PROFILES["clevertap"], None, EVENT, method="GET")
+    assert b"" == body(PROFILES["clevertap"], None, [EVENT], method="GET")
     assert f"{got.url}&is_test=true" == request(for_tests(PROFILES["clevertap"]), method="GET", **settings).url
     assert PROFILES["standard"] is for_tests(PROFILES["standard"])
-    assert b'{ "id": 1 }' == body(SVIX, None, EVENT, method="GET")
+    assert b'{ "id": 1 }' == body(SVIX, None, [EVENT], method="GET")
 
 
 def test_templates_have_every_variable() -> None:
@@ -260,7 +260,7 @@ def test_secrets_are_the_callers_choice() -> None:
     made = build(
         PROFILES["github"],
         subscription("own"),
-        EVENT,
+        [EVENT],
         secrets=[SigningSecret(value=Secret("other"))],
         attempt=1,
         retry=0,
@@ -454,7 +454,7 @@ def test_method_is_the_subscriptions_before_the_profiles() -> None:
 
 def test_timeout_is_the_callers() -> None:
     """The request carries the budget that it is given."""
-    made = build(STANDARD, subscription(), EVENT, secrets=(), attempt=1, retry=0, now=NOW, timeout=1_234)
+    made = build(STANDARD, subscription(), [EVENT], secrets=(), attempt=1, retry=0, now=NOW, timeout=1_234)
 
     assert 1_234 == made.timeout
 

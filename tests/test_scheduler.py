@@ -311,11 +311,11 @@ def test_refill_skips_what_is_in_flight() -> None:
     for refill in scheduler.refills(NOW):
         answer(scheduler, refill, [make(1), make(2)])
 
-    assert scheduler.is_in_flight(1)
+    assert 1 in scheduler._in_flight
     assert [2] == take(scheduler)
 
     scheduler.release(1, None, now=NOW)
-    assert not scheduler.is_in_flight(1)
+    assert 1 not in scheduler._in_flight
     assert [1] == push(scheduler, make(1))
     assert [1] == take(scheduler)
 
@@ -1062,14 +1062,14 @@ class World:
     def cancel(self, seq: int) -> None:
         """By hand."""
         row = self.disk.pop(seq)
-        if not self.scheduler.is_in_flight(seq):
+        if seq not in self.scheduler._in_flight:
             self.scheduler.discard(row)
 
     def retry_by_hand(self, seq: int) -> None:
         """By hand: due now; an attempt that runs will end without effect on the row."""
         before = self.disk[seq]
         self.disk[seq] = replace(before, due_at=self.now, step=before.step + 1)
-        if not self.scheduler.is_in_flight(seq):
+        if seq not in self.scheduler._in_flight:
             self.scheduler.discard(before)
             self.push(self.disk[seq])
 

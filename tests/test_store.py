@@ -12,7 +12,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from storage import (
@@ -79,7 +79,7 @@ async def other_process(path: Path) -> tuple[asyncio.subprocess.Process, str]:
         return process, (await process.stdout.readline()).decode().strip()
 
 
-def store_at(path: Path, **settings: str) -> Store:
+def store_at(path: Path, **settings: Any) -> Store:
     """A store that is not open."""
     return Store(path, clock=SetClock(), **settings)
 

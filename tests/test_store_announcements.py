@@ -185,10 +185,10 @@ def test_same_commit() -> None:
     clock = SetClock()
     watcher = subscription(clock, seq=2, tenant="hookengine", event_types=("*",))
     index = Index([subscription(clock, seq=1), watcher])
-    made = Batch(now=NOW, clock=clock, keys=Keys(2, 100, 200), index=index, health={})
+    made = Batch(now=NOW, clock=clock, keys=Keys(2, 100, 200, 300), index=index, health={})
     rules = replace(RULES, disable_after_failures=1, retry_schedule=())
     before = Delivery(seq=5, id="dlv_5", event=1, subscription=1, due_at=1, created_at=1)
-    made.add_result(result(before, NO_ANSWER, rules=rules))
+    made.add_results([result(before, NO_ANSWER, rules=rules)])
     commit = made.commit(VAULT)
 
     assert (1, 1, 2, 2) == (len(commit.settled), len(commit.changed), len(commit.events), len(commit.deliveries))

@@ -20,6 +20,7 @@ from hookengine.models import (
     Event,
     Health,
     Interrupted,
+    Place,
     Priority,
     Rules,
     Subscription,
@@ -43,7 +44,7 @@ FAULT = AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="no route")
 
 def batch(*subscriptions: Subscription, health: Mapping[int, Health] | None = None) -> Batch:
     """An empty batch over an index of *subscriptions*."""
-    keys = Keys(subscriptions=9, events=100, deliveries=200)
+    keys = Keys(subscriptions=9, events=100, deliveries=200, exchanges=300)
     return Batch(now=NOW, clock=CLOCK, keys=keys, index=Index(subscriptions), health=health or {})
 
 
@@ -181,7 +182,7 @@ def test_reused_id_refuses_the_whole_array(known: bool) -> None:
     with pytest.raises(EventExists, match="another event with the id mine"):
         accept(made, draft(id="new", digest=b"n"), first, draft(id="mine", digest=b"y"), key=KEY)
 
-    assert [None] * 10 + [b""] == made.commit(VAULT).values()
+    assert [None] * 11 + [b""] == made.commit(VAULT).values()
     assert [] == made.accepted
     (receipt,) = _receipts(accept(made, draft(id="new", digest=b"other")))
     assert 1 == receipt.deliveries
@@ -267,12 +268,12 @@ def test_result_settles_counts_and_is_told() -> None:
     """A success writes its delivery, its attempt and the counters, and tells all three."""
     made = batch(sub())
     one = result(delivery(), DELIVERED)
-    made.add_result(one)
+    made.add_results([one])
 
-    (recorded,) = made.recorded
+    ((recorded,),) = made.recorded
     assert (one, one.after, None) == (recorded.result, recorded.delivery, recorded.disabled)
     assert recorded.health == made.health[1] == Health(last_success_at=NOW + 20)
-    assert [(5, 1, 0)] == [row[-3:] for row in written(made, "settled")]
+    assert [(Place.LANE, 5, 1, 0)] == [row[-4:] for row in written(made, "settled")]
     assert [("accepted", 204)] == [row[5:7] for row in written(made, "attempts")]
     assert [(1, 0, NOW + 20, None, None, None)] == written(made, "health")
 
@@ -281,16 +282,16 @@ def test_counters_go_on_from_those_before() -> None:
     """Failures of one batch add to those of the rows and to each other, and are written once."""
     made = batch(sub(), health={1: Health(consecutive_failures=4, failing_since=7)})
     for seq in (5, 6):
-        made.add_result(result(delivery(seq), NO_ANSWER))
+        made.add_results([result(delivery(seq), NO_ANSWER)])
 
-    assert [5, 6] == [recorded.health.consecutive_failures for recorded in made.recorded]
+    assert [5, 6] == [recorded.health.consecutive_failures for (recorded,) in made.recorded]
     assert [(1, 6, None, NOW + 20, 7, None)] == written(made, "health")
 
 
 def test_other_subscriptions_counters_stay() -> None:
     """What happened to one subscription does not touch another."""
     made = batch(sub(1), sub(2), health={2: Health(consecutive_failures=4)})
-    made.add_result(result(delivery(), DELIVERED))
+    made.add_results([result(delivery(), DELIVERED)])
 
     assert {1} == set(made.health)
 
@@ -308,9 +309,9 @@ def test_failure_disables_in_the_same_commit(outcome: Any, rules: Rules, reason:
     before = sub(version=3)
     made = batch(before, health={1: Health(consecutive_failures=1, failing_since=NOW - 2 * HOUR)})
     for seq in (5, 6):
-        made.add_result(result(delivery(seq), outcome, rules=rules))
+        made.add_results([result(delivery(seq), outcome, rules=rules)])
 
-    assert [reason, None] == [recorded.disabled for recorded in made.recorded]
+    assert [reason, None] == [recorded.disabled for (recorded,) in made.recorded]
     disabled = made.disabled[1]
     assert (SubscriptionState.DISABLED, reason, 4, NOW + 20) == (
         disabled.state,
@@ -326,7 +327,7 @@ def test_disabled_subscription_is_not_disabled_again() -> None:
     """An attempt that ends after the disabling is counted, and changes neither reason nor version."""
     before = sub(state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL)
     made = batch(before)
-    made.add_result(result(delivery(), GONE, rules=replace(RULES, gone=frozenset({410}))))
+    made.add_results([result(delivery(), GONE, rules=replace(RULES, gone=frozenset({410})))])
 
     assert {} == made.disabled
     assert 1 == made.health[1].consecutive_failures
@@ -335,7 +336,7 @@ def test_disabled_subscription_is_not_disabled_again() -> None:
 def test_success_never_disables() -> None:
     """A run of failures that ends with a success is over."""
     made = batch(sub(), health={1: Health(consecutive_failures=99, failing_since=0)})
-    made.add_result(result(delivery(), DELIVERED, rules=replace(RULES, disable_after_failures=1, disable_after=1)))
+    made.add_results([result(delivery(), DELIVERED, rules=replace(RULES, disable_after_failures=1, disable_after=1))])
 
     assert {} == made.disabled
 
@@ -345,16 +346,16 @@ def test_our_own_faults_move_no_counter(outcome: Any) -> None:
     """What is not the endpoint's doing leaves its counters, and disables nothing."""
     before = Health(consecutive_failures=99, failing_since=1)
     made = batch(sub(), health={1: before})
-    made.add_result(result(delivery(), outcome, rules=replace(RULES, disable_after_failures=1)))
+    made.add_results([result(delivery(), outcome, rules=replace(RULES, disable_after_failures=1))])
 
-    assert before == made.recorded[0].health
+    assert before == made.recorded[0][0].health
     assert {} == made.disabled
 
 
 def test_interrupted_attempt_replaces_one_before_it() -> None:
     """An interrupted attempt leaves its delivery as it is, and takes the row of the one before."""
     made = batch(sub())
-    made.add_result(result(delivery(), Interrupted()))
+    made.add_results([result(delivery(), Interrupted())])
 
     assert [] == written(made, "settled")
     assert [5] == written(made, "interrupted")
@@ -366,21 +367,21 @@ def test_expired_delivery_has_no_attempt() -> None:
     made = batch(sub())
     before = delivery()
     after = replace(before, state=DeliveryState.FAILED, finished_at=NOW, failed_label="expired")
-    made.add_result(Result(before=before, after=after, attempt=None, rules=RULES))
+    made.add_results([Result(before=before, after=after, attempt=None, rules=RULES)])
 
     assert [] == written(made, "attempts")
     assert [] == written(made, "health")
     assert 1 == len(written(made, "settled"))
-    assert (after, Health()) == (made.recorded[0].delivery, made.recorded[0].health)
+    assert (after, Health()) == (made.recorded[0][0].delivery, made.recorded[0][0].health)
 
 
 @pytest.mark.parametrize("outcome", [DELIVERED, NO_ANSWER], ids=["success", "failure"])
 def test_attempt_of_a_deleted_subscription_is_recorded_and_stays_cancelled(outcome: Any) -> None:
     """The attempt is history, the delivery is cancelled, and nothing is counted."""
     made = batch()
-    made.add_result(result(delivery(), outcome))
+    made.add_results([result(delivery(), outcome)])
 
-    (recorded,) = made.recorded
+    ((recorded,),) = made.recorded
     assert (DeliveryState.CANCELLED, NOW) == (recorded.delivery.state, recorded.delivery.finished_at)
     assert ["cancelled"] == [row[0] for row in written(made, "settled")]
     assert 1 == len(written(made, "attempts"))
@@ -391,7 +392,7 @@ def test_delivery_that_was_cancelled_meanwhile_is_not_settled() -> None:
     """A result that changes nothing of its delivery records the attempt alone."""
     made = batch(sub())
     before = delivery(state=DeliveryState.CANCELLED, finished_at=3)
-    made.add_result(Result(before=before, after=before, attempt=attempt(DELIVERED), rules=RULES))
+    made.add_results([Result(before=before, after=before, attempt=attempt(DELIVERED), rules=RULES)])
 
     assert [] == written(made, "settled")
     assert 1 == len(written(made, "attempts"))
@@ -416,7 +417,7 @@ def test_results_that_end_alike_are_one_row() -> None:
         (8, 1, NO_ANSWER),
         (9, 1, GONE),
     ):
-        made.add_result(result(delivery(seq, subscription=whose), outcome))
+        made.add_results([result(delivery(seq, subscription=whose), outcome)])
 
     assert [
         (1, hour, "delivered", "", 204, "", 7, 2),
@@ -438,7 +439,7 @@ def test_results_that_end_alike_are_one_row() -> None:
 def test_what_an_ending_counts_as(outcome: Outcome, rules: Rules, expected: tuple[Any, ...] | None) -> None:
     """A delivery that is given up counts with its label; what is not the endpoint's counts as no attempt, or not at all."""
     made = batch(sub())
-    made.add_result(result(delivery(), outcome, rules=rules))
+    made.add_results([result(delivery(), outcome, rules=rules)])
 
     assert ([] if expected is None else [expected]) == [row[2:7] for row in written(made, "statistics")]
 
@@ -448,7 +449,7 @@ def test_expired_delivery_counts_without_an_attempt() -> None:
     made = batch(sub())
     before = delivery(expires_at=1)
     after = replace(before, state=DeliveryState.FAILED, finished_at=NOW, failed_label="expired")
-    made.add_result(Result(before=before, after=after, attempt=None, rules=RULES))
+    made.add_results([Result(before=before, after=after, attempt=None, rules=RULES)])
 
     assert [("failed", "expired", 0, "", -1, 1)] == [row[2:] for row in written(made, "statistics")]
 
@@ -458,7 +459,7 @@ def test_ending_is_counted_once() -> None:
     made = batch(sub())
     before = delivery(state=DeliveryState.CANCELLED, finished_at=5)
     after = replace(before, attempt_count=1)
-    made.add_result(Result(before=before, after=after, attempt=attempt(DELIVERED), rules=RULES))
+    made.add_results([Result(before=before, after=after, attempt=attempt(DELIVERED), rules=RULES)])
 
     assert [("", "", 204, "", 7, 1)] == [row[2:] for row in written(made, "statistics")]
 
@@ -466,6 +467,6 @@ def test_ending_is_counted_once() -> None:
 def test_deleted_subscription_has_no_statistics() -> None:
     """What ends after its subscription is gone is counted nowhere: nobody can ask for it."""
     made = batch()
-    made.add_result(result(delivery(), DELIVERED))
+    made.add_results([result(delivery(), DELIVERED)])
 
     assert [] == written(made, "statistics")

@@ -37,7 +37,7 @@ def event(seq: int, made: Commit, data: bytes = b"{}", digest: bytes | None = No
 
 def delivery(seq: int, event: int = 1) -> tuple[Any, ...]:
     """A row of deliveries."""
-    return (seq, f"dlv_{seq}", event, 1, 1, 7, "auto", 8, None)
+    return (seq, f"dlv_{seq}", event, 1, 1, 7, "auto", 8, None, 0)
 
 
 def write(db: sqlite3.Connection, made: Commit) -> None:
@@ -123,7 +123,7 @@ def test_row_that_breaks_a_rule_takes_back_all(db: sqlite3.Connection) -> None:
     """A commit is whole or nothing, whichever of its rows is wrong."""
     some(db)
     made = Commit()
-    made.settled.append(("delivered", 7, 1, 1, "auto", 9, None, 1, 7, 0))
+    made.settled.append(("delivered", 7, 1, 1, "auto", 9, None, 0, 1, 7, 0))
     made.health.append((1, 5, None, None, None, None))
     made.events.append(event(4, made))
     made.deliveries.append(delivery(4, 99))
@@ -155,7 +155,7 @@ def test_settling_expects_what_was_taken(db: sqlite3.Connection, state: str, due
         (state, due_at, step, finished_at),
     )
     made = Commit()
-    made.settled += [("delivered", 7, 1, 1, "auto", 9, "label", seq, 7, 0) for seq in (1, 2, 3)]
+    made.settled += [("delivered", 7, 1, 1, "auto", 9, "label", 0, seq, 7, 0) for seq in (1, 2, 3)]
     write(db, made)
 
     assert [("delivered",), (expected,), ("delivered",)] == db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall()
@@ -256,11 +256,11 @@ def test_commit_reads_no_whole_table(db: sqlite3.Connection) -> None:
     steps = [re.sub(r"\bnew\.[a-z_]+", "'[]'", step) for step in body.split(";\n") if step.strip()]
     plans = [[row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {step}")] for step in steps]
 
-    assert 10 == len(plans)
-    tables = ("deliveries", "attempts", "subscriptions", "idempotency_keys", "events", "health", "statistics")
+    assert 12 == len(plans)
+    tables = ("deliveries", "attempts", "exchanges", "subscriptions", "idempotency_keys", "events", "health", "statistics")
     assert [] == [step for plan in plans for step in plan if step.startswith("SCAN ") and step.split()[1] in tables]
     assert "SEARCH deliveries USING INTEGER PRIMARY KEY (rowid=?)" in plans[0]
-    assert "SEARCH idempotency_keys USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)" in plans[7]
+    assert "SEARCH idempotency_keys USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)" in plans[9]
 
 
 async def test_connection_is_prepared() -> None:

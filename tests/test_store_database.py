@@ -194,7 +194,7 @@ async def test_migration_builds_the_schema(tmp_path: Path) -> None:
 
     assert {
         *("meta", "subscriptions", "health", "events", "deliveries", "attempts", "idempotency_keys"),
-        *("tenants", "tokens", "event_types", "replays", "statistics", "access_tokens"),
+        *("tenants", "tokens", "event_types", "replays", "statistics", "access_tokens", "exchanges"),
     } == tables
 
 

@@ -103,9 +103,12 @@ def test_lists_walk_down_the_key(schema: sqlite3.Connection, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("refill", "SEARCH deliveries USING INDEX deliveries_due (subscription=? AND priority=? AND due_at>?)"),
-        ("waiting_for_retry", "SEARCH deliveries USING INDEX deliveries_due (subscription=? AND priority=? AND due_at>?)"),
-        ("heads", "SEARCH deliveries USING INDEX deliveries_due (subscription=? AND priority=?)"),
+        ("refill", "SEARCH deliveries USING INDEX deliveries_due (subscription=? AND place=? AND priority=? AND due_at>?)"),
+        (
+            "waiting_for_retry",
+            "SEARCH deliveries USING INDEX deliveries_due (subscription=? AND place=? AND priority=? AND due_at>?)",
+        ),
+        ("heads", "SEARCH deliveries USING INDEX deliveries_due (subscription=? AND place=? AND priority=?)"),
         ("known_events", "SEARCH e USING INDEX sqlite_autoindex_events_1 (id=? AND tenant=?)"),
         ("known_keys", "SEARCH k USING PRIMARY KEY (tenant=? AND method=? AND path=? AND key=?)"),
         ("list_deliveries_of_event", "SEARCH d USING INDEX deliveries_of_event (event=? AND rowid<?)"),

@@ -22,6 +22,7 @@ from hookengine.models import (
     AccessToken,
     AttemptError,
     BasicAuth,
+    Batching,
     Broken,
     DeliveryState,
     DisabledReason,
@@ -96,6 +97,7 @@ FULL = subscription(
     timeout=1,
     retry_schedule=(1, 2**40),
     disable_after_failures=3,
+    batch=Batching(max_events=7),
     while_disabled=WhileDisabled.SKIP,
     max_concurrency=1,
     target_id=-(2**63),
@@ -405,5 +407,7 @@ def test_json_text_is_what_sqlite_reads(db: sqlite3.Connection) -> None:
 
 def stored_attempt(db: sqlite3.Connection, made: models.Attempt, profile: str | None) -> rows.StoredAttempt:
     """An attempt as it comes back."""
-    commit(db, "attempts", rows.attempt_row, 1, made, profile)
+    one = Commit()
+    one.attempts.append(rows.attempt_row(1, made, rows.exchanged(made, profile, one)))
+    db.execute(sql.commit, one.values())
     return rows.stored_attempt(db.execute(sql.attempts_of_delivery, (1,)).fetchone())

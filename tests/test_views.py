@@ -46,6 +46,7 @@ SUBSCRIPTION = Subscription(
     disable_after_failures=None,
     while_disabled="hold",
     max_concurrency=8,
+    batch=None,
     target_id=0,
     key_values={},
     metadata={},
@@ -114,7 +115,7 @@ def test_views_are_frozen_and_keyword_only(kind: type[Struct]) -> None:
         pytest.param(
             SUBSCRIPTION,
             "id tenant name url event_types profile method headers auth timeout retry_schedule disable_after_failures "
-            "while_disabled max_concurrency target_id key_values metadata state disabled_reason consecutive_failures "
+            "while_disabled max_concurrency batch target_id key_values metadata state disabled_reason consecutive_failures "
             "last_success_at last_failure_at created_at updated_at version",
             id="subscription",
         ),

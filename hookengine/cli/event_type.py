@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from hookengine.cli.api import Api, page_options, text_of, with_api, yes_option
 from hookengine.cli.arguments import document, read_bytes
-from hookengine.cli.output import cell, show_bytes, show_record
+from hookengine.cli.exits import Exit, report
+from hookengine.cli.output import cell, say, show_bytes, show_record, show_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hookengine.client import Answer
+
+_COLUMNS = ("type", "deprecated", "description")
 
 
 @click.group("event-type")
@@ -24,7 +29,7 @@ def event_type() -> None:
 @with_api
 def list_event_types(api: Api, **query: str | int | None) -> None:
     """List event types, newest first."""
-    api.show_list(api.get("/v1/event-types", **query), ("type", "deprecated", "description"))
+    api.show_list(api.get("/v1/event-types", **query), _COLUMNS)
 
 
 @event_type.command()
@@ -51,6 +56,53 @@ def set_event_type(api: Api, type_: str, *, description: str, example: str, depr
     """Declare a type, or describe it anew: what is not given is not kept."""
     body = document({"description": description, "deprecated": deprecated}, "example", read_bytes(example))
     _show(api, api.client.request("PUT", api.path("event-types", type_), body=body))
+
+
+@event_type.command(
+    "import",
+    epilog="""\b
+{"order.created": {"description": "An order was placed", "example": {"id": 1}},
+ "order.paid": {"description": "Use order.settled", "deprecated": true}}
+""",
+)
+@click.argument("file", type=click.File("rb"))
+@with_api
+def import_event_types(api: Api, file: IO[bytes]) -> int | None:
+    """
+    Declare the types of FILE, a JSON object; `-` is standard input.
+
+    Each is declared or described anew, as by `set`; one that is not in FILE stays as it is. Where the server refuses some,
+    each of these is named with its mistakes, and the others are declared.
+    """
+    from hookengine.client import ApiError  # noqa: PLC0415  # see `find_server`
+
+    declared: list[dict[str, Any]] = []
+    refused = 0
+    for type_, definition in _catalogue(file.read()).items():
+        try:
+            answer = api.client.request("PUT", api.path("event-types", type_), body=definition)
+        except ApiError as error:
+            say(f"{cell(type_)} is not declared:")
+            report(error)
+            refused += 1
+            continue
+        declared.append(api.read(answer, *_COLUMNS))
+        if api.as_json:
+            show_bytes(answer.body)
+    if not api.as_json:
+        show_table(_COLUMNS, declared)
+    return Exit.FAILED if refused else None
+
+
+def _catalogue(text: bytes) -> Mapping[str, bytes]:
+    """The JSON text of each type's definition."""
+    from msgspec import DecodeError, Raw  # noqa: PLC0415  # few verbs need it
+    from msgspec.json import decode  # noqa: PLC0415
+
+    try:
+        return {type_: bytes(definition) for type_, definition in decode(text, type=dict[str, Raw]).items()}
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"it is no JSON object of event types: {error}", param_hint="FILE") from error
 
 
 @event_type.command()

@@ -116,4 +116,5 @@ def _show(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None
         table.add_column(heading.replace("_", " ").upper(), no_wrap=True)
     for row in rows:
         table.add_row(*(Text(text, _STYLES.get(text, "")) for text in row))
-    Console(width=_WIDTH).print(table)
+    # With a width alone, rich takes a terminal that says it is dumb for one of 80 columns.
+    Console(width=_WIDTH, height=len(rows) + 1).print(table)

@@ -30,10 +30,16 @@ class DeliveryOperations(Operations):
         if found is None:
             raise DeliveryNotFound
         delivery, seq, event_seq = found
-        event = (await self._store.reader.events_by_seq([event_seq])).get(event_seq)
+        own = (await self._store.reader.events_by_seq([event_seq])).values()
         attempts = await self._store.reader.attempts(seq)
+        shared = await self._store.reader.events_of([each.exchange for each in attempts if each.exchange is not None])
         subscription = self._store.writer.index.by_id(delivery.subscription)
-        shown = [shown_attempt(attempt, event, subscription, self._profiles) for attempt in attempts]
+        shown = [
+            shown_attempt(
+                each, [*own] if each.exchange is None else shared.get(each.exchange, []), subscription, self._profiles
+            )
+            for each in attempts
+        ]
         return replace(delivery, attempts=shown)
 
     async def deliveries(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Delivery]:

@@ -53,7 +53,7 @@ class Trials(Operations):
             request = profiles.build(
                 profile,
                 subscription,
-                event,
+                [event],
                 secrets=self._store.writer.secrets(subscription, of_tenant=profile.uses_tenants_secret),
                 attempt=1,
                 retry=0,
@@ -67,7 +67,7 @@ class Trials(Operations):
     def _shown(self, attempt: Attempt, event: Event, subscription: Subscription) -> views.Attempt:
         profile = self._profiles.get(subscription.profile)
         spoken = {} if profile is None else {subscription.profile: profiles.for_tests(profile)}
-        return shown_attempt(as_stored(attempt, subscription.profile), event, subscription, spoken)
+        return shown_attempt(as_stored(attempt, subscription.profile), [event], subscription, spoken)
 
     @contextmanager
     def _under_way(self, endpoint: int | str, most: int) -> Iterator[None]:

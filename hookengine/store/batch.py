@@ -16,6 +16,7 @@ from hookengine.models import (
     Event,
     Health,
     Interrupted,
+    Place,
     Subscription,
     SubscriptionState,
 )
@@ -26,14 +27,16 @@ from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result, accept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
+    from hookengine.models import Attempt
     from hookengine.store.commit import Values
     from hookengine.vault import Vault
 
-_FAILED = DeliveryState.FAILED  # a name of its own: looking up a member of an enum costs more
+# Names of their own: looking up a member of an enum costs more.
+_FAILED, _PENDING = DeliveryState.FAILED, DeliveryState.PENDING
 
 Scope = tuple[str, str, str, str]
 EventName = tuple[str, str]  # (id, tenant)
@@ -43,10 +46,11 @@ Seen = tuple[bytes | None, Receipt]  # the digest of the request that brought an
 class Keys:
     """The numbers of rows: each is given once, in the order of commits. A commit that fails leaves a gap."""
 
-    def __init__(self, subscriptions: int, events: int, deliveries: int) -> None:
+    def __init__(self, subscriptions: int, events: int, deliveries: int, exchanges: int) -> None:
         self.subscriptions = subscriptions
         self.events = events
         self.deliveries = deliveries
+        self.exchanges = exchanges
 
 
 class Batch:
@@ -59,7 +63,7 @@ class Batch:
 
     def __init__(self, *, now: int, clock: Clock, keys: Keys, index: Index, health: Mapping[int, Health]) -> None:
         self.accepted: list[tuple[Delivery, Event]] = []
-        self.recorded: list[Recorded] = []
+        self.recorded: list[list[Recorded]] = []
         self.health: dict[int, Health] = {}
         self.disabled: dict[int, Subscription] = {}
         self._now = now
@@ -79,8 +83,31 @@ class Batch:
         self._answers.update(answers)
         self._seen.update(seen)
 
-    def add_result(self, result: Result) -> None:
-        """Record what became of a delivery, count it, and disable its subscription where that is due."""
+    def add_results(self, results: Sequence[Result]) -> None:
+        """Record what became of a delivery, or of those of a batch, whose shared attempt is counted once."""
+        if results[0].head is None:
+            self.recorded.append([self._add(results[0])])
+            return
+        recorded: list[Recorded] = []
+        place, exchange = Place.LANE, None
+        for result in results:
+            after = result.after
+            if after.state is _PENDING and after.batch is not None:  # the first that goes on leads
+                result = replace(result, after=after if after.place is place else replace(after, place=place))  # noqa: PLW2901
+                place = Place.FOLLOWING
+            counts = not result.shares or exchange is None
+            if result.shares and exchange is None:
+                self._keys.exchanges += 1
+                exchange = self._keys.exchanges
+            recorded.append(self._add(result, counts=counts, exchange=exchange if result.shares else None))
+        self.recorded.append(recorded)
+
+    def _add(self, result: Result, *, counts: bool = True, exchange: int | None = None) -> Recorded:
+        """
+        Record what became of a delivery, count it, and disable its subscription where that is due.
+
+        What it shares is kept under the number *exchange*, by the one that counts.
+        """
         after, attempt = result.after, result.attempt
         subscription = self.disabled.get(after.subscription) or self._index.get(after.subscription)
         if subscription is None:  # deleted while the attempt ran: the state stays cancelled
@@ -91,9 +118,9 @@ class Batch:
         if attempt is not None:
             if isinstance(attempt.outcome, Interrupted):
                 self._commit.interrupted.append(after.seq)
-            row = rows.attempt_row(after.seq, attempt, result.profile, self._commit)
+            row = self._attempt_row(result, attempt, counts=counts, exchange=exchange)
             self._commit.attempts.append(row)
-            if subscription is not None:
+            if subscription is not None and counts:
                 ended_at = attempt.at + attempt.duration
                 health = counters.count(health, attempt.outcome, now=ended_at)
                 self.health[subscription.seq] = health
@@ -103,11 +130,20 @@ class Batch:
                         self._disable(_disabled(subscription, reason, now=ended_at), health)
         if after is not result.before:
             self._commit.settled.append(rows.settled_row(result.before, after))
-            if subscription is not None:  # else nobody can ask for it any more
-                self._count(result, row)
+            is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
+            if subscription is not None and not is_interrupted:  # else nobody can ask for it any more
+                self._count(result, row if counts else None)
                 if after.state is _FAILED and result.before.finished_at is None:
                     self._tell_failed(result, subscription)
-        self.recorded.append(Recorded(result=result, delivery=after, health=health, disabled=reason))
+        return Recorded(result=result, delivery=after, health=health, disabled=reason, counted=counts)
+
+    def _attempt_row(self, result: Result, attempt: Attempt, *, counts: bool, exchange: int | None) -> Values:
+        content: Values = (None, None, None)
+        if exchange is None:
+            content = rows.exchanged(attempt, result.profile, self._commit)
+        elif counts:
+            self._commit.exchanges.append((exchange, *rows.exchanged(attempt, result.profile, self._commit)))
+        return rows.attempt_row(result.after.seq, attempt, content, exchange)
 
     def add_publication(
         self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None
@@ -185,7 +221,9 @@ class Batch:
         label = None
         if after.finished_at is not None and result.before.finished_at is None:
             state, label = after.state, after.failed_label
-        if attempt is None or row is None or isinstance(attempt.outcome, Broken):  # which is nobody's attempt
+        if attempt is None or row is None or isinstance(attempt.outcome, Broken):  # nobody's attempt, or counted already
+            if not state:
+                return
             alike = (after.subscription, self._hour, state, label or "", 0, "", NO_ATTEMPT)
         else:
             bucket = bucket_of(attempt.duration)

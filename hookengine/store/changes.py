@@ -26,13 +26,14 @@ from hookengine.models import (
     DisabledReason,
     Health,
     OAuth2,
+    Place,
     Priority,
     Subscription,
     SubscriptionState,
     Trigger,
 )
 from hookengine.statistics import hour_of
-from hookengine.store import announcements, rows
+from hookengine.store import announcements, batches, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key
@@ -192,8 +193,11 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
             failed_label=None,
             expires_at=None,
             attempt_count=attempt_count,
+            place=Place.LANE,
+            batch=None,
         )
         tx.overrule(before, after)
+        await batches.leave(tx, before)
 
     return step
 
@@ -211,6 +215,7 @@ def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awai
         commit.statistics.append(rows.ended_row(before.subscription, hour_of(tx.now), 1, DeliveryState.CANCELLED))
         await tx.write(commit)
         tx.overrule(before, replace(before, state=DeliveryState.CANCELLED, finished_at=tx.now))
+        await batches.leave(tx, before)
 
     return step
 
@@ -226,9 +231,10 @@ async def bring_forward(tx: Transaction) -> int:
             found = await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP))
             if not found:
                 continue
-            await tx.run_many(sql.bring_forward, [(tx.now, row[0]) for row in found])
-            for row in found:
-                before = rows.delivery(row)
+            waiting = [*map(rows.delivery, found)]
+            waiting += await batches.followers(tx, waiting)
+            await tx.run_many(sql.bring_forward, [(tx.now, before.seq) for before in waiting])
+            for before in waiting:
                 tx.overrule(before, replace(before, due_at=tx.now))
             return len(found)
         await tx.run(sql.drop_meta, (f"{_ENABLING}{seq}",))
@@ -244,13 +250,13 @@ async def cancel_rest(tx: Transaction) -> int:
 
 async def expire(tx: Transaction) -> int:
     """Give up some deliveries whose time is over, whether their lanes are served or not; how many, 0 when none is left."""
-    taken = rows.json_text(tx.listener.taken())
-    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "limit": STEP})
+    taken, in_flight = map(rows.json_text, tx.listener.taken())
+    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "batches": in_flight, "limit": STEP})
     if not found:
         return 0
     commit = Commit()
-    for row in found:
-        before = rows.delivery(row)
+    expired = [*map(rows.delivery, found)]
+    for before in expired:
         after = retry.expire(before, now=tx.now) or before
         commit.settled.append(rows.settled_row(before, after))
         tx.overrule(before, after)
@@ -258,6 +264,8 @@ async def expire(tx: Transaction) -> int:
         commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
     await _announce_expired(tx, commit, [(row[3], row[1], row[2], row[7]) for row in found])
     await tx.write(commit)
+    for before in expired:
+        await batches.leave(tx, before)
     return len(found)
 
 
@@ -268,7 +276,10 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
         before = tx.now - retention
         found = await tx.fetch(sql.finished_before, (before, STEP))
         deliveries = rows.json_text([row[0] for row in found])
+        shared = {exchange for (exchange,) in await tx.fetch(sql.exchanges_of, (deliveries,))}
         pruned = await tx.run(sql.prune_attempts, (deliveries,))
+        if shared:
+            pruned += await tx.run(sql.prune_exchanges, (rows.json_text(list(shared)),))
         pruned += await tx.run(sql.prune_deliveries, (deliveries,))
         failpoint("K22-half")
         pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))

@@ -16,7 +16,7 @@ Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and
 SCRIPT = (files(__package__) / "commit.sql").read_text(encoding="utf-8")
 
 _TABLES = (
-    *("settled", "interrupted", "attempts", "health", "changed", "events", "deliveries", "spent_keys", "keys"),
+    *("settled", "interrupted", "exchanges", "attempts", "health", "changed", "events", "deliveries", "spent_keys", "keys"),
     "statistics",
 )
 
@@ -33,6 +33,7 @@ class Commit:
     def __init__(self) -> None:
         self.settled: list[Values] = []
         self.interrupted: list[int] = []  # deliveries whose last attempt makes room, if it was interrupted too
+        self.exchanges: list[Values] = []
         self.attempts: list[Values] = []
         self.health: list[Values] = []
         self.changed: list[Values] = []  # subscriptions

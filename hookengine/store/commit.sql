@@ -5,8 +5,9 @@
 -- some milliseconds: one call for a commit, not some twenty, publishes a quarter more (docs/performance.md). A column that
 -- JSON cannot hold is the place of its value in `bytes`: where it begins, from 1, and how long it is.
 
-CREATE TEMP VIEW commits (settled, interrupted, attempts, health, changed, events, deliveries, spent_keys, keys, statistics, bytes)
-AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP VIEW commits (settled, interrupted, exchanges, attempts, health, changed, events, deliveries, spent_keys, keys,
+                          statistics, bytes)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 CREATE TEMP TRIGGER write_commit INSTEAD OF INSERT ON commits
 BEGIN
@@ -19,26 +20,40 @@ BEGIN
         step = json_extract(new_row.value, '$[3]'),
         trigger = json_extract(new_row.value, '$[4]'),
         finished_at = json_extract(new_row.value, '$[5]'),
-        failed_label = json_extract(new_row.value, '$[6]')
+        failed_label = json_extract(new_row.value, '$[6]'),
+        place = json_extract(new_row.value, '$[7]')
     FROM json_each(new.settled) AS new_row
-    WHERE deliveries.seq = json_extract(new_row.value, '$[7]')
+    WHERE deliveries.seq = json_extract(new_row.value, '$[8]')
       AND deliveries.state IN ('pending', json_extract(new_row.value, '$[0]'))
-      AND deliveries.due_at = json_extract(new_row.value, '$[8]')
-      AND deliveries.step = json_extract(new_row.value, '$[9]');
+      AND deliveries.due_at = json_extract(new_row.value, '$[9]')
+      AND deliveries.step = json_extract(new_row.value, '$[10]');
 
-    -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before.
+    -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before. Those of a
+    -- batch were interrupted together.
+    DELETE FROM exchanges
+    WHERE seq IN (
+        SELECT (
+            SELECT iif(outcome = 'interrupted' AND error_code IS NOT 'internal_error', exchange, NULL)
+            FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)
+        FROM json_each(new.interrupted) AS interrupted);
     DELETE FROM attempts
     WHERE seq IN (
         SELECT (SELECT seq FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)
         FROM json_each(new.interrupted) AS interrupted)
       AND outcome = 'interrupted' AND error_code IS NOT 'internal_error';
 
+    -- What the deliveries of a batch share of their attempts.
+    INSERT INTO exchanges (seq, request, response, body)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+           substr(new.bytes, json_extract(value, '$[3][0]'), json_extract(value, '$[3][1]'))
+    FROM json_each(new.exchanges);
+
     INSERT INTO attempts (delivery, number, at, duration, trigger, outcome, status_code, error_code, error_detail, request,
-                          response, body)
+                          response, body, exchange)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
            json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'),
            json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'),
-           substr(new.bytes, json_extract(value, '$[11][0]'), json_extract(value, '$[11][1]'))
+           substr(new.bytes, json_extract(value, '$[11][0]'), json_extract(value, '$[11][1]')), json_extract(value, '$[12]')
     FROM json_each(new.attempts);
 
     INSERT INTO health (subscription, consecutive_failures, last_success_at, last_failure_at, failing_since, enabled_at)
@@ -68,10 +83,10 @@ BEGIN
            substr(new.bytes, json_extract(value, '$[9][0]'), json_extract(value, '$[9][1]')), json_extract(value, '$[10]')
     FROM json_each(new.events);
 
-    INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, expires_at)
+    INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, expires_at, place)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
            'pending', json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'),
-           json_extract(value, '$[7]'), json_extract(value, '$[8]')
+           json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]')
     FROM json_each(new.deliveries);
 
     -- Idempotency keys whose time is over make room for their next use.

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from hookengine.models import Attempt, Delivery, DisabledReason, Event, Health, Priority, Rules, Subscription
+from hookengine.models import Attempt, Delivery, DisabledReason, Event, Health, Place, Priority, Rules, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hookengine.clock import Clock
+    from hookengine.gathering import Compose, Composed
     from hookengine.matching import Index
     from hookengine.scheduler import Mark, Refill
     from hookengine.store.batch import Keys
 
+
+# Names of their own: looking up a member of an enum costs more.
+_LANE, _GATHERING = Place.LANE, Place.GATHERING
 
 KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
 
@@ -63,6 +67,7 @@ def accept(draft: Draft, *, index: Index, keys: Keys, clock: Clock, now: int) ->
                 due_at=due_at,
                 created_at=now,
                 expires_at=draft.expires_at,
+                place=_GATHERING if subscription.seq in index.gathering else _LANE,
             )
         )
     return event, deliveries
@@ -115,7 +120,12 @@ class Replay(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Result(Struct, frozen=True, kw_only=True, gc=False):
-    """What became of a delivery: without an attempt, it expired."""
+    """
+    What became of a delivery: without an attempt, it expired.
+
+    Of a batch each delivery has one, and they are recorded together. The first of them that `shares` its attempt with the
+    others is the one that counts for its subscription.
+    """
 
     before: Delivery
     after: Delivery
@@ -123,15 +133,22 @@ class Result(Struct, frozen=True, kw_only=True, gc=False):
     rules: Rules
     profile: str | None = None
     event: Event | None = None  # None where it is gone
+    head: Delivery | None = None  # of a batch: the one that was taken, and holds the slot
+    shares: bool = False
 
 
 class Recorded(Struct, frozen=True, kw_only=True, gc=False):
-    """A committed result, with the counters after it and the reason if it disabled the subscription."""
+    """
+    A committed result, with the counters after it and the reason if it disabled the subscription.
+
+    It is `counted` unless its attempt was counted with another delivery of its batch.
+    """
 
     result: Result
     delivery: Delivery
     health: Health
     disabled: DisabledReason | None = None
+    counted: bool = True
 
 
 class Listener(Protocol):
@@ -140,8 +157,8 @@ class Listener(Protocol):
     def current(self, delivery: Delivery) -> Delivery:
         """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
 
-    def taken(self) -> list[int]:
-        """The deliveries in flight: their ends are still to be recorded."""
+    def taken(self) -> tuple[list[int], list[int]]:
+        """The deliveries in flight, whose ends are still to be recorded, and the batches in flight."""
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""
@@ -149,11 +166,17 @@ class Listener(Protocol):
     def accepted(self, deliveries: Sequence[tuple[Delivery, Event | None]]) -> None:
         """New deliveries are committed; the event is None where it was not at hand."""
 
-    def recorded(self, results: list[Recorded]) -> None:
-        """Results are committed, in the order of their attempts' ends."""
+    def recorded(self, results: list[list[Recorded]]) -> None:
+        """Results are committed, in the order of their attempts' ends, those of a batch together."""
 
-    def unrecorded(self, result: Result, error: Exception) -> None:
-        """A result cannot be stored; its delivery stays as it was on disk."""
+    def promoted(self, delivery: Delivery) -> None:
+        """The head of a batch has left it, and *delivery* leads it now."""
+
+    def composed(self, asked: Compose, composed: Composed | None) -> None:
+        """What became of the batches that were *asked* for; None where they cannot be stored now."""
+
+    def unrecorded(self, results: Sequence[Result], error: Exception) -> None:
+        """A result, or those of a batch, cannot be stored; the deliveries stay as they were on disk."""
 
     def unreadable(self, where: str, error: Exception) -> None:
         """A stored row cannot be read; *where* names it."""

@@ -1,6 +1,6 @@
 -- commit
 -- Results, publications, and what they entail: see commit.sql.
-INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- insert_subscription
 -- A new subscription.
@@ -26,7 +26,8 @@ ORDER BY s.seq;
 -- The newest key of each table that is numbered by commits.
 SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions) AS subscriptions,
        (SELECT coalesce(max(seq), 0) FROM events) AS events,
-       (SELECT coalesce(max(seq), 0) FROM deliveries) AS deliveries;
+       (SELECT coalesce(max(seq), 0) FROM deliveries) AS deliveries,
+       (SELECT coalesce(max(seq), 0) FROM exchanges) AS exchanges;
 
 -- heads
 -- The first pending delivery of each lane and priority: two index seeks each, however many rows wait.
@@ -35,23 +36,67 @@ FROM subscriptions AS s
 CROSS JOIN json_each('[0, 1, 2]') AS p
 CROSS JOIN deliveries AS d ON d.seq = (
     SELECT seq FROM deliveries INDEXED BY deliveries_due
-    WHERE state = 'pending' AND subscription = s.seq AND priority = p.value
+    WHERE state = 'pending' AND subscription = s.seq AND place = 0 AND priority = p.value
     ORDER BY due_at, seq LIMIT 1)
 WHERE s.deleted_at IS NULL AND s.state = 'active';
 
 -- refill
 -- The rows of a lane and priority from a mark on.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label
+       failed_label, place, batch
 FROM deliveries INDEXED BY deliveries_due
-WHERE state = 'pending' AND subscription = ? AND priority = ? AND (due_at, seq) >= (?, ?)
+WHERE state = 'pending' AND subscription = ? AND place = 0 AND priority = ? AND (due_at, seq) >= (?, ?)
 ORDER BY due_at, seq
 LIMIT ?;
+
+-- gatherers
+-- Subscriptions with deliveries that wait to be put into a batch: a seek each.
+SELECT s.seq AS subscription
+FROM subscriptions AS s
+WHERE s.deleted_at IS NULL
+  AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 1);
+
+-- gathered
+-- What waits, and is due, to be put into a batch, with how many bytes it brings.
+SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, coalesce(length(e.data), 0) AS size
+FROM deliveries AS d INDEXED BY deliveries_due
+LEFT JOIN events AS e ON e.seq = d.event  -- one whose event is gone fails in its turn
+WHERE d.state = 'pending' AND d.subscription = ? AND d.place = 1 AND d.priority = ? AND d.due_at <= ?
+ORDER BY d.due_at, d.seq
+LIMIT ?;
+
+-- next_gathered
+-- When the next of what waits for a batch will be due.
+SELECT due_at FROM deliveries INDEXED BY deliveries_due
+WHERE state = 'pending' AND subscription = ? AND place = 1 AND priority = ? AND due_at > ?
+ORDER BY due_at LIMIT 1;
+
+-- compose
+-- Deliveries find their places in batches, or go by themselves: (seq, place, batch).
+UPDATE deliveries SET place = json_extract(new_row.value, '$[1]'), batch = json_extract(new_row.value, '$[2]')
+FROM json_each(?) AS new_row
+WHERE deliveries.seq = json_extract(new_row.value, '$[0]') AND deliveries.state = 'pending';
+
+-- members
+-- What still goes with these batches.
+SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch
+FROM json_each(?) AS wanted
+CROSS JOIN deliveries AS d INDEXED BY deliveries_of_batch ON d.batch = wanted.value
+WHERE d.state = 'pending';
+
+-- promote
+-- The head of a batch has left it: the next one leads.
+UPDATE deliveries SET place = 0
+WHERE seq = (SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = ? AND state = 'pending')
+RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
+          finished_at, failed_label, place, batch;
 
 -- delivery
 -- One delivery as the engine sees it.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label
+       failed_label, place, batch
 FROM deliveries
 WHERE id = ? AND (? IS NULL OR (SELECT tenant FROM events WHERE seq = deliveries.event) = ?);
 
@@ -86,6 +131,7 @@ WHERE k.created_at > ?;
 -- By hand: due now, with its whole schedule again. An attempt that ended while the delivery was cancelled may not be counted.
 UPDATE deliveries
 SET state = 'pending', due_at = ?, step = 0, trigger = 'manual', finished_at = NULL, failed_label = NULL, expires_at = NULL,
+    place = 0, batch = NULL,
     attempt_count = max(attempt_count, (
         SELECT coalesce(max(number), 0) FROM attempts WHERE delivery = deliveries.seq AND outcome <> 'interrupted'))
 WHERE seq = ? AND state IN ('pending', 'failed', 'cancelled')
@@ -98,9 +144,9 @@ UPDATE deliveries SET state = 'cancelled', finished_at = ? WHERE seq = ? AND sta
 -- waiting_for_retry
 -- What waited for a retry when its subscription was enabled, and may go at once.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label
+       failed_label, place, batch
 FROM deliveries INDEXED BY deliveries_due
-WHERE state = 'pending' AND subscription = ? AND priority = ? AND due_at > ? AND step > 0
+WHERE state = 'pending' AND subscription = ? AND place = 0 AND priority = ? AND due_at > ? AND step > 0
   AND NOT EXISTS (SELECT 1 FROM attempts WHERE delivery = deliveries.seq AND at >= ?)
 ORDER BY due_at, seq
 LIMIT ?;
@@ -123,11 +169,12 @@ WHERE s.deleted_at IS NOT NULL
 -- expiring
 -- Deliveries whose time is over, but for those in flight: their attempts' ends decide.
 SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch
 FROM deliveries AS d INDEXED BY deliveries_expiring
 CROSS JOIN subscriptions AS s ON s.seq = d.subscription
 WHERE d.state = 'pending' AND d.expires_at <= :now AND s.deleted_at IS NULL
   AND d.seq NOT IN (SELECT value FROM json_each(:taken))
+  AND (d.batch IS NULL OR d.place = 1 OR d.batch NOT IN (SELECT value FROM json_each(:batches)))
 LIMIT :limit;
 
 -- finished_before
@@ -137,6 +184,16 @@ SELECT seq, event FROM deliveries INDEXED BY deliveries_finished WHERE finished_
 -- prune_attempts
 -- The attempts of these deliveries.
 DELETE FROM attempts WHERE delivery IN (SELECT value FROM json_each(?));
+
+-- exchanges_of
+-- What the attempts of these deliveries share with others.
+SELECT exchange FROM attempts WHERE delivery IN (SELECT value FROM json_each(?)) AND exchange IS NOT NULL;
+
+-- prune_exchanges
+-- Of these, what no attempt refers to any more.
+DELETE FROM exchanges
+WHERE seq IN (SELECT value FROM json_each(?))
+  AND NOT EXISTS (SELECT 1 FROM attempts INDEXED BY attempts_of_exchange WHERE exchange = exchanges.seq);
 
 -- prune_deliveries
 -- These deliveries, once their attempts are gone.
@@ -244,10 +301,20 @@ SELECT * FROM deliveries_shown WHERE id = :id AND (:tenant IS NULL OR tenant = :
 
 -- attempts_of_delivery
 -- Every attempt of a delivery, oldest first.
-SELECT number, at, duration, trigger, outcome, status_code, error_code, error_detail, request, response, body
-FROM attempts
-WHERE delivery = ?
-ORDER BY seq;
+SELECT a.number, a.at, a.duration, a.trigger, a.outcome, a.status_code, a.error_code, a.error_detail, a.exchange,
+       coalesce(a.request, x.request), coalesce(a.response, x.response), coalesce(a.body, x.body)
+FROM attempts AS a
+LEFT JOIN exchanges AS x ON x.seq = a.exchange
+WHERE a.delivery = ?
+ORDER BY a.seq;
+
+-- events_of_exchanges
+-- The events whose deliveries shared these requests.
+SELECT a.exchange, d.seq AS delivery, e.seq, e.id, e.tenant, e.type, e.data, e.accepted_at, e.occurred_at, e.ordering_key
+FROM json_each(?) AS wanted
+CROSS JOIN attempts AS a INDEXED BY attempts_of_exchange ON a.exchange = wanted.value
+CROSS JOIN deliveries AS d ON d.seq = a.delivery
+CROSS JOIN events AS e ON e.seq = d.event;
 
 -- subscription_key
 -- The key of a subscription, deleted ones too: their history stays readable.
@@ -344,10 +411,10 @@ FROM (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending'
 
 -- insert_replays
 -- New deliveries of events that were accepted before.
-INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, replay)
+INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at, place, replay)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
        'pending', json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'),
-       json_extract(value, '$[7]'), 1
+       json_extract(value, '$[7]'), json_extract(value, '$[8]'), 1
 FROM json_each(?);
 
 -- replayable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -61,6 +62,31 @@ class Reader:
         for row in await self._db.execute_fetchall(sql.heads):
             marks.setdefault(row["subscription"], [None, None, None])[row["priority"]] = (row["due_at"], row["seq"])
         return marks
+
+    async def gatherers(self) -> set[int]:
+        """The subscriptions with deliveries that wait to be put into a batch."""
+        return {row["subscription"] for row in await self._db.execute_fetchall(sql.gatherers)}
+
+    async def members(self, batches: list[int]) -> tuple[dict[int, list[models.Delivery]], list[tuple[str, Exception]]]:
+        """What still goes with each of *batches*, in the order of its request; and the rows that cannot be read, and why."""
+        members: dict[int, list[models.Delivery]] = {}
+        unreadable: list[tuple[str, Exception]] = []
+        found = await self._db.execute_fetchall(sql.members, (rows.json_text(batches),))
+        for row in sorted(found, key=itemgetter("seq")):
+            try:
+                members.setdefault(row["batch"], []).append(rows.delivery(tuple(row)))
+            except (ValueError, TypeError) as error:
+                unreadable.append((f"delivery {row['id']} (row {row['seq']})", error))
+        return members, unreadable
+
+    async def events_of(self, exchanges: list[int]) -> dict[int, list[models.Event]]:
+        """For each of these requests that deliveries shared, their events in its order."""
+        found: dict[int, list[models.Event]] = {}
+        if exchanges:
+            shared = await self._db.execute_fetchall(sql.events_of_exchanges, (rows.json_text(exchanges),))
+            for row in sorted(shared, key=itemgetter("delivery")):
+                found.setdefault(row["exchange"], []).append(rows.event(tuple(row)[2:]))
+        return found
 
     async def events_by_seq(self, seqs: Iterable[int]) -> dict[int, models.Event]:
         """The events with these keys, in one statement: one read each costs twenty times as much."""

@@ -11,7 +11,7 @@ import orjson
 from hookengine import models, views
 from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
-from hookengine.models import OUTCOME_NAMES, Accepted, Broken, Interrupted, Priority, Secret, Trigger, Unreachable
+from hookengine.models import OUTCOME_NAMES, Accepted, Broken, Interrupted, Place, Priority, Secret, Trigger, Unreachable
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
@@ -54,17 +54,19 @@ def delivery(row: Sequence[Any]) -> models.Delivery:
         expires_at=row[11],
         finished_at=row[12],
         failed_label=row[13],
+        place=Place(row[14]),
+        batch=row[15],
     )
 
 
 def new_delivery_row(d: models.Delivery) -> Values:
     """A row of `Commit.deliveries`."""
-    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.expires_at)
+    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.expires_at, d.place)
 
 
 def replay_row(d: models.Delivery) -> Values:
     """A row of `insert_replays`."""
-    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at)
+    return (d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, d.created_at, d.place)
 
 
 def replay(row: Sequence[Any]) -> Replay:
@@ -94,7 +96,7 @@ def replay_values(r: Replay) -> dict[str, Any]:
 
 def settled_row(before: models.Delivery, d: models.Delivery) -> Values:
     """A row of `Commit.settled`: *d* as it is now, and what it must still be on disk."""
-    changed = (d.state, d.due_at, d.attempt_count, d.step, d.trigger, d.finished_at, d.failed_label)
+    changed = (d.state, d.due_at, d.attempt_count, d.step, d.trigger, d.finished_at, d.failed_label, d.place)
     return (*changed, d.seq, before.due_at, before.step)
 
 
@@ -136,12 +138,15 @@ def event_row(e: models.Event, deliveries: int, draft: Draft, commit: Commit) ->
     return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(draft.digest), chosen)
 
 
-def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
-    """A row of `Commit.attempts`; credentials do not get into it."""
+def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exchange: int | None = None) -> Values:
+    """
+    A row of `Commit.attempts`.
+
+    *content* is `exchanged`, or without anything where that is kept under the number *exchange*.
+    """
     outcome = attempt.outcome
-    response = None if isinstance(outcome, Interrupted | Unreachable | Broken) else outcome.response
+    response = _response(outcome)
     error = None if isinstance(outcome, Accepted) else outcome.error
-    request = attempt.request
     return (
         delivery_seq,
         attempt.number,
@@ -152,10 +157,23 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, profile: str | None,
         None if response is None else response.status,
         None if error is None else error.code,
         None if error is None else error.detail,
+        *content,
+        exchange,
+    )
+
+
+def exchanged(attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
+    """What was sent and what was answered; credentials do not get into it."""
+    request, response = attempt.request, _response(attempt.outcome)
+    return (
         None if request is None else _request(request, profile),
         None if response is None else (response.headers, response.truncated),
         None if response is None else commit.place(response.body),
     )
+
+
+def _response(outcome: models.Outcome) -> models.Response | None:
+    return None if isinstance(outcome, Interrupted | Unreachable | Broken) else outcome.response
 
 
 def _request(request: models.Request, profile: str | None) -> Values:
@@ -202,6 +220,7 @@ class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     response_headers: list[tuple[str, str]] | None
     truncated: bool
     body: bytes | None
+    exchange: int | None = None  # set where others share it: deliveries of one batch
 
 
 def stored_attempt(row: Row) -> StoredAttempt:
@@ -215,14 +234,14 @@ def stored_attempt(row: Row) -> StoredAttempt:
 def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
     """An attempt as it would be recorded: what is shown of one that is not stored is the same."""
     commit = Commit()
-    _, *columns, request, response, body = attempt_row(0, attempt, profile, commit)
-    return _stored_attempt(columns, request, response, commit.bytes_at(body))
+    _, *columns, request, response, body, exchange = attempt_row(0, attempt, exchanged(attempt, profile, commit))
+    return _stored_attempt([*columns, exchange], request, response, commit.bytes_at(body))
 
 
 def _stored_attempt(
     columns: Sequence[Any], request: Sequence[Any] | None, response: Sequence[Any] | None, body: bytes | None
 ) -> StoredAttempt:
-    number, at, duration, trigger, outcome, status_code, error_code, error_detail = columns
+    number, at, duration, trigger, outcome, status_code, error_code, error_detail, exchange = columns
     method, url, headers, profile, checksum = request or (None, None, [], None, 0)
     response_headers, truncated = response or (None, False)
     return StoredAttempt(
@@ -242,6 +261,7 @@ def _stored_attempt(
         response_headers=None if response_headers is None else [(name, value) for name, value in response_headers],
         truncated=truncated,
         body=body,
+        exchange=exchange,
     )
 
 

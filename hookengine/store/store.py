@@ -21,12 +21,13 @@ from hookengine.store.writer import Writer
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import aiosqlite
 
     from hookengine.clock import Clock
-    from hookengine.models import AccessToken, Health
+    from hookengine.models import AccessToken, Health, Subscription
     from hookengine.store.intake import Listener
 
 _PULSE = 1.0  # s between two looks at whether the threads of the connections are there
@@ -36,13 +37,24 @@ CHECK_VALUE = "vault_check"  # the name of what tells whether a key is the right
 class Store:
     """One SQLite file, with the one writer, the reader, and the key that opens its secrets."""
 
-    def __init__(self, path: Path, *, clock: Clock, synchronous: str = "full", encryption_key: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        synchronous: str = "full",
+        encryption_key: str | None = None,
+        gathers: Callable[[Subscription], bool] = lambda _: (
+            False
+        ),  # whether the deliveries of a subscription are put into batches
+    ) -> None:
         self.path = path
         self.is_new = False
         self.unreadable: list[StorageCorrupt] = []  # rows that a start could not read, and left alone
         self._clock = clock
         self._synchronous = synchronous
         self._encryption_key = encryption_key
+        self._gathers = gathers
         self._lock = Lock(path)
         self._connections: list[aiosqlite.Connection] = []
         self._task: asyncio.Task[None] | None = None
@@ -82,7 +94,7 @@ class Store:
             vault=vault,
             index=index,
             health=health,
-            keys=Keys(subscriptions=keys["subscriptions"], events=keys["events"], deliveries=keys["deliveries"]),
+            keys=Keys(**dict(keys)),
             listener=listener,
             tenants=await self._tenants(reading, vault),
             tokens=await self._tokens(reading),
@@ -146,7 +158,7 @@ class Store:
         return vault
 
     async def _subscriptions(self, db: aiosqlite.Connection, vault: Vault) -> tuple[Index, dict[int, Health]]:
-        index = Index()
+        index = Index(gathers=self._gathers)
         health: dict[int, Health] = {}
         for row in await db.execute_fetchall(sql.subscriptions):
             try:

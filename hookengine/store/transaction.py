@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hookengine.failpoints import failpoint
-from hookengine.models import Delivery, Event, Trigger
+from hookengine.models import Delivery, Event, Place, Trigger
 from hookengine.store.announcements import Announcer
 from hookengine.store.queries import sql
 
@@ -67,6 +67,10 @@ class Transaction:
         self._keys.subscriptions += 1
         return self._keys.subscriptions
 
+    def promote(self, delivery: Delivery) -> None:
+        """Tell who leads a batch once this is committed."""
+        self.after.append(lambda: self.listener.promoted(delivery))
+
     def new_replay(self, event: int, subscription: int, priority: Priority) -> Delivery:
         """A delivery, due now, of an event that was accepted before."""
         self._keys.deliveries += 1
@@ -79,6 +83,7 @@ class Transaction:
             due_at=self.now,
             trigger=Trigger.REPLAY,
             created_at=self.now,
+            place=Place.GATHERING if subscription in self.index.gathering else Place.LANE,
         )
 
     def put(self, subscription: Subscription, health: Health) -> None:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
 from hookengine.failpoints import failpoint
-from hookengine.store import rows
+from hookengine.store import batches, rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from hookengine.access import Tokens
     from hookengine.clock import Clock
+    from hookengine.gathering import Compose
     from hookengine.matching import Index
     from hookengine.models import AccessToken, Health, OAuth2, SigningSecret, Subscription, Tenant
     from hookengine.scheduler import Refill
@@ -107,9 +108,10 @@ class Writer:
         self._publications: deque[_Publication] = deque()
         self._waiting = 0  # events in `_publications`
         self._waiting_bytes = 0
-        self._results: deque[Result] = deque()
+        self._results: deque[tuple[Result, ...]] = deque()
         self._changes: deque[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._refills: deque[Refill] = deque()
+        self._compositions: deque[Compose] = deque()
         self._in_hand: list[asyncio.Future[Any]] = []  # who waits for the present turn
         self._work = asyncio.Event()
         self._closing = False
@@ -164,14 +166,19 @@ class Writer:
         self._work.set()
         return await done
 
-    def record(self, result: Result) -> None:
-        """Store *result*, however long that takes."""
-        self._results.append(result)
+    def record(self, *results: Result) -> None:
+        """Store *results*, those of one request, in one commit, however long that takes."""
+        self._results.append(results)
         self._work.set()
 
     def refill(self, refill: Refill) -> None:
         """Read *refill*, after every result recorded before."""
         self._refills.append(refill)
+        self._work.set()
+
+    def compose(self, asked: Compose) -> None:
+        """Put what waits for that into batches, after every publication that waits now."""
+        self._compositions.append(asked)
         self._work.set()
 
     def close(self) -> None:
@@ -218,7 +225,7 @@ class Writer:
             raise Stopping
 
     def _idle(self) -> bool:
-        return not (self._publications or self._results or self._changes or self._refills)
+        return not (self._publications or self._results or self._changes or self._refills or self._compositions)
 
     async def _wait(self) -> None:
         """Wait for work; while commits fail try one now and then, because those who heard of it send none."""
@@ -230,16 +237,23 @@ class Writer:
         await self._probe()
 
     async def _turn(self) -> None:
-        """Results and publications in one commit, then the changes, then the refills: each sees the results sent before it."""
+        """
+        Results and publications in one commit, then the changes, the batches, the refills.
+
+        Each sees the results sent before it.
+        """
         results = _all(self._results)  # not many: each holds a slot of the scheduler
         publications = self._some_publications()
         changes = _all(self._changes)
+        compositions = _all(self._compositions)
         refills = _all(self._refills)
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
         if results or publications:
             await self._commit(results, publications)
         for step, done in changes:
             await self._change(step, done)
+        if compositions:
+            await self._compose(compositions)
         for refill in refills:
             await self._refill(refill)
         self._in_hand = []
@@ -264,7 +278,7 @@ class Writer:
             self._waiting_bytes += publication.size
         del publications[position:]
 
-    async def _commit(self, results: list[Result], publications: list[_Publication]) -> None:
+    async def _commit(self, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
         try:
             batch, answers = await self._stage(results, publications)
             failpoint("K03-staged")
@@ -280,12 +294,12 @@ class Writer:
             self._follow(batch, answers)
 
     async def _stage(
-        self, results: list[Result], publications: list[_Publication]
+        self, results: list[tuple[Result, ...]], publications: list[_Publication]
     ) -> tuple[Batch, list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]]:
         now = self._clock.now()
         batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.index, health=self.health)
-        for result in results:
-            batch.add_result(self._up_to_date(result))
+        for group in results:
+            batch.add_results([self._up_to_date(result) for result in group])
         await self._look_up(batch, publications, now)
         answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]] = []
         for position, publication in enumerate(publications):
@@ -346,25 +360,25 @@ class Writer:
             elif not publication.done.done():
                 publication.done.set_result(answer)
 
-    async def _one_by_one(self, results: list[Result], publications: list[_Publication], error: Exception) -> None:
+    async def _one_by_one(self, results: list[tuple[Result, ...]], publications: list[_Publication], error: Exception) -> None:
         """One of them is guilty: give each a transaction of its own, so that only the guilty one fails."""
         if len(results) + len(publications) > 1:
-            for result in results:
-                await self._commit([result], [])
+            for group in results:
+                await self._commit([group], [])
             for publication in publications:
                 await self._commit([], [publication])
             return
-        for result in results:
-            self.listener.unrecorded(result, error)
+        for group in results:
+            self.listener.unrecorded(group, error)
         _refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
 
-    async def _pause(self, error: sqlite3.Error, results: list[Result], publications: list[_Publication]) -> None:
+    async def _pause(self, error: sqlite3.Error, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
         """Publishers hear of it at once; results must not be lost, so they wait for better times."""
         _refuse(publications, StorageUnavailable(f"the storage does not take writes: {error}"))
         self._fails(error)
         if self._closing:  # no better times come: these attempts are made again after the next start
-            for result in results:
-                self.listener.unrecorded(result, error)
+            for group in results:
+                self.listener.unrecorded(group, error)
         elif results:
             self._results.extendleft(reversed(results))
             await asyncio.sleep(self._rest)
@@ -410,6 +424,25 @@ class Writer:
                 self.listener.accepted(transaction.announced)
             if not done.done():
                 done.set_result(value)
+
+    async def _compose(self, asked: list[Compose]) -> None:
+        """All of *asked* in one transaction; what cannot be stored now is asked for again."""
+        transaction = Transaction(self, self._db, self._keys, self._clock)
+        try:
+            await self._db.execute("BEGIN IMMEDIATE")
+            composed = [await batches.compose(transaction, each) for each in asked]
+            await self._db.commit()
+        except Exception as error:  # noqa: BLE001  # whatever it is: the task goes on
+            await self._roll_back(error)
+            if isinstance(error, sqlite3.OperationalError):
+                self._fails(error)
+            else:
+                self.listener.unreadable("what waits for a batch", error)
+            for each in asked:
+                self.listener.composed(each, None)
+        else:
+            for each, made in zip(asked, composed, strict=True):
+                self.listener.composed(each, made)
 
     async def _refill(self, refill: Refill) -> None:
         seq, priority, mark, limit = refill

@@ -28,26 +28,25 @@ JSON = {"Content-Type": "application/json"}
 PATIENCE = 30  # s until a test that waits has failed
 
 CONFIG = """
-[server]
-max_body = {max_body}
 [security]
-allow_http = true
+allow_http = {allow_http}
 allow_networks = ["127.0.0.0/8"]
 [log]
 level = "error"
-[store]
-retention = "{retention}"
 [delivery]
 concurrency = {concurrency}
 drain = "{drain}"
+{tables}
 """
 
 
 class Daemon:
     """
-    `hookengine serve` on the data in *folder*, from a shell or, for many starts, by *launcher*.
+    `hookengine serve` on the data in *folder*, with *settings* as `configure` takes them.
 
-    Entered, it is ready, to suffer *faults*; left, it is killed if it still runs. It may be started again after it has ended.
+    It is started from a shell or, for many starts, by *launcher*. Entered, it is ready, to suffer *faults*; left, it is killed
+    if it still runs. It may be started again after it has ended. It trusts the certificates of the system, or those in the file
+    *trusting*.
     """
 
     def __init__(
@@ -55,6 +54,7 @@ class Daemon:
         folder: Path,
         *faults: dict[str, Any],
         launcher: Launcher | None = None,
+        trusting: Path | None = None,
         **settings: Any,
     ) -> None:
         self.data = folder / "data"
@@ -64,22 +64,16 @@ class Daemon:
         self._config = folder / "config.toml"
         self._launcher = launcher
         self._faults = faults  # of the first start
+        self._environment = {} if trusting is None else {"SSL_CERT_FILE": str(trusting)}
         self._process: asyncio.subprocess.Process | Launched
         self._listening: asyncio.Task[None]
         self._client: aiohttp.ClientSession | None = None
         self._heard = asyncio.Event()
         self.configure(**settings)
 
-    def configure(
-        self,
-        *,
-        concurrency: int = 256,
-        drain: str = "25s",
-        retention: str = "30d",
-        max_body: int = 1 << 20,
-    ) -> None:
-        """Set for the next start what differs from the default."""
-        text = CONFIG.format(concurrency=concurrency, drain=drain, retention=retention, max_body=max_body)
+    def configure(self, *, concurrency: int = 256, drain: str = "25s", allow_http: bool = True, tables: str = "") -> None:
+        """Say how it is to be from the next start on, with further *tables* of the configuration."""
+        text = CONFIG.format(concurrency=concurrency, drain=drain, allow_http=json.dumps(allow_http), tables=tables)
         self._config.write_text(text)
 
     async def __aenter__(self) -> Self:
@@ -116,7 +110,7 @@ class Daemon:
         arguments = ("serve", "--data", str(self.data), "--config", str(self._config), "--listen", "127.0.0.1:0")
         if self._launcher is None:
             assert not faults
-            self._process = await run(*arguments)
+            self._process = await run(*arguments, **self._environment)
         else:
             self._process = await self._launcher.launch(*arguments, faults=faults)
         self._listening = asyncio.create_task(self._listen())
@@ -198,6 +192,21 @@ class Daemon:
             answer.raise_for_status()
             return await answer.json() if answer.content_length else None
 
+    async def answer(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> tuple[int, Any]:
+        """The status and the value of the answer to a request, whatever it is; with *token* in place of the owner's."""
+        assert self._client is not None
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        async with self._client.request(method, path, json=body, headers=headers) as answer:
+            return answer.status, await answer.json(content_type=None) if answer.content_length else None
+
+    async def metric(self, name: str) -> float:
+        """What a metric without labels shows."""
+        assert self._client is not None
+        async with self._client.get("/metrics") as answer:
+            found = re.search(rf"^{name} (\S+)$", await answer.text(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
     async def subscribe(self, url: str, **settings: Any) -> str:
         """The id of a new subscription of *url*."""
         made = await self.ask("POST", "/v1/subscriptions", {"url": url} | settings)
@@ -217,14 +226,14 @@ class Daemon:
         self._heard.set()
 
 
-async def run(*arguments: str) -> asyncio.subprocess.Process:
-    """`hookengine` with *arguments*, as from a shell."""
+async def run(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
+    """`hookengine` with *arguments*, as from a shell with *variables* in its environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKENGINE_")}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hookengine", *arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": str(ROOT)} | variables,
     )
 
 

@@ -125,7 +125,7 @@ def marks_before_it_sends() -> None:
         unsent.append(attempt(self, request, rules))
         return Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
 
-    def send(self: Dispatcher, results: list[Recorded]) -> None:
+    def send(self: Dispatcher, results: list[list[Recorded]]) -> None:
         recorded(self, results)
         while unsent:
             _keep(unsent.pop())

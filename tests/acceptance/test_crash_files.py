@@ -75,7 +75,7 @@ async def test_retention(place: dict[str, Any], tmp_path: Path, launcher: Launch
         while len((await daemon.ask("GET", "/v1/deliveries?state=delivered"))["data"]) < 20:
             pass
         await daemon.kill()
-        daemon.configure(retention="1ms")
+        daemon.configure(tables='[store]\nretention = "1ms"')
         await daemon.launch(place)
         assert -signal.SIGKILL == await daemon.ended()
         with left_by(daemon) as db:

@@ -199,7 +199,7 @@ async def test_half_of_a_body(tmp_path: Path, launcher: Launcher) -> None:
     event = EVENT | {"data": "x" * LARGE}
     async with (
         reader_after() as (url, sizes, dead),
-        Daemon(tmp_path, at("K09-written"), launcher=launcher, max_body=2 * LARGE) as daemon,
+        Daemon(tmp_path, at("K09-written"), launcher=launcher, tables=f"[server]\nmax_body = {2 * LARGE}") as daemon,
     ):
         await daemon.subscribe(url)
         await tried(daemon, "POST", "/v1/events", event)

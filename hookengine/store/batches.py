@@ -1,0 +1,92 @@
+"""Batches: deliveries that share a request, put together by a committed write before it first goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from hookengine.gathering import Composed
+from hookengine.models import Place, Priority
+from hookengine.store import rows
+from hookengine.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hookengine.gathering import Compose
+    from hookengine.models import Delivery
+    from hookengine.store.transaction import Transaction
+
+MOST_BYTES = 1 << 20  # of events in a batch that has more than one: memory in flight is bounded as it is for single events
+
+
+async def compose(tx: Transaction, asked: Compose) -> Composed:
+    """
+    Make the batches that may be made now, and tell when to ask again.
+
+    A batch is made once it has its number of events, or its oldest has waited long enough; one event goes by itself.
+    """
+    heads: list[Delivery] = []
+    changed: list[tuple[int, int, int | None]] = []
+    due: list[int] = []
+    look_at: list[int] = []
+    for priority in Priority:
+        found = await _gathered(tx, asked, priority, asked.limit - len(heads))
+        while found and len(heads) < asked.limit and _is_ready(found, asked, tx.now):
+            size = _fitting(found[: asked.most])
+            members = sorted((delivery for delivery, _ in found[:size]), key=lambda delivery: delivery.seq)
+            del found[:size]
+            batch = members[0].seq if size > 1 else None
+            heads.append(replace(members[0], place=Place.LANE, batch=batch))
+            changed += [(each.seq, Place.FOLLOWING, batch) for each in members[1:]]
+            changed.append((members[0].seq, Place.LANE, batch))
+        due.append(len(found))
+        look_at += await _next(tx, asked, priority, found)
+    if changed:
+        await tx.run(sql.compose, (rows.json_text(changed),))
+    return Composed(heads=heads, due=tuple(due), look_at=min(look_at, default=None))
+
+
+async def leave(tx: Transaction, before: Delivery) -> None:
+    """A delivery has left its batch, or has ended: if it was the head, another one leads."""
+    if before.batch is None or before.place is not Place.LANE:
+        return
+    for row in await tx.fetch(sql.promote, (before.batch,)):
+        tx.promote(rows.delivery(row))
+
+
+async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery]:
+    """What goes with those of *heads* that lead a batch."""
+    led = {head.batch: head.seq for head in heads if head.batch is not None}
+    found = map(rows.delivery, await tx.fetch(sql.members, (rows.json_text(list(led)),))) if led else ()
+    return [each for each in found if each.seq not in led.values()]
+
+
+async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: int) -> list[tuple[Delivery, int]]:
+    """What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted."""
+    limit = asked.most * (room + 1)
+    found: list[Any] = await tx.fetch(sql.gathered, (asked.subscription, priority, tx.now, limit))
+    return [(rows.delivery(row), row[16]) for row in found]
+
+
+async def _next(tx: Transaction, asked: Compose, priority: Priority, left: list[tuple[Delivery, int]]) -> list[int]:
+    """When something may be made of what is left, or becomes due."""
+    times = [row[0] for row in await tx.fetch(sql.next_gathered, (asked.subscription, priority, tx.now))]
+    if left:
+        times.append(tx.now if _is_ready(left, asked, tx.now) else left[0][0].due_at + asked.wait)
+    return times
+
+
+def _is_ready(found: list[tuple[Delivery, int]], asked: Compose, now: int) -> bool:
+    return len(found) >= asked.most or found[0][0].due_at + asked.wait <= now
+
+
+def _fitting(found: list[tuple[Delivery, int]]) -> int:
+    """How many of *found* fit into one request; one always does."""
+    total = 0
+    for number, (_, size) in enumerate(found):
+        total += size
+        if total > MOST_BYTES and number:
+            return number
+    return len(found)
