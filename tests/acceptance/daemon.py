@@ -45,8 +45,8 @@ class Daemon:
     `hookengine serve` on the data in *folder*, with *settings* as `configure` takes them.
 
     It is started from a shell or, for many starts, by *launcher*. Entered, it is ready, to suffer *faults*; left, it is killed
-    if it still runs. It may be started again after it has ended. It trusts the certificates of the system, or those in the file
-    *trusting*.
+    if it still runs. It may be started again after it has ended. It trusts the certificates of the system, or those in the
+    file *trusting*.
     """
 
     def __init__(

@@ -137,3 +137,33 @@ async def test_replay(statement: str, tmp_path: Path, launcher: Launcher) -> Non
             made = db.execute("SELECT count(*), sum(replay) FROM deliveries WHERE state = 'delivered'").fetchall()
 
     assert [(1_200, 600)] == made
+
+
+@pytest.mark.parametrize(
+    ("fault", "before", "total"),
+    [
+        pytest.param(at_statement("UPDATE deliveries SET place"), 0, 1, id="before it is composed"),
+        pytest.param(at("K07-taken"), 0, 1, id="composed, not sent"),
+        pytest.param(at("K11-ended"), 1, 2, id="answered, not recorded"),
+        pytest.param(at_row("attempts", 2), 1, 2, id="within the commit of its results"),
+        pytest.param(at("K13-committed", 2), 1, 1, id="recorded"),
+    ],
+)
+async def test_batch(fault: dict[str, Any], before: int, total: int, tmp_path: Path, launcher: Launcher) -> None:
+    """Deliveries that share a request are repeated together, byte for byte, or not at all."""
+    events = [{"type": "campaign.sent", "id": f"event-{n}", "data": {"n": n}} for n in range(3)]
+    async with Receiver() as receiver, Daemon(tmp_path, fault, launcher=launcher) as daemon:
+        await daemon.subscribe(receiver.url, profile="clevertap", batch={"max_events": 3, "max_wait": "1h"})
+        receiver.requests.clear()  # of the test when it was saved
+        await tried(daemon, "POST", "/v1/events/batch", events)
+        assert -signal.SIGKILL == await daemon.ended()
+        assert before == len(receiver.requests)
+        with left_by(daemon) as db:
+            assert [(0 if total > before else 3,)] == db.execute("SELECT count(*) FROM attempts").fetchall()
+        await daemon.start()
+        await daemon.idle()
+        found = (await daemon.ask("GET", "/v1/deliveries"))["data"]
+
+    assert [("delivered", 1)] * 3 == [(each["state"], each["attempt_count"]) for each in found]
+    assert total == len(receiver.requests)
+    assert 1 == len({request.body for request in receiver.requests})
