@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-_armed: dict[str, int] = {}  # by name, the passages that are left; changed by whoever armed it, in a process of his own
+_armed: dict[str, int] = {}  # by name, the passages that are left; owned by the test that armed them, in a process of its own
 
 
 def failpoint(name: str) -> None:
