@@ -53,7 +53,7 @@ def at_random(rng: Random) -> Kill:
         case 1 | 2:
             return Kill(faults=(at(rng.choice(PLACES), rng.randint(1, 50)),))
         case _:
-            return Kill(events=rng.randint(1, 100), seconds=rng.uniform(0, 0.03))
+            return Kill(events=rng.randint(1, 60), seconds=rng.uniform(0, 0.03))
 
 
 async def campaign(folder: Path, launcher: Launcher, kills: Iterable[Kill]) -> tuple[Verdict, Producers]:
