@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check docs bench clean
+.PHONY: help setup run test check soak docs bench clean
 
 help:
 	@echo 'make setup   install into $(VENV)'
 	@echo 'make run     a demonstration: daemon, receiver, sample events'
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, tests with coverage: what CI runs'
+	@echo 'make soak    what CI has a sample of, in full: 1,000 kills; SEED=n for others'
 	@echo 'make docs    write the documents that derive from the code'
 	@echo 'make bench   the benchmarks (needs nginx)'
 	@echo 'make clean   remove what the tools left'
@@ -39,6 +40,9 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=95
+
+soak: setup
+	KILLS=1000 $(BIN)/pytest -s tests/acceptance/test_crash.py -k nothing_accepted_is_lost
 
 docs: setup
 	$(BIN)/python docs/generate.py

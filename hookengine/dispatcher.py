@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from hookengine import health, profiles, retry
 from hookengine.errors import StorageFailed, Unavailable
+from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
 from hookengine.gathering import Gathering
 from hookengine.models import (
@@ -439,6 +440,7 @@ class Dispatcher:
             attempt.cancel()
         if self._attempts:
             await asyncio.wait(self._attempts)
+            failpoint("K26-cut")
 
     # One attempt.
 
@@ -452,7 +454,9 @@ class Dispatcher:
         if not members:  # they have left, or cannot be read
             self._put_back(taken, again=False)
             return
+        failpoint("K07-taken")
         results = await self._try(taken, members, target)
+        failpoint("K11-ended")
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):
             self._put_back(taken)

@@ -15,6 +15,7 @@ from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
 from hookengine.errors import ConfigInvalid, StartError
+from hookengine.failpoints import failpoint
 from hookengine.maintenance import Maintenance
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
@@ -284,6 +285,7 @@ class Engine(Api):
             await server.start(door)
             stack.push_async_callback(server.close)
         stack.callback(ring.close)
+        failpoint("K25-built")
         return _Parts(store, dispatcher, maintenance, service, server)
 
     def _stop(self, parts: _Parts) -> None:
@@ -294,6 +296,7 @@ class Engine(Api):
         parts.dispatcher.stop(self._drain)
         # 3. Upkeep ends with its present step.
         parts.maintenance.stop()
+        failpoint("K26-stopping")
         # 4. The caller waits for these two. 5. The stack ends the live streams, closes the server, then the store: the writer
         # commits what it was sent, folds the WAL into the file, and gives the lock back. 6. The client pool goes last.
 

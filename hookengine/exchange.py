@@ -20,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 
 from hookengine import __version__
+from hookengine.failpoints import failpoint
 from hookengine.models import Response
 
 if sys.platform != "win32":
@@ -331,8 +332,10 @@ class Exchange:
         reusable = False
         try:
             wire.begin()
+            failpoint("K08-connected")
             if wire.transport is not None:
                 wire.transport.write(request)
+            failpoint("K09-written")
             self._head, payload = await wire.read()
             if payload.at_eof():
                 self._truncated = False

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiosqlite.core
 import pytest
 import structlog
 from engines import LOOPBACK, PATIENCE, Gate, Journal, blocked_writer, edit, engine, rows, running
@@ -555,6 +556,44 @@ async def test_failed_sync_ends_the_engine(tmp_path: Path, complaints: list[str]
     assert [] == complaints
     async with made:
         await made.publish("order.created", {"n": 4})
+
+
+@pytest.mark.parametrize("stopping", [False, True], ids=["running", "stopping"])
+@pytest.mark.parametrize("connection", [0, 1], ids=["writer", "reader"])
+async def test_dead_thread_ends_the_engine(connection: int, stopping: bool, tmp_path: Path, complaints: list[str]) -> None:
+    """When a thread of SQLite's dies, the engine and whoever waits hear of it within two seconds, and a new start works."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        made = engine(tmp_path)
+        before = open_things()
+        await made.start()
+        await made.subscribe(receiver.url)
+        event = await made.publish("order.created", {"n": 1})
+        await gate.arrived()
+        db = made._running.store._connections[connection]
+        begun = asyncio.get_running_loop().time()
+        db._tx.put_nowait((None, lambda: aiosqlite.core._STOP_RUNNING_SENTINEL))
+        asked = asyncio.create_task(made.delivery("dlv_1") if connection else made.publish("order.created", {"n": 2}))
+        await asyncio.sleep(0)
+        if stopping:
+            async with asyncio.timeout(PATIENCE):
+                with suppress(StorageFailed):
+                    await made.stop(drain=0)
+        else:
+            with pytest.raises(StorageFailed):
+                await made.wait_stopped()
+            with pytest.raises(StorageFailed):
+                await made.publish("order.created", {"n": 3})
+        with pytest.raises(StorageFailed):
+            await asked
+        assert asyncio.get_running_loop().time() - begun < 2
+        assert [] == complaints
+        assert before[1:] == open_things()[1:]
+        gate.open()
+        with suppress(StorageFailed):
+            await made.stop()
+        async with made:
+            await made.wait(event.id, PATIENCE)
 
 
 async def test_failed_sync_cuts_what_is_in_flight(tmp_path: Path) -> None:

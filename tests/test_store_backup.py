@@ -7,6 +7,8 @@ import resource
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -158,3 +160,36 @@ async def test_copy_is_compact_enough_to_read_alone(tmp_path: Path) -> None:
 
     with closing(sqlite3.connect(f"file:{tmp_path / 'copy.db'}?immutable=1", uri=True)) as db:
         assert [(10,)] == db.execute("SELECT count(*) FROM events").fetchall()
+
+
+# A copy in a process to which its system says that there are no links, as some file systems do.
+WITHOUT_LINKS = """
+import errno, sys
+from pathlib import Path
+from hookengine.store.backup import TargetExists, copy
+
+def refuse(event, _):
+    if event == "os.link":
+        raise OSError(errno.EPERM, "no links")
+
+sys.addaudithook(refuse)
+source, target = map(Path, sys.argv[1:])
+copy(source, target, replace=False, progress=lambda *_: None)
+try:
+    copy(source, target, replace=False, progress=lambda *_: None)
+except TargetExists:
+    print("refused")
+"""
+
+
+async def test_copy_needs_no_links(tmp_path: Path) -> None:
+    """On a file system without links a copy is made all the same, and none is replaced."""
+    async with opened(tmp_path) as place:
+        await place.publish(*drafts(3))
+    target = tmp_path / "copy.db"
+    command = [sys.executable, "-c", WITHOUT_LINKS, str(place.path), str(target)]
+
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30, check=False)
+
+    assert ("refused\n", "") == (ended.stdout, ended.stderr)
+    assert [(3,)] == rows(target, "SELECT count(*) FROM events")

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from hookengine.errors import Invalid, Malformed, Mistake, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType
+from hookengine.failpoints import failpoint
 from hookengine.jsontext import read_json, read_objects
 from hookengine.service import RequestKey, request_digest
 from hookengine.validation import Problems, format_time
@@ -72,6 +73,7 @@ async def read_body(
         raise web.HTTPRequestTimeout from None
     except (web.RequestPayloadError, ConnectionError):
         raise Malformed("the body is cut short or not framed as announced", code="incomplete_body") from None
+    failpoint("K01-read")
     if content or required:
         _check_media_type(request, media_types)
     return content

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hookengine.errors import HookEngineError
+from hookengine.failpoints import failpoint
 from hookengine.store.inspection import opened
 
 if TYPE_CHECKING:
@@ -37,10 +38,9 @@ def copy(source: Path, target: Path, *, replace: bool, progress: Callable[[int, 
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             _copy(db, draft, progress)
         size = _sync(draft)
-        if not replace:
-            # A rename would not notice that somebody else was faster; a link would, but not every file system has them.
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        draft.replace(target)
+        failpoint("K24-copied")
+        _name(draft, target, replace=replace)
+        failpoint("K24-named")
         _sync(target.parent)
     except FileExistsError:
         raise TargetExists(f"{target} exists") from None
@@ -76,6 +76,20 @@ def _copy(db: sqlite3.Connection, draft: Path, progress: Callable[[int, int], No
             db.backup(copied, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total))
     except sqlite3.Error as error:
         raise HookEngineError(f"the copy cannot be made: {error}") from error
+
+
+def _name(draft: Path, target: Path, *, replace: bool) -> None:
+    """Let *draft* be *target*, or raise FileExistsError where that is there and may not be replaced."""
+    if not replace:
+        try:
+            os.link(draft, target)  # a rename would not notice that somebody else was faster
+        except FileExistsError:
+            raise
+        except OSError:  # not every file system has links: for a moment the name is there without its content
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        else:
+            return
+    draft.replace(target)
 
 
 def _sync(path: Path) -> int:

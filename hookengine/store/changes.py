@@ -19,6 +19,7 @@ from hookengine.errors import (
     SubscriptionLimitReached,
     SubscriptionNotFound,
 )
+from hookengine.failpoints import failpoint
 from hookengine.models import (
     AccessToken,
     Delivery,
@@ -319,6 +320,7 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
         if shared:
             pruned += await tx.run(sql.prune_exchanges, (rows.json_text(list(shared)),))
         pruned += await tx.run(sql.prune_deliveries, (deliveries,))
+        failpoint("K22-half")
         pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
         pruned += await tx.run(sql.prune_unwanted_events, (before, STEP))
         pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, STEP))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiosqlite
 
-from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
+from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError, StorageFailed
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -138,11 +138,29 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds.
-    connecting = aiosqlite.connect(path, isolation_level=None, timeout=5)
+    # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds; closed here if its thread dies.
+    connecting = aiosqlite.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
     return await connecting
+
+
+def works(db: aiosqlite.Connection) -> bool:
+    """Whether the thread that runs its statements is there; without it every statement would be waited for, for ever."""
+    return db._thread.is_alive()  # noqa: SLF001  # as above
+
+
+async def close(db: aiosqlite.Connection) -> None:
+    """Close *db*; in this thread, if its own has ended, and then whoever still waits for it hears StorageFailed."""
+    if works(db):
+        await db.close()
+    elif db._connection is not None:  # noqa: SLF001  # aiosqlite would leave all this to the thread
+        db._connection.close()  # noqa: SLF001
+        db._connection = None  # noqa: SLF001
+        while not db._tx.empty():  # noqa: SLF001
+            waiting, _ = db._tx.get_nowait()  # noqa: SLF001
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(StorageFailed("a thread of the database has ended"))
 
 
 async def _value(db: aiosqlite.Connection, sql: str) -> Any:

@@ -8,12 +8,13 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from hookengine.access import Tokens
-from hookengine.errors import StartError, StorageCorrupt
+from hookengine.errors import StartError, StorageCorrupt, StorageFailed
+from hookengine.failpoints import failpoint
 from hookengine.matching import Index
 from hookengine.models import Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
-from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
+from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.writer import Writer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hookengine.models import AccessToken, Health, Subscription
     from hookengine.store.intake import Listener
 
+_PULSE = 1.0  # s between two looks at whether the threads of the connections are there
 CHECK_VALUE = "vault_check"  # the name of what tells whether a key is the right one
 
 
@@ -75,8 +77,10 @@ class Store:
         fresh = make_file(self.path)
         db = await open_writer(self.path, synchronous=self._synchronous)
         self._connections.append(db)
+        failpoint("K25-opened")
         await migrate(db, self.path)
         await commit.prepare(db)
+        failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
         reading = await open_reader(self.path)
         self._connections.append(reading)
@@ -101,21 +105,37 @@ class Store:
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
 
     async def failed(self) -> None:
-        """Return when the writer has ended; raises what ended it."""
+        """Return when the writer has ended; raises what ended it, or StorageFailed where a thread of SQLite's has ended."""
         assert self._task is not None  # noqa: S101  # open() made it
-        await asyncio.shield(self._task)
+        await self._watch(self._task)
+        await self._task
 
     async def close(self) -> None:
         """Let the writer finish what it was sent, fold the WAL back into the file, and let the next engine in."""
         if self._task is not None:
             self.writer.close()
-            await asyncio.wait([self._task])
+            with contextlib.suppress(StorageFailed):  # it is told of already, or the writer had nothing more to do
+                await self._watch(self._task)
+            failpoint("K26-drained")
             if not self._task.cancelled() and self._task.exception() is None:
                 with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
                     await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    failpoint("K23-folded")
             self._task = None
         await self._close_connections()
         self._lock.release()
+
+    async def _watch(self, writing: asyncio.Task[None]) -> None:
+        """Return when the writer has ended; raises StorageFailed, after it has ended, if a thread of SQLite's did so first."""
+        while not writing.done():
+            await asyncio.wait([writing], timeout=_PULSE)
+            if not all(works(db) for db in self._connections):
+                failed = StorageFailed("a thread of the database has ended")
+                self.writer.fail(failed)
+                if not works(self._connections[0]):
+                    writing.cancel()  # it waits for ever: there is nothing in it that could be cut
+                await asyncio.wait([writing])
+                raise failed
 
     async def _unlock(self, db: aiosqlite.Connection, *, fresh: bool) -> Vault:
         """
@@ -184,5 +204,5 @@ class Store:
 
     async def _close_connections(self) -> None:
         for db in reversed(self._connections):
-            await db.close()
+            await close(db)
         self._connections.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hookengine.failpoints import failpoint
 from hookengine.models import Delivery, Event, Place, Trigger
 from hookengine.store.announcements import Announcer
 from hookengine.store.intake import lined_up
@@ -102,21 +103,25 @@ class Transaction:
         """Let the index and the counters follow once this is committed."""
 
         def follow() -> None:
+            failpoint("K19-committed")
             before = self.index.get(subscription.seq)
             self.index.put(subscription)
             self.health[subscription.seq] = health
             self.listener.changed(before, subscription)
 
+        failpoint("K19-written")
         self.after.append(follow)
 
     def drop(self, subscription: Subscription) -> None:
         """Take *subscription* out of the index once this is committed."""
 
         def follow() -> None:
+            failpoint("K19-committed")
             self.index.remove(subscription.seq)
             self.health.pop(subscription.seq, None)
             self.listener.changed(subscription, None)
 
+        failpoint("K19-written")
         self.after.append(follow)
 
     def overrule(self, before: Delivery, after: Delivery) -> None:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
+from hookengine.failpoints import failpoint
 from hookengine.store import batches, lines, rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
@@ -130,6 +131,7 @@ class Writer:
         if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
             raise Overloaded
         publication = _Publication(drafts, key, render, self._loop.create_future())
+        failpoint("K02-checked")
         self._publications.append(publication)
         self._waiting += len(drafts)
         self._waiting_bytes += publication.size
@@ -183,6 +185,11 @@ class Writer:
         """Let `run` end once everything that was sent is done."""
         self._closing = True
         self._work.set()
+
+    def fail(self, failed: StorageFailed) -> None:
+        """Let `run` end as `close` does, and whoever asks for something hear of *failed*."""
+        self._failed = failed
+        self.close()
 
     async def run(self) -> None:
         """Work until closed; raises StorageFailed if the storage failed for good."""
@@ -274,8 +281,9 @@ class Writer:
     async def _commit(self, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
         try:
             batch, answers = await self._stage(results, publications)
+            failpoint("K03-staged")
             await self._db.execute(sql.commit, batch.commit(self.vault).values())
-            heads = await lines.heads(self._db, batch.advanced) if batch.advanced else []
+            failpoint("K13-committed")
         except sqlite3.OperationalError as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
@@ -283,6 +291,8 @@ class Writer:
             await self._roll_back(error)
             await self._one_by_one(results, publications, error)
         else:
+            # Committed: whatever happens here, nobody must hear that it was not.
+            heads = await lines.heads(self._db, batch.advanced) if batch.advanced else []
             self._follow(batch, answers, heads)
 
     async def _stage(
@@ -353,6 +363,7 @@ class Writer:
             self.listener.promoted(head)
         if batch.accepted:
             self.listener.accepted(batch.accepted)
+        failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
                 _fail(publication.done, answer)

@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
+    from launcher import Launched, Launcher
+
 ROOT = Path(__file__).parent.parent.parent
+JSON = {"Content-Type": "application/json"}
 PATIENCE = 30  # s until a test that waits has failed
 
 CONFIG = """
@@ -37,38 +42,42 @@ drain = "{drain}"
 
 class Daemon:
     """
-    `hookengine serve` on the data in *folder*, with further *tables* of the configuration.
+    `hookengine serve` on the data in *folder*, with *settings* as `configure` takes them.
 
-    Entered, it is ready; left, it is killed if it still runs. It may be started again after it has ended. It trusts the
-    certificates of the system, or those in the file *trusting*.
+    It is started from a shell or, for many starts, by *launcher*. Entered, it is ready, to suffer *faults*; left, it is killed
+    if it still runs. It may be started again after it has ended. It trusts the certificates of the system, or those in the
+    file *trusting*.
     """
 
     def __init__(
         self,
         folder: Path,
-        *,
-        concurrency: int = 256,
-        drain: str = "25s",
-        allow_http: bool = True,
-        tables: str = "",
+        *faults: dict[str, Any],
+        launcher: Launcher | None = None,
         trusting: Path | None = None,
+        **settings: Any,
     ) -> None:
         self.data = folder / "data"
         self.url = ""
         self.said: list[str] = []  # on stderr
         self.up = asyncio.Event()  # it takes requests
         self._config = folder / "config.toml"
-        self._config.write_text(
-            CONFIG.format(concurrency=concurrency, drain=drain, allow_http=json.dumps(allow_http), tables=tables)
-        )
+        self._launcher = launcher
+        self._faults = faults  # of the first start
         self._environment = {} if trusting is None else {"SSL_CERT_FILE": str(trusting)}
-        self._process: asyncio.subprocess.Process
+        self._process: asyncio.subprocess.Process | Launched
         self._listening: asyncio.Task[None]
         self._client: aiohttp.ClientSession | None = None
         self._heard = asyncio.Event()
+        self.configure(**settings)
+
+    def configure(self, *, concurrency: int = 256, drain: str = "25s", allow_http: bool = True, tables: str = "") -> None:
+        """Say how it is to be from the next start on, with further *tables* of the configuration."""
+        text = CONFIG.format(concurrency=concurrency, drain=drain, allow_http=json.dumps(allow_http), tables=tables)
+        self._config.write_text(text)
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self.start(*self._faults)
         return self
 
     async def __aexit__(
@@ -81,13 +90,11 @@ class Daemon:
         """The process."""
         return self._process.pid
 
-    async def start(self) -> float:
-        """Start it, and return the seconds until `/readyz` said so."""
+    async def start(self, *faults: dict[str, Any]) -> float:
+        """Start it, to suffer *faults*, and return the seconds until `/readyz` said so."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        self.said = []
-        self._process = await serve(self.data, self._config, **self._environment)
-        self._listening = asyncio.create_task(self._listen())
+        await self.launch(*faults)
         await self.says("Ready.")
         self.url = json.loads((self.data / "daemon.json").read_text())["url"]
         token = (self.data / "admin.token").read_text().strip()
@@ -96,6 +103,17 @@ class Daemon:
             assert 200 == answer.status
         self.up.set()
         return loop.time() - begun
+
+    async def launch(self, *faults: dict[str, Any]) -> None:
+        """Start it, and do not wait until it is ready; *faults* need a launcher."""
+        self.said = []
+        arguments = ("serve", "--data", str(self.data), "--config", str(self._config), "--listen", "127.0.0.1:0")
+        if self._launcher is None:
+            assert not faults
+            self._process = await run(*arguments, **self._environment)
+        else:
+            self._process = await self._launcher.launch(*arguments, faults=faults)
+        self._listening = asyncio.create_task(self._listen())
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -120,6 +138,34 @@ class Daemon:
             await client.close()
         return status
 
+    async def gets_ready(self) -> bool:
+        """Whether it says that it is ready; if not, it has ended."""
+        try:
+            await self.says("Ready.")
+        except AssertionError:
+            await self.ended()
+            return False
+        return True
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Whether it ends by itself in so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+                return True
+        return False
+
+    def tear(self, size: int) -> None:
+        """Let it end when its WAL grows by more than *size* bytes, in the middle of a write; launched with `at_size`."""
+        limit = (self.data / "hooks.db-wal").stat().st_size + size
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, limit))
+
+    async def idle(self) -> None:
+        """Wait until no delivery is pending."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.ask("GET", "/v1/deliveries?state=pending&limit=1"))["data"]:
+                pass
+
     async def stop(self) -> tuple[int, float]:
         """Send it SIGTERM; its exit status, and the seconds until it had ended."""
         loop = asyncio.get_running_loop()
@@ -133,11 +179,16 @@ class Daemon:
             self.signal(signal.SIGKILL)
         await self.ended()
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer to a request, which must be a success; raises aiohttp.ClientError if there is none."""
+    async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
+        """The answer to a request, with an idempotency *key*, which must be a success; raises aiohttp.ClientError if not."""
         if self._client is None:
             raise aiohttp.ClientConnectionError("the daemon has ended")
-        async with self._client.request(method, path, json=body) as answer:
+        sent: dict[str, Any] = (
+            {}
+            if body is None
+            else {"data": BytesIO(json.dumps(body).encode()), "headers": JSON | ({"Idempotency-Key": key} if key else {})}
+        )
+        async with self._client.request(method, path, **sent) as answer:
             answer.raise_for_status()
             return await answer.json() if answer.content_length else None
 
@@ -175,12 +226,11 @@ class Daemon:
         self._heard.set()
 
 
-async def serve(data: Path, config: Path, **variables: str) -> asyncio.subprocess.Process:
-    """The process, which says on stderr when it is ready."""
+async def run(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
+    """`hookengine` with *arguments*, as from a shell with *variables* in its environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKENGINE_")}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hookengine", "serve"),
-        *("--data", str(data), "--config", str(config), "--listen", "127.0.0.1:0"),
+        *(sys.executable, "-m", "hookengine", *arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=environment | {"PYTHONPATH": str(ROOT)} | variables,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from daemon import PATIENCE, Daemon, serve
+from daemon import PATIENCE, Daemon, run
 
 from hookengine.receiver import Receiver
 
@@ -19,7 +19,9 @@ async def test_second_daemon_is_refused(tmp_path: Path) -> None:
     async with Receiver() as receiver, Daemon(tmp_path) as first:
         await first.subscribe(receiver.url)
         begun = loop.time()
-        second = await serve(first.data, tmp_path / "config.toml")
+        second = await run(
+            "serve", "--data", str(first.data), "--config", str(tmp_path / "config.toml"), "--listen", "127.0.0.1:0"
+        )
         async with asyncio.timeout(PATIENCE):
             _, said = await second.communicate()
         seconds = loop.time() - begun
