@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 
 from hookengine import access
+from hookengine.errors import RateLimited
 from hookengine.server import wire
+from hookengine.server.limits import Limit, site_of
 from hookengine.server.wire import JSON, read_body
 from hookengine.service import HEARTBEAT, Service
 
@@ -37,6 +41,8 @@ class Leaving(Protocol):
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 TOKENS: web.AppKey[Any] = web.AppKey("tokens", object)
 LIMITS: web.AppKey[tuple[int, int]] = web.AppKey("limits", tuple)  # bytes of a body, and of a batch
+PUBLISHING: web.AppKey[Limit] = web.AppKey("publishing", Limit)  # events, by user
+FAILED: web.AppKey[Limit] = web.AppKey("failed", Limit)  # requests without a valid token, by site
 STREAMING: web.AppKey[Streaming] = web.AppKey("streaming", Streaming)
 PRINCIPAL = web.RequestKey("principal", access.Principal)
 
@@ -64,6 +70,31 @@ def name_of(request: web.Request, kind: str) -> str:
 def query_of(request: web.Request) -> Mapping[str, Any]:
     """The parameters."""
     return request.query
+
+
+def check_rate(request: web.Request) -> None:
+    """Raise RateLimited where who asks has published too much: before a body is read, and so before anything is kept."""
+    wait = request.app[PUBLISHING].wait(asker_of(request).user, asyncio.get_running_loop().time())
+    if wait:
+        raise RateLimited("events come faster than this token may publish", retry_after=ceil(wait))
+
+
+def count_events(request: web.Request, events: int) -> None:
+    """Note that who asks publishes so many."""
+    request.app[PUBLISHING].count(asker_of(request).user, asyncio.get_running_loop().time(), events)
+
+
+def count_failure(request: web.Request) -> None:
+    """
+    Note a request without a valid token; raises RateLimited where there were too many from the same place.
+
+    That is the address of the connection: what a header says of it can be made up.
+    """
+    failed, site, now = request.app[FAILED], site_of(request.remote), asyncio.get_running_loop().time()
+    wait = failed.wait(site, now)
+    if wait:
+        raise RateLimited("too many requests without a valid token", retry_after=ceil(wait))
+    failed.count(site, now)
 
 
 async def read_text(request: web.Request, *media_types: str) -> bytes:
