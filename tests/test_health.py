@@ -343,8 +343,9 @@ def test_no_breaker_without_a_rule() -> None:
     assert 0 == standing(failing(50), Rules(), max_concurrency=8).resume_at
 
 
+@pytest.mark.row("R75")
 def test_flapping_endpoint_opens_no_breaker() -> None:
-    """R75: an endpoint that fails every other time keeps its trust and is never paused."""
+    """An endpoint that fails every other time keeps its trust and is never paused."""
     health, stands = HEALTHY, standing(HEALTHY, STANDARD, max_concurrency=8)
     for turn in range(100):
         outcome = ACCEPTED if turn % 2 else refused(500)

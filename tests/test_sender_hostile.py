@@ -167,8 +167,9 @@ def test_hostile_receiver(row: Row) -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R28")
 def test_receiver_that_closes_at_once() -> None:
-    """R28: FIN right after the accept is `disconnected`, or `reset` where our bytes met the closed socket first."""
+    """FIN right after the accept is `disconnected`, or `reset` where our bytes met the closed socket first."""
 
     async def scenario() -> None:
         sender = Sender(LOOPBACK)
@@ -183,8 +184,9 @@ def test_receiver_that_closes_at_once() -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R07")
 def test_zero_window() -> None:
-    """R07: a receiver whose window stays shut has not taken the request."""
+    """A receiver whose window stays shut has not taken the request."""
 
     async def scenario() -> None:
         sender = Sender(LOOPBACK)
@@ -281,8 +283,9 @@ def test_flood(behaviour: Behaviour, code: ErrorCode | None, peers: int, longest
         on_both_loops(scenario)
 
 
+@pytest.mark.row("R45")
 async def test_set_cookie_is_not_kept() -> None:
-    """R45: a hundred cookies are recorded, and none comes back."""
+    """A hundred cookies are recorded, and none comes back."""
     cookies = "\n".join(f"Set-Cookie: name{number}=value" for number in range(100))
     async with receiver(answers(response("200 OK", cookies), hostile.OK)) as bad:
         sender = Sender(LOOPBACK)
@@ -296,8 +299,9 @@ async def test_set_cookie_is_not_kept() -> None:
     assert b"cookie" not in bad.requests[1].lower()
 
 
+@pytest.mark.row("R48")
 async def test_pipelined_response_is_nobodys() -> None:
-    """R48: a second response in the same segment is dropped with its connection, and never taken for the next answer."""
+    """A second response in the same segment is dropped with its connection, and never taken for the next answer."""
 
     async def two_for_one(peer: Peer) -> None:
         await peer.request()

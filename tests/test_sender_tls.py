@@ -101,8 +101,9 @@ def test_certificate(authority: Authority, names: list[str], options: dict[str, 
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R53")
 def test_unknown_authority(authority: Authority, tmp_path: Path) -> None:
-    """R53: a certificate of an authority that the system does not know is not trusted, and the sentence says why."""
+    """A certificate of an authority that the system does not know is not trusted, and the sentence says why."""
     stranger = Authority(tmp_path, "Stranger").issue(HOST)
 
     async def scenario() -> None:
@@ -117,8 +118,9 @@ def test_unknown_authority(authority: Authority, tmp_path: Path) -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R53")
 def test_address_in_place_of_a_name(authority: Authority) -> None:
-    """R53: a certificate for a name does not do for an address."""
+    """A certificate for a name does not do for an address."""
     certificate = authority.issue(HOST)
 
     async def scenario() -> None:
@@ -198,8 +200,9 @@ def test_no_common_tls(authority: Authority, make: Callable[[tuple[Path, Path]],
         on_both_loops(scenario)
 
 
+@pytest.mark.row("R56")
 def test_plain_http_to_a_tls_port(authority: Authority) -> None:
-    """R56: http to a port that speaks TLS is cut off."""
+    """Http to a port that speaks TLS is cut off."""
     certificate = authority.issue(HOST)
 
     async def scenario() -> None:
@@ -258,8 +261,9 @@ def test_broken_handshake(authority: Authority, behaviour: Behaviour, code: Erro
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R58")
 def test_certificate_changes(authority: Authority) -> None:
-    """R58: a certificate that was good yesterday does not vouch for today's."""
+    """A certificate that was good yesterday does not vouch for today's."""
     good, bad_one = authority.issue(HOST), authority.issue(HOST, self_signed=True)
 
     async def scenario() -> None:
