@@ -84,6 +84,7 @@ CERTIFICATES = [
 
 
 @pytest.mark.parametrize(("names", "options", "code"), CERTIFICATES)
+@pytest.mark.row("SR42")
 def test_certificate(authority: Authority, names: list[str], options: dict[str, Any], code: ErrorCode | None) -> None:
     """A certificate's fault has its own name, and nothing is sent to who shows it."""
     certificate = authority.issue(*names, **options)
