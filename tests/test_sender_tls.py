@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_network
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import hostile
 import pytest
 from certificates import Authority, server_context
 from hostile import LOOPS, on_both_loops, receiver, response
+from measures import open_files
 
 from hookengine.models import Accepted, ErrorCode, Outcome, Request
 from hookengine.netguard import Policy, admit
@@ -26,6 +26,7 @@ from hookengine.sender import Sender, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from hostile import Behaviour
 
@@ -62,12 +63,6 @@ def ending(outcome: Outcome) -> tuple[ErrorCode | None, str]:
     if isinstance(outcome, Accepted) or outcome.error is None:
         return None, ""
     return outcome.error.code, outcome.error.detail
-
-
-def open_files() -> int:
-    """How many file descriptors this process has, where the platform tells."""
-    files = Path("/proc/self/fd")
-    return len(list(files.iterdir())) if files.exists() else 0
 
 
 CERTIFICATES = [
