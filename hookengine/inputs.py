@@ -14,6 +14,7 @@ from hookengine.envelopes import with_query
 from hookengine.errors import Mistake
 from hookengine.matching import OURS
 from hookengine.models import (
+    HIDDEN,
     BasicAuth,
     OAuth2,
     Priority,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from hookengine import models
 
 DEFAULT_TENANT = "default"
-
-HIDDEN = "***"
 
 LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
 
