@@ -117,6 +117,8 @@ ROWS = [
     said("R44-charset", response("200 OK", "Content-Type: text/html; charset=../../etc", b"ok"), body=b"ok"),
     said("R46-401", response("401 Unauthorized", 'WWW-Authenticate: Digest realm="x", nonce="y"'), STATUS, b""),
     said("R46-407", response("407 Proxy Authentication Required", "Proxy-Authenticate: Basic"), STATUS, b""),
+    said("R80-204", head("HTTP/1.1 204 No Content\nTransfer-Encoding: chunked") + b"0\r\n\r\n", MALFORMED),
+    said("R80-503", response("503 Wait", "Retry-After: 1\nRetry-After: 2, 3"), STATUS, b""),
     Row("R68", hostile.reads_slowly, NOT_TAKEN, requests=0, timeout=400, size=1 << 20),
 ]
 

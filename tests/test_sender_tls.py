@@ -257,7 +257,7 @@ def test_broken_handshake(authority: Authority, behaviour: Behaviour, code: Erro
     on_both_loops(scenario)
 
 
-@pytest.mark.row("R58")
+@pytest.mark.row("R58", "R60")
 def test_certificate_changes(authority: Authority) -> None:
     """A certificate that was good yesterday does not vouch for today's."""
     good, bad_one = authority.issue(HOST), authority.issue(HOST, self_signed=True)
