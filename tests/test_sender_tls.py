@@ -17,7 +17,7 @@ import hostile
 import pytest
 from certificates import Authority, server_context
 from hostile import LOOPS, on_both_loops, receiver, response
-from measures import open_files
+from measures import Memory, open_files
 
 from hookengine.models import Accepted, ErrorCode, Outcome, Request
 from hookengine.netguard import Policy, admit
@@ -253,6 +253,31 @@ def test_broken_handshake(authority: Authority, behaviour: Behaviour, code: Erro
 
         assert (code, True) == (ending(outcome)[0], hint in ending(outcome)[1]), outcome
         assert after <= before + 1
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.row("R59")
+@pytest.mark.parametrize("kilobytes", [20, 90, 400])
+def test_long_chain(authority: Authority, tmp_path: Path, kilobytes: int) -> None:
+    """However many certificates a receiver shows, the attempt ends in its time, with success or a name, and costs little."""
+    leaf, key = authority.issue(HOST)
+    stuffing = authority.issue("other.example")[0].read_text()
+    chain = tmp_path / "chain.pem"
+    chain.write_text(leaf.read_text() + stuffing * (kilobytes * 1024 // len(stuffing) * 4 // 3))
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with receiver(hostile.healthy, tls=server_context((chain, key))) as bad:
+            sender = trusting(authority)
+            begun, memory = loop.time(), Memory()
+            code, _ = ending(await sender.attempt(request(bad.port, timeout=3000)))
+            took, grown = loop.time() - begun, memory.grown()
+            await sender.close()
+
+        assert code in ({None} if kilobytes < 50 else {None, ErrorCode.TLS_PROTOCOL, ErrorCode.TIMEOUT_CONNECT})
+        assert took < 4
+        assert grown <= 5
 
     on_both_loops(scenario)
 
