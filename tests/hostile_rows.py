@@ -123,12 +123,12 @@ ROWS = [
 ]
 
 
-# Those that send without end; of two of them so little is kept that only time ends them.
+# Those that send without end.
 FLOODS = [
     Row("R10", hostile.endless_body),
     Row("R11", hostile.endless_chunks),
-    Row("R11-tiny", hostile.tiny_chunks, timeout=1000),
-    Row("R11-extension", hostile.endless_chunk_extension, timeout=1000),
+    Row("R11-tiny", hostile.tiny_chunks),
+    Row("R11-extension", hostile.endless_chunk_extension),
     Row("R13", hostile.gzip_bomb),
     Row("R19", hostile.endless_headers, TOO_LARGE),
     Row("R20", hostile.endless_status_line, TOO_LARGE),

@@ -242,3 +242,36 @@ def test_connection_closed_while_idle(behaviour: Behaviour) -> None:
         assert (2, 2) == (bad.connections, len(bad.requests))
 
     on_both_loops(scenario)
+
+
+@pytest.mark.row("R11")
+@pytest.mark.parametrize(
+    ("sizes", "kept", "whole"),
+    [
+        pytest.param([1] * 900, 900, True, id="some tiny ones"),
+        pytest.param([1] * 20_000, None, False, id="tiny ones without end"),
+        pytest.param([16] * 1000, 16_000, True, id="small ones"),
+        pytest.param([8192] + [1] * 1000, 9192, True, id="a large one first"),
+        pytest.param([1] * 600 + [12_000], 12_600, True, id="a large one last"),
+    ],
+)
+def test_chunks_that_are_mostly_framing(sizes: list[int], kept: int | None, whole: bool) -> None:
+    """A body of chunks is read however they are cut, until most of it is their sizes; the verdict stands in any case."""
+    body = b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes) + b"0\r\n\r\n"
+    said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+
+    async def scenario() -> None:
+        async with receiver(answers(said)) as bad:
+            sender = Sender(LOOPBACK)
+            outcome = await sender.attempt(request(bad.url))
+            await sender.close()
+            await bad.settled()
+
+        assert isinstance(outcome, Accepted)
+        assert whole is not outcome.response.truncated
+        if kept is None:
+            assert 0 < len(outcome.response.body) < 4000
+        else:
+            assert kept == len(outcome.response.body)
+
+    on_both_loops(scenario)
