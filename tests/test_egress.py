@@ -277,7 +277,7 @@ KINDS = {
 }
 
 
-@pytest.mark.row("SR34")
+@pytest.mark.row("SR14", "SR34")
 @pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
 def test_no_way_leads_to_a_forbidden_address(
     tmp_path: Path, way: Callable[[Engine, str], Awaitable[list[str | None]]]
