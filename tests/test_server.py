@@ -394,7 +394,7 @@ async def test_body_that_does_not_come() -> None:
 async def test_body_that_breaks_off(end: Exception) -> None:
     """A body that ends before it is whole is malformed, whoever would hear of it."""
     with pytest.raises(Malformed) as refused:
-        await wire.read_body(await upload(end), JSON, limit=10)
+        await wire.read_body(await upload(end), JSON, limit=10, patience=10)
 
     assert "incomplete_body" == refused.value.code
 

@@ -14,11 +14,11 @@ from engines import PATIENCE
 from hostile import on_both_loops
 
 from hookengine.config import Server
-from hookengine.server import asked, listener
+from hookengine.server import asked
 from hookengine.server.limits import Limit, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
     from api import Api
@@ -180,7 +180,7 @@ async def test_refused_before_its_body_is_read(strict: Api) -> None:
 # Slow clients.
 
 
-def patience_of(api: Api) -> listener.Patience:
+def patience_of(api: Api) -> asked.Patience:
     """What the server of *api* has with its clients; it can be set."""
     server = api.engine._running.server
     assert server is not None
@@ -195,9 +195,9 @@ def connections_of(api: Api) -> set[object]:
     return set(server._runner.server.connections)
 
 
-async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes) -> bytes:
-    """What is answered to *text*, sent byte by byte for as long as the server goes on listening."""
-    answered = asyncio.create_task(reader.read())
+async def drip(answering: Coroutine[None, None, bytes], writer: asyncio.StreamWriter, text: bytes) -> bytes:
+    """What *answering* reads while *text* is sent byte by byte, for as long as nothing is answered."""
+    answered = asyncio.create_task(answering)
     try:
         for at in range(len(text)):
             writer.write(text[at : at + 1])
@@ -224,7 +224,25 @@ def test_head_that_drips(tmp_path: Path, before: bytes) -> None:
             writer.write(before)
             if before:
                 assert b"200 OK" in await reader.readuntil(b"}")
-            assert b"" == await drip(reader, writer, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 4000)
+            assert b"" == await drip(reader.read(), writer, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 4000)
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.row("I64")
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch", "/v1/subscriptions", "/v1/subscriptions/x/enable"])
+def test_body_that_drips(tmp_path: Path, path: str) -> None:
+    """A body that comes byte by byte is told that it takes too long, and its connection ends."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as api, asyncio.timeout(PATIENCE):
+            patience_of(api).body = 0.2
+            reader, writer = await api.dial()
+            head = request("POST", path, Connection="keep-alive", Content_Type="application/json", Content_Length="5000")
+            writer.write(head.replace(b"{token}", api.token.encode()))
+            answered = read_raw(await drip(reader.readuntil(b"}"), writer, b" " * 4000))
+
+            assert (408, "request_timeout") == (answered.status, answered.json["code"])
 
     on_both_loops(scenario)
 

@@ -32,6 +32,15 @@ class Streaming:
         self.open: set[Stream] = set()
 
 
+class Patience:
+    """The seconds that a client has."""
+
+    def __init__(self) -> None:
+        self.head = 10.0  # to send a head that it has begun
+        self.body = 30.0  # to send a body
+        self.taking = 30.0  # to take what it is sent
+
+
 class Leaving(Protocol):
     """A connection that tells when it is lost."""
 
@@ -43,6 +52,7 @@ TOKENS: web.AppKey[Any] = web.AppKey("tokens", object)
 LIMITS: web.AppKey[tuple[int, int]] = web.AppKey("limits", tuple)  # bytes of a body, and of a batch
 PUBLISHING: web.AppKey[Limit] = web.AppKey("publishing", Limit)  # events, by user
 FAILED: web.AppKey[Limit] = web.AppKey("failed", Limit)  # requests without a valid token, by site
+PATIENCE: web.AppKey[Patience] = web.AppKey("patience", Patience)
 STREAMING: web.AppKey[Streaming] = web.AppKey("streaming", Streaming)
 PRINCIPAL = web.RequestKey("principal", access.Principal)
 
@@ -97,20 +107,21 @@ def count_failure(request: web.Request) -> None:
     failed.count(site, now)
 
 
-async def read_text(request: web.Request, *media_types: str) -> bytes:
-    """The body of a single thing."""
-    return await read_body(request, *(media_types or (JSON,)), limit=request.app[LIMITS][0])
+async def read_text(request: web.Request, *media_types: str, batch: bool = False) -> bytes:
+    """The body of a single thing, or of a *batch*."""
+    limit = request.app[LIMITS][batch]
+    return await read_body(request, *(media_types or (JSON,)), limit=limit, patience=request.app[PATIENCE].body)
 
 
 async def read_action(request: web.Request) -> bytes:
     """The body of an action, which may be left out."""
     wire.refuse_key(request)
-    return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
+    return await read_repeatable(request)
 
 
 async def read_repeatable(request: web.Request) -> bytes:
     """The body of an action that takes an Idempotency-Key; it may be left out."""
-    return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
+    return await read_body(request, JSON, limit=request.app[LIMITS][0], patience=request.app[PATIENCE].body, required=False)
 
 
 async def read_nothing(request: web.Request) -> None:

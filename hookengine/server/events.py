@@ -7,8 +7,8 @@ from aiohttp import web
 
 from hookengine import views
 from hookengine.server import wire
-from hookengine.server.asked import LIMITS, asker_of, check_rate, count_events, id_of, query_of, read_text, service_of
-from hookengine.server.wire import JSON, NDJSON, answer, read_body, repeated
+from hookengine.server.asked import asker_of, check_rate, count_events, id_of, query_of, read_text, service_of
+from hookengine.server.wire import JSON, NDJSON, answer, repeated
 from hookengine.store import Answer
 
 
@@ -32,7 +32,7 @@ async def publish(request: web.Request) -> web.Response:
 async def publish_batch(request: web.Request) -> web.Response:
     """POST /v1/events/batch."""
     check_rate(request)
-    body = await read_body(request, JSON, NDJSON, limit=request.app[LIMITS][1])
+    body = await read_text(request, JSON, NDJSON, batch=True)
     events = wire.read_array(body, ndjson=request.content_type == NDJSON)
     count_events(request, len(events))
     accepted = await service_of(request).publish(

@@ -26,14 +26,6 @@ _PATIENCE = 1.0  # s for requests under way when the server closes; aiohttp wait
 _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 
-class Patience:
-    """The seconds that a client has; for its bodies it has those of `read_body`."""
-
-    def __init__(self) -> None:
-        self.head = 10.0  # to send a head that it has begun
-        self.taking = 30.0  # to take what it is sent
-
-
 class _Connection(web.RequestHandler):
     """
     aiohttp's connection, which answers what never gets to the middleware in the same form, and without repeating it.
@@ -45,7 +37,7 @@ class _Connection(web.RequestHandler):
     _wire: asyncio.WriteTransport | None = None  # aiohttp lets go of its own when it has asked for the end
     _taking: asyncio.TimerHandle | None = None
 
-    def __init__(self, manager: web.Server, patience: Patience, **options: Any) -> None:
+    def __init__(self, manager: web.Server, patience: asked.Patience, **options: Any) -> None:
         super().__init__(manager, **options)
         self._patience = patience
 
@@ -168,6 +160,7 @@ class Server:
         app[asked.SERVICE] = service
         app[asked.TOKENS] = tokens
         app[asked.STREAMING] = asked.Streaming()
+        app[asked.PATIENCE] = self.patience = asked.Patience()
         app[asked.LIMITS] = (config.server.max_body, config.server.max_batch_body)
         app[asked.PUBLISHING] = Limit(config.server.events_per_second, 1.0)
         app[asked.FAILED] = Limit(config.server.failed_auth_per_minute, 60.0)
@@ -180,7 +173,6 @@ class Server:
         }
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_PATIENCE, **self._options)
         self._door: Door | None = None
-        self.patience = Patience()
         self.url = ""
 
     async def start(self, listen: str | Door) -> None:
