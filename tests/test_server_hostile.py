@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from api import Answer, Api, read_raw, request, serving
+from api import SILENCE, Answer, Api, read_raw, request, serving
 from engines import PATIENCE, blocked_writer
 from storage import files
 
@@ -107,6 +108,55 @@ async def test_ten_thousand_pipelined_requests(api: Api) -> None:
     writer.close()
 
     assert 10_001 == answered.count(b"HTTP/1.1 200 OK\r\n")
+
+
+VALID = [
+    request("POST", "/v1/events", b'{"type":"order.created","data":{"a":[1,2.5,null]}}', Idempotency_Key="k-1"),
+    request("POST", "/v1/events/batch", b'[{"type":"a","data":1},{"type":"b","data":"x"}]'),
+    request("POST", "/v1/subscriptions", b'{"url":"http://127.0.0.1:8099/","event_types":["a.*"],"timeout":"5s"}'),
+    request("PATCH", "/v1/subscriptions/sub_x", b'{"headers":{"X-A":"b"}}', If_Match='"1"'),
+    request("GET", "/v1/deliveries?limit=2&state=failed&since=2026-01-01T00:00:00Z"),
+    request("POST", "/v1/events", b"", Content_Type="application/json", Transfer_Encoding="chunked") + b"2\r\n{}\r\n0\r\n\r\n",
+]
+
+
+def mutated(chance: random.Random) -> bytes:
+    """A request of ours in which a few bytes are changed, left out, doubled or cut off."""
+    text = bytearray(chance.choice(VALID))
+    for _ in range(chance.randrange(1, 5)):
+        start = chance.randrange(len(text) + 1)
+        end = min(len(text), start + chance.choice((0, 1, 1, 2, 8, 40)))
+        other = chance.choice(
+            (b"", b"", bytes([chance.randrange(256)]), text[start:end] * 2, b"\r\n", b"9" * 30, b"\0", b"{[" * 40)
+        )
+        text[start:end] = other
+    return bytes(text if chance.random() < 0.8 else text[: chance.randrange(len(text) + 1)])
+
+
+@pytest.mark.row("I87")
+@pytest.mark.parametrize("seed", range(3))
+async def test_requests_that_are_nearly_right(api: Api, caplog: pytest.LogCaptureFixture, seed: int) -> None:
+    """Whatever is changed in a request, no answer is a fault of ours, none shows a traceback, and every connection ends."""
+    chance = random.Random(seed)
+    cases = [mutated(chance) for _ in range(150)]
+    before = connections(api)
+
+    answers = await asyncio.gather(*(api.send(case, patience=SILENCE) for case in cases))
+
+    assert [] == [case for case, answer in zip(cases, answers, strict=True) if re.match(rb"HTTP/1.. 5", answer)]
+    assert [] == [case for case, answer in zip(cases, answers, strict=True) if b"Traceback" in answer]
+    assert [] == [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    async with asyncio.timeout(PATIENCE):
+        while connections(api) > before + 1:
+            assert 200 == (await api("GET", "/livez")).status
+
+
+def connections(api: Api) -> int:
+    """How many the server holds."""
+    server = api.engine._running.server
+    assert server is not None
+    assert server._runner.server is not None
+    return len(server._runner.server.connections)
 
 
 # Secrets.
