@@ -549,8 +549,11 @@ async def test_request_on_the_wire() -> None:
 
 
 @pytest.mark.row("SR25")
-async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies of the environment are not asked."""
+async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Proxies of the environment are not asked, and nobody's password file is looked into."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ana password hush\ndefault login ana password hush\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("NO_PROXY", "")
     async with receiver(hostile.healthy) as good, receiver(hostile.healthy) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -560,6 +563,7 @@ async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert isinstance(outcome, Accepted)
     assert (1, 0) == (good.connections, proxy.connections)
+    assert b"authorization" not in good.requests[0].lower()
 
 
 async def test_connection_is_kept() -> None:
