@@ -16,12 +16,12 @@ from urllib.parse import quote
 import orjson
 from msgspec.structs import replace
 
-from hookengine.models import AccessToken, Request, Secret, SecretBytes, TokenAnswer
+from hookengine.models import HIDDEN, Accepted, AccessToken, Refused, Request, Secret, SecretBytes, TokenAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from hookengine.models import BasicAuth, OAuth2, Response
+    from hookengine.models import BasicAuth, OAuth2, Outcome, Response
 
 # What a request has in the place of its token until it is sent.
 UNSET_TOKEN = ("authorization", Secret("Bearer"))
@@ -30,6 +30,7 @@ _LONGEST_MARGIN = 30_000  # ms before its end that a token is not used any more:
 _LONGEST_LIFETIME = 10 * 365 * 86_400  # s
 _MOST_FIELDS = 50
 _LONGEST_FIELD = 100  # characters
+_SHORTEST = 8  # characters of a credential that is looked for
 
 # More than RFC 6750, 2.1 admits, and still one word of a header.
 _TOKEN = re.compile(r"[!-~]{1,12000}")
@@ -62,6 +63,29 @@ def bearing(request: Request, token: AccessToken, *, timeout: int) -> Request:
     header = _bearer(token)
     headers = tuple([header if name == UNSET_TOKEN[0] else (name, value) for name, value in request.headers])
     return replace(request, headers=headers, timeout=timeout, authorization=None)
+
+
+def conceal(outcome: Outcome, request: Request) -> Outcome:
+    """
+    *outcome* with `***` wherever the endpoint repeats a credential of *request*: as it was sent, or without its scheme.
+
+    So it is not stored in the clear. What is shorter than 8 characters is left: it would make an answer unreadable.
+    """
+    sent = [value for name, value in request.headers if name.lower() in request.hidden]
+    texts = {text for value in sent for text in (value, value.rpartition(" ")[2]) if len(text) >= _SHORTEST}
+    credentials = sorted(texts, key=len, reverse=True)  # none hides a part of a longer one
+    if not credentials:
+        return outcome
+    repeated = re.compile("|".join(map(re.escape, credentials)))
+    if not isinstance(outcome, Accepted) and outcome.error is not None:  # it may quote what could not be read
+        error = replace(outcome.error, detail=repeated.sub(HIDDEN, outcome.error.detail))
+        outcome = replace(outcome, error=error)
+    if isinstance(outcome, Accepted | Refused) and outcome.response is not None:
+        answer = outcome.response
+        headers = tuple((name, repeated.sub(HIDDEN, value)) for name, value in answer.headers)
+        body = re.sub(repeated.pattern.encode(), HIDDEN.encode(), answer.body)
+        outcome = replace(outcome, response=replace(answer, headers=headers, body=body))
+    return outcome
 
 
 def renew(oauth2: OAuth2, token: AccessToken | None, *, now: int) -> Generator[Request, Response, AccessToken]:

@@ -91,6 +91,23 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "127.0.0.1:8700"
     max_body: Annotated[int, Meta(ge=1, le=1 << 30, description="The largest request body, in bytes.")] = 1 << 20
     max_batch_body: Annotated[int, Meta(ge=1, le=1 << 30, description="The largest body of a batch, in bytes.")] = 1 << 24
+    events_per_second: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Events that one token may publish in a second, on average; who is faster gets 429. 0: no limit.",
+        ),
+    ] = 0
+    failed_auth_per_minute: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Requests without a valid token that are answered 401 in a minute, of each address; more get 429."
+            " 0: no limit.",
+        ),
+    ] = 300
 
 
 class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,6 +28,7 @@ HookEngineError
  │   ├─ EndpointVerificationFailed 422
  │   ├─ IdempotencyMismatch      422
  │   ├─ Overloaded               429
+ │   ├─ RateLimited              429
  │   ├─ TooManyTests             429
  │   └─ Unavailable              503
  │       ├─ StorageUnavailable
@@ -277,6 +278,22 @@ class Overloaded(RequestError):
     code = "overloaded"
     status = 429
     retry_after = 1
+
+
+class RateLimited(RequestError):
+    """Requests come faster than they are taken: wait as long as `Retry-After` says."""
+
+    code = "rate_limited"
+    status = 429
+
+    retry_after = 1
+
+    def __init__(
+        self, detail: str | None = None, *, retry_after: int | None = None, mistakes: tuple[Mistake, ...] = ()
+    ) -> None:
+        super().__init__(detail, mistakes=mistakes)
+        if retry_after is not None:
+            self.retry_after = retry_after  # type: ignore[misc]  # of one class, and different each time
 
 
 class TooManyTests(RequestError):

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from ssl import SSLError
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import ClientConnectionError, ClientTimeout, TCPConnector
+from aiohttp import ClientConnectionError, ClientPayloadError, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 
@@ -50,6 +50,7 @@ MAX_INFORMATIONAL = 8
 MAX_ANSWER = 128 * 1024  # bytes of one answer that are parsed at all
 MAX_BODY = 64 * 1024  # bytes of a body that are waited for
 KEPT_BODY = 16 * 1024
+MAX_FRAMING = 8 * 1024  # bytes that may come of a body before most of it has to be content
 
 # The parser cannot be interrupted. In this many bytes it finds no more than some 160 interim responses, half a millisecond.
 _SLICE = 4 * 1024
@@ -162,6 +163,7 @@ class Wire(ResponseHandler):
         self.overfull = False  # whether more came than one answer of MAX_ANSWER
         self._informational = 0
         self._answered = False
+        self._body_at = 0  # where, in what was received, the body may begin
 
     def begin(self) -> None:
         """Expect one answer from here on."""
@@ -187,19 +189,27 @@ class Wire(ResponseHandler):
         overflow = len(data) > room
         if overflow:
             data = data[:room]
-        self.received += len(data)
-        if len(data) <= _SLICE:
-            super().data_received(data)
-        else:
-            for start in range(0, len(data), _SLICE):
-                super().data_received(data[start : start + _SLICE])
-                if self.overfull or self._exception is not None:
-                    break
-        if overflow:
+        framing = False
+        for start in range(0, len(data) or 1, _SLICE):  # also for no data: so aiohttp has the parser go on after a pause
+            part = data[start : start + _SLICE]
+            self.received += len(part)
+            super().data_received(part)
+            framing = self.received - self._body_at > MAX_FRAMING and self._is_framing()
+            if framing or self.overfull or self._exception is not None:
+                break
+        if overflow or framing:
             self._refuse_more()
         # aiohttp tells the reader of the head when the parser gives up, and leaves the reader of the body alone.
         if self._exception is not None and self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(self._exception)
+
+    def _is_framing(self) -> bool:
+        """
+        Whether most of what came of a body is chunk sizes and the like.
+
+        A byte of it costs a hundred times what a byte of content does, and a receiver can send as much of it as it likes.
+        """
+        return self._answered and self._payload is not None and 2 * self._payload.total_bytes < self.received - self._body_at
 
     def _refuse_more(self) -> None:
         self.overfull = True
@@ -207,6 +217,8 @@ class Wire(ResponseHandler):
         self._pause_transport_reading()
         if not self._answered:
             self.set_exception(HeadTooLarge())
+        elif self._payload is not None and not self._payload.total_bytes:
+            self._payload.set_exception(ClientPayloadError())  # who waits for the body need not wait for more of this
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Queue the answer; count what comes before it, and drop what comes after it."""
@@ -220,6 +232,7 @@ class Wire(ResponseHandler):
                 self.set_exception(TooManyInformational())
         else:
             self._answered = True
+            self._body_at = self.received
             super().feed_data(data, size)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -15,6 +15,7 @@ from hookengine.errors import Mistake
 from hookengine.extensions import BatchInput  # msgspec reads the hints
 from hookengine.matching import OURS
 from hookengine.models import (
+    HIDDEN,
     BasicAuth,
     OAuth2,
     Ordering,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from hookengine import models
 
 DEFAULT_TENANT = "default"
-
-HIDDEN = "***"
 
 LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
 

@@ -112,6 +112,9 @@ class ErrorCode(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+HIDDEN = "***"  # what stands for a credential wherever one could be shown
+
+
 class Secret(str):
     """A text that does not show itself: its repr, and that of every record that holds it, reads `***`."""
 

@@ -54,7 +54,7 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
         event_types=given["event_types"],
         profile=s.profile,
         method=s.method,
-        headers={name: inputs.HIDDEN for name, _ in s.headers},
+        headers={name: models.HIDDEN for name, _ in s.headers},
         auth=None if s.auth is None else {name: value for name, value in given["auth"].items() if name not in _CREDENTIALS},
         timeout=given["timeout"],
         retry_schedule=given["retry_schedule"],

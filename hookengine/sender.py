@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from hookengine.auth import bearing
+from hookengine.auth import bearing, conceal
 from hookengine.bearers import Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
@@ -184,6 +184,10 @@ class Sender:
         """
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules)
+        outcome = await self._attempt(request, rules)
+        return conceal(outcome, request) if request.hidden else outcome
+
+    async def _attempt(self, request: Request, rules: Rules) -> Outcome:
         exchange = Exchange()
         try:
             target = self._target(request.url)

@@ -40,3 +40,16 @@ def launcher() -> Iterator[Launcher]:
 
     with Launcher() as launching:
         yield launching
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark of a test that is one row of a matrix."""
+    config.addinivalue_line("markers", "row(id, ...): the rows of tests/matrix.toml that the test is; they become its ids")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that is marked as a row that row's id, where no case of a table has it."""
+    rows = [id_ for mark in metafunc.definition.iter_markers("row") for id_ in mark.args]
+    if rows:
+        metafunc.fixturenames.append("_row")
+        metafunc.parametrize("_row", [None], ids=["+".join(rows)])

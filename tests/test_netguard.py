@@ -476,23 +476,26 @@ def test_private_names_pass_where_networks_are_allowed(name: str) -> None:
     assert reason_for(f"http://{name}.1/", policy) == "numeric_tld"
 
 
+@pytest.mark.row("SR43")
 @settings(deadline=None, max_examples=1000)
 @given(st.integers(0, 2**32 - 1) | st.sampled_from(EDGES_V4))
 @example(0xA8_3F_81_10)
 def test_ipv4_is_judged_as_the_registry_says(bits: int) -> None:
-    """SR43: any IPv4 address has the verdict of an independently written table."""
+    """Any IPv4 address has the verdict of an independently written table."""
     assert forbidden(bits, FORBIDDEN_V4) == (vet_address(str(IPv4Address(bits)), STRICT) is not None)
 
 
+@pytest.mark.row("SR43")
 @settings(deadline=None, max_examples=1000)
 @given(st.integers(0, 2**128 - 1) | st.integers(0x2000 << 112, (0x4000 << 112) - 1) | st.sampled_from(EDGES_V6))
 def test_ipv6_is_judged_as_the_registry_says(bits: int) -> None:
-    """SR43: any IPv6 address outside global unicast, or in its special blocks, is refused, and no other."""
+    """Any IPv6 address outside global unicast, or in its special blocks, is refused, and no other."""
     assert (forbidden(bits, FORBIDDEN_V6) or isatap(bits)) == (vet_address(str(IPv6Address(bits)), STRICT) is not None)
 
 
+@pytest.mark.row("SR43")
 def test_many_addresses_are_judged_as_the_registry_says() -> None:
-    """SR43: a large sample, and all edges of the blocks, agree with the independent table."""
+    """A large sample, and all edges of the blocks, agree with the independent table."""
     chance = random.Random(43)
     sample_v4 = [*EDGES_V4, *(chance.getrandbits(32) for _ in range(20_000))]
     sample_v6 = [*EDGES_V6, *(0x2 << 124 | chance.getrandbits(124) for _ in range(10_000))]
@@ -510,9 +513,10 @@ def test_many_addresses_are_judged_as_the_registry_says() -> None:
     assert [] == wrong
 
 
+@pytest.mark.row("SR44")
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
 def test_wrapped_ipv4_never_passes(wrap: Callable[[int], int]) -> None:
-    """SR44: an IPv6 address that wraps any IPv4 address is refused, also where the IPv4 side of it is opened."""
+    """An IPv6 address that wraps any IPv4 address is refused, also where the IPv4 side of it is opened."""
     everything_v4 = opening("0.0.0.0/0")
 
     @settings(deadline=None, max_examples=256)
@@ -526,9 +530,10 @@ def test_wrapped_ipv4_never_passes(wrap: Callable[[int], int]) -> None:
     refused()
 
 
+@pytest.mark.row("SR44")
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
 def test_wrapped_ipv4_is_not_opened_with_all_of_ipv6(wrap: Callable[[int], int]) -> None:
-    """SR44: with all of IPv6 allowed, a wrapped IPv4 address passes only if it passes by itself."""
+    """With all of IPv6 allowed, a wrapped IPv4 address passes only if it passes by itself."""
     everything_v6 = opening("::/0")
 
     @settings(deadline=None, max_examples=256)
@@ -550,9 +555,10 @@ def test_wrapped_public_address_passes_where_its_prefix_is_allowed() -> None:
     assert vet_address("64:ff9b::10.0.0.1", policy) == "not_global_unicast_v6"
 
 
+@pytest.mark.row("SR28")
 @pytest.mark.parametrize("address", METADATA)
 def test_metadata_never_opens(address: str) -> None:
-    """SR28: no network opens the addresses from which a machine gets its credentials."""
+    """No network opens the addresses from which a machine gets its credentials."""
     bits = ip_address(address)
     for policy in (STRICT, opening("0.0.0.0/0", "::/0"), opening(str(ip_network(address)))):
         assert vet_address(address, policy) is not None
@@ -697,15 +703,17 @@ def test_one_forbidden_address_refuses_the_answer(answer: list[str]) -> None:
     assert [] == dials
 
 
+@pytest.mark.row("SR07")
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "169.254.169.254"])
 def test_rebinding(address: str) -> None:
-    """SR07: an address that was never judged, because the answer changed or the resolver lies, is blocked at the connect."""
+    """An address that was never judged, because the answer changed or the resolver lies, is blocked at the connect."""
     failures, dials = ended_with("http://hooks.acme.com/", Unguarded(address), PLAIN)
 
     assert [AddressBlocked] == [type(failure) for failure in failures]
     assert [] == dials
 
 
+@pytest.mark.row("SR18")
 @pytest.mark.parametrize(
     ("answer", "dialled"),
     [
@@ -715,24 +723,26 @@ def test_rebinding(address: str) -> None:
     ],
 )
 def test_refusal_ends_the_dialling(answer: list[str], dialled: list[str]) -> None:
-    """SR18: without happy eyeballs, what the factory raises arrives as it is, and no further address is tried."""
+    """Without happy eyeballs, what the factory raises arrives as it is, and no further address is tried."""
     failures, dials = ended_with("http://hooks.acme.com/", Unguarded(*answer), PLAIN, happy_eyeballs_delay=None)
 
     assert [AddressBlocked] == [type(failure) for failure in failures]
     assert dialled == dials
 
 
+@pytest.mark.row("SR18")
 @pytest.mark.parametrize("answer", [["10.0.0.1", PUBLIC], [PUBLIC, "10.0.0.1"], ["10.0.0.1", "10.0.0.2"]])
 def test_happy_eyeballs_dials_nothing_forbidden(answer: list[str]) -> None:
-    """SR18: with happy eyeballs and a lying resolver the error may be lost, yet nothing forbidden is dialled."""
+    """With happy eyeballs and a lying resolver the error may be lost, yet nothing forbidden is dialled."""
     failures, dials = ended_with("http://hooks.acme.com/", Unguarded(*answer), PLAIN)
 
     assert len(failures) == 1
     assert {PUBLIC} >= set(dials)
 
 
+@pytest.mark.row("SR19")
 def test_cached_answers_are_judged_at_every_dial() -> None:
-    """SR19: an answer out of aiohttp's cache meets the factory like a fresh one."""
+    """An answer out of aiohttp's cache meets the factory like a fresh one."""
     resolver = Unguarded("10.0.0.1")
     failures, dials = ended_with("http://hooks.acme.com/", resolver, PLAIN, requests=3, ttl_dns_cache=60)
 
@@ -749,7 +759,7 @@ def test_cached_answers_are_judged_at_every_dial() -> None:
     ],
 )
 def test_allowed_network_is_dialled(url: str, networks: list[str]) -> None:
-    """SR27: an address in an allowed network is dialled, here at a loop that refuses every connect."""
+    """An address in an allowed network is dialled, here at a loop that refuses every connect."""
     policy = opening(*networks)
     failures, dials = ended_with(url, guarded(policy, "10.1.2.3"), policy, use_dns_cache=False)
 
@@ -757,9 +767,10 @@ def test_allowed_network_is_dialled(url: str, networks: list[str]) -> None:
     assert ["10.1.2.3"] == dials
 
 
+@pytest.mark.row("SR28")
 @pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"])
 def test_name_with_metadata_address_in_allowed_network(address: str) -> None:
-    """SR28: a private name passes the first gate where networks are allowed; metadata stays blocked at the second."""
+    """A private name passes the first gate where networks are allowed; metadata stays blocked at the second."""
     policy = opening("10.0.0.0/8", "fd00::/8")
     failures, dials = ended_with("http://metadata.google.internal/", guarded(policy, address), policy)
 
@@ -827,8 +838,9 @@ HOSTS = st.builds(
 )
 
 
+@pytest.mark.row("SR45")
 def test_what_is_vetted_is_what_is_dialled() -> None:
-    """SR45: any text is refused with an error of ours, or its host is the one that aiohttp looks up or dials."""
+    """Any text is refused with an error of ours, or its host is the one that aiohttp looks up or dials."""
     seen: list[str] = []
 
     def lookup(host: str, *_: Any, **__: Any) -> Any:
@@ -867,8 +879,9 @@ def test_what_is_vetted_is_what_is_dialled() -> None:
         same()
 
 
+@pytest.mark.row("SR45")
 def test_mutated_urls_are_refused_or_pass() -> None:
-    """SR45: no change of a character in any row makes the gate raise another error, or yarl read another host than we did."""
+    """No change of a character in any row makes the gate raise another error, or yarl read another host than we did."""
     chance = random.Random(45)
     letters = [*map(chr, range(128)), "\u3002", "\uff0f", "\u2100", "\u200d", "\ud800"]
     texts = [str(row.values[0]) for row in ROWS]

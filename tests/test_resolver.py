@@ -205,8 +205,9 @@ async def test_failures(names: Names, answer: list[Entry] | Exception, error: Er
 
 
 @pytest.mark.parametrize("host", ["hooks..acme.com", f"{'a' * 64}.com", "\ud800.com"])
+@pytest.mark.row("R64")
 async def test_impossible_names(host: str) -> None:
-    """R64: a name that cannot be looked up ends in an error of ours, from the real getaddrinfo too."""
+    """A name that cannot be looked up ends in an error of ours, from the real getaddrinfo too."""
     resolver = Resolver(public_only)
     with pytest.raises(LookupFailed) as caught:
         await resolver.resolve(host)
@@ -216,8 +217,9 @@ async def test_impossible_names(host: str) -> None:
     assert resolver.last_answer_at is None
 
 
+@pytest.mark.row("SR13")
 async def test_sr13(names: Names) -> None:
-    """SR13: of a thousand addresses the first 16 are given out."""
+    """Of a thousand addresses the first 16 are given out."""
     many = [f"8.8.{n >> 8}.{n & 255}" for n in range(1000)]
     names.answers["hooks.acme.com"] = addresses(*many)
     resolver = Resolver(public_only, lookup=names)

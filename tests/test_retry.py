@@ -65,6 +65,7 @@ def refused(status: int, *retry_after: str) -> Refused:
 
 
 FAILURES = [
+    *(pytest.param(refused(status), id=f"R73-{status}") for status in (400, 404, 405, 415, 422)),
     pytest.param(refused(500), id="500"),
     pytest.param(refused(410), id="410"),
     pytest.param(refused(302), id="redirect"),

@@ -291,8 +291,9 @@ def test_connection_lost_in_handshake(error: Exception) -> None:
     assert error_code(error, Phase.ANSWER, tls=True) in {ErrorCode.RESET, DISCONNECTED}
 
 
+@pytest.mark.row("R65")
 async def test_nobody_listens() -> None:
-    """R65: a closed port refuses."""
+    """A closed port refuses."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     sender = Sender(LOOPBACK)
@@ -302,8 +303,9 @@ async def test_nobody_listens() -> None:
     assert (Unreachable, ErrorCode.CONNECT_REFUSED) == ending(outcome)
 
 
+@pytest.mark.row("R66")
 def test_full_backlog() -> None:
-    """R66: a connect that nobody answers ends with the attempt's own time."""
+    """A connect that nobody answers ends with the attempt's own time."""
 
     async def scenario() -> None:
         sender = Sender(LOOPBACK)
@@ -414,8 +416,9 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
     assert expected == ending(outcome)
 
 
+@pytest.mark.row("R63")
 async def test_hanging_lookups_delay_nobody_else() -> None:
-    """R63: names whose lookup hangs leave healthy names their speed."""
+    """Names whose lookup hangs leave healthy names their speed."""
     released = threading.Event()
 
     def found(host: str) -> list[str]:
@@ -545,8 +548,12 @@ async def test_request_on_the_wire() -> None:
     ] == lines
 
 
-async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SR25: proxies of the environment are not asked."""
+@pytest.mark.row("SR25")
+async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Proxies of the environment are not asked, and nobody's password file is looked into."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ana password hush\ndefault login ana password hush\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("NO_PROXY", "")
     async with receiver(hostile.healthy) as good, receiver(hostile.healthy) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -556,6 +563,7 @@ async def test_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert isinstance(outcome, Accepted)
     assert (1, 0) == (good.connections, proxy.connections)
+    assert b"authorization" not in good.requests[0].lower()
 
 
 async def test_connection_is_kept() -> None:
@@ -621,8 +629,9 @@ def test_closing_interrupts() -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R09")
 async def test_body_is_waited_for_briefly() -> None:
-    """R09: with time to spare, a body that drips is cut two seconds after the verdict."""
+    """With time to spare, a body that drips is cut two seconds after the verdict."""
     loop = asyncio.get_running_loop()
     async with receiver(hostile.slow_body) as bad:
         sender = Sender(LOOPBACK)

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_network
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import hostile
 import pytest
 from certificates import Authority, server_context
 from hostile import LOOPS, on_both_loops, receiver, response
+from measures import Memory, open_files
 
 from hookengine.models import Accepted, ErrorCode, Outcome, Request
 from hookengine.netguard import Policy, admit
@@ -26,6 +26,7 @@ from hookengine.sender import Sender, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from hostile import Behaviour
 
@@ -64,12 +65,6 @@ def ending(outcome: Outcome) -> tuple[ErrorCode | None, str]:
     return outcome.error.code, outcome.error.detail
 
 
-def open_files() -> int:
-    """How many file descriptors this process has, where the platform tells."""
-    files = Path("/proc/self/fd")
-    return len(list(files.iterdir())) if files.exists() else 0
-
-
 CERTIFICATES = [
     pytest.param([HOST], {}, None, id="R53-good"),
     pytest.param(["*.acme.example"], {}, None, id="R53-good-wildcard"),
@@ -84,6 +79,7 @@ CERTIFICATES = [
 
 
 @pytest.mark.parametrize(("names", "options", "code"), CERTIFICATES)
+@pytest.mark.row("SR42")
 def test_certificate(authority: Authority, names: list[str], options: dict[str, Any], code: ErrorCode | None) -> None:
     """A certificate's fault has its own name, and nothing is sent to who shows it."""
     certificate = authority.issue(*names, **options)
@@ -101,8 +97,9 @@ def test_certificate(authority: Authority, names: list[str], options: dict[str, 
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R53")
 def test_unknown_authority(authority: Authority, tmp_path: Path) -> None:
-    """R53: a certificate of an authority that the system does not know is not trusted, and the sentence says why."""
+    """A certificate of an authority that the system does not know is not trusted, and the sentence says why."""
     stranger = Authority(tmp_path, "Stranger").issue(HOST)
 
     async def scenario() -> None:
@@ -117,8 +114,9 @@ def test_unknown_authority(authority: Authority, tmp_path: Path) -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R53")
 def test_address_in_place_of_a_name(authority: Authority) -> None:
-    """R53: a certificate for a name does not do for an address."""
+    """A certificate for a name does not do for an address."""
     certificate = authority.issue(HOST)
 
     async def scenario() -> None:
@@ -198,8 +196,9 @@ def test_no_common_tls(authority: Authority, make: Callable[[tuple[Path, Path]],
         on_both_loops(scenario)
 
 
+@pytest.mark.row("R56")
 def test_plain_http_to_a_tls_port(authority: Authority) -> None:
-    """R56: http to a port that speaks TLS is cut off."""
+    """Http to a port that speaks TLS is cut off."""
     certificate = authority.issue(HOST)
 
     async def scenario() -> None:
@@ -258,8 +257,34 @@ def test_broken_handshake(authority: Authority, behaviour: Behaviour, code: Erro
     on_both_loops(scenario)
 
 
+@pytest.mark.row("R59")
+@pytest.mark.parametrize("kilobytes", [20, 90, 400])
+def test_long_chain(authority: Authority, tmp_path: Path, kilobytes: int) -> None:
+    """However many certificates a receiver shows, the attempt ends in its time, with success or a name, and costs little."""
+    leaf, key = authority.issue(HOST)
+    stuffing = authority.issue("other.example")[0].read_text()
+    chain = tmp_path / "chain.pem"
+    chain.write_text(leaf.read_text() + stuffing * (kilobytes * 1024 // len(stuffing) * 4 // 3))
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with receiver(hostile.healthy, tls=server_context((chain, key))) as bad:
+            sender = trusting(authority)
+            begun, memory = loop.time(), Memory()
+            code, _ = ending(await sender.attempt(request(bad.port, timeout=3000)))
+            took, grown = loop.time() - begun, memory.grown()
+            await sender.close()
+
+        assert code in ({None} if kilobytes < 50 else {None, ErrorCode.TLS_PROTOCOL, ErrorCode.TIMEOUT_CONNECT})
+        assert took < 4
+        assert grown <= 5
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.row("R58", "R60")
 def test_certificate_changes(authority: Authority) -> None:
-    """R58: a certificate that was good yesterday does not vouch for today's."""
+    """A certificate that was good yesterday does not vouch for today's."""
     good, bad_one = authority.issue(HOST), authority.issue(HOST, self_signed=True)
 
     async def scenario() -> None:

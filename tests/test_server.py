@@ -123,8 +123,9 @@ async def test_wrong_credentials(api: Api, authorization: str | None) -> None:
     assert "send a valid token as 'Authorization: Bearer <token>'" == answer.json["detail"]
 
 
+@pytest.mark.row("I56")
 async def test_token_in_the_query(api: Api) -> None:
-    """A token in the URL opens nothing (I56)."""
+    """A token in the URL opens nothing."""
     answer = await api("GET", f"/v1/events?access_token={api.token}&token={api.token}", token="wrong")
 
     assert_problem(answer, 401, "unauthorized")
@@ -206,8 +207,9 @@ async def test_wrong_method(api: Api, method: str, path: str, allowed: str) -> N
         ("POST", "/v1/deliveries/{}/retry"),
     ],
 )
+@pytest.mark.row("I38")
 async def test_ids_that_are_none(api: Api, method: str, path: str, id_: str) -> None:
-    """Whatever stands where an id should be, it is just not found (I38)."""
+    """Whatever stands where an id should be, it is just not found."""
     answer = await api(method, path.format(id_), {} if method == "PATCH" else None)
 
     assert 404 == answer.status
@@ -379,8 +381,9 @@ async def upload(end: Exception | None = None) -> web.Request:
     return make_mocked_request("POST", "/v1/events", {"Content-Type": JSON}, payload=body)
 
 
+@pytest.mark.row("I64")
 async def test_body_that_does_not_come() -> None:
-    """A client that is slower than patience has it is told so (I64)."""
+    """A client that is slower than patience has it is told so."""
     with pytest.raises(web.HTTPRequestTimeout) as refused:
         await wire.read_body(await upload(), JSON, limit=10, patience=0.01)
 
@@ -391,7 +394,7 @@ async def test_body_that_does_not_come() -> None:
 async def test_body_that_breaks_off(end: Exception) -> None:
     """A body that ends before it is whole is malformed, whoever would hear of it."""
     with pytest.raises(Malformed) as refused:
-        await wire.read_body(await upload(end), JSON, limit=10)
+        await wire.read_body(await upload(end), JSON, limit=10, patience=10)
 
     assert "incomplete_body" == refused.value.code
 
@@ -400,8 +403,9 @@ async def test_body_that_breaks_off(end: Exception) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/nothing", "/livez"])
+@pytest.mark.row("I62")
 async def test_unknown_expectation(api: Api, path: str) -> None:
-    """An expectation that nobody knows is refused in our form, on every path, and not repeated (I62)."""
+    """An expectation that nobody knows is refused in our form, on every path, and not repeated."""
     answer = read_raw(await api.send(request("POST", path, b"{}", Expect="banana")))
 
     assert_problem(answer, 417, "expectation_failed")
@@ -464,10 +468,11 @@ GARBAGE = st.binary(max_size=60) | st.from_regex(
 )
 
 
+@pytest.mark.row("I87")
 @given(cases=st.lists(GARBAGE, min_size=30, max_size=30))
 @settings(max_examples=12, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
 async def test_garbage_is_never_our_fault(api: Api, cases: list[bytes]) -> None:
-    """Whatever bytes come, no answer says that we failed (I87)."""
+    """Whatever bytes come, no answer says that we failed."""
     answers = await asyncio.gather(*(api.send(case, patience=SILENCE) for case in cases))
 
     assert [] == [(case, answer) for case, answer in zip(cases, answers, strict=True) if re.match(rb"HTTP/1.. 5", answer)]
@@ -487,6 +492,7 @@ ODD_HEADERS = (
 )
 
 
+@pytest.mark.row("I88")
 @given(
     cases=st.lists(
         st.tuples(
@@ -503,7 +509,7 @@ ODD_HEADERS = (
 async def test_odd_requests_are_never_our_fault(
     api: Api, cases: list[tuple[tuple[str, str], str, dict[str, str], bytes]]
 ) -> None:
-    """Whatever is sent to a route with a valid token, the answer is about the request (I88)."""
+    """Whatever is sent to a route with a valid token, the answer is about the request."""
 
     async def ask(route: tuple[str, str], query: str, headers: dict[str, str], body: bytes) -> bytes:
         return await api.send(request(route[0], f"{route[1]}?{query}", body, **headers), patience=5)
@@ -516,8 +522,9 @@ async def test_odd_requests_are_never_our_fault(
 # Connections.
 
 
+@pytest.mark.row("I66")
 async def test_pipelined_requests(api: Api) -> None:
-    """Requests sent at once are answered in their order (I66)."""
+    """Requests sent at once are answered in their order."""
     asked = [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n"] * 100
 
     answer = await api.send(b"".join(asked) + request("GET", "/readyz"))
@@ -525,8 +532,9 @@ async def test_pipelined_requests(api: Api) -> None:
     assert [b"200", b"401"] * 100 + [b"200"] == re.findall(rb"HTTP/1.1 (\d+)", answer)
 
 
+@pytest.mark.row("I67")
 async def test_upgrade_is_ignored(api: Api) -> None:
-    """There are no WebSockets here: a request for one is a request like any (I67)."""
+    """There are no WebSockets here: a request for one is a request like any."""
     upgrade = {
         "Connection": "Upgrade, close",
         "Upgrade": "websocket",
@@ -537,8 +545,9 @@ async def test_upgrade_is_ignored(api: Api) -> None:
     assert 200 == read_raw(await api.send(request("GET", "/livez", **upgrade))).status
 
 
+@pytest.mark.row("I64")
 async def test_idle_connections_end(api: Api) -> None:
-    """A connection on which no whole request comes is closed after a while, whether its headers began or not (I64)."""
+    """A connection on which no whole request comes is closed after a while, whether its headers began or not."""
     server = listener.Server(api.engine._running.service, tokens={}, config=Config())
     server._options["keepalive_timeout"] = 0.05
     await server.start("127.0.0.1:0")
@@ -556,8 +565,9 @@ async def test_idle_connections_end(api: Api) -> None:
         await server.close()
 
 
+@pytest.mark.row("I65")
 async def test_connections_are_bounded(api: Api) -> None:
-    """More connections than there are descriptors to spare are closed at once, and those before work on (I65)."""
+    """More connections than there are descriptors to spare are closed at once, and those before work on."""
     held = [await api.dial() for _ in range(listener._MOST_CONNECTIONS)]
     try:
         async with asyncio.timeout(PATIENCE):

@@ -58,8 +58,9 @@ async def refused(api: Api, path: str, body: Any, **more: Any) -> Answer:
 # Accepting.
 
 
+@pytest.mark.row("I01")
 async def test_accepted_event(api: Api) -> None:
-    """A valid event is told with what became of it, and can be read at once (I01)."""
+    """A valid event is told with what became of it, and can be read at once."""
     before = Clock().now()
     subscription = await api.subscribe(tenant="i01")
 
@@ -163,23 +164,26 @@ async def test_malformed(api: Api, form: str, body: bytes, code: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b" ", b"\n"])
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch", "/v1/subscriptions"])
+@pytest.mark.row("I02")
 async def test_empty_body(api: Api, path: str, body: bytes) -> None:
-    """Nothing is no JSON (I02)."""
+    """Nothing is no JSON."""
     answer = await refused(api, path, body)
 
     assert (400, "invalid_json") == (answer.status, answer.json["code"])
 
 
+@pytest.mark.row("I03")
 async def test_place_of_a_syntax_error(api: Api) -> None:
-    """Line and column tell where to look (I03)."""
+    """Line and column tell where to look."""
     answer = await refused(api, "/v1/events", b'{"type": "a",\n  "data": tru}')
 
     assert "line 2, column " in answer.json["detail"]
 
 
 @pytest.mark.parametrize("body", [b'"text"', b"1", b"null", b"true", b"[]", b'[{"type":"a","data":1}]'])
+@pytest.mark.row("I20")
 async def test_event_must_be_an_object(api: Api, body: bytes) -> None:
-    """Any other JSON value is not valid (I20)."""
+    """Any other JSON value is not valid."""
     answer = await refused(api, "/v1/events", body)
 
     assert (422, [("", "invalid_type")]) == (answer.status, answer.places)
@@ -289,8 +293,9 @@ async def test_invalid(api: Api, members: dict[str, Any], places: list[tuple[str
     assert (422, below) == (ndjson.status, sorted(ndjson.places))
 
 
+@pytest.mark.row("I36")
 async def test_missing_members(api: Api) -> None:
-    """A missing member's place is where it would be (I36)."""
+    """A missing member's place is where it would be."""
     answer = await refused(api, "/v1/events", {})
 
     assert [("/type", "missing_member"), ("/data", "missing_member")] == answer.places
@@ -457,8 +462,9 @@ async def test_storm(tmp_path: Path) -> None:
         assert 20_000 == api.counts()["events"]
 
 
+@pytest.mark.row("I86")
 async def test_full_disk(tmp_path: Path) -> None:
-    """Without space on the disk an event is not accepted, and later it is (I86)."""
+    """Without space on the disk an event is not accepted, and later it is."""
     async with serving(tmp_path) as api:
         await limit_pages(api.engine, 0)
         answer = await api("POST", "/v1/events", event(data="x" * 100_000))
@@ -498,9 +504,10 @@ async def test_same_id_in_one_batch(api: Api) -> None:
     assert 409 == other.status
 
 
+@pytest.mark.row("I47", "I48")
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch"])
 async def test_idempotency_key(api: Api, path: str) -> None:
-    """A repetition with the same bytes gets the first answer, other bytes are a mismatch (I47, I48)."""
+    """A repetition with the same bytes gets the first answer, other bytes are a mismatch."""
     tenant = path.replace("/", "-")[1:]
     body = event(tenant=tenant) if path == "/v1/events" else [event(tenant=tenant)] * 2
     key = {"Idempotency-Key": "key-1"}
@@ -517,8 +524,9 @@ async def test_idempotency_key(api: Api, path: str) -> None:
     assert stored == api.counts()
 
 
+@pytest.mark.row("I49")
 async def test_idempotency_key_at_the_same_time(api: Api) -> None:
-    """A hundred requests with one key are one event, and all hear of it (I49)."""
+    """A hundred requests with one key are one event, and all hear of it."""
     body = event(tenant="hundred")
 
     answers = await asyncio.gather(*(api("POST", "/v1/events", body, headers={"Idempotency-Key": "one"}) for _ in range(100)))
@@ -529,8 +537,9 @@ async def test_idempotency_key_at_the_same_time(api: Api) -> None:
     assert 1 == len((await api("GET", "/v1/events?tenant=hundred")).json["data"])
 
 
+@pytest.mark.row("I51")
 async def test_scope_of_an_idempotency_key(api: Api) -> None:
-    """Another tenant, or another path, is another key (I51)."""
+    """Another tenant, or another path, is another key."""
     key = {"Idempotency-Key": "shared"}
     answers = [
         await api("POST", "/v1/events", event(tenant="scope-a"), headers=key),
@@ -543,8 +552,9 @@ async def test_scope_of_an_idempotency_key(api: Api) -> None:
     assert not any("Idempotent-Replayed" in answer.headers for answer in answers)
 
 
+@pytest.mark.row("I53")
 async def test_key_of_a_refused_request(api: Api) -> None:
-    """Only what was accepted keeps its key (I53)."""
+    """Only what was accepted keeps its key."""
     key = {"Idempotency-Key": "refused"}
 
     assert 422 == (await refused(api, "/v1/events", event(tenant="again", type="a b"), headers=key)).status
@@ -592,8 +602,9 @@ async def test_longest_key(api: Api) -> None:
     assert 202 == (await api("POST", "/v1/events", event(tenant="longest"), headers={"Idempotency-Key": longest})).status
 
 
+@pytest.mark.row("I68")
 async def test_clients_that_hang_up_are_heard(api: Api) -> None:
-    """An event whose client left before the answer stays accepted (I68)."""
+    """An event whose client left before the answer stays accepted."""
     _, writer = await api.dial()
     writer.write(request("POST", "/v1/events", orjson.dumps(event(tenant="left"))).replace(b"{token}", api.token.encode()))
     await writer.drain()
@@ -791,9 +802,10 @@ async def test_wrong_parameters(api: Api, query: str, places: list[str]) -> None
     assert all("parameter" in error for error in answer.json["errors"])
 
 
+@pytest.mark.row("I75")
 @pytest.mark.parametrize("value", ["'; DROP TABLE events; --", '" OR 1=1', "%", "_", "\0", "*", "order.*"])
 async def test_filters_are_values(api: Api, value: str) -> None:
-    """What looks like SQL or a pattern is compared as it is (I75)."""
+    """What looks like SQL or a pattern is compared as it is."""
     event_id = (await api.publish(tenant="sql"))["id"]
     query = quote(value, safe="")
 

@@ -189,7 +189,7 @@ def test_problems_have_their_codes() -> None:
     assert "Conflict: `delivery_state_conflict`" == cancel["409"]["description"]
     assert "Service Unavailable: `stopping`, `storage_unavailable`" == cancel["503"]["description"]
     assert ["application/problem+json"] == list(cancel["404"]["content"])
-    assert {"202", "400", "401", "403", "404", "409", "413", "415", "422", "503"} == cancel.keys()
+    assert {"202", "400", "401", "403", "404", "409", "413", "415", "422", "429", "503"} == cancel.keys()
     assert "404" not in DOCUMENT["paths"]["/v1/events"]["get"]["responses"]
 
 

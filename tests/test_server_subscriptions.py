@@ -547,6 +547,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.row("I70")
 @pytest.mark.parametrize(("method", "action", "body"), CHANGES, ids=["PATCH", "disable", "enable", "rotate", "DELETE"])
 @pytest.mark.parametrize(
     ("if_match", "status"),
@@ -571,7 +572,7 @@ CHANGES = [
 async def test_if_match(  # noqa: PLR0917  # a table and its fixture
     api: Api, method: str, action: str, body: Any, if_match: str, status: int
 ) -> None:
-    """A change that names a version is made only of that one (I70)."""
+    """A change that names a version is made only of that one."""
     made = await api.subscribe(state="disabled" if action == "/enable" else None)
     before = (await api("PATCH", path_of(made), {"metadata": {"n": 1}})).json
 
@@ -587,8 +588,9 @@ async def test_if_match(  # noqa: PLR0917  # a table and its fixture
         assert '"3"' == (await api("GET", path_of(made))).headers["ETag"]
 
 
+@pytest.mark.row("I70")
 async def test_concurrent_patches(api: Api) -> None:
-    """Of many changes of one version exactly one is made; without a version all are (I70)."""
+    """Of many changes of one version exactly one is made; without a version all are."""
     made = await api.subscribe()
     matching = await asyncio.gather(
         *(api("PATCH", path_of(made), {"metadata": {str(n): n}}, headers={"If-Match": '"1"'}) for n in range(50))
@@ -740,8 +742,9 @@ async def test_delete(api: Api) -> None:
     assert 0 == (await api.publish(tenant="deleted"))["deliveries"]
 
 
+@pytest.mark.row("I69")
 async def test_delete_during_a_delivery(api: Api) -> None:
-    """A running attempt ends and is recorded; the state stays cancelled (I69)."""
+    """A running attempt ends and is recorded; the state stays cancelled."""
     gate = Gate()
     async with Receiver(gate) as receiver:
         made = await api.subscribe(receiver.url, tenant="running")
@@ -779,8 +782,9 @@ async def test_public_key(api: Api) -> None:
     assert answer.json["public_key"].startswith("whpk_")
 
 
+@pytest.mark.row("I72")
 async def test_rotation(api: Api) -> None:
-    """After a rotation both secrets verify until the overlap is over (I72)."""
+    """After a rotation both secrets verify until the overlap is over."""
     async with Receiver() as receiver:
         made = await api.subscribe(receiver.url, tenant="rotation")
         before = Clock().now()

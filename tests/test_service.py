@@ -142,9 +142,10 @@ VARIANTS = {"publish_values": "publish", "set_event_type_value": "set_event_type
 OPERATION = pytest.mark.parametrize(("scope", "operation"), OPERATIONS.values(), ids=OPERATIONS)
 
 
+@pytest.mark.row("I55")
 @OPERATION
 async def test_scopes(service: Service, scope: Scope, operation: Operation) -> None:
-    """Each operation needs its scope, whatever other scopes there are, and admin opens them all (I55)."""
+    """Each operation needs its scope, whatever other scopes there are, and admin opens them all."""
     with pytest.raises(Forbidden, match=scope):
         await operation(service, Principal(user="x", scopes=frozenset(Scope) - {scope, Scope.ADMIN}))
     for scopes in ({scope}, {Scope.ADMIN}):
@@ -181,8 +182,9 @@ async def test_refusing(tmp_path: Path, scope: Scope, operation: Operation) -> N
             assert not changes
 
 
+@pytest.mark.row("I55")
 async def test_ids_of_another_tenant(service: Service) -> None:
-    """What belongs to another tenant is not there (I55)."""
+    """What belongs to another tenant is not there."""
     made = await subscribe(service, ACME)
     accepted = await publish(service, ACME, deliver_at=LATER)
     [delivery] = (await service.deliveries(ACME, {"event": accepted.id})).data
@@ -263,8 +265,9 @@ async def test_bound_admin_is_no_admin(service: Service, name: str) -> None:
         await OPERATIONS[name][1](service, bound)
 
 
+@pytest.mark.row("I51")
 async def test_keys_of_tenants_are_apart(service: Service) -> None:
-    """The same Idempotency-Key of another tenant is another key (I51)."""
+    """The same Idempotency-Key of another tenant is another key."""
     answers = [
         await service.publish(by, [members()], single=single, key=key(b"x", f"tenants-{single}"), render=lambda _: b"first")
         for single in (True, False)

@@ -388,6 +388,7 @@ async def test_subscription_is_found_after_its_end(tmp_path: Path) -> None:
         assert await reader.subscription_key("sub_unknown", None) is None
 
 
+@pytest.mark.row("I52")
 async def test_answer_to_a_key(tmp_path: Path) -> None:
     """A key brings what was answered to the same bytes, for a day."""
     key = Key(tenant="acme", method="POST", path="/v1/events", key="k", digest=b"d")

@@ -887,6 +887,7 @@ async def test_change_sees_what_was_sent_before_it(tmp_path: Path) -> None:
         pytest.param(writer.MOST_WAITING_BYTES // (1 << 22), [draft(data=bytes(1 << 22))], id="bytes"),
     ],
 )
+@pytest.mark.row("I85")
 async def test_more_than_can_wait_is_refused(tmp_path: Path, accepted: int, array: list[Draft]) -> None:
     """Beyond the bound publishers are told to come later; those before them are stored, and there is room again."""
     async with opened(tmp_path) as place:

@@ -482,7 +482,7 @@ def test_each_mistake_is_found(name: str, value: Any, expected: list[tuple[str, 
 
 @pytest.mark.parametrize("raw", [None, 5, "x", [], [{}], True, b"x"])
 def test_no_object(raw: Any) -> None:
-    """I20: what is no object at all is one mistake, at the pointer given."""
+    """What is no object at all is one mistake, at the pointer given."""
     assert [("/7", "invalid_type")] == found(raw, "/7")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 
 from hookengine import access
+from hookengine.errors import RateLimited
 from hookengine.server import wire
+from hookengine.server.limits import Limit, site_of
 from hookengine.server.wire import JSON, read_body
 from hookengine.service import HEARTBEAT, Service
 
@@ -28,6 +32,15 @@ class Streaming:
         self.open: set[Stream] = set()
 
 
+class Patience:
+    """The seconds that a client has."""
+
+    def __init__(self) -> None:
+        self.head = 10.0  # to send a head that it has begun
+        self.body = 30.0  # to send a body
+        self.taking = 30.0  # to take what it is sent
+
+
 class Leaving(Protocol):
     """A connection that tells when it is lost."""
 
@@ -37,6 +50,9 @@ class Leaving(Protocol):
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 TOKENS: web.AppKey[Any] = web.AppKey("tokens", object)
 LIMITS: web.AppKey[tuple[int, int]] = web.AppKey("limits", tuple)  # bytes of a body, and of a batch
+PUBLISHING: web.AppKey[Limit] = web.AppKey("publishing", Limit)  # events, by user
+FAILED: web.AppKey[Limit] = web.AppKey("failed", Limit)  # requests without a valid token, by site
+PATIENCE: web.AppKey[Patience] = web.AppKey("patience", Patience)
 STREAMING: web.AppKey[Streaming] = web.AppKey("streaming", Streaming)
 PRINCIPAL = web.RequestKey("principal", access.Principal)
 
@@ -66,20 +82,46 @@ def query_of(request: web.Request) -> Mapping[str, Any]:
     return request.query
 
 
-async def read_text(request: web.Request, *media_types: str) -> bytes:
-    """The body of a single thing."""
-    return await read_body(request, *(media_types or (JSON,)), limit=request.app[LIMITS][0])
+def check_rate(request: web.Request) -> None:
+    """Raise RateLimited where who asks has published too much: before a body is read, and so before anything is kept."""
+    wait = request.app[PUBLISHING].wait(asker_of(request).user, asyncio.get_running_loop().time())
+    if wait:
+        raise RateLimited("events come faster than this token may publish", retry_after=ceil(wait))
+
+
+def count_events(request: web.Request, events: int) -> None:
+    """Note that who asks publishes so many."""
+    request.app[PUBLISHING].count(asker_of(request).user, asyncio.get_running_loop().time(), events)
+
+
+def count_failure(request: web.Request) -> None:
+    """
+    Note a request without a valid token; raises RateLimited where there were too many from the same place.
+
+    That is the address of the connection: what a header says of it can be made up.
+    """
+    failed, site, now = request.app[FAILED], site_of(request.remote), asyncio.get_running_loop().time()
+    wait = failed.wait(site, now)
+    if wait:
+        raise RateLimited("too many requests without a valid token", retry_after=ceil(wait))
+    failed.count(site, now)
+
+
+async def read_text(request: web.Request, *media_types: str, batch: bool = False) -> bytes:
+    """The body of a single thing, or of a *batch*."""
+    limit = request.app[LIMITS][batch]
+    return await read_body(request, *(media_types or (JSON,)), limit=limit, patience=request.app[PATIENCE].body)
 
 
 async def read_action(request: web.Request) -> bytes:
     """The body of an action, which may be left out."""
     wire.refuse_key(request)
-    return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
+    return await read_repeatable(request)
 
 
 async def read_repeatable(request: web.Request) -> bytes:
     """The body of an action that takes an Idempotency-Key; it may be left out."""
-    return await read_body(request, JSON, limit=request.app[LIMITS][0], required=False)
+    return await read_body(request, JSON, limit=request.app[LIMITS][0], patience=request.app[PATIENCE].body, required=False)
 
 
 async def read_nothing(request: web.Request) -> None:

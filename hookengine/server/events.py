@@ -7,14 +7,16 @@ from aiohttp import web
 
 from hookengine import views
 from hookengine.server import wire
-from hookengine.server.asked import LIMITS, asker_of, id_of, query_of, read_text, service_of
-from hookengine.server.wire import JSON, NDJSON, answer, read_body, repeated
+from hookengine.server.asked import asker_of, check_rate, count_events, id_of, query_of, read_text, service_of
+from hookengine.server.wire import JSON, NDJSON, answer, repeated
 from hookengine.store import Answer
 
 
 async def publish(request: web.Request) -> web.Response:
     """POST /v1/events."""
+    check_rate(request)
     body = await read_text(request)
+    count_events(request, 1)
     accepted = await service_of(request).publish(
         asker_of(request),
         [wire.read_object(body)],
@@ -29,10 +31,13 @@ async def publish(request: web.Request) -> web.Response:
 
 async def publish_batch(request: web.Request) -> web.Response:
     """POST /v1/events/batch."""
-    body = await read_body(request, JSON, NDJSON, limit=request.app[LIMITS][1])
+    check_rate(request)
+    body = await read_text(request, JSON, NDJSON, batch=True)
+    events = wire.read_array(body, ndjson=request.content_type == NDJSON)
+    count_events(request, len(events))
     accepted = await service_of(request).publish(
         asker_of(request),
-        wire.read_array(body, ndjson=request.content_type == NDJSON),
+        events,
         key=wire.read_key(request, body),
         render=_accepted_batch,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
 from hookengine.errors import StartError
 from hookengine.server import asked, routes
+from hookengine.server.limits import Limit
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
 if TYPE_CHECKING:
@@ -26,21 +27,59 @@ _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need t
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's connection, which answers what never gets to the middleware in the same form, and without repeating it."""
+    """
+    aiohttp's connection, which answers what never gets to the middleware in the same form, and without repeating it.
+
+    It also ends where the client is too slow.
+    """
+
+    on_lost: Callable[[], None] | None = None  # of the request under way
+    _wire: asyncio.WriteTransport | None = None  # aiohttp lets go of its own when it has asked for the end
+    _taking: asyncio.TimerHandle | None = None
+
+    def __init__(self, manager: web.Server, patience: asked.Patience, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._patience = patience
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take *transport*, unless there are too many already."""
         super().connection_made(transport)
+        self._wire = cast("asyncio.WriteTransport", transport)
+        # So `pause_writing` is called whenever something has to wait, and not only from 64 KiB on.
+        self._wire.set_write_buffer_limits(high=0)
         if self._manager is not None and len(self._manager.connections) > _MOST_CONNECTIONS:
             self.force_close()
-
-    on_lost: Callable[[], None] | None = None  # of the request under way
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whom it concerns: aiohttp itself lets a handler find out when it next writes."""
         super().connection_lost(exc)
+        if self._taking is not None:
+            self._taking.cancel()
         if self.on_lost is not None:
             self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Take *data*; what begins a head without ending it brings forward the time at which an idle connection ends."""
+        super().data_received(data)
+        latest = self._loop.time() + self._patience.head
+        if self._waiter is None or self._waiter.done() or self._keepalive_handle is None:
+            return
+        if latest < self._next_keepalive_close_time:
+            self._next_keepalive_close_time = latest
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = self._loop.call_at(latest, self._process_keepalive)
+
+    def pause_writing(self) -> None:
+        """Wait for the client, but not for ever: it may take nothing more, also of what is left when the connection ends."""
+        super().pause_writing()
+        assert self._wire is not None  # noqa: S101  # connection_made() set it
+        self._taking = self._loop.call_later(self._patience.taking, self._wire.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken everything."""
+        super().resume_writing()
+        if self._taking is not None:
+            self._taking.cancel()
 
     def handle_error(
         self,
@@ -121,7 +160,10 @@ class Server:
         app[asked.SERVICE] = service
         app[asked.TOKENS] = tokens
         app[asked.STREAMING] = asked.Streaming()
+        app[asked.PATIENCE] = self.patience = asked.Patience()
         app[asked.LIMITS] = (config.server.max_body, config.server.max_batch_body)
+        app[asked.PUBLISHING] = Limit(config.server.events_per_second, 1.0)
+        app[asked.FAILED] = Limit(config.server.failed_auth_per_minute, 60.0)
         app.add_routes(routes.table())
         self._options: dict[str, Any] = {
             "keepalive_timeout": _KEEP_ALIVE,
@@ -139,8 +181,9 @@ class Server:
         self._door = door
         await self._runner.setup()
         handler, loop = self._runner.server, asyncio.get_running_loop()
+        assert handler is not None  # noqa: S101  # setup() made it
         options = self._options
-        await door.open(lambda: _Connection(handler, loop=loop, **options))  # type: ignore[arg-type]  # setup() made it
+        await door.open(lambda: _Connection(handler, self.patience, loop=loop, **options))
         name, number = door.addresses[0]
         self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 

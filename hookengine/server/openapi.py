@@ -18,6 +18,7 @@ from hookengine.errors import (
     Malformed,
     PayloadTooLarge,
     PreconditionFailed,
+    RateLimited,
     RequestError,
     Stopping,
     StorageUnavailable,
@@ -186,7 +187,7 @@ def _errors_of(route: Route) -> dict[int, list[str]]:
     """The codes of problems, by status."""
     kinds: list[type[RequestError]] = list(route.errors)
     if route.scope is not None:
-        kinds += [Unauthorized, Forbidden]
+        kinds += [Unauthorized, Forbidden, RateLimited]
         if route.method != "GET":
             kinds += [Stopping, StorageUnavailable]
     if route.body is not None:

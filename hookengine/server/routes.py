@@ -26,6 +26,7 @@ from hookengine.errors import (
     TokenExists,
     TokenNotFound,
     TooManyTests,
+    Unauthorized,
 )
 from hookengine.inputs import (
     EventInput,
@@ -51,7 +52,7 @@ from hookengine.server import (
     tenants,
     tokens,
 )
-from hookengine.server.asked import PRINCIPAL, TOKENS, service_of
+from hookengine.server.asked import PRINCIPAL, TOKENS, count_failure, service_of
 from hookengine.server.route import Body, Route
 from hookengine.server.wire import EVENT_STREAM, JSON, MERGE_PATCH, NDJSON, Nothing
 from hookengine.validation import Time
@@ -201,7 +202,11 @@ async def authenticate(
 ) -> web.StreamResponse:
     """Nobody unknown gets past here, except to the public paths."""
     if request.path not in PUBLIC and not request.path.startswith("/docs/"):
-        request[PRINCIPAL] = by = service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+        try:
+            request[PRINCIPAL] = by = service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+        except Unauthorized:
+            count_failure(request)
+            raise
         resource = request.match_info.route.resource
         scope = None if resource is None else SCOPES.get((request.method, resource.canonical))
         if scope is not None:

@@ -33,7 +33,6 @@ _QUOTED = r'"[\x21\x23-\x7e]*"'
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # a comma may stand in one
 _TAGS = re.compile(rf"[ \t]*(?:W/)?{_QUOTED}(?:[ \t]*,[ \t]*(?:W/)?{_QUOTED})*[ \t]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_PATIENCE = 30.0  # s for a body to arrive
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,9 +49,7 @@ async def expect(request: web.Request) -> None:
         raise web.HTTPExpectationFailed
 
 
-async def read_body(
-    request: web.Request, *media_types: str, limit: int, required: bool = True, patience: float = _PATIENCE
-) -> bytes:
+async def read_body(request: web.Request, *media_types: str, limit: int, patience: float, required: bool = True) -> bytes:
     """
     The body, unless its type, coding or size is not taken; a body that is too large is refused before it is read.
 

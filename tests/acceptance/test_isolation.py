@@ -1,4 +1,4 @@
-"""Sixty endpoints that hang, beside a healthy one."""
+"""Sixty endpoints that hang, and every hostile receiver of the matrix, beside a healthy one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
+import pytest
 from daemon import PATIENCE, Daemon
+from hostile_rows import FLOODS, ROWS, all_receivers
 
 from hookengine.receiver import Received, Receiver
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 ENDPOINTS = 60
 WAITING = 50  # deliveries for each of them
 SAMPLES = 600
+SAMPLES_OF_A_ROW = 9
 
 
 class Healthy:
@@ -76,6 +79,7 @@ async def occupy(daemon: Daemon, stack: AsyncExitStack) -> Receiver:
     return others
 
 
+@pytest.mark.row("R76")
 async def test_healthy_endpoint_does_not_notice(tmp_path: Path) -> None:
     """Beside sixty endpoints that hang, each with a backlog, a healthy one is served as fast as alone."""
     # Two daemons, one with those and one without, take turns event by event: what else this machine does weighs on both.
@@ -105,3 +109,47 @@ async def test_healthy_endpoint_does_not_notice(tmp_path: Path) -> None:
     assert 2 * ENDPOINTS <= held < 256
     assert medians[1] <= 1.25 * medians[0]
     assert tails[1] <= 2 * tails[0]
+
+
+async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
+    """Beside each hostile receiver, with deliveries to it under way, a healthy endpoint is served as beside a good one."""
+    found: list[list[float]] = [[], []]
+    slower = {}
+    async with AsyncExitStack() as stack:
+        urls = stack.enter_context(all_receivers())
+        both = []
+        for name in ("beside a good one", "beside a hostile one"):
+            (tmp_path / name).mkdir()
+            daemon = await stack.enter_async_context(Daemon(tmp_path / name))
+            both.append((daemon, healthy := Healthy(daemon)))
+            receiver = await stack.enter_async_context(Receiver(healthy))
+            await daemon.subscribe(receiver.url, event_types=["healthy"])
+        for _ in range(100):  # the first to get warm
+            for _, healthy in both:
+                await healthy.latency()
+        for row in (*ROWS, *FLOODS):
+            here = await sampled(both, [urls["healthy"], urls[row.id]])
+            slower[row.id] = median(here[1]) / median(here[0])
+            for pooled, latencies in zip(found, here, strict=True):
+                pooled.extend(latencies)
+
+    tails = [quantiles(each, n=100)[98] for each in found]
+    print(f"p99 {tails[0] * 1000:.2f} ms beside good ones, {tails[1] * 1000:.2f} ms beside hostile ones")  # noqa: T201  # as above
+    assert tails[1] <= 2 * tails[0]
+    assert {} == {row: ratio for row, ratio in slower.items() if ratio > 3}  # of few samples
+
+
+async def sampled(both: list[tuple[Daemon, Healthy]], urls: list[str]) -> list[list[float]]:
+    """Latencies of the healthy endpoint of each daemon while twenty events go to its one of *urls*, the daemons in turns."""
+    made = []
+    settings = {"timeout": "1s", "retry_schedule": ["1h"], "max_concurrency": 20}
+    for (daemon, _), url in zip(both, urls, strict=True):
+        made.append(await daemon.subscribe(url, event_types=["other"], **settings))
+        await daemon.ask("POST", "/v1/events/batch", [{"type": "other", "data": n} for n in range(20)])
+    latencies: list[list[float]] = [[], []]
+    for _ in range(SAMPLES_OF_A_ROW):
+        for (_, healthy), found in zip(both, latencies, strict=True):
+            found.append(await healthy.latency())
+    for (daemon, _), id_ in zip(both, made, strict=True):
+        await daemon.ask("DELETE", f"/v1/subscriptions/{id_}")
+    return latencies

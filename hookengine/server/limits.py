@@ -1,0 +1,51 @@
+"""How often somebody may do something."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+
+_KNOWN = 4096  # of whom a limit remembers; who has done nothing for longest is forgotten first
+_SITE = 64  # bits of an IPv6 address that tell one site from another: RFC 6177
+
+
+class Limit:
+    """
+    At most *most* things in each *period* (s), by each of many: at once, or spread over it; with 0, any number.
+
+    It is the generic cell rate algorithm: of each it keeps one number, the time at which nothing will count any more.
+    """
+
+    def __init__(self, most: int, period: float, *, known: int = _KNOWN) -> None:
+        self._each = period / most if most else 0.0
+        self._period = period
+        self._known = known
+        self._even_at: dict[str, float] = {}  # oldest first
+
+    def wait(self, who: str, now: float) -> float:
+        """The seconds until *who* may do one more; 0 where that is now."""
+        if not self._each:
+            return 0.0
+        # What rounding adds up to must not make the last one wait.
+        return max(0.0, self._even_at.get(who, now) - now - self._period + self._each - self._each / 1000)
+
+    def count(self, who: str, now: float, times: int = 1) -> None:
+        """Note that *who* did it; more *times* than were left are waited off before the next."""
+        if not self._each:
+            return
+        even_at = max(now, self._even_at.pop(who, now)) + times * self._each
+        if len(self._even_at) >= self._known:
+            del self._even_at[next(iter(self._even_at))]
+        self._even_at[who] = even_at
+
+
+def site_of(address: str | None) -> str:
+    """Whom a client's *address* stands for: itself, or with IPv6 its network, in which it has as many as it likes."""
+    try:
+        found = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return ""  # not an IP connection
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(IPv6Address(int(found) >> (128 - _SITE) << (128 - _SITE)))
