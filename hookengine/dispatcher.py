@@ -468,6 +468,8 @@ class Dispatcher:
         results, going = _sorted_out(taken, members, target, started_at)
         if not going:
             return results
+        if target.subscription.rate_limit is not None:
+            self._scheduler.begin(taken.subscription, now=started_at)
         begun = self._loop.time()
         request, outcome = await self._send(going, target, started_at)
         duration = round((self._loop.time() - begun) * 1000)

@@ -302,6 +302,12 @@ class Scheduler:
         self._look(lane, now)
         self._drop_idle(lane)
 
+    def begin(self, subscription: int, *, now: int) -> None:
+        """The request of one that was taken goes now: what has a pace goes on from here, if that is later than the taking."""
+        lane = self._lanes.get(subscription)
+        if lane is not None and lane.pace:
+            lane.next_at = max(lane.next_at, now + lane.pace)
+
     def paces(self) -> dict[int, float]:
         """When the next of each subscription that has a pace may be taken, also of those that are not served now."""
         return self._paced | {lane.subscription: lane.next_at for lane in self._lanes.values() if lane.pace and lane.open}

@@ -401,7 +401,10 @@ def _is_unicode(raw: Any) -> bool:
     if isinstance(raw, str):
         return raw.isascii() or _SURROGATE.search(raw) is None
     if isinstance(raw, Mapping):
-        return all(_is_unicode(name) and _is_unicode(value) for name, value in raw.items())
+        for name, value in raw.items():  # noqa: SIM110  # of every event, and a generator takes as long as all else here
+            if not (_is_unicode(name) and (type(value) is Raw or _is_unicode(value))):
+                return False
+        return True
     return not isinstance(raw, list | tuple) or all(map(_is_unicode, raw))
 
 

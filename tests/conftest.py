@@ -43,7 +43,8 @@ def launcher() -> Iterator[Launcher]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark of a test that is one row of a matrix."""
+    """Declare our marks."""
+    config.addinivalue_line("markers", "alone: it measures how long or how much, so that no other test must run beside it")
     config.addinivalue_line("markers", "row(id, ...): the rows of tests/matrix.toml that the test is; they become its ids")
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hookengine.engine import Engine
     from hookengine.receiver import Received
 
-pytestmark = needs_c_parser
+pytestmark = [needs_c_parser, pytest.mark.alone]
 
 EVERY = [pytest.param(row, id=row.id) for row in (*ROWS, *FLOODS)]
 LARGEST = 1 << 20  # bytes that a body may have over HTTP

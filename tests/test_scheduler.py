@@ -825,6 +825,18 @@ def test_pace_is_kept_over_what_does_not_go() -> None:
     assert {} == scheduler.paces()
 
 
+def test_pace_counts_from_the_request() -> None:
+    """Where something came between the taking and the sending, the next one is no nearer for it."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2), make(11, 2))
+    take(scheduler)
+    scheduler.begin(1, now=NOW + 30)
+    scheduler.begin(2, now=NOW + 30)  # which has no pace
+    scheduler.begin(9, now=NOW + 30)  # which was closed
+
+    assert [[], [2]] == [take(scheduler, now=NOW + later) for later in (129, 130)]
+
+
 def test_pace_from_before_a_start() -> None:
     """What a start knows of the last request holds."""
     scheduler = serving()

@@ -20,7 +20,7 @@ from hookengine.sender import Sender
 if TYPE_CHECKING:
     from hostile import Behaviour, Peer
 
-pytestmark = needs_c_parser
+pytestmark = [needs_c_parser, pytest.mark.alone]
 
 LOOPBACK = Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 

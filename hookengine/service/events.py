@@ -138,16 +138,17 @@ class EventOperations(Operations):
         return same if len(same) == len(events) else None
 
     def _draft(self, event: EventInput, tenant: str) -> Draft:
+        occurred_at, deliver_at, expires_at = event.occurred_at, event.deliver_at, event.expires_at
         return Draft(
             id=event.id,
             tenant=tenant,
             type=event.type,
             data=bytes(event.data),
-            occurred_at=_optional_int(event.occurred_at),
+            occurred_at=None if occurred_at is None else int(occurred_at),
             priority=inputs.priority_of(event),
             ordering_key=event.ordering_key,
-            deliver_at=_optional_int(event.deliver_at),
-            expires_at=_optional_int(event.expires_at),
+            deliver_at=None if deliver_at is None else int(deliver_at),
+            expires_at=None if expires_at is None else int(expires_at),
             only=None if event.subscriptions is None else frozenset(event.subscriptions),
             digest=None if event.id is None else inputs.event_digest(event, tenant),
         )
@@ -157,14 +158,11 @@ def _as_json(event: Mapping[str, Any]) -> Mapping[str, Any]:
     """A published Python event as HTTP would have brought it; None is what was not given."""
     if not isinstance(event, Mapping):
         return event  # which is told as a mistake with all others
-    members = {name: value for name, value in event.items() if value is not None}
-    for name in _TIMES & members.keys():
-        if isinstance(members[name], date):
-            members[name] = members[name].isoformat()
+    members = {
+        name: value.isoformat() if name in _TIMES and isinstance(value, date) else value
+        for name, value in event.items()
+        if value is not None
+    }
     if "data" in event:
         members["data"] = json_text(event["data"])
     return members
-
-
-def _optional_int(value: int | None) -> int | None:
-    return None if value is None else int(value)

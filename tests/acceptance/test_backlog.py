@@ -15,6 +15,8 @@ from hookengine.receiver import Receiver
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.alone
+
 BACKLOG = 200_000
 ALLOWANCE = 60 << 20  # bytes of memory
 HOUR = 3_600_000

@@ -16,6 +16,8 @@ from hookengine.receiver import Received, Receiver
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.alone
+
 ENDPOINTS = 60
 WAITING = 50  # deliveries for each of them
 SAMPLES = 600
