@@ -25,8 +25,9 @@ INSERT = (
 NO_SETTING = "(?!PRAGMA (?!user_version =))"
 
 
+@pytest.mark.row("K21")
 async def test_migration(tmp_path: Path, launcher: Launcher) -> None:
-    """K21: a crash at any statement of the migrations leaves a whole file of some schema, and the next start goes on."""
+    """A crash at any statement of the migrations leaves a whole file of some schema, and the next start goes on."""
     old = tmp_path / "old.db"
     newest = len(migrations())
     with closing(sqlite3.connect(old, isolation_level=None)) as db:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 FILES = r"open|os\.(link|mkdir|remove|rename|truncate)"
 
 
+@pytest.mark.row("K25")
 async def test_first_start(tmp_path: Path, launcher: Launcher) -> None:
-    """K25: first starts that crash before a file is made, opened, named or removed, ever later, hinder none that follows."""
+    """First starts that crash before a file is made, opened, named or removed, ever later, hinder none that follows."""
     daemon = Daemon(tmp_path, launcher=launcher)
     crashes = 0
     await daemon.launch(at_call(FILES))
@@ -36,8 +37,9 @@ async def test_first_start(tmp_path: Path, launcher: Launcher) -> None:
     assert crashes > 8
 
 
+@pytest.mark.row("K25")
 async def test_five_crashes_in_a_row(tmp_path: Path, launcher: Launcher) -> None:
-    """K25: starts that crash, one after the other and wherever they are, lose nothing and repeat nothing."""
+    """Starts that crash, one after the other and wherever they are, lose nothing and repeat nothing."""
     events = [{"type": "order.created", "id": f"event-{n}", "data": n} for n in range(50)]
     places = (at("K25-opened"), at("K25-migrated"), at_statement("SELECT", 5), at("K25-built"), at("K07-taken"))
     arrivals = Arrivals()
@@ -56,9 +58,10 @@ async def test_five_crashes_in_a_row(tmp_path: Path, launcher: Launcher) -> None
     assert {each["id"]: 1 for each in events} == arrivals.eras[0]
 
 
+@pytest.mark.row("K26")
 @pytest.mark.parametrize("place", ["K26-stopping", "K26-cut", "K26-drained"])
 async def test_crash_while_stopping(place: str, tmp_path: Path, launcher: Launcher) -> None:
-    """K26: a crash while the daemon drains loses nothing, and repeats at most what was in flight."""
+    """A crash while the daemon drains loses nothing, and repeats at most what was in flight."""
     async with (
         Daemon(tmp_path, at(place), launcher=launcher, concurrency=8, drain="50ms") as daemon,
         endpoint(daemon, delay=PATIENCE) as arrivals,
