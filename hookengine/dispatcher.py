@@ -182,7 +182,7 @@ class Dispatcher:
             back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
             for delivery in (*(recorded.delivery for recorded in group), *back):
                 if delivery.state is _PENDING and delivery.place is _LANE:
-                    self._scheduler.push(delivery, now=now)
+                    self._lead(delivery)
             subscription = self._store.writer.index.get(taken.subscription)
             for recorded in group:
                 delivery, attempt = recorded.delivery, recorded.result.attempt
@@ -198,7 +198,8 @@ class Dispatcher:
         """A result, or those of a batch, cannot be stored: the deliveries are left alone until the next start."""
         taken = results[0].head or results[0].before
         self._scheduler.release(taken.seq, None, now=self._clock.now())
-        self._flights.end(taken, {result.before.seq for result in results})
+        for delivery in self._flights.end(taken, {result.before.seq for result in results}):
+            self._lead(delivery)
         self._observe(Fault(where=f"delivery {taken.id}", error=repr(error)))
         self._wake.set()
 
@@ -560,7 +561,7 @@ class Dispatcher:
         self._scheduler.release(taken.seq, None, now=now)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:
-                self._scheduler.push(delivery, now=now)
+                self._lead(delivery)
         self._wake.set()
 
     def _release(self, taken: Delivery, group: list[Recorded], now: int) -> None:
