@@ -363,9 +363,13 @@ class Dispatcher:
             self._gathering.open(subscription.seq, most=most, wait=wait)
 
     def _room(self, seq: int) -> int:
-        """How many batches a lane should have more: what waits in it may take in more events as long as it is no batch."""
+        """
+        How many batches a lane should have more: as long as it has enough that could go, larger ones gather.
+
+        Those that wait for a retry are not among these: new events do not wait for it.
+        """
         subscription = self._store.writer.index.get(seq)
-        return 0 if subscription is None else subscription.max_concurrency - self._scheduler.waiting(seq)
+        return 0 if subscription is None else subscription.max_concurrency - self._scheduler.due(seq, self._clock.now())
 
     def _target(self, seq: int) -> _Target | None:
         """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""

@@ -312,6 +312,17 @@ async def test_slow_endpoint_gets_larger_batches(running_engine: Engine) -> None
     assert 3 == len(sent)  # the first, one that stood in the lane, and all that gathered meanwhile
 
 
+async def test_retries_do_not_hold_up_new_events(running_engine: Engine, journal: Journal) -> None:
+    """However many batches wait for their retry, what comes then goes at once."""
+    async with Receiver([200, 500, 200]) as receiver:
+        await subscribe(running_engine, receiver, retry_schedule=LATER, max_concurrency=1)
+        await publish(running_engine, 3)
+        await journal.until("attempt_failed", 3)
+        await ends(running_engine, await publish(running_engine, 3))
+
+    assert [[0, 1, 2], [3, 4, 5]] == profiles(receiver.requests)
+
+
 async def test_changed_limits_hold_for_what_waits(running_engine: Engine) -> None:
     """Whoever turns batches off gets what waited for one, each event by itself."""
     async with Receiver() as receiver:
