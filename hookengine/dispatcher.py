@@ -233,6 +233,7 @@ class Dispatcher:
         if not self._flights.change(before, after):
             if before.place is _LANE:
                 self._scheduler.discard(before)
+                self._gathering.resume(before.subscription)
             if after.state is _PENDING and after.place is _LANE:
                 self._lead(after)
         self._observe(DeliveryOverruled(delivery=after))
