@@ -182,7 +182,7 @@ class Dispatcher:
             back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
             for delivery in (*(recorded.delivery for recorded in group), *back):
                 if delivery.state is _PENDING and delivery.place is _LANE:
-                    self._scheduler.push(delivery, now=now)
+                    self._lead(delivery)
             subscription = self._store.writer.index.get(taken.subscription)
             for recorded in group:
                 delivery, attempt = recorded.delivery, recorded.result.attempt
@@ -198,7 +198,8 @@ class Dispatcher:
         """A result, or those of a batch, cannot be stored: the deliveries are left alone until the next start."""
         taken = results[0].head or results[0].before
         self._scheduler.release(taken.seq, None, now=self._clock.now())
-        self._flights.end(taken, {result.before.seq for result in results})
+        for delivery in self._flights.end(taken, {result.before.seq for result in results}):
+            self._lead(delivery)
         self._observe(Fault(where=f"delivery {taken.id}", error=repr(error)))
         self._wake.set()
 
@@ -232,6 +233,7 @@ class Dispatcher:
         if not self._flights.change(before, after):
             if before.place is _LANE:
                 self._scheduler.discard(before)
+                self._gathering.resume(before.subscription)
             if after.state is _PENDING and after.place is _LANE:
                 self._lead(after)
         self._observe(DeliveryOverruled(delivery=after))
@@ -362,9 +364,13 @@ class Dispatcher:
             self._gathering.open(subscription.seq, most=most, wait=wait)
 
     def _room(self, seq: int) -> int:
-        """How many batches a lane should have more: what waits in it may take in more events as long as it is no batch."""
+        """
+        How many batches a lane should have more: as long as it has enough that could go, larger ones gather.
+
+        Those that wait for a retry are not among these: new events do not wait for it.
+        """
         subscription = self._store.writer.index.get(seq)
-        return 0 if subscription is None else subscription.max_concurrency - self._scheduler.waiting(seq)
+        return 0 if subscription is None else subscription.max_concurrency - self._scheduler.due(seq, self._clock.now())
 
     def _target(self, seq: int) -> _Target | None:
         """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""
@@ -562,7 +568,7 @@ class Dispatcher:
         self._scheduler.release(taken.seq, None, now=now)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:
-                self._scheduler.push(delivery, now=now)
+                self._lead(delivery)
         self._wake.set()
 
     def _release(self, taken: Delivery, group: list[Recorded], now: int) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from hookengine.models import Delivery, DeliveryState
+from hookengine.models import Delivery, DeliveryState, Place
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_PENDING = DeliveryState.PENDING  # a name of its own, because looking up a member of an enum takes longer than all else
+# Names of their own, because looking up a member of an enum takes longer than all else.
+_PENDING, _LANE = DeliveryState.PENDING, Place.LANE
 
 
 class _Batch(Struct):
@@ -30,9 +31,9 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        self._alone: set[int] = set()
+        self._alone: dict[int, Delivery] = {}  # as they were taken
         self._batches: dict[int, _Batch] = {}
-        self._changed: dict[int, Delivery] = {}
+        self._changed: dict[int, Delivery] = {}  # those in flight, also in a batch that they have left since
         self._lines: dict[tuple[int, str], Delivery | None] = {}  # whose heads are in flight: who leads them next
 
     @property
@@ -48,15 +49,16 @@ class Flights:
     def begin(self, head: Delivery) -> None:
         """A delivery, or the batch that it leads, is taken."""
         if head.batch is None:
-            self._alone.add(head.seq)
+            self._alone[head.seq] = head
             if head.line is not None:
                 self._lines[head.subscription, head.line] = None
         else:
             self._batches[head.batch] = _Batch(head)
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether it is in flight, by itself or in a batch."""
-        return delivery.seq in self._alone or (delivery.batch is not None and delivery.batch in self._batches)
+        """Whether it is in flight, by itself or in a batch, also in one that it has left since."""
+        seq, batch = delivery.seq, delivery.batch
+        return seq in self._alone or seq in self._changed or (batch is not None and batch in self._batches)
 
     def change(self, before: Delivery, after: Delivery) -> bool:
         """Somebody changed a delivery; False if it is not in flight, nor the next to lead a line that is."""
@@ -73,24 +75,27 @@ class Flights:
         return True
 
     def is_busy(self, delivery: Delivery) -> bool:
-        """Whether its batch or its line is in flight, so that it must not go now."""
+        """Whether it, its batch or its line is in flight, so that it must not go now."""
+        if delivery.seq in self._changed:
+            return True
         if delivery.line is not None:
             return (delivery.subscription, delivery.line) in self._lines
         return delivery.batch is not None and delivery.batch in self._batches
 
     def promote(self, head: Delivery) -> bool:
-        """Another delivery leads its batch or its line now; False if that is not in flight."""
+        """Another delivery leads its batch or its line now; False if neither that nor the delivery is in flight."""
+        is_changed = head.seq in self._changed
+        if is_changed:
+            self._changed[head.seq] = head
         if head.line is not None:
             line = (head.subscription, head.line)
-            if line not in self._lines:
-                return False
-            self._lines[line] = head
-            return True
+            if line in self._lines and not is_changed:  # else its own end lets it go
+                self._lines[line] = head
+            return line in self._lines or is_changed
         batch = self._batches.get(head.batch or 0)
-        if batch is None:
-            return False
-        batch.head = head
-        return True
+        if batch is not None:
+            batch.head = head
+        return batch is not None or is_changed
 
     def is_changed(self, delivery: Delivery) -> bool:
         """Whether somebody has changed it since it was taken."""
@@ -107,10 +112,10 @@ class Flights:
         Those *recorded* do not: their results say where they go.
         """
         if head.batch is None:
-            self._alone.discard(head.seq)
+            head = self._alone.pop(head.seq)
             heir = None if head.line is None else self._lines.pop((head.subscription, head.line))
             head = self._changed.pop(head.seq, head)
-            back = [head] if head.state is _PENDING and head.seq not in recorded else []
+            back = [head] if head.state is _PENDING and head.place is _LANE and head.seq not in recorded else []
             return back if heir is None else [*back, heir]
         batch = self._batches.pop(head.batch)
         left = {} if recorded else {batch.head.seq: batch.head}
@@ -118,4 +123,4 @@ class Flights:
             after = self._changed.pop(seq)
             if seq not in recorded and (seq in left or after.batch is None):
                 left[seq] = after
-        return [each for each in left.values() if each.state is _PENDING]
+        return [each for each in left.values() if each.state is _PENDING and each.place is _LANE]

@@ -68,6 +68,7 @@ class Gathering:
         if gathered is None:
             gathered = self._gathered[subscription] = _Gathered(subscription)
         gathered.most, gathered.wait = most, wait
+        self._stalled.pop(subscription, None)  # the lane may have other limits, too
         self._make_ready(gathered)
 
     def close(self, subscription: int) -> None:

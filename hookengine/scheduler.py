@@ -317,10 +317,10 @@ class Scheduler:
         lane = self._lanes.get(subscription)
         return None if lane is None else lane.standing
 
-    def waiting(self, subscription: int) -> int:
-        """How many deliveries of *subscription* wait in memory."""
+    def due(self, subscription: int, now: int) -> int:
+        """How many deliveries of *subscription* are due and wait in memory."""
         lane = self._lanes.get(subscription)
-        return 0 if lane is None else lane.size
+        return 0 if lane is None else lane.due_before(_PRIORITIES[-1], now)
 
     def refills(self, now: int) -> list[Refill]:
         """What to fetch from the store; each is asked for once and answered by `refilled`."""

@@ -312,6 +312,39 @@ async def test_slow_endpoint_gets_larger_batches(running_engine: Engine) -> None
     assert 3 == len(sent)  # the first, one that stood in the lane, and all that gathered meanwhile
 
 
+async def test_retries_do_not_hold_up_new_events(running_engine: Engine, journal: Journal) -> None:
+    """However many batches wait for their retry, what comes then goes at once."""
+    async with Receiver([200, 500, 200]) as receiver:
+        await subscribe(running_engine, receiver, retry_schedule=LATER, max_concurrency=1)
+        await publish(running_engine, 3)
+        await journal.until("attempt_failed", 3)
+        await ends(running_engine, await publish(running_engine, 3))
+
+    assert [[0, 1, 2], [3, 4, 5]] == profiles(receiver.requests)
+
+
+async def test_cancelled_batch_makes_room(running_engine: Engine, tmp_path: Path) -> None:
+    """Events that gather because the lane is full make a batch when what filled it is cancelled, also if nothing may go."""
+    async with Receiver() as receiver:
+        await subscribe(running_engine, receiver, rate_limit="1/h", max_concurrency=1)
+        await ends(running_engine, await publish(running_engine, 3))
+        await publish(running_engine, 3)
+        await composed(running_engine, 6)
+        await publish(running_engine, 3)
+        for (id_,) in rows(tmp_path, "SELECT id FROM deliveries WHERE batch = 4"):
+            await running_engine.cancel(id_)
+        await composed(running_engine, 9)
+
+    assert [[0, 1, 2]] == profiles(receiver.requests)
+
+
+async def composed(engine: Engine, count: int) -> None:
+    """Return once *count* deliveries are in batches; the engine is kept at work until then."""
+    async with asyncio.timeout(PATIENCE):
+        while rows(engine.path.parent, "SELECT count(*) FROM deliveries WHERE batch IS NOT NULL") != [(count,)]:
+            await engine.publish("nobody", 1, tenant="other")
+
+
 async def test_changed_limits_hold_for_what_waits(running_engine: Engine) -> None:
     """Whoever turns batches off gets what waited for one, each event by itself."""
     async with Receiver() as receiver:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from engines import PATIENCE, Gate, Journal, numbers, only, running
+from engines import PATIENCE, Gate, Journal, edit, numbers, only, running
 
 from hookengine.errors import DeliveryStateConflict
 from hookengine.receiver import Received, Receiver, Reply
@@ -151,6 +151,25 @@ async def test_event_that_comes_while_a_cancelled_head_is_sent(running_engine: E
         await delivered(running_engine, rest)
 
     assert (1, [0, 1, 2]) == (gate.most, numbers(receiver.requests))
+
+
+async def test_guilty_result_of_a_cancelled_head(tmp_path: Path, running_engine: Engine, journal: Journal) -> None:
+    """Where what became of a cancelled head cannot be stored, the one behind it goes all the same."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        await running_engine.subscribe(receiver.url, ordering="fifo")
+        first, second = await publish(running_engine, 2)
+        await gate.arrived()
+        await running_engine.cancel((await only(running_engine, event=first.id)).id)
+        await edit(tmp_path, "CREATE TRIGGER guilty BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'not this'); END")
+        gate.answer()
+        await journal.until("fault")
+        await gate.arrived()
+        await edit(tmp_path, "DROP TRIGGER guilty")
+        gate.answer()
+        await running_engine.wait(second.id, PATIENCE)
+
+    assert [0, 1] == numbers(receiver.requests)
 
 
 async def test_retry_of_one_behind_is_refused(running_engine: Engine, journal: Journal) -> None:

@@ -188,3 +188,72 @@ def test_one_behind_is_not_in_flight() -> None:
 
     assert not made.change(LAST, cancelled(LAST))
     assert not flights(ALONE).promote(FIRST)
+
+
+# Changed again.
+
+
+def lined(before: Delivery) -> Delivery:
+    """As it is once it was cancelled, and then retried by hand: at the end of its line."""
+    return replace(before, due_at=LATER, place=Place.FOLLOWING)
+
+
+def test_one_at_the_end_of_its_line_does_not_go_back() -> None:
+    """A head that was cancelled and retried before its attempt began waits behind who leads now."""
+    made = flights(FIRST)
+    made.change(FIRST, cancelled(FIRST))
+    made.promote(NEXT)
+    made.change(cancelled(FIRST), lined(FIRST))
+
+    assert [NEXT] == made.end(FIRST)
+
+
+def test_one_at_the_end_of_its_line_that_leads_again() -> None:
+    """If all between leave before its attempt has ended, that applies to a head, which is not sent beside its own attempt."""
+    made = flights(FIRST)
+    made.change(FIRST, cancelled(FIRST))
+    made.promote(NEXT)
+    made.change(cancelled(FIRST), lined(FIRST))
+    made.change(NEXT, cancelled(NEXT))
+    leads = replace(lined(FIRST), place=Place.LANE)
+    assert made.promote(leads)
+
+    assert leads == made.current(FIRST)
+    assert [] == made.end(FIRST, {11})
+    assert not made.is_changed(FIRST)
+
+
+@pytest.mark.parametrize(("taken", "line"), [(FIRST, None), (delivery(11), "k"), (FIRST, "l")])
+def test_line_that_changes_in_flight(taken: Delivery, line: str | None) -> None:
+    """Who is cancelled, and retried once its subscription wants order, or none any more, ends the flight it began."""
+    made = flights(taken)
+    made.change(taken, cancelled(taken))
+    after = replace(taken, line=line)
+    made.change(cancelled(taken), after)
+
+    assert [after] == made.end(after)
+    assert not any(made.is_busy(delivery(20, line=each)) for each in "kl")
+
+
+@pytest.mark.parametrize("leaver", [HEAD, SECOND])
+def test_who_left_is_in_flight_until_its_request_ends(leaver: Delivery) -> None:
+    """A delivery that left its batch in flight can be changed again, and is not fetched anew."""
+    made = flights(HEAD)
+    assert made.change(leaver, retried(leaver))
+    assert made.is_busy(retried(leaver))
+    assert made.change(retried(leaver), cancelled(retried(leaver)))
+
+    assert [] == made.end(HEAD, {3})
+    assert not made.is_busy(leaver)
+
+
+def test_member_that_is_brought_forward_and_leads() -> None:
+    """What was changed for all of a batch holds for the one who leads it since."""
+    made = flights(HEAD)
+    for each in (HEAD, SECOND):
+        made.change(each, replace(each, due_at=LATER))
+    made.change(HEAD, cancelled(HEAD))
+    leads = replace(SECOND, due_at=LATER, place=Place.LANE)
+    made.promote(leads)
+
+    assert [leads] == made.end(HEAD)

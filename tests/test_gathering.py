@@ -94,6 +94,17 @@ def test_lane_that_has_enough_waits() -> None:
     assert [Compose(1, 3, 100, 5)] == made.asks(0, lambda _: 5)
 
 
+def test_lane_that_may_have_more() -> None:
+    """Other limits are looked at with the room that there is then."""
+    made = gathering()
+    for seq in range(3):
+        made.add(delivery(seq), now=0)
+    assert [] == made.asks(0, lambda _: 0)
+    made.open(1, most=3, wait=100)
+
+    assert [Compose(1, 3, 100, 5)] == made.asks(0, lambda _: 5)
+
+
 def test_answer_tells_what_is_left() -> None:
     """The counts of the answer take the place of those before, and its time is when to ask again."""
     made = gathering()

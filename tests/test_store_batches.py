@@ -332,6 +332,17 @@ async def test_taken_out_by_hand(tmp_path: Path, way: str, leaver: int) -> None:
             assert (Place.LANE, None, 0) == (after.place, after.batch, after.step)
 
 
+async def test_head_that_left_may_be_retried_by_hand(tmp_path: Path) -> None:
+    """Whoever led a batch, was cancelled, and is retried goes by itself; who leads since is not told to once more."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        _, head, _ = await composed(place)
+        await place.store.writer.change(changes.cancel_delivery(head.id, "acme"))
+        await place.store.writer.change(changes.retry_delivery(head.id, "acme"))
+
+        assert [2] == seqs(place.listener.all("promoted"))
+        assert [(1, Place.LANE, None), (2, Place.LANE, 1), (3, Place.FOLLOWING, 1)] == places(place)
+
+
 async def test_one_that_waits_may_be_retried_by_hand(tmp_path: Path) -> None:
     """It goes at once, and does not wait for a batch."""
     async with opened(tmp_path, gathers=gathers) as place:

@@ -138,6 +138,22 @@ async def test_retry_by_hand(tmp_path: Path) -> None:
         assert [second.seq, third.seq, first.seq] == order
 
 
+async def test_success_of_one_that_is_the_last_by_now(tmp_path: Path) -> None:
+    """Who was cancelled and retried while its request ran stands last: when that succeeds, who leads is not told to again."""
+    async with opened(tmp_path) as place:
+        made, [first, second, third] = await lined(place)
+        for change in (changes.cancel_delivery, changes.retry_delivery):
+            await place.store.writer.change(change(first.id, "acme"))
+        _, (_, place.listener.changed_since[first.seq]) = place.listener.all("overruled")
+        await place.record(result(first, DELIVERED))
+
+        [leader] = await in_lane(place, made)
+        assert [second.seq] == promoted(place) == [leader.seq]
+        assert [(first.seq,)] == place.rows("SELECT seq FROM deliveries WHERE state = 'delivered'")
+        await place.record(result(leader, DELIVERED))
+        assert [second.seq, third.seq] == promoted(place)
+
+
 async def test_retry_by_hand_in_an_empty_line(tmp_path: Path) -> None:
     """Where nobody stands any more, it leads; and who comes after it waits."""
     async with opened(tmp_path) as place:

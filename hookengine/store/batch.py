@@ -136,7 +136,7 @@ class Batch:
                         self._disable(_disabled(subscription, reason, now=ended_at), health)
         if after is not result.before:
             self._commit.settled.append(rows.settled_row(result.before, after))
-            if after.line is not None and after.state is not _PENDING and result.before.finished_at is None:
+            if after.line is not None and after.state is not _PENDING and _led(result.before):
                 self._advanced[after.subscription, after.line] = None
             is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
             if subscription is not None and not is_interrupted:  # else nobody can ask for it any more
@@ -260,6 +260,11 @@ class Batch:
         if digest != draft.digest:
             raise EventExists(f"another event with the id {draft.id} was accepted before")
         return receipt
+
+
+def _led(before: Delivery) -> bool:
+    """Whether somebody else leads its line once it has ended: it may have been cancelled, and then retried as the last."""
+    return before.finished_at is None and before.place is Place.LANE
 
 
 def _disabled(subscription: Subscription, reason: DisabledReason, *, now: int) -> Subscription:

@@ -52,7 +52,7 @@ async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery has left its batch, or has ended: if it was the head, another one leads."""
     if before.batch is None or before.place is not Place.LANE:
         return
-    for row in await tx.fetch(sql.promote, (before.batch,)):
+    for row in await tx.fetch(sql.promote, {"batch": before.batch}):
         tx.promote(rows.delivery(row))
 
 

@@ -87,9 +87,11 @@ CROSS JOIN deliveries AS d INDEXED BY deliveries_of_batch ON d.batch = wanted.va
 WHERE d.state = 'pending';
 
 -- promote
--- The head of a batch has left it: the next one leads.
+-- The head of a batch has left it: the next one leads, if that is not settled already.
 UPDATE deliveries SET place = 0
-WHERE seq = (SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = ? AND state = 'pending')
+WHERE seq = (SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = :batch AND state = 'pending')
+  AND NOT EXISTS (
+      SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = :batch AND state = 'pending' AND place = 0)
 RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
           finished_at, failed_label, place, batch, line;
 
