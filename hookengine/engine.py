@@ -19,7 +19,7 @@ from hookengine.failpoints import failpoint
 from hookengine.maintenance import Maintenance
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
-from hookengine.observers import Fault, LogObserver, MetricsObserver, Waiters, host_logger
+from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Waiters, host_logger
 from hookengine.profiles import batching
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
@@ -268,6 +268,8 @@ class Engine(Api):
             paused=dispatcher.paused,
         )
         await dispatcher.load(store)
+        if store.resealed:
+            observe(KeyChanged(count=store.resealed))
         for unreadable in store.unreadable:
             observe(Fault(where="start", error=str(unreadable)))
         for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):

@@ -72,6 +72,12 @@ class LocalTrouble(Struct, frozen=True, kw_only=True, gc=False):
     pause: int
 
 
+class KeyChanged(Struct, frozen=True, kw_only=True, gc=False):
+    """With a start under another key, `count` values in the database were sealed anew: older keys are not needed any more."""
+
+    count: int
+
+
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
     """Something in our own code or in a stored row is wrong; `where` names it."""
 
@@ -87,6 +93,7 @@ Happening = (
     | ReplayProgress
     | StorageTrouble
     | LocalTrouble
+    | KeyChanged
     | Fault
 )
 
@@ -175,6 +182,8 @@ class LogObserver:
                 self._log.error("storage_unavailable", error=error)
             case LocalTrouble(error=error, pause=pause):
                 self._log.warning("local_trouble", error=error, pause_ms=pause)
+            case KeyChanged(count=count):
+                self._log.info("key_changed", resealed=count)
             case Fault(where=where, error=error):
                 self._log.error("fault", where=where, error=error)
             case _:
@@ -249,7 +258,7 @@ class MetricsObserver:
                 self._metrics.held_off()
             case Fault():
                 self._metrics.fault()
-            case ReplayProgress():
+            case ReplayProgress() | KeyChanged():
                 pass  # the deliveries that it makes are counted with their commits
             case _:
                 assert_never(happening)

@@ -45,7 +45,12 @@ class Vault:
         """*text* encrypted, and bound to *context* (the row and column that it belongs to)."""
         nonce = self._new_bytes(_NONCE_SIZE)
         body = self._ciphers[self._sealing].encrypt(nonce, text, context.encode())
-        return _VERSION + self._sealing + nonce + body
+        return self.head + nonce + body
+
+    @property
+    def head(self) -> bytes:
+        """How begins what is sealed with the first key."""
+        return _VERSION + self._sealing
 
     def open(self, sealed: bytes, context: str) -> bytes:
         """What was sealed; raises StorageCorrupt if it was changed, moved, or sealed with a key that is not here."""
@@ -72,7 +77,7 @@ class Vault:
 
 def find_keys(path: Path, given: str | None, *, may_create: bool, new_bytes: Callable[[int], bytes]) -> list[bytes]:
     """
-    The keys in *given* (base64, comma between several), else the one in the file at *path*.
+    The keys in *given* (base64, comma between several), else those in the file at *path* (a line each).
 
     A key is made only where *may_create* says that the database is new. Raises KeyUnusable if there is none, or it is no key,
     and StartError if it cannot be written.
@@ -80,7 +85,7 @@ def find_keys(path: Path, given: str | None, *, may_create: bool, new_bytes: Cal
     if given is not None:
         return [_decode(text, KEY_VARIABLE) for text in given.split(",")]
     try:
-        return [_decode(path.read_text(encoding="ascii", errors="replace"), str(path))]
+        return [_decode(line, str(path)) for line in path.read_text(encoding="ascii", errors="replace").split() or [""]]
     except FileNotFoundError:
         if not may_create:
             raise KeyUnusable(f"the encryption key {path} is missing, and this database was made with one") from None

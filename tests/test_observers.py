@@ -42,6 +42,7 @@ from hookengine.observers import (
     DeliveryOverruled,
     Fault,
     Happening,
+    KeyChanged,
     LocalTrouble,
     LogObserver,
     MetricsObserver,
@@ -169,6 +170,7 @@ LINES: dict[str, tuple[Happening, tuple[str, str, dict[str, Any]]]] = {
         LocalTrouble(error="local_resources: no file descriptors", pause=100),
         ("local_trouble", "warning", {"error": "local_resources: no file descriptors", "pause_ms": 100}),
     ),
+    "key changed": (KeyChanged(count=3), ("key_changed", "info", {"resealed": 3})),
     "fault": (
         Fault(where="delivery dlv_3", error="KeyError('x')"),
         ("fault", "error", {"where": "delivery dlv_3", "error": "KeyError('x')"}),

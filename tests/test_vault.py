@@ -278,6 +278,14 @@ def test_given_keys_come_before_the_file(tmp_path: Path, text: str, keys: list[b
     assert not path.exists()
 
 
+def test_file_may_hold_several_keys(tmp_path: Path) -> None:
+    """While a key is being changed the file has a line for each, in their order."""
+    path = tmp_path / "secret.key"
+    path.write_text(f"{in_base64(OTHER_KEY)}\n{in_base64(KEY)}\n")
+
+    assert [OTHER_KEY, KEY] == find_keys(path, None, may_create=False, new_bytes=new_bytes)
+
+
 def test_unreadable_key_is_an_error_of_the_start(tmp_path: Path) -> None:
     """A key file that the system will not read ends the start with its name and the system's reason."""
     path = tmp_path / "secret.key"

@@ -280,6 +280,36 @@ INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET va
 -- Forget such a value.
 DELETE FROM meta WHERE name = ?;
 
+-- sealed_otherwise
+-- What is encrypted, and begins otherwise than what the present key seals; with what each is bound to.
+WITH sealed (kind, key, context, value) AS (
+    SELECT 'subscription', seq, id, sealed FROM subscriptions WHERE deleted_at IS NULL
+    UNION ALL
+    SELECT 'tenant', seq, 'tenant:' || name, sealed FROM tenants WHERE sealed IS NOT NULL
+    UNION ALL
+    SELECT 'access token', a.subscription, 'access token:' || s.id, a.sealed
+    FROM access_tokens AS a CROSS JOIN subscriptions AS s ON s.seq = a.subscription
+    UNION ALL
+    SELECT 'check value', name, 'check', value FROM meta WHERE name = 'vault_check'
+)
+SELECT kind, key, context, value FROM sealed WHERE substr(value, 1, 5) IS NOT ?;
+
+-- reseal_subscription
+-- The same secrets of a subscription, sealed with another key.
+UPDATE subscriptions SET sealed = ? WHERE seq = ?;
+
+-- reseal_tenant
+-- The same secrets of a tenant.
+UPDATE tenants SET sealed = ? WHERE seq = ?;
+
+-- reseal_access_token
+-- The same access token.
+UPDATE access_tokens SET sealed = ? WHERE subscription = ?;
+
+-- reseal_check_value
+-- What tells whether a key is the right one.
+UPDATE meta SET value = ? WHERE name = ?;
+
 -- enabling
 -- The subscriptions whose retries are still to be brought forward.
 SELECT CAST(substr(name, 10) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS enabled_at

@@ -17,6 +17,7 @@ from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
+from hookengine.store.resealing import reseal
 from hookengine.store.writer import Writer
 from hookengine.vault import Vault, find_keys
 
@@ -51,6 +52,7 @@ class Store:
         self.path = path
         self.is_new = False
         self.unreadable: list[StorageCorrupt] = []  # rows that a start could not read, and left alone
+        self.resealed = 0  # values that a start found sealed with another key than the first
         self._clock = clock
         self._synchronous = synchronous
         self._encryption_key = encryption_key
@@ -82,6 +84,7 @@ class Store:
         await commit.prepare(db)
         failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
+        self.resealed = await reseal(db, vault)
         reading = await open_reader(self.path)
         self._connections.append(reading)
         index, health = await self._subscriptions(reading, vault)
