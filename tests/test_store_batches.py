@@ -444,3 +444,33 @@ async def test_unreadable_member_is_told_and_left_alone(tmp_path: Path) -> None:
 
         assert [1, 3] == seqs(found[1])
         assert "(row 2)" in where
+
+
+async def test_unreadable_row_keeps_nobody_from_a_batch(tmp_path: Path) -> None:
+    """What cannot be read waits for no batch: it stands in its lane, told once, and batches are made of the others."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        made, _ = await place.subscribe(batch=BATCH), await place.publish(*drafts(4))
+        write(place.path, "UPDATE deliveries SET trigger = 'whim' WHERE seq = 2")
+        assert [1] == seqs((await place.compose(asked(made))).heads)
+
+        assert [(1, Place.LANE, 1), (2, Place.LANE, None), (3, Place.FOLLOWING, 1), (4, Place.FOLLOWING, 1)] == places(place)
+        await place.compose(asked(made))
+        [(where, _)] = place.listener.all("unreadable")
+        assert "(row 2)" in where
+
+
+async def test_unreadable_row_keeps_nobody_in_a_batch(tmp_path: Path) -> None:
+    """A head leaves whatever stands behind it, and enabling brings forward what can be read."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        made, head, group = await composed(place)
+        await record(place, results(head, group, NO_ANSWER))
+        write(place.path, "UPDATE deliveries SET trigger = 'whim' WHERE seq = 2")
+        place.clock.time += 10
+        for state in (SubscriptionState.DISABLED, SubscriptionState.ACTIVE):
+            made = await place.edit(made, state=state)
+        assert 1 == await place.store.writer.change(changes.bring_forward)
+        assert [(1, NOW + 10), (3, NOW + 10)] == place.rows("SELECT seq, due_at FROM deliveries WHERE seq <> 2 ORDER BY seq")
+
+        await place.store.writer.change(changes.cancel_delivery(head.id, "acme"))
+        assert [] == place.listener.all("promoted")
+        assert ["(row 2)"] * 2 == [where[-7:] for where, _ in place.listener.all("unreadable")]
