@@ -285,11 +285,13 @@ class Dispatcher:
         paces = await self._paces(store)
         started_at = self._clock.now()
         for subscription in store.writer.index:
+            # After an unclean stop nobody knows when its last request went.
+            next_at = paces.get(subscription.seq, started_at + _pace(subscription))
             if subscription.state is SubscriptionState.ACTIVE:
                 marks = heads.get(subscription.seq, [None, None, None])
-                # After an unclean stop nobody knows when its last request went.
-                next_at = paces.get(subscription.seq, started_at + _pace(subscription))
                 self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
+            elif subscription.rate_limit is not None:
+                self._scheduler.hold(subscription.seq, next_at)
 
     async def _paces(self, store: Store) -> dict[int, float]:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""

@@ -215,6 +215,10 @@ class Scheduler:
         self._stand(lane, standing)
         self._look(lane, now)
 
+    def hold(self, subscription: int, next_at: float) -> None:
+        """Of *subscription*, which is not served, nothing is taken before *next_at* once it has a pace and is opened."""
+        self._paced[subscription] = next_at
+
     def close(self, subscription: int, *, for_good: bool = False) -> None:
         """Forget what waits for *subscription*, which may be opened again unless *for_good*; what is in flight goes on."""
         if for_good:

@@ -825,6 +825,18 @@ def test_pace_is_kept_over_what_does_not_go() -> None:
     assert {} == scheduler.paces()
 
 
+def test_pace_of_one_that_is_not_served() -> None:
+    """What a start knows of a disabled subscription holds once it is enabled, and outlives another stop."""
+    scheduler = Scheduler(concurrency=10, queue_size=10)
+    scheduler.hold(1, NOW + 50)
+    assert {1: NOW + 50} == scheduler.paces()
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, now=NOW)
+    push(scheduler, make(1))
+
+    assert [] == take(scheduler, now=NOW + 49)
+    assert [1] == take(scheduler, now=NOW + 50)
+
+
 def test_pace_from_before_a_start() -> None:
     """What a start knows of the last request holds."""
     scheduler = serving()
