@@ -476,6 +476,7 @@ class Dispatcher:
         results, going = _sorted_out(taken, members, target, started_at)
         if not going:
             return results
+        self._scheduler.begun(taken.seq, now=started_at)
         begun = self._loop.time()
         request, outcome = await self._send(going, target, started_at)
         duration = round((self._loop.time() - begun) * 1000)

@@ -295,6 +295,12 @@ class Scheduler:
             self._look(lane, now)
         return taken
 
+    def begun(self, seq: int, *, now: int) -> None:
+        """The request of delivery *seq*, which was taken, begins: the pace counts from here."""
+        lane = self._in_flight[seq]
+        if lane.pace:
+            lane.next_at = max(lane.next_at, now + lane.pace)
+
     def release(self, seq: int, standing: Standing | None, *, now: int) -> None:
         """Give back the slot of delivery *seq*; *standing* is what its subscription has earned, None if nothing changed."""
         lane = self._in_flight.pop(seq)

@@ -825,6 +825,17 @@ def test_pace_is_kept_over_what_does_not_go() -> None:
     assert {} == scheduler.paces()
 
 
+def test_pace_counts_from_the_request() -> None:
+    """What began late, because it had to be read for instance, is not followed any sooner."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2))
+    take(scheduler)
+    scheduler.begun(1, now=NOW + 90)
+
+    assert [] == take(scheduler, now=NOW + 189)
+    assert [2] == take(scheduler, now=NOW + 190)
+
+
 def test_pace_of_one_that_is_not_served() -> None:
     """What a start knows of a disabled subscription holds once it is enabled, and outlives another stop."""
     scheduler = Scheduler(concurrency=10, queue_size=10)
