@@ -371,6 +371,8 @@ class Scheduler:
         """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
         if not lane.open:
             return
+        if lane.pace and lane.next_at > now + 1 + lane.pace:  # the clock went back, or the limit was raised
+            lane.next_at = now + lane.pace
         place = wake_at = None
         if lane.size:
             if lane.full:

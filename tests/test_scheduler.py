@@ -836,6 +836,19 @@ def test_pace_counts_from_the_request() -> None:
     assert [2] == take(scheduler, now=NOW + 190)
 
 
+@pytest.mark.parametrize(("pace", "moment"), [(3_600_000, NOW - 10_000), (100, NOW)])
+def test_pace_keeps_nobody_longer_than_itself(pace: float, moment: int) -> None:
+    """A clock that goes back, or a limit that is raised, makes a lane wait for one interval from then on, at most."""
+    scheduler = paced(3_600_000)
+    push(scheduler, make(1))
+    take(scheduler)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=pace, now=moment)
+    push(scheduler, make(2, due_at=moment), now=moment)
+
+    assert [] == take(scheduler, now=moment + int(pace) - 1)
+    assert [2] == take(scheduler, now=moment + int(pace))
+
+
 def test_pace_of_one_that_is_not_served() -> None:
     """What a start knows of a disabled subscription holds once it is enabled, and outlives another stop."""
     scheduler = Scheduler(concurrency=10, queue_size=10)
