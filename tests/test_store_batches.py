@@ -287,6 +287,23 @@ async def test_interrupted_batch_stays_as_it_is(tmp_path: Path) -> None:
         assert [] == place.rows("SELECT * FROM statistics")
 
 
+async def test_interrupted_one_that_left_takes_nothing_along(tmp_path: Path) -> None:
+    """When one that left its batch is interrupted again, by itself, the others keep what they shared with it until they are."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        _, head, group = await composed(place)
+        await record(place, results(head, group, INTERRUPTED))
+        await place.store.writer.change(changes.retry_delivery(head.id, "acme"))
+        _, alone = place.listener.all("overruled")[-1]
+        await place.record(result(alone, INTERRUPTED))
+        dangling = "SELECT delivery FROM attempts WHERE exchange NOT IN (SELECT seq FROM exchanges)"
+        assert [(2,), (3,)] == place.rows("SELECT delivery FROM attempts WHERE exchange IS NOT NULL")
+        assert [] == place.rows(dangling)
+
+        await record(place, results(group[1], group[1:], INTERRUPTED))
+        assert [] == place.rows(dangling)
+        assert [(1,)] == place.rows("SELECT count(*) FROM exchanges")
+
+
 async def test_guilty_batch_fails_whole(tmp_path: Path) -> None:
     """Results that SQLite refuses leave all of their batch as it was, and the others are stored."""
     async with opened(tmp_path, gathers=gathers) as place:
