@@ -269,9 +269,9 @@ class Api:
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
 
-    async def stats(self, id: str, *, since: Moment | None = None) -> Stats:
+    async def stats(self, id: str, *, since: Moment | None = None, until: Moment | None = None) -> Stats:
         """What became of a subscription's deliveries since a time, which counts as its whole hour; by default a day ago."""
-        return await self._service.stats(OWNER, id, {"since": since})
+        return await self._service.stats(OWNER, id, {"since": since, "until": until})
 
     # Deliveries.
 

@@ -48,7 +48,7 @@ from hookengine.observers import (
 )
 from hookengine.payloads import Payloads
 from hookengine.scheduler import FROM_THE_START
-from hookengine.store import Recorded, Result, changes
+from hookengine.store import Recorded, Result, batches, changes
 from hookengine.validation import interval
 
 if TYPE_CHECKING:
@@ -285,11 +285,13 @@ class Dispatcher:
         paces = await self._paces(store)
         started_at = self._clock.now()
         for subscription in store.writer.index:
+            # After an unclean stop nobody knows when its last request went.
+            next_at = paces.get(subscription.seq, started_at + _pace(subscription))
             if subscription.state is SubscriptionState.ACTIVE:
                 marks = heads.get(subscription.seq, [None, None, None])
-                # After an unclean stop nobody knows when its last request went.
-                next_at = paces.get(subscription.seq, started_at + _pace(subscription))
                 self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
+            elif subscription.rate_limit is not None:
+                self._scheduler.hold(subscription.seq, next_at)
 
     async def _paces(self, store: Store) -> dict[int, float]:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
@@ -460,6 +462,9 @@ class Dispatcher:
         if not members:  # they have left, or cannot be read
             self._put_back(taken, again=False)
             return
+        if taken.batch is not None and profiles.batching(target.profile, target.subscription) is None:
+            await self._dissolve(taken, taken.batch)
+            return
         failpoint("K07-taken")
         results = await self._try(taken, members, target)
         failpoint("K11-ended")
@@ -469,13 +474,21 @@ class Dispatcher:
         else:
             self._store.writer.record(*results)
 
+    async def _dissolve(self, taken: Delivery, batch: int) -> None:
+        """What was put together when its subscription had batches goes one by one, in place of *taken*."""
+        try:
+            await self._store.writer.change(batches.dissolve(batch))
+        except (Unavailable, StorageFailed) as error:
+            self._hold_off(str(error))
+        self._put_back(taken)
+
     async def _try(self, taken: Delivery, members: list[_Member], target: _Target) -> list[Result]:
         started_at = self._clock.now()
         results, going = _sorted_out(taken, members, target, started_at)
         if not going:
             return results
         if target.subscription.rate_limit is not None:
-            self._scheduler.begin(taken.subscription, now=started_at)
+            self._scheduler.begun(taken.seq, now=started_at)
         begun = self._loop.time()
         request, outcome = await self._send(going, target, started_at)
         duration = round((self._loop.time() - begun) * 1000)

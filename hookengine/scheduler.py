@@ -215,6 +215,10 @@ class Scheduler:
         self._stand(lane, standing)
         self._look(lane, now)
 
+    def hold(self, subscription: int, next_at: float) -> None:
+        """Of *subscription*, which is not served, nothing is taken before *next_at* once it has a pace and is opened."""
+        self._paced[subscription] = next_at
+
     def close(self, subscription: int, *, for_good: bool = False) -> None:
         """Forget what waits for *subscription*, which may be opened again unless *for_good*; what is in flight goes on."""
         if for_good:
@@ -291,6 +295,12 @@ class Scheduler:
             self._look(lane, now)
         return taken
 
+    def begun(self, seq: int, *, now: int) -> None:
+        """The request of delivery *seq*, which was taken, begins: the pace counts from here."""
+        lane = self._in_flight[seq]
+        if lane.pace:
+            lane.next_at = max(lane.next_at, now + lane.pace)
+
     def release(self, seq: int, standing: Standing | None, *, now: int) -> None:
         """Give back the slot of delivery *seq*; *standing* is what its subscription has earned, None if nothing changed."""
         lane = self._in_flight.pop(seq)
@@ -301,12 +311,6 @@ class Scheduler:
             self._stand(lane, standing)
         self._look(lane, now)
         self._drop_idle(lane)
-
-    def begin(self, subscription: int, *, now: int) -> None:
-        """The request of one that was taken goes now: what has a pace goes on from here, if that is later than the taking."""
-        lane = self._lanes.get(subscription)
-        if lane is not None and lane.pace:
-            lane.next_at = max(lane.next_at, now + lane.pace)
 
     def paces(self) -> dict[int, float]:
         """When the next of each subscription that has a pace may be taken, also of those that are not served now."""
@@ -367,6 +371,8 @@ class Scheduler:
         """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
         if not lane.open:
             return
+        if lane.pace and lane.next_at > now + 1 + lane.pace:  # the clock went back, or the limit was raised
+            lane.next_at = now + lane.pace
         place = wake_at = None
         if lane.size:
             if lane.full:

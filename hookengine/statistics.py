@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 HOUR = 3_600_000  # ms
 
 # The longest time of each bucket in ms; what takes longer is in one more. A bucket is a third to a half of its bounds wide, so
-# a percentile is about that exact.
+# a percentile is about that exact. Attempts that are cut after 5, 10, 15, 30 or 60 s lie at the upper ends of theirs.
 BOUNDS = (
-    *(1, 2, 3, 5, 7, 10, 14, 20, 30, 40, 50, 70, 100, 140, 200, 300, 400, 500, 700, 1_000, 1_400, 2_000, 3_000, 4_000, 5_000),
-    *(7_000, 10_000, 14_000, 20_000, 30_000, 60_000, 300_000),
+    *(1, 2, 3, 5, 7, 10, 14, 20, 30, 40, 50, 70, 100, 140, 200, 300, 400, 500, 700, 1_000, 1_400, 2_000, 3_000, 4_000, 5_100),
+    *(7_000, 10_200, 15_300, 20_000, 30_600, 61_000, 300_000),
 )
 FINAL = (DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED)
 NO_ATTEMPT = -1  # the bucket of a delivery that ended without one

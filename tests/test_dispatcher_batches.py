@@ -356,6 +356,28 @@ async def test_changed_limits_hold_for_what_waits(running_engine: Engine) -> Non
     assert [[0], [1]] == sorted(profiles(receiver.requests))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"profile": "standard"}, {"method": "GET"}, {"batch": {"max_events": 1}}, {"ordering": "fifo"}],
+    ids=lambda change: next(iter(change)),
+)
+async def test_batch_of_who_sends_none_any_more(running_engine: Engine, journal: Journal, change: Any) -> None:
+    """A batch that waits for its retry goes one by one where its subscription has no batches by then, and counts go on."""
+    async with Receiver([200, 500, 200]) as receiver:
+        made = await subscribe(running_engine, receiver, retry_schedule=["1h", "1h"])
+        events = await publish(running_engine, 3)
+        await journal.until("attempt_failed", 3)
+        change = {"batch": None} | change
+        await running_engine.update_subscription(made.id, **change)
+        receiver.requests.clear()
+        await running_engine.disable(made.id)
+        await running_engine.enable(made.id)
+        done = await ends(running_engine, events)
+
+    assert [("delivered", 2)] * 3 == [(each.state, each.attempt_count) for each in done]
+    assert 3 == len(receiver.requests)
+
+
 async def test_composition_outlives_a_restart(tmp_path: Path, journal: Journal) -> None:
     """A batch that was in flight when the engine was cut goes again with the same bytes, and what came later does not join."""
     gate = Gate()

@@ -283,6 +283,22 @@ async def test_pace_outlives_a_stop(tmp_path: Path, journal: Journal) -> None:
     assert at[-1] - at[1] < 5_000  # without the limit
 
 
+async def test_pace_of_a_disabled_subscription_outlives_a_stop(tmp_path: Path, journal: Journal) -> None:
+    """Whoever is disabled over a stop, and enabled after it, gets its next request no sooner."""
+    async with Receiver() as receiver:
+        async with running(tmp_path, journal) as first:
+            made = await first.subscribe(receiver.url, rate_limit="1/s")
+            events = await publish(first, 2)
+            await first.wait(events[0].id, PATIENCE)
+            await first.disable(made.id)
+        async with running(tmp_path, journal) as second:
+            await second.enable(made.id)
+            await delivered(second, events)
+
+    at = [request.at for request in receiver.requests]
+    assert 1_000 <= at[1] - at[0] < 1_600
+
+
 async def test_tests_do_not_count(running_engine: Engine) -> None:
     """A test event is sent at once, and takes nothing from the limit."""
     async with Receiver() as receiver:

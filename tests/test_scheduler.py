@@ -826,15 +826,39 @@ def test_pace_is_kept_over_what_does_not_go() -> None:
 
 
 def test_pace_counts_from_the_request() -> None:
-    """Where something came between the taking and the sending, the next one is no nearer for it."""
+    """What began late, because it had to be read for instance, is not followed any sooner."""
     scheduler = paced(100)
-    push(scheduler, make(1), make(2), make(11, 2))
+    push(scheduler, make(1), make(2))
     take(scheduler)
-    scheduler.begin(1, now=NOW + 30)
-    scheduler.begin(2, now=NOW + 30)  # which has no pace
-    scheduler.begin(9, now=NOW + 30)  # which was closed
+    scheduler.begun(1, now=NOW + 90)
 
-    assert [[], [2]] == [take(scheduler, now=NOW + later) for later in (129, 130)]
+    assert [] == take(scheduler, now=NOW + 189)
+    assert [2] == take(scheduler, now=NOW + 190)
+
+
+@pytest.mark.parametrize(("pace", "moment"), [(3_600_000, NOW - 10_000), (100, NOW)])
+def test_pace_keeps_nobody_longer_than_itself(pace: float, moment: int) -> None:
+    """A clock that goes back, or a limit that is raised, makes a lane wait for one interval from then on, at most."""
+    scheduler = paced(3_600_000)
+    push(scheduler, make(1))
+    take(scheduler)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=pace, now=moment)
+    push(scheduler, make(2, due_at=moment), now=moment)
+
+    assert [] == take(scheduler, now=moment + int(pace) - 1)
+    assert [2] == take(scheduler, now=moment + int(pace))
+
+
+def test_pace_of_one_that_is_not_served() -> None:
+    """What a start knows of a disabled subscription holds once it is enabled, and outlives another stop."""
+    scheduler = Scheduler(concurrency=10, queue_size=10)
+    scheduler.hold(1, NOW + 50)
+    assert {1: NOW + 50} == scheduler.paces()
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, now=NOW)
+    push(scheduler, make(1))
+
+    assert [] == take(scheduler, now=NOW + 49)
+    assert [1] == take(scheduler, now=NOW + 50)
 
 
 def test_pace_from_before_a_start() -> None:

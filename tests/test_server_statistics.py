@@ -99,6 +99,9 @@ async def test_range(api: Api) -> None:
     for since, count in ((hour + HOUR - 1, 1), (hour + HOUR, 0), (0, 1)):
         shown = await stats(api, made, f"?since={format_time(since)}")
         assert (format_time(hour_of(since)), count) == (shown["since"], shown["deliveries"]["cancelled"])
+    for until, count in ((hour, 0), (hour + 1, 1), (hour + HOUR, 1)):
+        shown = await stats(api, made, f"?since={format_time(0)}&until={format_time(until)}")
+        assert count == shown["deliveries"]["cancelled"]
 
 
 async def test_refused(api: Api) -> None:

@@ -287,6 +287,23 @@ async def test_interrupted_batch_stays_as_it_is(tmp_path: Path) -> None:
         assert [] == place.rows("SELECT * FROM statistics")
 
 
+async def test_interrupted_one_that_left_takes_nothing_along(tmp_path: Path) -> None:
+    """When one that left its batch is interrupted again, by itself, the others keep what they shared with it."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        _, head, group = await composed(place)
+        await record(place, results(head, group, INTERRUPTED))
+        await place.store.writer.change(changes.retry_delivery(head.id, "acme"))
+        _, alone = place.listener.all("overruled")[-1]
+        await place.record(result(alone, INTERRUPTED))
+        dangling = "SELECT delivery FROM attempts WHERE exchange NOT IN (SELECT seq FROM exchanges)"
+        assert [(2,), (3,)] == place.rows("SELECT delivery FROM attempts WHERE exchange IS NOT NULL")
+        assert [] == place.rows(dangling)
+
+        await record(place, results(group[1], group[1:], INTERRUPTED))
+        assert [] == place.rows(dangling)
+        assert [(1,)] == place.rows("SELECT count(*) FROM exchanges")
+
+
 async def test_guilty_batch_fails_whole(tmp_path: Path) -> None:
     """Results that SQLite refuses leave all of their batch as it was, and the others are stored."""
     async with opened(tmp_path, gathers=gathers) as place:
@@ -444,3 +461,33 @@ async def test_unreadable_member_is_told_and_left_alone(tmp_path: Path) -> None:
 
         assert [1, 3] == seqs(found[1])
         assert "(row 2)" in where
+
+
+async def test_unreadable_row_keeps_nobody_from_a_batch(tmp_path: Path) -> None:
+    """What cannot be read waits for no batch: it stands in its lane, told once, and batches are made of the others."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        made, _ = await place.subscribe(batch=BATCH), await place.publish(*drafts(4))
+        write(place.path, "UPDATE deliveries SET trigger = 'whim' WHERE seq = 2")
+        assert [1] == seqs((await place.compose(asked(made))).heads)
+
+        assert [(1, Place.LANE, 1), (2, Place.LANE, None), (3, Place.FOLLOWING, 1), (4, Place.FOLLOWING, 1)] == places(place)
+        await place.compose(asked(made))
+        [(where, _)] = place.listener.all("unreadable")
+        assert "(row 2)" in where
+
+
+async def test_unreadable_row_keeps_nobody_in_a_batch(tmp_path: Path) -> None:
+    """A head leaves whatever stands behind it, and enabling brings forward what can be read."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        made, head, group = await composed(place)
+        await record(place, results(head, group, NO_ANSWER))
+        write(place.path, "UPDATE deliveries SET trigger = 'whim' WHERE seq = 2")
+        place.clock.time += 10
+        for state in (SubscriptionState.DISABLED, SubscriptionState.ACTIVE):
+            made = await place.edit(made, state=state)
+        assert 1 == await place.store.writer.change(changes.bring_forward)
+        assert [(1, NOW + 10), (3, NOW + 10)] == place.rows("SELECT seq, due_at FROM deliveries WHERE seq <> 2 ORDER BY seq")
+
+        await place.store.writer.change(changes.cancel_delivery(head.id, "acme"))
+        assert [] == place.listener.all("promoted")
+        assert ["(row 2)"] * 2 == [where[-7:] for where, _ in place.listener.all("unreadable")]

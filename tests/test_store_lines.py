@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storage import DELIVERED, HOUR, NO_ANSWER, NOW, Opened, draft, drafts, opened, result
+from storage import DELIVERED, HOUR, NO_ANSWER, NOW, Opened, draft, drafts, opened, result, write
 
 from hookengine.errors import DeliveryStateConflict
 from hookengine.models import Delivery, Ordering, Place, Priority, Rules, SubscriptionState
@@ -261,3 +261,21 @@ async def test_any_history_keeps_the_order(tmp_path: Path, seed: int) -> None:
 
 async def _nothing(_: Any) -> None:
     """A change that lets everything sent before it be done."""
+
+
+@pytest.mark.parametrize("way", ["delivered", "cancelled"])
+async def test_unreadable_row_behind_the_head(tmp_path: Path, way: str) -> None:
+    """A head ends whatever stands behind it: where that cannot be read, its line waits, and nobody else does."""
+    async with opened(tmp_path) as place:
+        made, [head, _, _] = await lined(place)
+        write(place.path, "UPDATE deliveries SET trigger = 'whim' WHERE seq = 2")
+        if way == "delivered":
+            await place.record(result(head, DELIVERED))
+        else:
+            await place.store.writer.change(changes.cancel_delivery(head.id, "acme"))
+        await place.publish(draft(ordering_key="other"))
+
+        [(where, _)] = place.listener.all("unreadable")
+        assert "(row 2)" in where
+        assert [] == promoted(place)
+        assert ["other"] == [each.line for each in await in_lane(place, made)]

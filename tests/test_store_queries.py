@@ -127,7 +127,7 @@ def test_lists_walk_down_the_key(schema: sqlite3.Connection, name: str) -> None:
         ("deliveries_to", "SEARCH d USING INDEX deliveries_of_event (event=?)"),
         ("deleted_receivers", "SEARCH deliveries USING INDEX deliveries_of_event (event=?)"),
         ("prune_statistics", "SEARCH statistics USING INDEX statistics_by_hour (hour<?)"),
-        ("statistics_of", "SEARCH statistics USING PRIMARY KEY (subscription=? AND hour>?)"),
+        ("statistics_of", "SEARCH statistics USING PRIMARY KEY (subscription=? AND hour>? AND hour<?)"),
         ("count_pending", "SEARCH deliveries USING INDEX deliveries_due (subscription=?)"),
         ("expiring", "SEARCH d USING INDEX deliveries_expiring (expires_at<?)"),
         ("count_finished", "SEARCH deliveries USING INDEX deliveries_finished (finished_at<?)"),

@@ -239,10 +239,12 @@ def test(api: Api, id_: str, *, data_: str | None, **members: Any) -> int | None
 @subscription.command()
 @click.argument("id_", metavar="ID")
 @click.option("--since", metavar="TIME|DURATION", help="Since then: 2030-01-31T12:00:00Z, or for the last 7d.  [default: 24h]")
+@click.option("--until", metavar="TIME|DURATION", help="Before then.")
 @with_api
-def stats(api: Api, id_: str, *, since: str | None) -> None:
+def stats(api: Api, id_: str, *, since: str | None, until: str | None) -> None:
     """Show what became of a subscription's deliveries."""
-    answer = api.get(api.path("subscriptions", id_, "stats"), since=past(since, now=Clock().now()))
+    now = Clock().now()
+    answer = api.get(api.path("subscriptions", id_, "stats"), since=past(since, now=now), until=past(until, now=now))
     if api.as_json:
         show_bytes(answer.body)
         return

@@ -124,7 +124,7 @@ ROUTES = (
           body=Body(ReplayInput, optional=True), status=202, answer=views.Replay, others={200: views.Replay}, errors=NO_SUB,
           keyed=True),
     Route("GET", "/v1/subscriptions/{id}/stats", subscriptions.show_stats, "stats", "Show what became of its deliveries", READ,
-          query={"since": Time}, answer=views.Stats, errors=NO_SUB),
+          query=PERIOD, answer=views.Stats, errors=NO_SUB),
 
     Route("GET", "/v1/deliveries", deliveries.list_deliveries, "deliveries", "List deliveries, newest first", READ,
           query={"subscription": str, "event": str, "tenant": str, "state": STATE_OF_DELIVERY, **PERIOD}, answer=Dlvs),

@@ -25,15 +25,15 @@ class StatisticsOperations(Operations):
 
     async def stats(self, by: Principal, id: str, query: Mapping[str, Any]) -> views.Stats:
         """
-        What became of the deliveries of one subscription, by default in the last day.
+        What became of the deliveries of one subscription, by default in the last day; whole hours.
 
         All of it comes from rows that are kept by the hour, and from the index of what waits.
         """
         self._require(by, Scope.EVENTS_READ)
-        since = Query(query, {"since"}, paged=False).slice(by.tenant).since
+        part = Query(query, {"since", "until"}, paged=False).slice(by.tenant)
         subscription = self._subscription(by, id)
-        since = hour_of(self._clock.now() - DEFAULT_RANGE if since is None else since)
-        summary = Summary(await self._store.reader.statistics(subscription.seq, since=since))
+        since = hour_of(self._clock.now() - DEFAULT_RANGE if part.since is None else part.since)
+        summary = Summary(await self._store.reader.statistics(subscription.seq, since=since, until=part.until))
         waiting = await self._store.reader.pending(subscription.seq, most=_MOST_PENDING)
         return shown_stats(
             subscription,

@@ -12,7 +12,7 @@ from hookengine.store import rows
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from hookengine.gathering import Compose
     from hookengine.models import Delivery
@@ -48,26 +48,43 @@ async def compose(tx: Transaction, asked: Compose) -> Composed:
     return Composed(heads=heads, due=tuple(due), look_at=min(look_at, default=None))
 
 
+def dissolve(batch: int) -> Callable[[Transaction], Awaitable[None]]:
+    """Let those that still go with *batch* go by themselves: their subscription sends no batches any more."""
+
+    async def step(tx: Transaction) -> None:
+        members = [*map(rows.delivery, await tx.fetch(sql.members, (rows.json_text([batch]),)))]
+        await tx.run(sql.compose, (rows.json_text([(each.seq, Place.LANE, None) for each in members]),))
+        for each in members:
+            tx.overrule(each, replace(each, place=Place.LANE, batch=None))
+
+    return step
+
+
 async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery has left its batch, or has ended: if it was the head, another one leads."""
-    if before.batch is None or before.place is not Place.LANE:
-        return
-    for row in await tx.fetch(sql.promote, {"batch": before.batch}):
-        tx.promote(rows.delivery(row))
+    if before.batch is not None and before.place is Place.LANE:
+        tx.promote(await tx.fetch(sql.promote, {"batch": before.batch}))
 
 
 async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery]:
     """What goes with those of *heads* that lead a batch."""
     led = {head.batch: head.seq for head in heads if head.batch is not None}
-    found = map(rows.delivery, await tx.fetch(sql.members, (rows.json_text(list(led)),))) if led else ()
+    found = tx.read(await tx.fetch(sql.members, (rows.json_text(list(led)),))) if led else ()
     return [each for each in found if each.seq not in led.values()]
 
 
 async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: int) -> list[tuple[Delivery, int]]:
-    """What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted."""
+    """
+    What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted.
+
+    What cannot be read makes way for the rest: it stands in the lane, where it is left alone.
+    """
     limit = asked.most * (room + 1)
     found: list[Any] = await tx.fetch(sql.gathered, (asked.subscription, priority, tx.now, limit))
-    return [(rows.delivery(row), row[17]) for row in found]
+    readable = {delivery.seq: delivery for delivery in tx.read(found)}
+    if parked := [(row[0], Place.LANE, None) for row in found if row[0] not in readable]:
+        await tx.run(sql.compose, (rows.json_text(parked),))
+    return [(readable[row[0]], row[17]) for row in found if row[0] in readable]
 
 
 async def _next(tx: Transaction, asked: Compose, priority: Priority, left: list[tuple[Delivery, int]]) -> list[int]:

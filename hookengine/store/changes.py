@@ -266,11 +266,10 @@ async def bring_forward(tx: Transaction) -> int:
     """
     for seq, enabled_at in await tx.fetch(sql.enabling):
         for priority in Priority:
-            found = await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP))
+            found = tx.read(await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP)))
             if not found:
                 continue
-            waiting = [*map(rows.delivery, found)]
-            waiting += await batches.followers(tx, waiting)
+            waiting = [*found, *await batches.followers(tx, found)]
             await tx.run_many(sql.bring_forward, [(tx.now, before.seq) for before in waiting])
             for before in waiting:
                 tx.overrule(before, replace(before, due_at=tx.now))
@@ -289,23 +288,22 @@ async def cancel_rest(tx: Transaction) -> int:
 async def expire(tx: Transaction) -> int:
     """Give up some deliveries whose time is over, whether their lanes are served or not; how many, 0 when none is left."""
     taken, in_flight = map(rows.json_text, tx.listener.taken())
-    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "batches": in_flight, "limit": STEP})
-    if not found:
+    expired = tx.read(await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "batches": in_flight, "limit": STEP}))
+    if not expired:
         return 0
     commit = Commit()
-    expired = [*map(rows.delivery, found)]
     for before in expired:
         after = retry.expire(before, now=tx.now) or before
         commit.settled.append(rows.settled_row(before, after))
         tx.overrule(before, after)
-    for seq, count in Counter(row[3] for row in found).items():
+    for seq, count in Counter(before.subscription for before in expired).items():
         commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
-    await _announce_expired(tx, commit, [(row[3], row[1], row[2], row[7]) for row in found])
+    await _announce_expired(tx, commit, expired)
     await tx.write(commit)
     for before in expired:
         await batches.leave(tx, before)
         await lines.leave(tx, before)
-    return len(found)
+    return len(expired)
 
 
 def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
@@ -367,18 +365,20 @@ def _announce_state(tx: Transaction, commit: Commit, subscription: Subscription,
         tx.announce(commit, type_, data)
 
 
-async def _announce_expired(tx: Transaction, commit: Commit, found: list[Any]) -> None:
+async def _announce_expired(tx: Transaction, commit: Commit, expired: list[Delivery]) -> None:
     told = [
-        (subscription, id_, event, attempt_count)
-        for seq, id_, event, attempt_count in found
-        if (subscription := tx.index.get(seq)) is not None and tx.announcer.wanted(DELIVERY_FAILED, subscription)
+        (subscription, delivery)
+        for delivery in expired
+        if (subscription := tx.index.get(delivery.subscription)) is not None
+        and tx.announcer.wanted(DELIVERY_FAILED, subscription)
     ]
     if not told:
         return
-    wanted = rows.json_text([event for _, _, event, _ in told])
+    wanted = rows.json_text([delivery.event for _, delivery in told])
     events = {row[0]: rows.event(row) for row in await tx.fetch(sql.events_by_seq, (wanted,))}
-    for subscription, id_, event, attempt_count in told:
-        data = announcements.of_failed(id_, subscription, events.get(event), attempt_count=attempt_count, label=retry.EXPIRED)
+    for subscription, delivery in told:
+        event, count = events.get(delivery.event), delivery.attempt_count
+        data = announcements.of_failed(delivery.id, subscription, event, attempt_count=count, label=retry.EXPIRED)
         tx.announce(commit, DELIVERY_FAILED, data)
 
 

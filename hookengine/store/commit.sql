@@ -28,14 +28,17 @@ BEGIN
       AND deliveries.due_at = json_extract(new_row.value, '$[9]')
       AND deliveries.step = json_extract(new_row.value, '$[10]');
 
-    -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before. Those of a
-    -- batch were interrupted together.
+    -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before. What those of a
+    -- batch shared goes with the last of them: who left it since keeps its own.
     DELETE FROM exchanges
     WHERE seq IN (
         SELECT (
             SELECT iif(outcome = 'interrupted' AND error_code IS NOT 'internal_error', exchange, NULL)
             FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)
-        FROM json_each(new.interrupted) AS interrupted);
+        FROM json_each(new.interrupted) AS interrupted)
+      AND NOT EXISTS (
+        SELECT 1 FROM attempts INDEXED BY attempts_of_exchange
+        WHERE exchange = exchanges.seq AND delivery NOT IN (SELECT value FROM json_each(new.interrupted)));
     DELETE FROM attempts
     WHERE seq IN (
         SELECT (SELECT seq FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)

@@ -474,10 +474,10 @@ WHERE (description, example, deprecated) IS NOT (excluded.description, excluded.
 DELETE FROM event_types WHERE type = ?;
 
 -- statistics_of
--- What became of the attempts and deliveries of one subscription since an hour.
+-- What became of the attempts and deliveries of one subscription in some hours.
 SELECT state, label, status_code, error_code, bucket, sum(count) AS count
 FROM statistics
-WHERE subscription = ? AND hour >= ?
+WHERE subscription = ? AND hour >= ? AND hour < ?
 GROUP BY state, label, status_code, error_code, bucket;
 
 -- count_pending

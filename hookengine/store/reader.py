@@ -221,9 +221,10 @@ class Reader:
         row = await self._one(sql.show_event_type, {"type": type})
         return None if row is None else rows.event_type_view(row)
 
-    async def statistics(self, subscription: int, *, since: int) -> list[Tally]:
-        """How the attempts and deliveries of the subscription with this key ended, from the hour *since* on."""
-        return [rows.tally(row) for row in await self._db.execute_fetchall(sql.statistics_of, (subscription, since))]
+    async def statistics(self, subscription: int, *, since: int, until: int | None = None) -> list[Tally]:
+        """How the attempts and deliveries of the subscription with this key ended, in the hours from *since* to *until*."""
+        values = (subscription, since, BEFORE_ALL if until is None else until)
+        return [rows.tally(row) for row in await self._db.execute_fetchall(sql.statistics_of, values)]
 
     async def pending(self, subscription: int, *, most: int) -> int:
         """How many deliveries of the subscription with this key wait; *most* stands for that and more."""

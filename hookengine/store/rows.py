@@ -18,7 +18,7 @@ from hookengine.store.intake import Receipt, Replay
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from sqlite3 import Row
 
     from hookengine.store.commit import Values
@@ -58,6 +58,17 @@ def delivery(row: Sequence[Any]) -> models.Delivery:
         batch=row[15],
         line=row[16],
     )
+
+
+def deliveries(found: Iterable[Sequence[Any]], unreadable: Callable[[str, Exception], None]) -> list[models.Delivery]:
+    """Those of *found* that can be read, as `delivery`; *unreadable* is told of the others, which are left alone."""
+    readable = []
+    for row in found:
+        try:
+            readable.append(delivery(row))
+        except (ValueError, TypeError) as error:
+            unreadable(f"delivery {row[1]} (row {row[0]})", error)
+    return readable
 
 
 def add_delivery(d: models.Delivery, commit: Commit) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hookengine.failpoints import failpoint
 from hookengine.models import Delivery, Event, Place, Trigger
+from hookengine.store import rows
 from hookengine.store.announcements import Announcer
 from hookengine.store.intake import lined_up
 from hookengine.store.lines import standing
@@ -75,9 +77,14 @@ class Transaction:
         self._keys.subscriptions += 1
         return self._keys.subscriptions
 
-    def promote(self, delivery: Delivery) -> None:
-        """Tell who leads a batch once this is committed."""
-        self.after.append(lambda: self.listener.promoted(delivery))
+    def read(self, found: Iterable[Any]) -> list[Delivery]:
+        """The deliveries in rows; one that cannot be read is told of, and left alone."""
+        return rows.deliveries(found, self.listener.unreadable)
+
+    def promote(self, found: Iterable[Any]) -> None:
+        """Tell of each row of those that lead a batch or a line from now on, once this is committed."""
+        for delivery in self.read(found):
+            self.after.append(partial(self.listener.promoted, delivery))
 
     def new_turn(self) -> int:
         """The last turn of any line."""

@@ -292,7 +292,7 @@ class Writer:
             await self._one_by_one(results, publications, error)
         else:
             # Committed: whatever happens here, nobody must hear that it was not.
-            heads = await lines.heads(self._db, batch.advanced) if batch.advanced else []
+            heads = await lines.heads(self._db, batch.advanced, self.listener.unreadable) if batch.advanced else []
             self._follow(batch, answers, heads)
 
     async def _stage(
@@ -464,12 +464,7 @@ class Writer:
             await asyncio.sleep(_SHORTEST_REST)  # it is asked again as soon as the lane looks again
             self.listener.refilled(refill, [], mark)
             return
-        deliveries = []
-        for row in found[:limit]:
-            try:
-                deliveries.append(rows.delivery(row))
-            except (ValueError, TypeError) as error:  # it is left alone until the next start, and the rest flows
-                self.listener.unreadable(f"delivery {row[1]} (row {row[0]})", error)
+        deliveries = rows.deliveries(found[:limit], self.listener.unreadable)  # until the next start, the others flow
         beyond = found[limit] if len(found) > limit else None
         self.listener.refilled(refill, deliveries, None if beyond is None else (beyond[6], beyond[0]))
 
