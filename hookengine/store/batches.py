@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from hookengine.gathering import Composed
+from hookengine.gathering import AGAIN, Composed
 from hookengine.models import Place, Priority
 from hookengine.store import rows
 from hookengine.store.queries import sql
@@ -43,6 +43,8 @@ async def compose(tx: Transaction, asked: Compose) -> Composed:
             changed.append((members[0].seq, Place.LANE, batch))
         due.append(len(found))
         look_at += await _next(tx, asked, priority, found)
+    if tx.unreadable:  # they may have stood in the way of others
+        look_at.append(tx.now + AGAIN)
     if changed:
         await tx.run(sql.compose, (rows.json_text(changed),))
     return Composed(heads=heads, due=tuple(due), look_at=min(look_at, default=None))
@@ -52,14 +54,13 @@ async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery has left its batch, or has ended: if it was the head, another one leads."""
     if before.batch is None or before.place is not Place.LANE:
         return
-    for row in await tx.fetch(sql.promote, (before.batch,)):
-        tx.promote(rows.delivery(row))
+    tx.promote(await tx.fetch(sql.promote, (before.batch,)))
 
 
 async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery]:
     """What goes with those of *heads* that lead a batch."""
     led = {head.batch: head.seq for head in heads if head.batch is not None}
-    found = map(rows.delivery, await tx.fetch(sql.members, (rows.json_text(list(led)),))) if led else ()
+    found = tx.read(await tx.fetch(sql.members, (rows.json_text(list(led)),))) if led else ()
     return [each for each in found if each.seq not in led.values()]
 
 
@@ -67,7 +68,8 @@ async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: i
     """What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted."""
     limit = asked.most * (room + 1)
     found: list[Any] = await tx.fetch(sql.gathered, (asked.subscription, priority, tx.now, limit))
-    return [(rows.delivery(row), row[17]) for row in found]
+    sizes = {row[0]: row[17] for row in found}
+    return [(delivery, sizes[delivery.seq]) for delivery in tx.read(found)]
 
 
 async def _next(tx: Transaction, asked: Compose, priority: Priority, left: list[tuple[Delivery, int]]) -> list[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 from msgspec.structs import replace
 
 from hookengine import health as counters
@@ -15,6 +16,7 @@ from hookengine.errors import (
     DeliveryStateConflict,
     IdempotencyMismatch,
     PreconditionFailed,
+    StorageCorrupt,
     SubscriptionDisabled,
     SubscriptionLimitReached,
     SubscriptionNotFound,
@@ -255,7 +257,23 @@ async def take_paces(tx: Transaction) -> dict[int, float]:
     if not found:
         return {}
     await tx.run(sql.drop_meta, (_PACES,))
-    return {int(seq): next_at for seq, next_at in orjson.loads(found[0][0]).items()}
+    try:
+        return msgspec.json.decode(found[0][0], type=dict[int, float])
+    except (msgspec.MsgspecError, TypeError):  # as after a stop that was not clean
+        return {}
+
+
+def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[None]]:
+    """Give up the deliveries with these keys, whose rows cannot be read, and let the next of their batches and lines lead."""
+
+    async def step(tx: Transaction) -> None:
+        for subscription, batch, line in await tx.fetch(sql.park, (tx.now, retry.INTERNAL_ERROR, rows.json_text(deliveries))):
+            if batch is not None:
+                tx.promote(await tx.fetch(sql.promote, (batch,)))
+            if line is not None:
+                tx.promote(await tx.fetch(sql.next_in_line, (subscription, line)))
+
+    return step
 
 
 async def bring_forward(tx: Transaction) -> int:
@@ -269,7 +287,7 @@ async def bring_forward(tx: Transaction) -> int:
             found = await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP))
             if not found:
                 continue
-            waiting = [*map(rows.delivery, found)]
+            waiting = tx.read(found)
             waiting += await batches.followers(tx, waiting)
             await tx.run_many(sql.bring_forward, [(tx.now, before.seq) for before in waiting])
             for before in waiting:
@@ -293,14 +311,14 @@ async def expire(tx: Transaction) -> int:
     if not found:
         return 0
     commit = Commit()
-    expired = [*map(rows.delivery, found)]
+    expired = tx.read(found)
     for before in expired:
         after = retry.expire(before, now=tx.now) or before
         commit.settled.append(rows.settled_row(before, after))
         tx.overrule(before, after)
-    for seq, count in Counter(row[3] for row in found).items():
+    for seq, count in Counter(before.subscription for before in expired).items():
         commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
-    await _announce_expired(tx, commit, [(row[3], row[1], row[2], row[7]) for row in found])
+    await _announce_expired(tx, commit, expired)
     await tx.write(commit)
     for before in expired:
         await batches.leave(tx, before)
@@ -367,18 +385,28 @@ def _announce_state(tx: Transaction, commit: Commit, subscription: Subscription,
         tx.announce(commit, type_, data)
 
 
-async def _announce_expired(tx: Transaction, commit: Commit, found: list[Any]) -> None:
+async def _announce_expired(tx: Transaction, commit: Commit, expired: list[Delivery]) -> None:
     told = [
-        (subscription, id_, event, attempt_count)
-        for seq, id_, event, attempt_count in found
-        if (subscription := tx.index.get(seq)) is not None and tx.announcer.wanted(DELIVERY_FAILED, subscription)
+        (subscription, delivery)
+        for delivery in expired
+        if (subscription := tx.index.get(delivery.subscription)) is not None
+        and tx.announcer.wanted(DELIVERY_FAILED, subscription)
     ]
     if not told:
         return
-    wanted = rows.json_text([event for _, _, event, _ in told])
-    events = {row[0]: rows.event(row) for row in await tx.fetch(sql.events_by_seq, (wanted,))}
-    for subscription, id_, event, attempt_count in told:
-        data = announcements.of_failed(id_, subscription, events.get(event), attempt_count=attempt_count, label=retry.EXPIRED)
+    wanted = rows.json_text([delivery.event for _, delivery in told])
+    events = {}
+    for row in await tx.fetch(sql.events_by_seq, (wanted,)):
+        with suppress(StorageCorrupt):
+            events[row[0]] = rows.event(row)
+    for subscription, delivery in told:
+        data = announcements.of_failed(
+            delivery.id,
+            subscription,
+            events.get(delivery.event),
+            attempt_count=delivery.attempt_count,
+            label=retry.EXPIRED,
+        )
         tx.announce(commit, DELIVERY_FAILED, data)
 
 

@@ -47,15 +47,14 @@ async def standing(db: aiosqlite.Connection, lines: Iterable[Line]) -> set[Line]
     return {(row[0], row[1]) for row in found}
 
 
-async def heads(db: aiosqlite.Connection, lines: Iterable[Line]) -> list[Delivery]:
-    """Who leads each of *lines*; nobody where all have gone."""
+async def heads(db: aiosqlite.Connection, lines: Iterable[Line]) -> tuple[list[Delivery], list[rows.Unreadable]]:
+    """Who leads each of *lines*, nobody where all have gone; and who would, but cannot be read."""
     found: Any = await db.execute_fetchall(sql.heads_of_lines, (rows.json_text(list(lines)),))
-    return [rows.delivery(row) for row in found]
+    return rows.deliveries(found)
 
 
 async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery was taken out of its line: if it led it, the next one does."""
     if before.line is None:
         return
-    for row in await tx.fetch(sql.next_in_line, (before.subscription, before.line)):
-        tx.promote(rows.delivery(row))
+    tx.promote(await tx.fetch(sql.next_in_line, (before.subscription, before.line)))
