@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from msgspec import Struct
 
 from hookengine import health, profiles, retry
-from hookengine.errors import StorageFailed, Unavailable
+from hookengine.errors import StorageCorrupt, StorageFailed, Unavailable
 from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
 from hookengine.gathering import Gathering
@@ -204,8 +204,8 @@ class Dispatcher:
         self._wake.set()
 
     def unreadable(self, where: str, error: Exception) -> None:
-        """A stored row cannot be read: it is left alone."""
-        self._observe(Fault(where=where, error=repr(error)))
+        """A stored row cannot be read."""
+        self._observe(Fault(where=where, error=str(error) if isinstance(error, StorageCorrupt) else repr(error)))
 
     def changed(self, before: Subscription | None, after: Subscription | None) -> None:
         """A subscription was made, changed, enabled, disabled or deleted."""
@@ -282,6 +282,7 @@ class Dispatcher:
         self._store = store
         heads = await store.reader.heads()
         gatherers = await store.reader.gatherers()
+        store.writer.park(await store.reader.misplaced())
         paces = await self._paces(store)
         started_at = self._clock.now()
         for subscription in store.writer.index:
@@ -412,7 +413,10 @@ class Dispatcher:
             members = [each for batch in batches.values() for each in batch]
             missing = {delivery.event for delivery in (*taken, *members)} - events.keys()
             if missing:
-                events |= await self._store.reader.events_by_seq(missing)
+                found, unreadable = await self._store.reader.events_by_seq(missing)
+                events |= found
+                for each in unreadable:  # its deliveries fail in their turn
+                    self.unreadable("reading payloads", each)
         except sqlite3.Error as error:
             self._observe(Fault(where="reading payloads", error=repr(error)))
             self._hold_off(str(error))
@@ -431,8 +435,7 @@ class Dispatcher:
         if not heads:
             return {}
         members, unreadable = await self._store.reader.members([head.batch for head in heads if head.batch is not None])
-        for where, error in unreadable:
-            self.unreadable(where, error)
+        self._store.writer.park(unreadable)
         return members
 
     def _ended(self, attempt: asyncio.Task[None]) -> None:
@@ -626,7 +629,7 @@ def _sorted_out(
         after, attempt = retry.expire(delivery, now=now), None
         expired = expired or after is not None
         if after is None and event is None:
-            outcome = _broken(f"the event of {delivery.id} is gone")
+            outcome = _broken(f"the event of {delivery.id} is gone, or cannot be read")
             number = delivery.attempt_count + 1
             attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
             after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)

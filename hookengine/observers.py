@@ -120,7 +120,7 @@ class Waiters:
                 woken = list(self._waiting.get(delivery.event, ()))
                 for each in woken:
                     each.set()
-            case SubscriptionChanged():  # its deliveries read differently now
+            case SubscriptionChanged() | Fault():  # deliveries read differently now, or were given up because of their rows
                 for some in self._waiting.values():
                     for each in some:
                         each.set()

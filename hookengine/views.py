@@ -24,8 +24,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @lru_cache(maxsize=1024)  # one commit's events have one time
 def moment(ms: int) -> datetime:
-    """The datetime of *ms* since the epoch."""
-    return _EPOCH + timedelta(milliseconds=ms)  # exact in every year; a float of seconds is not
+    """The datetime of *ms* since the epoch; the epoch where a row holds no time: it must not spoil the list that it is in."""
+    try:
+        return _EPOCH + timedelta(milliseconds=ms)  # exact in every year; a float of seconds is not
+    except (TypeError, OverflowError):
+        return _EPOCH
 
 
 def optional_moment(ms: int | None) -> datetime | None:

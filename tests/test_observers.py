@@ -351,11 +351,11 @@ def test_everything_that_happens_is_counted_once(happenings: list[Happening], ex
         pytest.param(changed(SUBSCRIPTION, None), True, True, id="subscription deleted"),
         pytest.param(StorageTrouble(error=None), False, False, id="storage"),
         pytest.param(LocalTrouble(error="x", pause=1), False, False, id="machine"),
-        pytest.param(Fault(where="x", error="y"), False, False, id="fault"),
+        pytest.param(Fault(where="x", error="y"), True, True, id="fault"),
     ],
 )
 def test_waiters_are_woken_by_what_concerns_them(happening: Happening, first: bool, second: bool) -> None:
-    """Who waits for an event hears of its deliveries, and of every subscription, whose deliveries then read differently."""
+    """Who waits for an event hears of its deliveries, and of what changes how others read: a subscription, a spoiled row."""
     waiters = Waiters()
     with waiters.watch(2) as mine, waiters.watch(5) as another:
         waiters(happening)

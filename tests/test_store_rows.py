@@ -300,7 +300,7 @@ def test_event_comes_back_as_it_went(db: sqlite3.Connection) -> None:
         id="e",
         tenant="t",
         type="a.b",
-        data=b'{ "x" : 1.0 }\xf0\x9f\x98\x80',
+        data=b'{ "x" : 1.0, "y": "\xf0\x9f\x98\x80" }',
         accepted_at=1,
         occurred_at=2,
         ordering_key="k",

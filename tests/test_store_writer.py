@@ -547,8 +547,8 @@ async def test_refill_begins_at_its_mark(tmp_path: Path) -> None:
         assert ([], None) == await place.refill(Refill(9, Priority.NORMAL, FROM_THE_START, 2))
 
 
-async def test_poison_row_is_left_alone(tmp_path: Path) -> None:
-    """A row that cannot be read is named and passed over, and the rest of its lane flows (F37)."""
+async def test_poison_row_is_given_up(tmp_path: Path) -> None:
+    """A row that cannot be read is named and fails, and the rest of its lane flows (F37)."""
     async with opened(tmp_path) as place:
         await place.subscribe()
         made = await place.deliver(*(draft(deliver_at=NOW + 10 * n) for n in range(1, 4)))
@@ -556,8 +556,9 @@ async def test_poison_row_is_left_alone(tmp_path: Path) -> None:
         deliveries, mark = await place.refill(Refill(1, Priority.NORMAL, FROM_THE_START, 10))
 
         assert ([made[0], made[2]], None) == (deliveries, mark)
-        ((where, _),) = place.listener.all("unreadable")
+        ((where, _),) = await place.listener.until("unreadable")
         assert made[1].id in where
+        assert [("failed", "internal error")] == place.rows("SELECT state, failed_label FROM deliveries WHERE seq = 2")
 
 
 async def test_refill_sees_every_result_before_it(tmp_path: Path) -> None:

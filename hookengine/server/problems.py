@@ -16,6 +16,7 @@ from hookengine.errors import (
     NotFound,
     PayloadTooLarge,
     RequestError,
+    StorageCorrupt,
     StorageFailed,
     StorageUnavailable,
     Unauthorized,
@@ -60,6 +61,7 @@ OTHER_CODES = {
     "expectation_failed": (417, "Another expectation than 100-continue."),
     "internal_error": (500, "A fault of hookengine's: the log has the details."),
     "internal_server_error": (500, "The same, before a route was found."),
+    "storage_corrupt": (500, "A stored row that this needs cannot be read; `detail` names it."),
     "request_timeout": (408, "The body did not arrive in 30 s."),
 }
 
@@ -128,6 +130,9 @@ async def tell_errors(
         response = await handler(request)
     except RequestError as error:
         response = problem(error)
+    except StorageCorrupt as error:
+        request.app.logger.exception("request_failed")
+        response = _problem(500, error.code, error.detail, (), {})
     except StorageFailed as error:
         response = problem(StorageUnavailable(error.detail))
     except web.HTTPException as refused:

@@ -30,7 +30,7 @@ class DeliveryOperations(Operations):
         if found is None:
             raise DeliveryNotFound
         delivery, seq, event_seq = found
-        own = (await self._store.reader.events_by_seq([event_seq])).values()
+        own = (await self._store.reader.events_by_seq([event_seq]))[0].values()
         attempts = await self._store.reader.attempts(seq)
         shared = await self._store.reader.events_of([each.exchange for each in attempts if each.exchange is not None])
         subscription = self._store.writer.index.by_id(delivery.subscription)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from hookengine.gathering import Composed
+from hookengine.gathering import AGAIN, Composed
 from hookengine.models import Place, Priority
 from hookengine.store import rows
 from hookengine.store.queries import sql
@@ -43,6 +43,8 @@ async def compose(tx: Transaction, asked: Compose) -> Composed:
             changed.append((members[0].seq, Place.LANE, batch))
         due.append(len(found))
         look_at += await _next(tx, asked, priority, found)
+    if tx.unreadable:  # they may have stood in the way of others
+        look_at.append(tx.now + AGAIN)
     if changed:
         await tx.run(sql.compose, (rows.json_text(changed),))
     return Composed(heads=heads, due=tuple(due), look_at=min(look_at, default=None))
@@ -52,7 +54,7 @@ def dissolve(batch: int) -> Callable[[Transaction], Awaitable[None]]:
     """Let those that still go with *batch* go by themselves: their subscription sends no batches any more."""
 
     async def step(tx: Transaction) -> None:
-        members = [*map(rows.delivery, await tx.fetch(sql.members, (rows.json_text([batch]),)))]
+        members = tx.read(await tx.fetch(sql.members, (rows.json_text([batch]),)))
         await tx.run(sql.compose, (rows.json_text([(each.seq, Place.LANE, None) for each in members]),))
         for each in members:
             tx.overrule(each, replace(each, place=Place.LANE, batch=None))
@@ -62,8 +64,9 @@ def dissolve(batch: int) -> Callable[[Transaction], Awaitable[None]]:
 
 async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery has left its batch, or has ended: if it was the head, another one leads."""
-    if before.batch is not None and before.place is Place.LANE:
-        tx.promote(await tx.fetch(sql.promote, {"batch": before.batch}))
+    if before.batch is None or before.place is not Place.LANE:
+        return
+    tx.promote(await tx.fetch(sql.promote, {"batch": before.batch}))
 
 
 async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery]:
@@ -74,17 +77,11 @@ async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery
 
 
 async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: int) -> list[tuple[Delivery, int]]:
-    """
-    What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted.
-
-    What cannot be read makes way for the rest: it stands in the lane, where it is left alone.
-    """
+    """What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted."""
     limit = asked.most * (room + 1)
     found: list[Any] = await tx.fetch(sql.gathered, (asked.subscription, priority, tx.now, limit))
-    readable = {delivery.seq: delivery for delivery in tx.read(found)}
-    if parked := [(row[0], Place.LANE, None) for row in found if row[0] not in readable]:
-        await tx.run(sql.compose, (rows.json_text(parked),))
-    return [(readable[row[0]], row[17]) for row in found if row[0] in readable]
+    sizes = {row[0]: row[17] for row in found}
+    return [(delivery, sizes[delivery.seq]) for delivery in tx.read(found)]
 
 
 async def _next(tx: Transaction, asked: Compose, priority: Priority, left: list[tuple[Delivery, int]]) -> list[int]:

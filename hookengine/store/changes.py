@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 from msgspec.structs import replace
 
 from hookengine import health as counters
@@ -15,6 +16,7 @@ from hookengine.errors import (
     DeliveryStateConflict,
     IdempotencyMismatch,
     PreconditionFailed,
+    StorageCorrupt,
     SubscriptionDisabled,
     SubscriptionLimitReached,
     SubscriptionNotFound,
@@ -255,7 +257,23 @@ async def take_paces(tx: Transaction) -> dict[int, float]:
     if not found:
         return {}
     await tx.run(sql.drop_meta, (_PACES,))
-    return {int(seq): next_at for seq, next_at in orjson.loads(found[0][0]).items()}
+    try:
+        return msgspec.json.decode(found[0][0], type=dict[int, float])
+    except (msgspec.MsgspecError, TypeError):  # as after a stop that was not clean
+        return {}
+
+
+def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[None]]:
+    """Give up the deliveries with these keys, whose rows cannot be read, and let the next of their batches and lines lead."""
+
+    async def step(tx: Transaction) -> None:
+        for subscription, batch, line in await tx.fetch(sql.park, (tx.now, retry.INTERNAL_ERROR, rows.json_text(deliveries))):
+            if batch is not None:
+                tx.promote(await tx.fetch(sql.promote, {"batch": batch}))
+            if line is not None:
+                tx.promote(await tx.fetch(sql.next_in_line, (subscription, line)))
+
+    return step
 
 
 async def bring_forward(tx: Transaction) -> int:
@@ -266,10 +284,11 @@ async def bring_forward(tx: Transaction) -> int:
     """
     for seq, enabled_at in await tx.fetch(sql.enabling):
         for priority in Priority:
-            found = tx.read(await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP)))
+            found = await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP))
             if not found:
                 continue
-            waiting = [*found, *await batches.followers(tx, found)]
+            waiting = tx.read(found)
+            waiting += await batches.followers(tx, waiting)
             await tx.run_many(sql.bring_forward, [(tx.now, before.seq) for before in waiting])
             for before in waiting:
                 tx.overrule(before, replace(before, due_at=tx.now))
@@ -288,10 +307,11 @@ async def cancel_rest(tx: Transaction) -> int:
 async def expire(tx: Transaction) -> int:
     """Give up some deliveries whose time is over, whether their lanes are served or not; how many, 0 when none is left."""
     taken, in_flight = map(rows.json_text, tx.listener.taken())
-    expired = tx.read(await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "batches": in_flight, "limit": STEP}))
-    if not expired:
+    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "batches": in_flight, "limit": STEP})
+    if not found:
         return 0
     commit = Commit()
+    expired = tx.read(found)
     for before in expired:
         after = retry.expire(before, now=tx.now) or before
         commit.settled.append(rows.settled_row(before, after))
@@ -303,7 +323,7 @@ async def expire(tx: Transaction) -> int:
     for before in expired:
         await batches.leave(tx, before)
         await lines.leave(tx, before)
-    return len(expired)
+    return len(found)
 
 
 def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
@@ -375,10 +395,18 @@ async def _announce_expired(tx: Transaction, commit: Commit, expired: list[Deliv
     if not told:
         return
     wanted = rows.json_text([delivery.event for _, delivery in told])
-    events = {row[0]: rows.event(row) for row in await tx.fetch(sql.events_by_seq, (wanted,))}
+    events = {}
+    for row in await tx.fetch(sql.events_by_seq, (wanted,)):
+        with suppress(StorageCorrupt):
+            events[row[0]] = rows.event(row)
     for subscription, delivery in told:
-        event, count = events.get(delivery.event), delivery.attempt_count
-        data = announcements.of_failed(delivery.id, subscription, event, attempt_count=count, label=retry.EXPIRED)
+        data = announcements.of_failed(
+            delivery.id,
+            subscription,
+            events.get(delivery.event),
+            attempt_count=delivery.attempt_count,
+            label=retry.EXPIRED,
+        )
         tx.announce(commit, DELIVERY_FAILED, data)
 
 

@@ -10,7 +10,7 @@ from hookengine.store.intake import line_of
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import aiosqlite
 
@@ -47,15 +47,14 @@ async def standing(db: aiosqlite.Connection, lines: Iterable[Line]) -> set[Line]
     return {(row[0], row[1]) for row in found}
 
 
-async def heads(
-    db: aiosqlite.Connection, lines: Iterable[Line], unreadable: Callable[[str, Exception], None]
-) -> list[Delivery]:
-    """Who leads each of *lines*; nobody where all have gone, or where the row cannot be read."""
+async def heads(db: aiosqlite.Connection, lines: Iterable[Line]) -> tuple[list[Delivery], list[rows.Unreadable]]:
+    """Who leads each of *lines*, nobody where all have gone; and who would, but cannot be read."""
     found: Any = await db.execute_fetchall(sql.heads_of_lines, (rows.json_text(list(lines)),))
-    return rows.deliveries(found, unreadable)
+    return rows.deliveries(found)
 
 
 async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery was taken out of its line: if it led it, the next one does."""
-    if before.line is not None:
-        tx.promote(await tx.fetch(sql.next_in_line, (before.subscription, before.line)))
+    if before.line is None:
+        return
+    tx.promote(await tx.fetch(sql.next_in_line, (before.subscription, before.line)))

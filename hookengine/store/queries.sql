@@ -40,6 +40,28 @@ CROSS JOIN deliveries AS d ON d.seq = (
     ORDER BY due_at, seq LIMIT 1)
 WHERE s.deleted_at IS NULL AND s.state = 'active';
 
+-- misplaced
+-- Pending deliveries to which nobody would come, by their place, priority, or time for a batch; a text is more than any number.
+SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+FROM subscriptions AS s
+CROSS JOIN deliveries AS d ON d.seq IN (
+    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place < 0
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place > 2
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 0 AND priority < 0
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 0 AND priority > 2
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority < 0
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority > 2
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_due
+    WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority IN (0, 1, 2) AND due_at >= '')
+WHERE s.deleted_at IS NULL;
+
 -- refill
 -- The rows of a lane and priority from a mark on.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
@@ -67,9 +89,9 @@ ORDER BY d.due_at, d.seq
 LIMIT ?;
 
 -- next_gathered
--- When the next of what waits for a batch will be due.
+-- When the next of what waits for a batch will be due; a text, which is more than any number, is no time.
 SELECT due_at FROM deliveries INDEXED BY deliveries_due
-WHERE state = 'pending' AND subscription = ? AND place = 1 AND priority = ? AND due_at > ?
+WHERE state = 'pending' AND subscription = ? AND place = 1 AND priority = ? AND due_at > ? AND due_at < ''
 ORDER BY due_at LIMIT 1;
 
 -- compose
@@ -200,6 +222,12 @@ LIMIT ?;
 -- bring_forward
 -- A retry that need not wait any longer.
 UPDATE deliveries SET due_at = ? WHERE seq = ? AND state = 'pending';
+
+-- park
+-- Deliveries whose rows cannot be read; where they stood, so that the next can lead.
+UPDATE deliveries SET state = 'failed', finished_at = ?, failed_label = ?
+WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'pending'
+RETURNING subscription, batch, line;
 
 -- cancel_some
 -- Some of what a deleted subscription leaves behind.

@@ -10,7 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hookengine import models, views
-from hookengine.errors import IdempotencyMismatch
+from hookengine.errors import IdempotencyMismatch, StorageCorrupt
+from hookengine.scheduler import FROM_THE_START
 from hookengine.store import rows
 from hookengine.store.changes import answer_of
 from hookengine.store.intake import KEY_LIFETIME
@@ -60,23 +61,26 @@ class Reader:
         """For each subscription with waiting deliveries, the first of them by priority."""
         marks: dict[int, list[Mark | None]] = {}
         for row in await self._db.execute_fetchall(sql.heads):
-            marks.setdefault(row["subscription"], [None, None, None])[row["priority"]] = (row["due_at"], row["seq"])
+            # What is no time is found from the start on, and given up.
+            mark = (row["due_at"], row["seq"]) if isinstance(row["due_at"], int) else FROM_THE_START
+            marks.setdefault(row["subscription"], [None, None, None])[row["priority"]] = mark
         return marks
 
     async def gatherers(self) -> set[int]:
         """The subscriptions with deliveries that wait to be put into a batch."""
         return {row["subscription"] for row in await self._db.execute_fetchall(sql.gatherers)}
 
-    async def members(self, batches: list[int]) -> tuple[dict[int, list[models.Delivery]], list[tuple[str, Exception]]]:
-        """What still goes with each of *batches*, in the order of its request; and the rows that cannot be read, and why."""
-        members: dict[int, list[models.Delivery]] = {}
-        unreadable: list[tuple[str, Exception]] = []
+    async def misplaced(self) -> list[rows.Unreadable]:
+        """Waiting deliveries with a priority or a place that there is not: nobody would ever come to them."""
+        return rows.deliveries(await self._db.execute_fetchall(sql.misplaced))[1]
+
+    async def members(self, batches: list[int]) -> tuple[dict[int, list[models.Delivery]], list[rows.Unreadable]]:
+        """What still goes with each of *batches*, in the order of its request; and the rows that cannot be read."""
         found = await self._db.execute_fetchall(sql.members, (rows.json_text(batches),))
-        for row in sorted(found, key=itemgetter("seq")):
-            try:
-                members.setdefault(row["batch"], []).append(rows.delivery(tuple(row)))
-            except (ValueError, TypeError) as error:
-                unreadable.append((f"delivery {row['id']} (row {row['seq']})", error))
+        readable, unreadable = rows.deliveries(sorted(found, key=itemgetter("seq")))
+        members: dict[int, list[models.Delivery]] = {}
+        for delivery in readable:
+            members.setdefault(delivery.batch or 0, []).append(delivery)
         return members, unreadable
 
     async def events_of(self, exchanges: list[int]) -> dict[int, list[models.Event]]:
@@ -85,13 +89,20 @@ class Reader:
         if exchanges:
             shared = await self._db.execute_fetchall(sql.events_of_exchanges, (rows.json_text(exchanges),))
             for row in sorted(shared, key=itemgetter("delivery")):
-                found.setdefault(row["exchange"], []).append(rows.event(tuple(row)[2:]))
+                with suppress(StorageCorrupt):
+                    found.setdefault(row["exchange"], []).append(rows.event(tuple(row)[2:]))
         return found
 
-    async def events_by_seq(self, seqs: Iterable[int]) -> dict[int, models.Event]:
-        """The events with these keys, in one statement: one read each costs twenty times as much."""
-        found = await self._db.execute_fetchall(sql.events_by_seq, (rows.json_text(list(seqs)),))
-        return {row["seq"]: rows.event(tuple(row)) for row in found}
+    async def events_by_seq(self, seqs: Iterable[int]) -> tuple[dict[int, models.Event], list[StorageCorrupt]]:
+        """The events with these keys, in one statement: one read each costs twenty times as much; and what cannot be read."""
+        events: dict[int, models.Event] = {}
+        unreadable: list[StorageCorrupt] = []
+        for row in await self._db.execute_fetchall(sql.events_by_seq, (rows.json_text(list(seqs)),)):
+            try:
+                events[row["seq"]] = rows.event(tuple(row))
+            except StorageCorrupt as error:
+                unreadable.append(error)
+        return events, unreadable
 
     async def events(self, part: Slice, *, type: str | None = None) -> tuple[list[views.Event], int | None]:
         """A page of events, and the key to go on from."""
@@ -112,7 +123,7 @@ class Reader:
             accepted_at=event.accepted_at,
             occurred_at=event.occurred_at,
             ordering_key=event.ordering_key,
-            data=row["data"],
+            data=rows.json_or_null(row["data"]),
             deliveries=[views.EventDelivery(id=d["id"], subscription=d["subscription"], state=d["state"]) for d in went],
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hookengine.errors import EventNotFound
+from hookengine.errors import EventNotFound, StorageCorrupt
 from hookengine.models import DeliveryState, Priority
 from hookengine.store import rows
 from hookengine.store.changes import STEP, answered, subscription_of
@@ -85,7 +86,12 @@ async def replay_some(tx: Transaction) -> int:
     They have low priority: what is new goes first to an endpoint that has much to catch up with.
     """
     for row in await tx.fetch(sql.next_replay):
-        replay = rows.replay(row)
+        try:
+            replay = rows.replay(row)
+        except StorageCorrupt as error:  # those behind it have their turns
+            await tx.run(sql.drop_replay, (row[0],))
+            tx.after.append(partial(tx.listener.unreadable, "a replay", error))
+            return 1
         passed = await tx.fetch(*next_page(replay, STEP))
         events = [event for _, event, wanted in passed if wanted]
         where = await _lines(tx, replay.subscription, events)

@@ -11,7 +11,7 @@ from hookengine.access import Tokens
 from hookengine.errors import StartError, StorageCorrupt, StorageFailed
 from hookengine.failpoints import failpoint
 from hookengine.matching import Index
-from hookengine.models import Tenant
+from hookengine.models import Health, Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.clock import Clock
-    from hookengine.models import AccessToken, Health, Subscription
+    from hookengine.models import AccessToken, Subscription
     from hookengine.store.intake import Listener
 
 _PULSE = 1.0  # s between two looks at whether the threads of the connections are there
@@ -172,7 +172,11 @@ class Store:
             except StorageCorrupt as error:
                 self.unreadable.append(error)
                 continue
-            health[row["seq"]] = rows.health(row)
+            try:
+                health[row["seq"]] = rows.health(row)
+            except StorageCorrupt as error:  # it is served as one that is not known yet
+                self.unreadable.append(error)
+                health[row["seq"]] = Health()
         return index, health
 
     async def _tenants(self, db: aiosqlite.Connection, vault: Vault) -> dict[str, Tenant]:

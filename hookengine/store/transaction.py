@@ -40,6 +40,7 @@ class Transaction:
         self.vault = writer.vault
         self.listener = writer.listener
         self.after: list[Callable[[], None]] = []
+        self.unreadable: list[rows.Unreadable] = []  # what was found on the way
         self.lines: set[Line] = set()  # those, of the ones that were asked for, in which somebody stands
         self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=writer.index, lines=self.lines)
         self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
@@ -77,14 +78,16 @@ class Transaction:
         self._keys.subscriptions += 1
         return self._keys.subscriptions
 
-    def read(self, found: Iterable[Any]) -> list[Delivery]:
-        """The deliveries in rows; one that cannot be read is told of, and left alone."""
-        return rows.deliveries(found, self.listener.unreadable)
-
-    def promote(self, found: Iterable[Any]) -> None:
-        """Tell of each row of those that lead a batch or a line from now on, once this is committed."""
+    def promote(self, found: list[Any]) -> None:
+        """Tell who leads a batch or a line, of whom the row is *found*, once this is committed."""
         for delivery in self.read(found):
             self.after.append(partial(self.listener.promoted, delivery))
+
+    def read(self, found: list[Any]) -> list[Delivery]:
+        """The deliveries of the rows *found*; those that cannot be read are parked in a transaction after this one."""
+        readable, unreadable = rows.deliveries(found)
+        self.unreadable += unreadable
+        return readable
 
     def new_turn(self) -> int:
         """The last turn of any line."""

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
 from hookengine.failpoints import failpoint
-from hookengine.store import batches, lines, rows
+from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
@@ -176,6 +176,20 @@ class Writer:
         self._refills.append(refill)
         self._work.set()
 
+    def park(self, unreadable: list[rows.Unreadable]) -> None:
+        """Give up deliveries whose rows cannot be read, and then tell of each: the rest flows."""
+
+        def tell(done: asyncio.Future[None]) -> None:
+            done.exception()  # where it cannot be written, they are found again
+            for each in unreadable:
+                self.listener.unreadable(each.where, each.error)
+
+        if unreadable:
+            done: asyncio.Future[None] = self._loop.create_future()
+            done.add_done_callback(tell)
+            self._changes.append((changes.park([each.seq for each in unreadable]), done))
+            self._work.set()
+
     def compose(self, asked: Compose) -> None:
         """Put what waits for that into batches, after every publication that waits now."""
         self._compositions.append(asked)
@@ -292,8 +306,9 @@ class Writer:
             await self._one_by_one(results, publications, error)
         else:
             # Committed: whatever happens here, nobody must hear that it was not.
-            heads = await lines.heads(self._db, batch.advanced, self.listener.unreadable) if batch.advanced else []
+            heads, unreadable = await lines.heads(self._db, batch.advanced) if batch.advanced else ([], [])
             self._follow(batch, answers, heads)
+            self.park(unreadable)
 
     async def _stage(
         self, results: list[tuple[Result, ...]], publications: list[_Publication]
@@ -433,6 +448,7 @@ class Writer:
                 follow()
             if transaction.announced:
                 self.listener.accepted(transaction.announced)
+            self.park(transaction.unreadable)
             if not done.done():
                 done.set_result(value)
 
@@ -454,6 +470,7 @@ class Writer:
         else:
             for each, made in zip(asked, composed, strict=True):
                 self.listener.composed(each, made)
+            self.park(transaction.unreadable)
 
     async def _refill(self, refill: Refill) -> None:
         seq, priority, mark, limit = refill
@@ -464,9 +481,13 @@ class Writer:
             await asyncio.sleep(_SHORTEST_REST)  # it is asked again as soon as the lane looks again
             self.listener.refilled(refill, [], mark)
             return
-        deliveries = rows.deliveries(found[:limit], self.listener.unreadable)  # until the next start, the others flow
+        deliveries, unreadable = rows.deliveries(found[:limit])
         beyond = found[limit] if len(found) > limit else None
+        if beyond is not None and not isinstance(beyond[6], int):  # nor is there a time in what comes after it
+            unreadable += rows.deliveries([beyond])[1]
+            beyond = None
         self.listener.refilled(refill, deliveries, None if beyond is None else (beyond[6], beyond[0]))
+        self.park(unreadable)
 
     async def _roll_back(self, error: Exception) -> None:
         _raise_if_fatal(error)

@@ -1,0 +1,282 @@
+"""Rows that somebody edited by hand, in every table: they are told of and given up, and everything else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from api import Api, serving
+from engines import PATIENCE
+from storage import NOW, draft, opened, write
+
+from hookengine.access import Principal, Scope, Token
+from hookengine.models import AccessToken, Batching, OAuth2, Ordering, Secret, SigningSecret
+from hookengine.receiver import Receiver
+from hookengine.store import changes, registry, replays
+from hookengine.store.intake import Replay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OAUTH2 = OAuth2(grant="client_credentials", token_url="https://a.example", client_id="me", client_secret=Secret("x"))
+
+# Subscriptions of the prepared file with waiting deliveries of their own.
+PLAIN, OTHER, FIFO, BATCHED = range(1, 5)
+
+# Each edit is of a row of its own; those of deliveries and events end as failed.
+DELIVERIES = {
+    "trigger": "trigger = 'whim'",
+    "due_at": "due_at = 'soon'",
+    "created_at": "created_at = 'then'",
+    "attempt_count": "attempt_count = 'many'",
+    "step": "step = 1.5",
+    "expires_at": "expires_at = 'never'",
+    "priority": "priority = 7",
+    "priority in words": "priority = 'high'",
+    "place": "place = 9",
+}
+EVENTS = {
+    "data": "data = x'7b6f6f7073'",
+    "data is text": "data = '{}'",
+    "data is empty": "data = x''",
+    "time": "occurred_at = 'then'",
+    "type": "type = x'00'",
+}
+# What belongs to a subscription that nothing is sent to, or to nobody, and what the log says of it.
+ELSEWHERE = {
+    "replay": ("UPDATE replays SET states = 'oops' WHERE subscription = {n}", "the replay in row {r}"),
+    "replay of states there are not": (
+        "UPDATE replays SET states = '[\"lost\"]' WHERE subscription = {n}",
+        "the replay in row {r}",
+    ),
+    "replay cursor": ("UPDATE replays SET cursor = 'here' WHERE subscription = {n}", "the replay in row {r}"),
+    "settings": ("UPDATE subscriptions SET settings = x'7b' WHERE seq = {n}", "subscription sub_{n} (row {n})"),
+    "settings are text": ("UPDATE subscriptions SET settings = '[]' WHERE seq = {n}", "subscription sub_{n} (row {n})"),
+    "url": (
+        "UPDATE subscriptions SET settings = json_set(CAST(settings AS TEXT), '$.url', NULL) WHERE seq = {n}",
+        "subscription sub_{n} (row {n})",
+    ),
+    "url is a number": (
+        "UPDATE subscriptions SET settings = json_set(CAST(settings AS TEXT), '$.url', 7) WHERE seq = {n}",
+        "subscription sub_{n} (row {n})",
+    ),
+    "rate limit": (
+        "UPDATE subscriptions SET settings = json_set(CAST(settings AS TEXT), '$.rate_limit', '31 Feb') WHERE seq = {n}",
+        "subscription sub_{n} (row {n})",
+    ),
+    "max_concurrency": (
+        "UPDATE subscriptions SET settings = json_set(CAST(settings AS TEXT), '$.max_concurrency', 0) WHERE seq = {n}",
+        "subscription sub_{n} (row {n})",
+    ),
+    "retry schedule": (
+        (
+            "UPDATE subscriptions SET settings = json_set(CAST(settings AS TEXT), '$.retry_schedule', json('[\"1s\"]'))"
+            " WHERE seq = {n}"
+        ),
+        "subscription sub_{n} (row {n})",
+    ),
+    "ciphertext": ("UPDATE subscriptions SET sealed = x'01020304' WHERE seq = {n}", "subscription sub_{n} (row {n})"),
+    "ciphertext is text": ("UPDATE subscriptions SET sealed = 'oops' WHERE seq = {n}", "subscription sub_{n} (row {n})"),
+    "ciphertext of another": (
+        "UPDATE subscriptions SET sealed = (SELECT sealed FROM subscriptions WHERE seq = 1) WHERE seq = {n}",
+        "subscription sub_{n} (row {n})",
+    ),
+    "times of a subscription": (
+        "UPDATE subscriptions SET created_at = 'then' WHERE seq = {n}",
+        "subscription sub_{n} (row {n})",
+    ),
+    "counters": (
+        "UPDATE health SET consecutive_failures = 'many' WHERE subscription = {n}",
+        "the counters of sub_{n} (row {n})",
+    ),
+    "tenant ciphertext": ("UPDATE tenants SET sealed = x'00' WHERE name = 'tenant{n}'", "the tenant tenant{n}"),
+    "tenant ciphertext is text": ("UPDATE tenants SET sealed = 'oops' WHERE name = 'tenant{n}'", "the tenant tenant{n}"),
+    "tenant time": ("UPDATE tenants SET created_at = 'then' WHERE name = 'tenant{n}'", "the tenant tenant{n}"),
+    "access token": ("UPDATE access_tokens SET sealed = x'00' WHERE subscription = {n}", "the access token of sub_{n}"),
+    "access token is text": (
+        "UPDATE access_tokens SET sealed = 'oops' WHERE subscription = {n}",
+        "the access token of sub_{n}",
+    ),
+    "token scopes": ("UPDATE tokens SET scopes = '[\"root\"]' WHERE user = 'user{n}'", "the token of user{n}"),
+    "token expiry": ("UPDATE tokens SET expires_at = 'never' WHERE user = 'user{n}'", "the token of user{n}"),
+    # Of these nobody needs to hear: nothing is lost by them.
+    "far off": ("UPDATE deliveries SET created_at = 1 << 62 WHERE seq = 2", None),
+    "paces": ("INSERT INTO meta VALUES ('paces', 'oops')", None),
+    "enabling": ("INSERT INTO meta VALUES ('enabling:oops', 'then')", None),
+    "event type time": ("UPDATE event_types SET created_at = 'then'", None),
+    "event type example": ("UPDATE event_types SET example = 'oops'", None),
+    "health of nobody": ("INSERT INTO health (subscription) VALUES (99)", None),
+    "delivery of nobody": (
+        (
+            "INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, created_at)"
+            " VALUES (99, 'dlv_99', 98, 97, 'pending', 1, 0, 0)"
+        ),
+        None,
+    ),
+}
+
+
+async def prepare(folder: Path, url: str, *, idle: int = 1) -> None:
+    """A file with something in every table: twelve deliveries waiting for each of four subscriptions, none for the *idle*."""
+    async with opened(folder, gathers=lambda one: one.batch is not None) as place:
+        change = place.store.writer.change
+        busy: dict[int, dict[str, Any]] = {
+            PLAIN: {},
+            OTHER: {},
+            FIFO: {"ordering": Ordering.FIFO},
+            BATCHED: {"profile": "clevertap", "batch": Batching(max_events=5, max_wait=1)},
+        }
+        for n, settings in busy.items():
+            await place.subscribe(id=f"sub_{n}", url=url, event_types=(f"t{n}",), **settings)
+        for n in range(BATCHED + 1, BATCHED + 1 + idle):
+            made = await place.subscribe(id=f"sub_{n}", url=url, tenant=f"tenant{n}", auth=OAUTH2)
+            await change(registry.set_tenant_secrets(f"tenant{n}", lambda _, __: (SigningSecret(value=Secret("whsec_x")),)))
+            await change(changes.keep_access_token(made.seq, OAUTH2, AccessToken(value=Secret("t"))))
+            await change(replays.add_replay(made.id, None, Replay(subscription=n, states=("failed",), newest=0), 0))
+            by = Principal(user=f"user{n}", scopes=frozenset({Scope.ADMIN}))
+            await change(registry.add_token(Token(seq=0, principal=by, digest=b"%d" % n, created_at=NOW)))
+        for n, name in ((PLAIN, "plain"), (OTHER, "other"), (FIFO, "line"), (BATCHED, "batch")):
+            await place.publish(*(draft(id=f"{name}-{i}", type=f"t{n}", digest=b"x") for i in range(1, 13)))
+    write(folder / "hooks.db", f"INSERT INTO event_types VALUES (1, 't1', 'One', '1', 0, {NOW}, {NOW})")
+
+
+async def until_done(api: Api) -> dict[str, str]:
+    """The states by event, of the four subscriptions that something is sent to, once none of them waits."""
+    for name in ("plain", "other", "line", "batch"):
+        for number in range(1, 13):
+            await api.engine.wait(f"{name}-{number}", PATIENCE)
+    found = (await api("GET", "/v1/deliveries?limit=250")).json["data"]
+    return {each["event"]: each["state"] for each in found}
+
+
+async def everything(api: Api) -> list[tuple[str, int]]:
+    """The paths that do not answer 200, of the lists of the API and of whatever they name; with what they answer."""
+    paths = ["/metrics", "/v1/tokens", "/readyz"]
+    for name in ("events", "deliveries", "subscriptions", "event-types", "tenants"):
+        answer = await api("GET", f"/v1/{name}?limit=250")
+        assert 200 == answer.status, (name, answer.body)
+        paths += [f"/v1/{name}/{each.get('id') or each.get('type') or each['tenant']}" for each in answer.json["data"]]
+    paths += [f"{path}/stats" for path in paths if path.startswith("/v1/subscriptions/")]
+    answers = [(path, await api("GET", path)) for path in paths]
+    return [(path, answer.status) for path, answer in answers if answer.status != 200]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The faults that were logged."""
+    return [
+        record.getMessage() for record in caplog.records if record.name == "hookengine" and record.msg.startswith("fault ")
+    ]
+
+
+@pytest.mark.parametrize(("first", "name"), [(1, "plain"), (25, "line"), (37, "batch")], ids=["alone", "lines", "batches"])
+async def test_deliveries_are_given_up_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, first: int, name: str) -> None:
+    """A delivery whose row cannot be read ends as failed, with its name in the log, and all others arrive."""
+    spoiled = dict(enumerate(DELIVERIES.values(), first + 1))
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        for seq, edit in spoiled.items():
+            write(tmp_path / "hooks.db", f"UPDATE deliveries SET {edit} WHERE seq = {seq}")
+        async with serving(tmp_path) as api:
+            states = await until_done(api)
+
+            failed = {f"{name}-{seq - first + 1}": "failed" for seq in spoiled}
+            assert failed == {event: state for event, state in states.items() if state != "delivered"}
+            assert [] == await everything(api)
+    assert sorted(spoiled) == sorted(int(line.partition("(row ")[2].partition(")")[0]) for line in told(caplog))
+
+
+@pytest.mark.parametrize("edit", DELIVERIES.values(), ids=DELIVERIES.keys())
+async def test_delivery_is_given_up_where_it_is_the_only_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, edit: str
+) -> None:
+    """So it is where nothing else waits for its subscription, and what comes later arrives."""
+    async with Receiver() as receiver:
+        async with opened(tmp_path, gathers=lambda one: one.batch is not None) as place:
+            await place.subscribe(url=receiver.url)
+            await place.subscribe(url=receiver.url, profile="clevertap", batch=Batching(max_events=2, max_wait=1))
+            await place.publish(draft(id="spoiled", digest=b"x"))
+        write(tmp_path / "hooks.db", f"UPDATE deliveries SET {edit}")
+        async with serving(tmp_path) as api:
+            spoiled = await api.engine.wait("spoiled", PATIENCE)
+            event = await api.publish(tenant="acme")
+            fresh = await api.engine.wait(event["id"], PATIENCE)
+
+            assert (["failed"] * 2, ["delivered"] * 2) == ([each.state for each in spoiled], [each.state for each in fresh])
+    assert 2 == len(told(caplog))
+
+
+async def test_events_are_given_up_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An event whose row cannot be read is never sent: its delivery fails, with the row's name in the log."""
+    spoiled = dict(enumerate(EVENTS.values(), 2))
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        for seq, edit in spoiled.items():
+            write(tmp_path / "hooks.db", f"UPDATE events SET {edit} WHERE seq = {seq}")
+        async with serving(tmp_path) as api:
+            states = await until_done(api)
+
+            failed = {f"plain-{seq}": "failed" for seq in spoiled}
+            assert failed == {event: state for event, state in states.items() if state != "delivered"}
+            assert [] == await everything(api)
+            explained = [await api("GET", f"/v1/events/plain-{seq}/explain") for seq in spoiled]
+            assert {"storage_corrupt"} == {answer.json["code"] for answer in explained}
+        assert not failed.keys() & {request.header("webhook-id") for request in receiver.requests}
+    assert [f"event plain-{seq} (row {seq})" for seq in spoiled] == [
+        name for seq in spoiled for line in told(caplog) if (name := f"event plain-{seq} (row {seq})") in line
+    ]
+
+
+async def test_other_rows_keep_nothing_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever other rows hold, the engine starts, names each of them once, delivers, accepts, and answers."""
+    numbered = [
+        (script.replace("{n}", str(n)), where and where.format(n=n, r=n - BATCHED))
+        for n, (script, where) in enumerate(ELSEWHERE.values(), BATCHED + 1)
+    ]
+    named = [where for _, where in numbered if where is not None]
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url, idle=len(numbered))
+        write(tmp_path / "hooks.db", "PRAGMA foreign_keys = OFF;" + ";".join(script for script, _ in numbered))
+        async with serving(tmp_path) as api:
+            states = await until_done(api)
+            event = await api.publish("t1", tenant="acme")
+            [fresh] = await api.engine.wait(event["id"], PATIENCE)
+
+            assert {"delivered"} == {*states.values(), fresh.state}
+            assert [] == await everything(api)
+            async with asyncio.timeout(PATIENCE):
+                while len(told(caplog)) < len(named):  # replays come one at a time, those that are spoiled first
+                    await api("GET", "/v1/events?limit=1")
+        lines = told(caplog)
+    assert named == [where for where in named if 1 == len([line for line in lines if where in line])]
+    assert len(lines) == len(named)
+
+
+async def test_spoiled_attempts_are_shown(tmp_path: Path) -> None:
+    """Of an attempt whose request, answer or times cannot be read, the rest is shown."""
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        async with serving(tmp_path) as api:
+            await until_done(api)
+            [spoiled] = (await api("GET", "/v1/deliveries?event=plain-2")).json["data"]
+            for edit in (
+                "request = 'oops'", "request = '[1]'", "response = x'ff'", "body = 'text'", "at = 'then'", "request = NULL"
+            ):  # fmt: skip
+                write(tmp_path / "hooks.db", f"UPDATE attempts SET {edit} WHERE delivery = 2")
+                answer = await api("GET", f"/v1/deliveries/{spoiled['id']}")
+
+                assert (200, 200) == (answer.status, answer.json["attempts"][0]["status_code"]), edit
+
+
+async def test_unreadable_delivery_cannot_be_changed(tmp_path: Path) -> None:
+    """Who asks for a change of a row that cannot be read is told which row that is, and nothing of the inside."""
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        write(tmp_path / "hooks.db", "UPDATE deliveries SET trigger = 'whim' WHERE seq = 2")
+        async with serving(tmp_path) as api:
+            await until_done(api)
+            [spoiled] = (await api("GET", "/v1/deliveries?event=plain-2")).json["data"]
+            answer = await api("POST", f"/v1/deliveries/{spoiled['id']}/retry")
+
+    assert (500, "storage_corrupt") == (answer.status, answer.json["code"])
+    assert f"delivery {spoiled['id']} (row 2)" in answer.json["detail"]
