@@ -288,7 +288,7 @@ async def test_interrupted_batch_stays_as_it_is(tmp_path: Path) -> None:
 
 
 async def test_interrupted_one_that_left_takes_nothing_along(tmp_path: Path) -> None:
-    """When one that left its batch is interrupted again, by itself, the others keep what they shared with it until they are."""
+    """When one that left its batch is interrupted again by itself, the others keep what they shared with it."""
     async with opened(tmp_path, gathers=gathers) as place:
         _, head, group = await composed(place)
         await record(place, results(head, group, INTERRUPTED))
