@@ -165,6 +165,25 @@ async def test_retry_by_hand_in_an_empty_line(tmp_path: Path) -> None:
         assert [only.seq] == [each.seq for each in await in_lane(place, made)]
 
 
+async def test_retry_by_hand_before_a_restart(tmp_path: Path) -> None:
+    """Whoever comes after a restart stands behind those that were retried before it."""
+    async with opened(tmp_path) as place:
+        made, [first, second] = await lined(place, 2)
+        for each in (first, second):
+            await place.store.writer.change(changes.cancel_delivery(each.id, "acme"))
+        for each in (second, first):
+            await place.store.writer.change(changes.retry_delivery(each.id, "acme"))
+    async with opened(tmp_path) as place:
+        [third] = await place.deliver()
+        order = []
+        while waiting := await in_lane(place, made):
+            [head] = waiting
+            order.append(head.seq)
+            await place.record(result(head, DELIVERED))
+
+    assert [second.seq, first.seq, third.seq] == order
+
+
 async def test_replays_go_to_the_end(tmp_path: Path) -> None:
     """What is replayed stands behind what waits, in the line of its key, in the order of acceptance."""
     async with opened(tmp_path) as place:

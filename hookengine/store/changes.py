@@ -52,6 +52,7 @@ STEP = 500  # rows of one commit of upkeep: short enough that publishers do not 
 
 _ENABLING = "enabling:"
 _PACES = "paces"
+_LAST_TURN = "last_turn"
 
 
 def add_subscription(
@@ -220,7 +221,9 @@ async def _turn_of(tx: Transaction, before: Delivery) -> tuple[Place, str | None
     if line is None or before.state is DeliveryState.PENDING:
         return Place.LANE, None, None
     await tx.stand([line])
-    return Place.FOLLOWING if line in tx.lines else Place.LANE, line[1], tx.new_turn()
+    turn = tx.new_turn()
+    await tx.run(sql.set_meta, (_LAST_TURN, turn))  # it is no delivery's key: after a restart those who come get later ones
+    return Place.FOLLOWING if line in tx.lines else Place.LANE, line[1], turn
 
 
 def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:

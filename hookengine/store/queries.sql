@@ -23,10 +23,11 @@ WHERE s.deleted_at IS NULL
 ORDER BY s.seq;
 
 -- last_keys
--- The newest key of each table that is numbered by commits.
+-- The newest key of each table that is numbered by commits. Turns in lines are numbered with the deliveries.
 SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions) AS subscriptions,
        (SELECT coalesce(max(seq), 0) FROM events) AS events,
-       (SELECT coalesce(max(seq), 0) FROM deliveries) AS deliveries,
+       max((SELECT coalesce(max(seq), 0) FROM deliveries),
+           coalesce((SELECT value FROM meta WHERE name = 'last_turn'), 0)) AS deliveries,
        (SELECT coalesce(max(seq), 0) FROM exchanges) AS exchanges;
 
 -- heads
