@@ -5,43 +5,33 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import suppress
-from typing import TYPE_CHECKING, assert_never
+from functools import partial
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from hookengine import health, profiles, retry
+from hookengine import health, profiles
+from hookengine.attempting import Attempting, Outage, Target
 from hookengine.errors import StorageCorrupt, StorageFailed, Unavailable
 from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
 from hookengine.gathering import Gathering
 from hookengine.models import (
-    Accepted,
     Attempt,
-    AttemptError,
-    Broken,
     Delivery,
     DeliveryState,
-    ErrorCode,
     Event,
     Health,
     Interrupted,
-    Outcome,
     Place,
     Rank,
-    Refused,
-    Request,
-    Rules,
     Standing,
     Subscription,
     SubscriptionState,
-    Unreachable,
 )
 from hookengine.observers import (
     AttemptFinished,
     Committed,
     DeliveryOverruled,
     Fault,
-    LocalTrouble,
     ReplayProgress,
     StorageTrouble,
     SubscriptionChanged,
@@ -54,6 +44,7 @@ from hookengine.validation import interval
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from hookengine.attempting import Member
     from hookengine.clock import Clock
     from hookengine.gathering import Compose, Composed
     from hookengine.observers import Happening
@@ -62,35 +53,13 @@ if TYPE_CHECKING:
     from hookengine.sender import Sender
     from hookengine.store import Store
 
-    _Member = tuple[Delivery, Event | None]  # the event is None where it is gone
 
 _TURN = 64  # deliveries taken at once, whose payloads are read in one go
 _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
-_SHORTEST_PAUSE = 100  # ms without taking after a fault of this machine, doubling to the longest
-_LONGEST_PAUSE = 5_000
 _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupted attempts
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
-
-# These endings need no working network, so that they do not show that it works again.
-_PROVES_NOTHING = frozenset(
-    {
-        ErrorCode.BLOCKED_ADDRESS,
-        ErrorCode.SELF_CONNECTION,
-        ErrorCode.INVALID_URL,
-        ErrorCode.DNS_TEMPORARY,
-        ErrorCode.AUTH_FAILED,
-    }
-)
-
-
-class _Target(Struct, frozen=True):
-    """A subscription as attempts use it."""
-
-    subscription: Subscription
-    profile: Profile
-    rules: Rules
 
 
 class Dispatcher:
@@ -121,7 +90,7 @@ class Dispatcher:
         self._gathering = Gathering()
         self._flights = Flights()
         self._store: Store  # given by load()
-        self._targets: dict[int, _Target] = {}  # by subscription, made when first needed after a change
+        self._targets: dict[int, Target] = {}  # by subscription, made when first needed after a change
         self._interrupted_at: dict[int, int] = {}  # in trouble: when a delivery's interrupted attempt was last recorded
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -129,8 +98,8 @@ class Dispatcher:
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
-        self._paused_until = 0.0  # loop time
-        self._pause = _SHORTEST_PAUSE
+        self._outage = Outage(observe)
+        self._attempting = Attempting(sender, clock=clock, observe=observe, outage=self._outage)
 
     @property
     def in_flight(self) -> int:
@@ -375,7 +344,7 @@ class Dispatcher:
         subscription = self._store.writer.index.get(seq)
         return 0 if subscription is None else subscription.max_concurrency - self._scheduler.due(seq, self._clock.now())
 
-    def _target(self, seq: int) -> _Target | None:
+    def _target(self, seq: int) -> Target | None:
         """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""
         subscription = self._store.writer.index.get(seq)
         if subscription is None or subscription.state is SubscriptionState.DISABLED:
@@ -386,18 +355,17 @@ class Dispatcher:
             if profile is None:
                 self._observe(Fault(where=f"subscription {subscription.id}", error=f"no profile {subscription.profile!r}"))
                 return None
-            target = _Target(subscription, profile, profiles.rules(profile, subscription))
+            target = Target(subscription, profile, profiles.rules(profile, subscription))
             self._targets[seq] = target
         return target
 
     def _may_take(self) -> bool:
-        return self._storage_works and self._loop.time() >= self._paused_until
+        return self._storage_works and not self._outage.left
 
     async def _sleep(self, now: int) -> None:
         due_at = min((at for at in (self._scheduler.next_due(), self._gathering.next_due()) if at is not None), default=None)
         delay = _LONGEST_SLEEP if due_at is None else min(max(0, due_at - now) / 1000, _LONGEST_SLEEP)
-        if self._loop.time() < self._paused_until:
-            delay = self._paused_until - self._loop.time()
+        delay = self._outage.left or delay
         timer = self._loop.call_later(delay, self._wake.set)
         await self._wake.wait()
         timer.cancel()
@@ -419,7 +387,7 @@ class Dispatcher:
                     self.unreadable("reading payloads", each)
         except sqlite3.Error as error:
             self._observe(Fault(where="reading payloads", error=repr(error)))
-            self._hold_off(str(error))
+            self._outage.begin(str(error))
             for delivery in taken:
                 self._put_back(delivery)
             return
@@ -455,7 +423,7 @@ class Dispatcher:
 
     # One attempt.
 
-    async def _attempt(self, taken: Delivery, members: list[_Member]) -> None:
+    async def _attempt(self, taken: Delivery, members: list[Member]) -> None:
         """One request for the delivery that was taken, or for those of the batch that it leads."""
         target = self._target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
@@ -469,7 +437,9 @@ class Dispatcher:
             await self._dissolve(taken, taken.batch)
             return
         failpoint("K07-taken")
-        results = await self._try(taken, members, target)
+        secrets = partial(self._store.writer.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
+        begun = partial(self._scheduler.begun, taken.seq) if target.subscription.rate_limit is not None else None
+        results = await self._attempting.run(taken, members, target, secrets=secrets, begun=begun)
         failpoint("K11-ended")
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):
@@ -482,90 +452,8 @@ class Dispatcher:
         try:
             await self._store.writer.change(batches.dissolve(batch))
         except (Unavailable, StorageFailed) as error:
-            self._hold_off(str(error))
+            self._outage.begin(str(error))
         self._put_back(taken)
-
-    async def _try(self, taken: Delivery, members: list[_Member], target: _Target) -> list[Result]:
-        started_at = self._clock.now()
-        results, going = _sorted_out(taken, members, target, started_at)
-        if not going:
-            return results
-        if target.subscription.rate_limit is not None:
-            self._scheduler.begun(taken.seq, now=started_at)
-        begun = self._loop.time()
-        request, outcome = await self._send(going, target, started_at)
-        duration = round((self._loop.time() - begun) * 1000)
-        rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
-        head, shares = (None, False) if taken.batch is None else (taken, len(going) > 1)
-        for delivery, event in going:
-            attempt = Attempt(
-                number=delivery.attempt_count + 1,
-                at=started_at,
-                duration=duration,
-                trigger=delivery.trigger,
-                outcome=outcome,
-                request=request,
-            )
-            after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
-            results.append(
-                Result(
-                    before=delivery,
-                    after=after,
-                    attempt=attempt,
-                    rules=target.rules,
-                    profile=target.profile.name,
-                    event=event,
-                    head=head,
-                    shares=shares,
-                )
-            )
-        return results
-
-    async def _send(self, going: list[tuple[Delivery, Event]], target: _Target, now: int) -> tuple[Request | None, Outcome]:
-        """The request, and every way that sending it can end as a value: nothing escapes an attempt."""
-        request = None
-        delivery = going[0][0]
-        try:
-            request = profiles.build(
-                target.profile,
-                target.subscription,
-                [event for _, event in going],
-                secrets=self._store.writer.secrets(target.subscription, of_tenant=target.profile.uses_tenants_secret),
-                attempt=delivery.attempt_count + 1,
-                retry=delivery.step,
-                now=now,
-                timeout=target.rules.timeout,
-            )
-            outcome = await self._sender.attempt(request, target.rules)
-        except asyncio.CancelledError:
-            return request, Interrupted()
-        except Exception as error:  # noqa: BLE001  # promise 6
-            self._observe(Fault(where=f"delivery {delivery.id}", error=repr(error)))
-            return request, _broken(type(error).__name__)
-        self._weigh(outcome)
-        return request, outcome
-
-    def _weigh(self, outcome: Outcome) -> None:
-        """Whether this machine is able to send at all."""
-        match outcome:
-            case Interrupted(error=error) if error is not None:
-                self._hold_off(f"{error.code}: {error.detail}")
-            case Accepted() | Refused():
-                self._pause = _SHORTEST_PAUSE
-            case Unreachable(error=error) if error.code not in _PROVES_NOTHING:
-                self._pause = _SHORTEST_PAUSE
-            case Unreachable() | Broken() | Interrupted():
-                pass
-            case _:
-                assert_never(outcome)
-
-    def _hold_off(self, error: str) -> None:
-        now = self._loop.time()
-        if now < self._paused_until:
-            return  # others of the same moment
-        self._observe(LocalTrouble(error=error, pause=self._pause))
-        self._paused_until = now + self._pause / 1000
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _is_repetition(self, delivery: Delivery, attempt: Attempt) -> bool:
         """Whether the same was recorded of *delivery* less than a second ago: trouble of ours must not fill the disk."""
@@ -615,32 +503,3 @@ def _pace(subscription: Subscription) -> float:
         return 0.0
     exact = interval(subscription.rate_limit)
     return exact + min(exact / 50, 20)
-
-
-def _sorted_out(
-    taken: Delivery, members: list[_Member], target: _Target, now: int
-) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
-    """What becomes of those of *members* that do not go now, and those that do."""
-    head = None if taken.batch is None else taken
-    results: list[Result] = []
-    going: list[tuple[Delivery, Event]] = []
-    expired = False
-    for delivery, event in members:
-        after, attempt = retry.expire(delivery, now=now), None
-        expired = expired or after is not None
-        if after is None and event is None:
-            outcome = _broken(f"the event of {delivery.id} is gone, or cannot be read")
-            number = delivery.attempt_count + 1
-            attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
-            after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)
-        elif after is None and expired and delivery.due_at > now:
-            after = delivery  # the head's time came earlier than that of the others, because it was its last
-        if after is None and event is not None:
-            going.append((delivery, event))
-        elif after is not None:
-            results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
-    return results, going
-
-
-def _broken(detail: str) -> Broken:
-    return Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=detail))

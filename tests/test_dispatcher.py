@@ -29,20 +29,13 @@ from engines import (
     taken,
 )
 from msgspec import UNSET
-from storage import DELIVERED, GONE, NO_ANSWER
 from storage import edit as edit_stored
 
 from hookengine.clock import Clock
 from hookengine.errors import DeliveryStateConflict, StorageUnavailable
 from hookengine.models import (
-    AttemptError,
-    Broken,
-    ErrorCode,
-    Interrupted,
-    Outcome,
     Secret,
     SigningSecret,
-    Unreachable,
 )
 from hookengine.receiver import Received, Receiver, Reply
 
@@ -810,28 +803,6 @@ async def test_pause_starts_anew_after_a_request_got_out(running_engine: Engine,
             await running_engine.wait(event.id, PATIENCE)
 
             assert [100, 200] == [line["pause_ms"] for line in lines[before:]]
-
-
-@pytest.mark.parametrize(
-    ("outcome", "expected"),
-    [
-        pytest.param(DELIVERED, 100, id="accepted"),
-        pytest.param(GONE, 100, id="refused"),
-        pytest.param(NO_ANSWER, 100, id="no answer"),
-        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.BLOCKED_ADDRESS, detail="")), 800, id="blocked"),
-        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="")), 800, id="no name server"),
-        pytest.param(Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail="")), 800, id="broken"),
-        pytest.param(Interrupted(), 800, id="cut"),
-        pytest.param(Interrupted(error=AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="")), 1600, id="local"),
-    ],
-)
-async def test_what_shows_that_requests_get_out(running_engine: Engine, outcome: Outcome, expected: int) -> None:
-    """Only an end that needs a working network shortens the next pause; only one of ours prolongs it."""
-    dispatcher = running_engine._running.dispatcher
-    dispatcher._pause = 800
-    dispatcher._weigh(outcome)
-
-    assert expected == dispatcher._pause
 
 
 async def test_unreadable_payloads_are_read_again(tmp_path: Path, journal: Journal) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
     ("extensions",),
     ("config", "sender", "store", "inputs"),
     ("observers", "paging", "presentation"),
+    ("attempting",),
     ("dispatcher", "maintenance", "stream"),
     ("service",),
     ("server", "api"),

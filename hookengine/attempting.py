@@ -1,0 +1,220 @@
+"""One attempt, from the deliveries that go to what becomes of each: nothing escapes it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, assert_never
+
+from msgspec import Struct
+
+from hookengine import profiles, retry
+from hookengine.models import (
+    Accepted,
+    Attempt,
+    AttemptError,
+    Broken,
+    Delivery,
+    ErrorCode,
+    Event,
+    Interrupted,
+    Outcome,
+    Refused,
+    Request,
+    Rules,
+    SigningSecret,
+    Subscription,
+    Unreachable,
+)
+from hookengine.observers import Fault, LocalTrouble
+from hookengine.store import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hookengine.clock import Clock
+    from hookengine.observers import Happening
+    from hookengine.profiles import Profile
+    from hookengine.sender import Sender
+
+Member = tuple[Delivery, Event | None]  # one of those that share a request; the event is None where it is gone
+
+_SHORTEST_PAUSE = 100  # ms without taking after a fault of this machine, doubling to the longest
+_LONGEST_PAUSE = 5_000
+
+# These endings need no working network, so that they do not show that it works again.
+_PROVES_NOTHING = frozenset(
+    {
+        ErrorCode.BLOCKED_ADDRESS,
+        ErrorCode.SELF_CONNECTION,
+        ErrorCode.INVALID_URL,
+        ErrorCode.DNS_TEMPORARY,
+        ErrorCode.AUTH_FAILED,
+    }
+)
+
+
+class Target(Struct, frozen=True):
+    """A subscription as attempts use it."""
+
+    subscription: Subscription
+    profile: Profile
+    rules: Rules
+
+
+class Outage:
+    """
+    Faults of this machine, which are no endpoint's: after one nothing is taken for a while.
+
+    The next one makes it twice as long, until a request has got out.
+    """
+
+    def __init__(self, observe: Callable[[Happening], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._observe = observe
+        self._until = 0.0  # loop time
+        self._pause = _SHORTEST_PAUSE
+
+    @property
+    def left(self) -> float:
+        """The seconds that nothing is to be taken for; 0 where all is well."""
+        return max(0.0, self._until - self._loop.time())
+
+    def weigh(self, outcome: Outcome) -> None:
+        """What *outcome* says of this machine: that something goes out, that nothing does, or neither."""
+        match outcome:
+            case Interrupted(error=error) if error is not None:
+                self.begin(f"{error.code}: {error.detail}")
+            case Accepted() | Refused():
+                self._pause = _SHORTEST_PAUSE
+            case Unreachable(error=error) if error.code not in _PROVES_NOTHING:
+                self._pause = _SHORTEST_PAUSE
+            case Unreachable() | Broken() | Interrupted():
+                pass
+            case _:
+                assert_never(outcome)
+
+    def begin(self, error: str) -> None:
+        """Nothing goes out, because of *error*: wait, twice as long as the last time."""
+        now = self._loop.time()
+        if now < self._until:
+            return  # others of the same moment
+        self._observe(LocalTrouble(error=error, pause=self._pause))
+        self._until = now + self._pause / 1000
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+
+class Attempting:
+    """Makes attempts."""
+
+    def __init__(self, sender: Sender, *, clock: Clock, observe: Callable[[Happening], None], outage: Outage) -> None:
+        # Kept, because asking for it costs a system call on Python 3.11, several times an attempt.
+        self._loop = asyncio.get_running_loop()
+        self._sender = sender
+        self._clock = clock
+        self._observe = observe
+        self._outage = outage
+
+    async def run(
+        self,
+        taken: Delivery,
+        members: list[Member],
+        target: Target,
+        *,
+        secrets: Callable[[], Sequence[SigningSecret]],
+        begun: Callable[..., None] | None = None,
+    ) -> list[Result]:
+        """
+        One request for all of *members* that may go; what becomes of each.
+
+        *taken* is the one that was taken, which leads them where they are a batch. *secrets* may raise StorageCorrupt.
+        *begun* is called with the time, as `now`, when the request goes.
+        """
+        started_at = self._clock.now()
+        results, going = _sorted_out(taken, members, target, started_at)
+        if not going:
+            return results
+        if begun is not None:
+            begun(now=started_at)
+        since = self._loop.time()
+        request, outcome = await self._send(going, target, secrets, started_at)
+        duration = round((self._loop.time() - since) * 1000)
+        rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
+        head, shares = (None, False) if taken.batch is None else (taken, len(going) > 1)
+        for delivery, event in going:
+            attempt = Attempt(
+                number=delivery.attempt_count + 1,
+                at=started_at,
+                duration=duration,
+                trigger=delivery.trigger,
+                outcome=outcome,
+                request=request,
+            )
+            after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
+            results.append(
+                Result(
+                    before=delivery,
+                    after=after,
+                    attempt=attempt,
+                    rules=target.rules,
+                    profile=target.profile.name,
+                    event=event,
+                    head=head,
+                    shares=shares,
+                )
+            )
+        return results
+
+    async def _send(
+        self, going: list[tuple[Delivery, Event]], target: Target, secrets: Callable[[], Sequence[SigningSecret]], now: int
+    ) -> tuple[Request | None, Outcome]:
+        """The request, and every way that sending it can end as a value: nothing escapes an attempt."""
+        request = None
+        delivery = going[0][0]
+        try:
+            request = profiles.build(
+                target.profile,
+                target.subscription,
+                [event for _, event in going],
+                secrets=secrets(),
+                attempt=delivery.attempt_count + 1,
+                retry=delivery.step,
+                now=now,
+                timeout=target.rules.timeout,
+            )
+            outcome = await self._sender.attempt(request, target.rules)
+        except asyncio.CancelledError:
+            return request, Interrupted()
+        except Exception as error:  # noqa: BLE001  # promise 6
+            self._observe(Fault(where=f"delivery {delivery.id}", error=repr(error)))
+            return request, _broken(type(error).__name__)
+        self._outage.weigh(outcome)
+        return request, outcome
+
+
+def _sorted_out(
+    taken: Delivery, members: list[Member], target: Target, now: int
+) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
+    """What becomes of those of *members* that do not go now, and those that do."""
+    head = None if taken.batch is None else taken
+    results: list[Result] = []
+    going: list[tuple[Delivery, Event]] = []
+    expired = False
+    for delivery, event in members:
+        after, attempt = retry.expire(delivery, now=now), None
+        expired = expired or after is not None
+        if after is None and event is None:
+            outcome = _broken(f"the event of {delivery.id} is gone, or cannot be read")
+            number = delivery.attempt_count + 1
+            attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
+            after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)
+        elif after is None and expired and delivery.due_at > now:
+            after = delivery  # the head's time came earlier than that of the others, because it was its last
+        if after is None and event is not None:
+            going.append((delivery, event))
+        elif after is not None:
+            results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
+    return results, going
+
+
+def _broken(detail: str) -> Broken:
+    return Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=detail))

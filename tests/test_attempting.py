@@ -1,0 +1,54 @@
+"""How faults of this machine are told from those of endpoints; what becomes of deliveries is in test_dispatcher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from storage import DELIVERED, GONE, NO_ANSWER
+
+from hookengine.attempting import Outage
+from hookengine.models import AttemptError, Broken, ErrorCode, Interrupted, Unreachable
+
+if TYPE_CHECKING:
+    from hookengine.models import Outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        pytest.param(DELIVERED, 100, id="accepted"),
+        pytest.param(GONE, 100, id="refused"),
+        pytest.param(NO_ANSWER, 100, id="no answer"),
+        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.BLOCKED_ADDRESS, detail="")), 800, id="blocked"),
+        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="")), 800, id="no name server"),
+        pytest.param(Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail="")), 800, id="broken"),
+        pytest.param(Interrupted(), 800, id="cut"),
+        pytest.param(Interrupted(error=AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="")), 1600, id="local"),
+    ],
+)
+async def test_what_shows_that_requests_get_out(outcome: Outcome, expected: int) -> None:
+    """Only an end that needs a working network shortens the next pause; only one of ours prolongs it."""
+    told: list[Any] = []
+    outage = Outage(told.append)
+    for _ in range(3):
+        outage._until = 0
+        outage.begin("no route")
+    outage._until = 0
+    outage.weigh(outcome)
+    outage._until = 0
+    outage.begin("no route")
+
+    assert [100, 200, 400, expected] == [each.pause for each in (*told[:3], told[-1])]
+
+
+async def test_others_of_the_same_moment_are_no_further_fault() -> None:
+    """A hundred attempts that fail together make one pause, which is told once and passes."""
+    told: list[Any] = []
+    outage = Outage(told.append)
+    assert not outage.left
+    for _ in range(100):
+        outage.begin("no route")
+
+    assert 1 == len(told)
+    assert 0 < outage.left <= 0.1
