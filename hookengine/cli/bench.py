@@ -24,7 +24,9 @@ def _writable(_context: click.Context, _parameter: click.Parameter, value: Path 
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option("--count", type=click.IntRange(10, 1_000_000), default=3_000, show_default=True, help="Requests in each.")
+@click.option(
+    "--count", type=click.IntRange(10, 1_000_000), default=3_000, show_default=True, help="Requests in each scenario."
+)
 @click.option("--rounds", type=click.IntRange(1, 9), default=3, show_default=True, help="Medians are over these.")
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="This scenario; repeat it for more. bare always runs.")
 @click.option(
@@ -32,7 +34,7 @@ def _writable(_context: click.Context, _parameter: click.Parameter, value: Path 
     type=click.IntRange(1, 10_000_000),
     default=200_000,
     show_default=True,
-    help="Deliveries that wait in it.",
+    help="Deliveries that wait in backlog.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Show JSON, with every round.")
 @click.option(

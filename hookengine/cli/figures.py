@@ -22,28 +22,31 @@ from hookengine.validation import format_time
 if TYPE_CHECKING:
     from hookengine.bench.cases import Plan
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 def measure(plan: Plan, directory: Path) -> Measured:
     """Do what *plan* asks for, with files in *directory* until the end; raises Abort on a signal to end."""
-    with TemporaryDirectory(prefix="hookengine-bench-", dir=directory.absolute()) as folder:
-        try:
-            return asyncio.run(_measure(plan, Path(folder)))
-        except asyncio.CancelledError:
-            raise click.Abort from None
+    try:
+        return asyncio.run(_measure(plan, directory.absolute()))
+    except asyncio.CancelledError:
+        raise click.Abort from None
 
 
-async def _measure(plan: Plan, folder: Path) -> Measured:
+async def _measure(plan: Plan, directory: Path) -> Measured:
+    _heed_signals()
+    with TemporaryDirectory(prefix="hookengine-bench-", dir=directory) as name:
+        folder = Path(name)
+        async with receiver(folder) as (called, url):
+            say(f"The receiver is {printable(called)}; files are in {printable(name)} until the end.")
+            with progress("measuring") as advance:
+                return Measured(plan, called, machine(), await run(plan, url, folder, advance))
+
+
+def _heed_signals() -> None:
+    """Let the first signal to end cancel the present task; another does not disturb the tidying up."""
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101  # this is one
-    for number in _ENDS:
-        # The first is enough; another must not disturb the tidying up.
+    assert task is not None  # noqa: S101  # who calls is one
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, lambda: task.cancelling() or task.cancel())
-    async with receiver(folder) as (name, url):
-        say(f"The receiver is {printable(name)}; files are in {printable(str(folder))} until the end.")
-        with progress("measuring") as advance:
-            return Measured(plan, name, machine(), await run(plan, url, folder, advance))
 
 
 def show(measured: Measured) -> None:
