@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import os
+import signal
 import sys
 from base64 import b64decode
 from contextlib import suppress
@@ -290,6 +291,7 @@ def test_rate_and_cpu_are_of_the_time_since() -> None:
 class Process(NamedTuple):
     """A live process, as /proc has it."""
 
+    id: int
     session: int
     command: str
 
@@ -301,7 +303,7 @@ def processes() -> list[Process]:
         with suppress(OSError):  # it has ended since
             state, _, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
             if state not in "ZX":
-                found.append(Process(int(session), (folder / "cmdline").read_text().replace("\0", " ")))
+                found.append(Process(int(folder.name), int(session), (folder / "cmdline").read_text().replace("\0", " ")))
     return found
 
 
@@ -316,12 +318,20 @@ async def test_interrupted_scenario_leaves_no_process(tmp_path: Path) -> None:
         work = asyncio.create_task(measured(case, receiver.url, str(tmp_path)))
         await receiver.wait(1, 20)
         [session] = {each.session for each in processes() if str(tmp_path) in each.command}
-        assert 2 == len([each for each in processes() if each.session == session])
-        work.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await work
+        started = [each for each in processes() if each.session == session]
+        [producer] = [each for each in started if "bench.producer" in each.command]
+        os.kill(producer.id, signal.SIGSTOP)  # so that it does not notice that the engine has gone
+        try:
+            work.cancel()
+            await asyncio.wait([work], timeout=10)
+            async with asyncio.timeout(10):
+                while [each for each in processes() if each.session == session]:  # noqa: ASYNC110  # nobody tells us
+                    await asyncio.sleep(0)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(session, signal.SIGKILL)
 
-    assert [] == [each for each in processes() if each.session == session]
+    assert (True, 2) == (work.cancelled(), len(started))
 
 
 @pytest.mark.parametrize(
