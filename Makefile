@@ -15,7 +15,7 @@ help:
 	@echo 'make check   lint, format, types, tests with coverage: what CI runs'
 	@echo 'make soak    what CI has a sample of, in full: 1,000 kills; SEED=n for others'
 	@echo 'make docs    write the documents that derive from the code'
-	@echo 'make bench   the benchmarks (needs nginx)'
+	@echo 'make bench   the benchmarks: what a delivery costs on this machine'
 	@echo 'make clean   remove what the tools left'
 
 setup: $(STAMP)
@@ -50,8 +50,8 @@ docs: setup
 	$(BIN)/python docs/generate.py
 
 bench: setup
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/hookengine bench
 
 clean:
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find hookengine tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find hookengine tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Wall time and new ids: the only reader of `time` and `secrets`."""
+"""Wall time, new ids and what measurements read: the only reader of `time` and `secrets`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import time
 _POOL = 4096  # random bytes fetched at once: a system call for each id took a tenth of an id's time
 # The first digit behind the version with its two upper bits set to the variant (RFC 9562, 4.1).
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+
+
+def elapsed() -> float:
+    """Seconds of a clock that never goes back and that all processes of this machine share; its zero means nothing."""
+    return time.monotonic()
+
+
+def cpu_time() -> float:
+    """Seconds that processors have worked for this process."""
+    return time.process_time()
 
 
 class Clock:

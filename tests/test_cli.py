@@ -240,6 +240,7 @@ def running(data: Path, url: str, *, pid: int | None = None, token: str | None =
         ["db", "prune", "-h"],
         ["init", "-h"],
         ["backup", "-h"],
+        ["bench", "-h"],
         ["sign", "-h"],
     ],
 )

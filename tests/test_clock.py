@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from uuid import RFC_4122, UUID
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookengine.clock import Clock
+from hookengine.clock import Clock, cpu_time, elapsed
 
 NOW = 1_700_000_000_000
 
@@ -136,3 +138,23 @@ def test_new_bytes_differ() -> None:
     clock = Clock()
 
     assert 200 == len({clock.new_bytes(16) for _ in range(200)})
+
+
+def test_processes_share_the_elapsed_time() -> None:
+    """What one process reads stands between two readings of another."""
+    before = elapsed()
+    script = "from hookengine.clock import elapsed; print(elapsed())"
+    between = float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+
+    assert before < between < elapsed()
+
+
+def test_cpu_time_is_of_work() -> None:
+    """CPU time goes on while this process works, and stands still while it waits for another."""
+    began, cpu = elapsed(), cpu_time()
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    waited, spent = elapsed() - began, cpu_time() - cpu
+    sum(range(1_000_000))
+
+    assert spent < waited
+    assert cpu_time() - cpu > spent

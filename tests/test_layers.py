@@ -34,7 +34,7 @@ LAYERS = (
     ("server", "api"),
     ("dashboard",),
     ("engine",),
-    ("receiver",),
+    ("receiver", "bench"),
     ("cli", "testing", "demo"),
     ("__main__",),
 )

@@ -16,6 +16,7 @@ import click
 
 from hookengine import __version__
 from hookengine.cli.backup import backup
+from hookengine.cli.bench import bench
 from hookengine.cli.completion import completion
 from hookengine.cli.config import check_config
 from hookengine.cli.db import db
@@ -57,7 +58,7 @@ for _verb in (
     *(serve, demo, event, subscription, delivery, replay, tail),
     *(event_type, tenant, token, openapi, check_config),
     *(listen, verify, sign),
-    *(init, doctor, backup, db, completion),
+    *(init, doctor, backup, db, bench, completion),
 ):
     hookengine.add_command(_verb)
 

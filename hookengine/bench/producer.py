@@ -1,5 +1,5 @@
 """
-Posts events to the API over 64 connections and prints when it began, in seconds of the monotonic clock.
+Posts events to the API over 64 connections and prints when it began, by the clock that all processes read.
 
 It writes ready-made requests and reads only what it must of the answers: what it spends is missing to the server beside it.
 """
@@ -9,20 +9,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
-import time
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import uvloop
 
-from scenario import DATA
+from hookengine.bench.framing import message_size
+from hookengine.bench.scenario import DATA
+from hookengine.clock import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECTIONS = 64
-CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Connection(asyncio.Protocol):
@@ -41,11 +40,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Go on once the answer is whole."""
         self._received += data
-        head, end, body = self._received.partition(b"\r\n\r\n")
-        length = CONTENT_LENGTH.search(head)
-        if not end or (length is not None and len(body) < int(length[1])):
+        if message_size(self._received) is None:
             return
-        if length is None or not head.startswith(b"HTTP/1.1 202 "):
+        if not self._received.startswith(b"HTTP/1.1 202 "):
             self._end(RuntimeError(f"the server answered {self._received[:500]!r}"))
             return
         self._received = b""
@@ -92,11 +89,11 @@ async def produce(url: str, token: str, count: int, batch: int) -> float:
     server = urlsplit(url)
     loop = asyncio.get_running_loop()
     waiting = requests(server.netloc, token, count, batch)
-    started = time.monotonic()
+    began = elapsed()
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(post_all(loop, server.hostname or "", server.port or 80, waiting))
-    return started
+    return began
 
 
 async def post_all(loop: asyncio.AbstractEventLoop, host: str, port: int, waiting: Iterator[bytes]) -> None:
@@ -112,4 +109,4 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, required=True, help="how many events")
     parser.add_argument("--batch", type=int, default=1, help="events in one request")
     options = parser.parse_args()
-    print(uvloop.run(produce(options.url, os.environ["HOOKENGINE_TOKEN"], options.count, options.batch)))
+    print(uvloop.run(produce(options.url, os.environ["HOOKENGINE_TOKEN"], options.count, options.batch)))  # noqa: T201

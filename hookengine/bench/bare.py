@@ -6,15 +6,15 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import time
 from typing import TYPE_CHECKING
 
 import aiohttp
 
-from scenario import DATA, TASKS, arguments, measure
+from hookengine.bench.scenario import DATA, TASKS, arguments, figures, print_figures
+from hookengine.clock import Clock, cpu_time, elapsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 KEY = b"k" * 32
 
@@ -32,25 +32,33 @@ def signed(event_id: str, timestamp: str, body: bytes) -> dict[str, str]:
 
 async def post_all(session: aiohttp.ClientSession, url: str, numbers: Iterator[int]) -> None:
     """Post one request for each of *numbers*, one after the other."""
+    clock = Clock()
     for number in numbers:
-        headers = signed(f"evt_{number:032x}", str(int(time.time())), DATA)
+        headers = signed(f"evt_{number:032x}", str(clock.now() // 1000), DATA)
         async with session.post(url, data=DATA, headers=headers) as response:
             await response.read()
             if response.status != 204:
                 raise RuntimeError(f"the receiver answered {response.status}")
 
 
-async def bare(url: str, count: int) -> float:
-    """The seconds that *count* requests take in 50 tasks."""
+async def bare(url: str, count: int, *, tasks: int = TASKS) -> dict[str, float]:
+    """What *count* requests take in *tasks* tasks."""
     numbers = iter(range(count))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        started = time.perf_counter()
+        began, cpu = elapsed(), cpu_time()
         async with asyncio.TaskGroup() as group:
-            for _ in range(TASKS):
+            for _ in range(tasks):
                 group.create_task(post_all(session, url, numbers))
-        return time.perf_counter() - started
+        return figures(count, began, cpu)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the scenario with the flags of *argv*, by default the process's own."""
+    parser = arguments(__doc__)
+    parser.add_argument("--tasks", type=int, default=TASKS, help="that post at the same time")
+    options = parser.parse_args(argv)
+    print_figures(bare(options.url, options.count, tasks=options.tasks))
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__).parse_args()
-    measure(bare(options.url, options.count), count=options.count)
+    main()

@@ -1,0 +1,106 @@
+"""What `hookengine bench` does: measure until told otherwise, and show what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from hookengine.bench import plot
+from hookengine.bench.runner import machine, receiver, run
+from hookengine.bench.summary import Measured, charts, comparisons, throughput
+from hookengine.cli.output import printable, say, show_table
+from hookengine.cli.progress import progress
+from hookengine.clock import Clock
+from hookengine.validation import format_time
+
+if TYPE_CHECKING:
+    from hookengine.bench.cases import Plan
+
+
+def measure(plan: Plan, directory: Path) -> Measured:
+    """Do what *plan* asks for, with files in *directory* until the end; raises Abort on a signal to end."""
+    try:
+        return asyncio.run(_measure(plan, directory.absolute()))
+    except asyncio.CancelledError:
+        raise click.Abort from None
+
+
+async def _measure(plan: Plan, directory: Path) -> Measured:
+    _heed_signals()
+    with TemporaryDirectory(prefix="hookengine-bench-", dir=directory) as name:
+        folder = Path(name)
+        async with receiver(folder) as (called, url):
+            say(f"The receiver is {printable(called)}; files are in {printable(name)} until the end.")
+            with progress("measuring") as advance:
+                return Measured(plan, called, machine(), await run(plan, url, folder, advance))
+
+
+def _heed_signals() -> None:
+    """Let the first signal to end cancel the present task; another does not disturb the tidying up."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # who calls is one
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: task.cancelling() or task.cancel())
+
+
+def show(measured: Measured) -> None:
+    """Show the figures as tables."""
+    whole = ("rate", "slowest", "fastest", "cpu_us")
+    show_table(
+        ("scenario", "rate", "slowest", "fastest", "of_bare", "cpu_us"),
+        [
+            {**each, **{name: f"{each[name]:,.0f}" for name in whole}, "of_bare": f"{each['of_bare']:.2f}"}
+            for each in throughput(measured.runs)
+        ],
+    )
+    if compared := comparisons(measured):
+        click.echo()
+        show_table(
+            ("figure", "value", "beside", "ratio"),
+            [
+                {
+                    "figure": each.figure,
+                    "value": _amount(each.value, each.unit),
+                    "beside": f"{_amount(each.beside, each.unit)} ({each.what})",
+                    "ratio": f"{each.ratio:.2f}",
+                }
+                for each in compared
+            ],
+        )
+    say(f"Rates are deliveries a second; medians of {measured.plan.rounds}, of backlog one.")
+
+
+def document(measured: Measured) -> str:
+    """The figures as JSON, with every round."""
+    plan = measured.plan
+    return json.dumps(
+        {
+            "at": format_time(Clock().now()),
+            "count": plan.requests,
+            "rounds": plan.rounds,
+            "backlog": plan.backlog,
+            "receiver": measured.receiver,
+            "machine": measured.machine,
+            "scenarios": throughput(measured.runs),
+            "comparisons": [each._asdict() for each in comparisons(measured)],
+            "runs": measured.runs,
+        }
+    )
+
+
+def draw(measured: Measured, file: Path) -> None:
+    """Write the plot to *file*."""
+    this = measured.machine
+    note = f"events of 500 bytes; {this['processors']} processors, Python {this['python']}; receiver: {measured.receiver}"
+    file.write_text(plot.draw(charts(measured), note), encoding="utf-8")
+    say(f"{printable(str(file))} is drawn.")
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:,.0f}{unit}" if unit == "/s" else f"{value:.2f} {unit}"
