@@ -138,6 +138,8 @@ class Attempting:
         since = self._loop.time()
         request, outcome = await self._send(going, target, secrets, started_at)
         duration = round((self._loop.time() - since) * 1000)
+        now = self._clock.now()
+        ended_at = started_at + duration if now >= started_at else now  # it was set back meanwhile
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
         head, shares = (None, False) if taken.batch is None else (taken, len(going) > 1)
         for delivery, event in going:
@@ -149,7 +151,7 @@ class Attempting:
                 outcome=outcome,
                 request=request,
             )
-            after = retry.settle(delivery, outcome, target.rules, now=started_at + duration, rand=rand)
+            after = retry.settle(delivery, outcome, target.rules, now=ended_at, rand=rand)
             results.append(
                 Result(
                     before=delivery,

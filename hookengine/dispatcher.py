@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 _TURN = 64  # deliveries taken at once, whose payloads are read in one go
 _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
+_GONE_BACK = 5_000  # ms by which it has gone back, if it is set; less makes nothing late that would be noticed
 _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupted attempts
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
@@ -98,6 +99,7 @@ class Dispatcher:
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
+        self._offset = 0.0  # ms from loop time to the wall clock
         self._outage = Outage(observe)
         self._attempting = Attempting(sender, clock=clock, observe=observe, outage=self._outage)
 
@@ -249,6 +251,8 @@ class Dispatcher:
     async def load(self, store: Store) -> None:
         """Open the lanes of *store*; nothing may be published before, or it would wait on disk for the next start."""
         self._store = store
+        if await store.reader.newest_moment() > self._clock.now() + _GONE_BACK:
+            await store.writer.change(changes.turn_back)
         heads = await store.reader.heads()
         gatherers = await store.reader.gatherers()
         store.writer.park(await store.reader.misplaced())
@@ -256,7 +260,8 @@ class Dispatcher:
         started_at = self._clock.now()
         for subscription in store.writer.index:
             # After an unclean stop nobody knows when its last request went.
-            next_at = paces.get(subscription.seq, started_at + _pace(subscription))
+            soonest = started_at + _pace(subscription)
+            next_at = min(paces.get(subscription.seq, soonest), soonest)  # kept ones may be of another time
             if subscription.state is SubscriptionState.ACTIVE:
                 marks = heads.get(subscription.seq, [None, None, None])
                 self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
@@ -271,10 +276,12 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
+        self._offset = self._clock.now() - self._loop.time() * 1000
         try:
             while not self._stopping:
                 self._wake.clear()
                 now = self._clock.now()
+                await self._watch_clock(now)
                 for refill in self._scheduler.refills(now):
                     self._store.writer.refill(refill)
                 for ask in self._gathering.asks(now, self._room):
@@ -292,6 +299,24 @@ class Dispatcher:
         if paces := self._scheduler.paces():
             with suppress(Unavailable, StorageFailed):  # then the next start waits for one interval
                 await self._store.writer.change(changes.keep_paces(paces))
+
+    async def _watch_clock(self, now: int) -> None:
+        """After a wall clock that was set back nothing may wait for the time that it has lost."""
+        before, self._offset = self._offset, now - self._loop.time() * 1000
+        if self._offset > before - _GONE_BACK:
+            return
+        try:
+            await self._store.writer.change(changes.turn_back)
+        except (Unavailable, StorageFailed):
+            self._offset = before  # with the next turn of the loop; storage that fails wakes it
+            return
+        self._scheduler.turn_back(now)
+        for subscription in self._store.writer.index:
+            standing = self._scheduler.standing(subscription.seq)
+            if standing is not None:
+                self._scheduler.close(subscription.seq)
+                self._gathering.close(subscription.seq)
+                self._serve(subscription, [FROM_THE_START] * 3, standing, gathered=True)
 
     def stop(self, drain: float) -> None:
         """Take nothing more, and cut what is in flight after *drain* seconds; again with less to cut it sooner."""
@@ -321,14 +346,15 @@ class Dispatcher:
             target.rules,
             max_concurrency=subscription.max_concurrency,
         )
+        now = self._clock.now()
         self._scheduler.open(
             subscription.seq,
-            standing,
+            health.at_present(standing, now=now),
             max_concurrency=subscription.max_concurrency,
             pace=_pace(subscription),
             next_at=next_at,
             marks=marks,
-            now=self._clock.now(),
+            now=now,
         )
         batching = profiles.batching(target.profile, subscription)
         if batching is not None or gathered:

@@ -78,6 +78,11 @@ def standing(health: Health, rules: Rules, *, max_concurrency: int) -> Standing:
     return Standing(width=width, rank=rank(health), resume_at=_breaker(health, rules))
 
 
+def at_present(standing: Standing, *, now: int) -> Standing:
+    """*standing*, whose breaker waits no longer than breakers do, also if the clock has gone back since it opened."""
+    return replace(standing, resume_at=min(standing.resume_at, now + BREAKER_LONGEST_PAUSE))
+
+
 def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *, max_concurrency: int) -> Standing:
     """
     What the scheduler may give after *outcome*, already in the counters.

@@ -238,6 +238,12 @@ class Scheduler:
         self._hungry[lane.standing.rank].pop(subscription, None)
         self._drop_idle(lane)
 
+    def turn_back(self, now: int) -> None:
+        """The clock has gone back to *now*: no pace holds anything up for longer than one interval."""
+        for lane in self._lanes.values():
+            lane.next_at = min(lane.next_at, now + lane.pace)
+        self._paced = {subscription: min(next_at, now) for subscription, next_at in self._paced.items()}
+
     def push(self, delivery: Delivery, *, now: int) -> bool:
         """
         Take in a committed pending delivery; False if it stays on disk, to be fetched when its lane gets there.

@@ -266,6 +266,16 @@ async def take_paces(tx: Transaction) -> dict[int, float]:
         return {}
 
 
+async def turn_back(tx: Transaction) -> int:
+    """
+    The clock has gone back: let what waits by the old time wait no longer than it would have; how many deliveries that are.
+
+    What is in flight is left to its end, and what is in memory must be read anew.
+    """
+    taken, in_flight = map(rows.json_text, tx.listener.taken())
+    return await tx.run(sql.turn_back, {"now": tx.now, "taken": taken, "batches": in_flight})
+
+
 def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[None]]:
     """Give up the deliveries with these keys, whose rows cannot be read, and let the next of their batches and lines lead."""
 

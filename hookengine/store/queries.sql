@@ -224,6 +224,21 @@ LIMIT ?;
 -- A retry that need not wait any longer.
 UPDATE deliveries SET due_at = ? WHERE seq = ? AND state = 'pending';
 
+-- newest_moment
+-- The last that was written down of the time: when an event was accepted, or an attempt began.
+SELECT max(coalesce((SELECT accepted_at FROM events WHERE seq = (SELECT max(seq) FROM events)), 0),
+           coalesce((SELECT at FROM attempts WHERE seq = (SELECT max(seq) FROM attempts)), 0)) AS newest;
+
+-- turn_back
+-- What waits by a clock that has gone back since waits as long from now on; a time that a producer chose stays.
+UPDATE deliveries SET due_at = :now + coalesce(
+    max(0, due_at - (SELECT max(at) FROM attempts WHERE delivery = deliveries.seq AND at > :now)), 0)
+WHERE state = 'pending' AND state <> 'delivered' AND due_at > :now
+  AND (due_at = created_at OR (trigger = 'manual' AND step = 0)
+       OR EXISTS (SELECT 1 FROM attempts WHERE delivery = deliveries.seq AND at > :now))
+  AND seq NOT IN (SELECT value FROM json_each(:taken))
+  AND (batch IS NULL OR batch NOT IN (SELECT value FROM json_each(:batches)));
+
 -- park
 -- Deliveries whose rows cannot be read; where they stood, so that the next can lead.
 UPDATE deliveries SET state = 'failed', finished_at = ?, failed_label = ?

@@ -70,6 +70,11 @@ class Reader:
         """The subscriptions with deliveries that wait to be put into a batch."""
         return {row["subscription"] for row in await self._db.execute_fetchall(sql.gatherers)}
 
+    async def newest_moment(self) -> int:
+        """When the last event was accepted or the last attempt began, in ms since the epoch."""
+        (row,) = await self._db.execute_fetchall(sql.newest_moment)
+        return row["newest"] if isinstance(row["newest"], int) else 0
+
     async def misplaced(self) -> list[rows.Unreadable]:
         """Waiting deliveries with a priority or a place that there is not: nobody would ever come to them."""
         return rows.deliveries(await self._db.execute_fetchall(sql.misplaced))[1]

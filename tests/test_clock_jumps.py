@@ -1,0 +1,156 @@
+"""Clocks that jump while an engine runs and between its starts."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from engines import PATIENCE, Gate, Journal, rows, running
+from storage import DAY
+
+from hookengine.clock import Clock
+from hookengine.receiver import Receiver, Reply
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hookengine.engine import Engine
+
+
+class ShiftedClock(Clock):
+    """The wall clock, as far off as a test has set it; for all engines of a test."""
+
+    shift = 0  # ms
+
+    def now(self) -> int:
+        """The time, shifted."""
+        return super().now() + self.shift
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[ShiftedClock]:
+    """What the engines of the test go by."""
+    monkeypatch.setattr(ShiftedClock, "shift", 0)
+    monkeypatch.setattr("hookengine.engine.Clock", ShiftedClock)
+    return ShiftedClock
+
+
+async def noticed(engine: Engine) -> None:
+    """Let the loop look at the clock now, and not after the seconds that it may sleep."""
+    engine._running.dispatcher._wake.set()
+    await asyncio.sleep(0)
+
+
+async def deliver(engine: Engine, count: int = 1, **members: Any) -> list[str]:
+    """Publish *count* events; the states of their deliveries, once they are final."""
+    events = [await engine.publish("a", {"n": n}, **members) for n in range(count)]
+    return [each.state for event in events for each in await engine.wait(event.id, PATIENCE)]
+
+
+@pytest.mark.parametrize("shift", [-DAY, -10 * 365 * DAY, DAY], ids=["a day back", "ten years back", "a day forward"])
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "at the start"])
+async def test_retries_wait_no_longer(tmp_path: Path, clock: type[ShiftedClock], *, shift: int, restart: bool) -> None:
+    """A retry that was to come in moments comes in moments, wherever the clock is set; new events are delivered too."""
+    journal = Journal()
+    async with Receiver([500, 200]) as receiver:
+        async with running(tmp_path, journal) as engine:
+            await engine.subscribe(receiver.url, retry_schedule=["1s"])
+            event = await engine.publish("a", {"n": 0})
+            await journal.until("attempt_failed")
+            if not restart:
+                clock.shift = shift
+                await noticed(engine)
+                [delivery] = await engine.wait(event.id, PATIENCE)
+                assert ["delivered"] == await deliver(engine)
+        if restart:
+            clock.shift = shift
+            async with running(tmp_path, journal) as engine:
+                [delivery] = await engine.wait(event.id, PATIENCE)
+                assert ["delivered"] == await deliver(engine)
+
+    assert ("delivered", 2) == (delivery.state, delivery.attempt_count)
+    assert 3 == len(receiver.requests)
+    if shift < 0:  # it has its wait all the same: no storm
+        assert receiver.requests[1].at - receiver.requests[0].at >= 900
+
+
+async def test_fresh_events_do_not_wait_for_lost_time(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """What a clock that was ahead accepted goes on when that is set right, in batches and lines too."""
+    gate = Gate()
+    async with Receiver(gate) as receiver, Receiver() as other, running(tmp_path, concurrency=1) as engine:
+        clock.shift = DAY
+        await noticed(engine)
+        await engine.subscribe(receiver.url)
+        await engine.subscribe(receiver.url, ordering="fifo")
+        await engine.subscribe(other.url, profile="clevertap", batch={"max_events": 2, "max_wait": "1s"})
+        events = [await engine.publish("a", {"n": n}) for n in range(4)]
+        await gate.arrived()
+        clock.shift = 0
+        await noticed(engine)
+        gate.open()
+        states = [each.state for event in events for each in await engine.wait(event.id, PATIENCE)]
+
+    assert ["delivered"] * 12 == states
+
+
+async def test_chosen_times_stay(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """A `deliver_at` is a time of the calendar: it is not moved with the clock."""
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        await engine.subscribe(receiver.url)
+        event = await engine.publish("a", {}, deliver_at=datetime.now(UTC) + timedelta(hours=1))
+        [before] = rows(tmp_path, "SELECT due_at FROM deliveries")
+        clock.shift = -DAY
+        await noticed(engine)
+        assert ["delivered"] == await deliver(engine)
+
+        assert [before] == rows(tmp_path, "SELECT due_at FROM deliveries ORDER BY seq LIMIT 1")
+        assert "pending" == (await engine.deliveries(event=event.id)).data[0].state
+
+
+async def test_paces_and_breakers_do_not_wait_for_lost_time(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """A rate limit holds for one interval and a breaker for its pause, counted from the clock as it is now."""
+    async with Receiver() as receiver:
+        async with running(tmp_path) as engine:
+            await engine.subscribe(receiver.url, rate_limit="10/s")
+            assert ["delivered"] * 3 == await deliver(engine, 3)
+            clock.shift = -DAY
+            await noticed(engine)
+            assert ["delivered"] * 3 == await deliver(engine, 3)
+        clock.shift = -2 * DAY
+        async with running(tmp_path) as engine:
+            assert ["delivered"] * 3 == await deliver(engine, 3)
+
+
+async def test_jump_forward_is_no_storm(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """When all retries are due at once the caps hold, and none is lost."""
+    gate = Gate()
+    async with Receiver([Reply(status=500)] * 8 + [gate]) as receiver, running(tmp_path) as engine:
+        await engine.subscribe(receiver.url, retry_schedule=["1d"], max_concurrency=4)
+        events = [await engine.publish("a", {"n": n}) for n in range(8)]
+        async with asyncio.timeout(PATIENCE):
+            while len(rows(tmp_path, "SELECT 1 FROM attempts")) < 8:
+                await engine.events(limit=1)
+        clock.shift = 2 * DAY
+        await noticed(engine)
+        await gate.arrived()
+        gate.open()
+        states = [each.state for event in events for each in await engine.wait(event.id, PATIENCE)]
+
+    assert ["delivered"] * 8 == states
+    assert gate.most <= 4
+
+
+async def test_clock_at_the_epoch(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """A machine without a clock, at 1970, starts, accepts and delivers, and goes on when the clock is set."""
+    clock.shift = -Clock().now() + 1_000
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        await engine.subscribe(receiver.url)
+        assert ["delivered"] * 3 == await deliver(engine, 3)
+        clock.shift = 0
+        await noticed(engine)
+        assert ["delivered"] * 3 == await deliver(engine, 3)
+
+    ids = [id_ for (id_,) in rows(tmp_path, "SELECT id FROM events ORDER BY seq")]
+    assert sorted(ids) == ids
