@@ -27,6 +27,7 @@ PLAIN, OTHER, FIFO, BATCHED = range(1, 5)
 # Each edit is of a row of its own; those of deliveries and events end as failed.
 DELIVERIES = {
     "trigger": "trigger = 'whim'",
+    "no UTF-8": "trigger = CAST(x'ff' AS TEXT)",
     "due_at": "due_at = 'soon'",
     "created_at": "created_at = 'then'",
     "attempt_count": "attempt_count = 'many'",

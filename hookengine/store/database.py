@@ -142,7 +142,14 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     connecting = aiosqlite.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
-    return await connecting
+    db = await connecting
+    db.text_factory = _text
+    return db
+
+
+def _text(stored: bytes) -> str:
+    """A text column's value; one that is no UTF-8 must not fail the whole statement, and with it the rows beside it."""
+    return stored.decode("utf-8", "replace")
 
 
 def works(db: aiosqlite.Connection) -> bool:
