@@ -40,3 +40,13 @@ def launcher() -> Iterator[Launcher]:
 
     with Launcher() as launching:
         yield launching
+
+
+@pytest.fixture(scope="session")
+def disk_launcher(find_program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts processes whose disk is recorded, and can be made to fail; needs a C compiler."""
+    from disk import build  # noqa: PLC0415  # as above
+    from launcher import Launcher  # noqa: PLC0415
+
+    with Launcher(build(find_program("cc"), tmp_path_factory.mktemp("disk"))) as launching:
+        yield launching
