@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,3 +52,11 @@ def disk_launcher(find_program: Callable[[str], str], tmp_path_factory: pytest.T
 
     with Launcher(build(find_program("cc"), tmp_path_factory.mktemp("disk"))) as launching:
         yield launching
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder in memory, where the system has one: what is recorded of a sync is the same."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
+        yield Path(made)

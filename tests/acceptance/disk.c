@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -36,7 +37,7 @@ struct control {
 	int64_t writes, syncs;                /* seen */
 	int64_t failing_write, failing_sync;  /* the first that fails, from 1; 0: none */
 	int64_t write_failures, sync_failures; /* how many fail, in a row */
-	int64_t write_error, sync_error;      /* errno */
+	int64_t write_error, sync_error;      /* errno; 0: the process is killed over it */
 	int64_t failed;                       /* have failed */
 };
 
@@ -209,9 +210,11 @@ static int synced(int descriptor, int (*real)(int))
 		return real(descriptor);
 	pthread_mutex_lock(&lock);
 	int result = -1;
-	if (control && fails(descriptor, &control->syncs, control->failing_sync, control->sync_failures, control->sync_error))
+	if (control && fails(descriptor, &control->syncs, control->failing_sync, control->sync_failures, control->sync_error)) {
 		tell(FAILED, descriptor, 0, "", 0);
-	else if ((result = real(descriptor)) == 0)
+		if (!errno)
+			raise(SIGKILL);
+	} else if ((result = real(descriptor)) == 0)
 		tell(SYNC, descriptor, 0, "", 0);
 	pthread_mutex_unlock(&lock);
 	return result;

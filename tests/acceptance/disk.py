@@ -50,7 +50,7 @@ class Control:
         self._set("failing_write", self._get("writes") + after + 1)
 
     def fail_syncs(self, error: int, *, after: int = 0, count: int = FOR_EVER) -> None:
-        """Let *count* syncs fail with *error*, when *after* more have succeeded."""
+        """Let *count* syncs fail with *error*, or with 0 the process be killed over them, when *after* more have succeeded."""
         self._set("sync_error", error)
         self._set("sync_failures", count)
         self._set("failing_sync", self._get("syncs") + after + 1)
@@ -59,6 +59,16 @@ class Control:
         """Let nothing fail any more."""
         self._set("failing_write", 0)
         self._set("failing_sync", 0)
+
+    @property
+    def writes(self) -> int:
+        """How many there were, with truncations."""
+        return self._get("writes")
+
+    @property
+    def syncs(self) -> int:
+        """How many there were."""
+        return self._get("syncs")
 
     @property
     def failed(self) -> int:
@@ -225,12 +235,12 @@ class Found(NamedTuple):
         return Found(*sums, self.example or other.example)
 
 
-def cut(log: Path, count: int, seed: int) -> Found:
-    """Lose power *count* times, after random lines of *log*, and look at what is left."""
+def cut(log: Path, count: int, seed: int, since: int = 1) -> Found:
+    """Lose power *count* times, after random lines of *log* from number *since* on, and look at what is left."""
     lines, rng, found = read(log), Random(seed), Found()
     disk, done = Disk(rng), 0
     with TemporaryDirectory(dir=log.parent) as folder:
-        for position in sorted(rng.randint(1, len(lines)) for _ in range(count)):
+        for position in sorted(rng.randint(since, len(lines)) for _ in range(count)):
             for line in lines[done:position]:
                 disk.follow(line)
             done = position

@@ -24,7 +24,7 @@ from hookengine.clock import Clock
 from hookengine.dispatcher import Dispatcher
 from hookengine.models import Accepted, Event, Response, Rules
 from hookengine.sender import Sender
-from hookengine.store import commit, database
+from hookengine.store import commit, database, folding
 from hookengine.store.intake import Receipt
 from hookengine.store.writer import Writer
 
@@ -111,10 +111,9 @@ def watches(folder: str, log: str = "", control: str = "") -> None:
     ctypes.CDLL(None).disk_watch(folder.encode(), log.encode(), control.encode())
 
 
-def checkpoints_often(pages: int) -> None:
-    """Fold the WAL into the file whenever it has so many pages, so that a short run has many checkpoints."""
-    others = (pragma for pragma in database._WRITER if "wal_autocheckpoint" not in pragma)
-    database._WRITER = (*others, f"PRAGMA wal_autocheckpoint = {pages}")  # type: ignore[assignment]  # as many as before
+def folds_often(rows: int) -> None:
+    """Fold the WAL into the file after so many rows, so that a short run has many checkpoints."""
+    folding.Folding.__init__.__kwdefaults__["every"] = rows  # type: ignore[index]  # it has some
 
 
 def never_syncs() -> None:

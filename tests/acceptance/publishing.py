@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from hookengine.config import Store
 from hookengine.engine import DATABASE, Engine
+from hookengine.errors import EventExists, StorageFailed, StorageUnavailable
 from hookengine.receiver import Receiver, Reply
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 def main() -> None:
     """The whole program: so many events into the engine in a folder, by so many tasks, started so many times."""
     folder, synchronous, *numbers = sys.argv[1:]
-    asyncio.run(_work(Path(folder), synchronous, *map(int, numbers)))
+    try:
+        asyncio.run(_work(Path(folder), synchronous, *map(int, numbers)))
+    except StorageFailed as failed:
+        sys.exit(failed.exit_status)
 
 
 async def _work(folder: Path, synchronous: str, events: int, tasks: int, starts: int) -> None:
@@ -40,8 +44,19 @@ async def _work(folder: Path, synchronous: str, events: int, tasks: int, starts:
 async def _publish(engine: Engine, numbers: Iterator[int]) -> None:
     for number in numbers:
         size = 6_000 if number % 25 == 0 else 100
-        event = await engine.publish("order.created", {"n": number, "pad": "x" * size}, id=f"event-{number}")
-        _mark(f"event {event.id}")
+        while not await _accepted(engine, f"event-{number}", {"n": number, "pad": "x" * size}):
+            pass
+        _mark(f"event event-{number}")
+
+
+async def _accepted(engine: Engine, id_: str, data: object) -> bool:
+    try:
+        await engine.publish("order.created", data, id=id_)
+    except StorageUnavailable:
+        return False
+    except EventExists:  # what was refused may be there all the same
+        pass
+    return True
 
 
 def _mark(text: str) -> None:
