@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 from storage import Opened, drafts, io_error, opened
 
 from hookengine.errors import StorageFailed
-from hookengine.store.folding import Folding
+from hookengine.store.folding import Folding, write_anew
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,3 +112,17 @@ async def test_failure_over_the_end_is_told(tmp_path: Path) -> None:
         assert publishing.done()
     async with opened(tmp_path) as place:
         assert [(1,)] == place.rows("SELECT count(*) FROM events")
+
+
+def test_wal_is_written_anew(tmp_path: Path) -> None:
+    """What a WAL holds stays as it is, written and synced once more; where there is none nothing is made."""
+    wal = tmp_path / "hooks.db-wal"
+    write_anew(wal)
+    assert not wal.exists()
+    wal.write_bytes(os.urandom(100_000))
+    content = wal.read_bytes()
+    os.utime(wal, (0, 0))
+    write_anew(wal)
+
+    assert content == wal.read_bytes()
+    assert 0 < wal.stat().st_mtime

@@ -6,9 +6,12 @@ By our own hand: SQLite does it too, in a commit's wake, but keeps to itself tha
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import aiosqlite
 
 # Some 1,000 pages where commits are large, some 4,000 (16 MiB) where each has one event.
@@ -42,3 +45,22 @@ class Folding:
         """
         self._folded, self._bytes = self._db.total_changes, 0
         await self._db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def write_anew(wal: Path) -> None:
+    """
+    Write the WAL that an unclean stop has left once more, and sync it.
+
+    If that stop was over a sync that failed, some of it is in memory only, where no sync finds it any more: it could be read
+    now, and be gone after a loss of power, with everything behind it.
+    """
+    try:
+        descriptor = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "r+b") as file:
+        content = file.read()
+        file.seek(0)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)

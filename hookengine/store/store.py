@@ -14,6 +14,7 @@ from hookengine.models import Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
+from hookengine.store.folding import write_anew
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.writer import Writer, raise_if_fatal
@@ -74,6 +75,7 @@ class Store:
 
     async def _open(self, listener: Listener) -> None:
         fresh = make_file(self.path)
+        write_anew(self.path.with_name(self.path.name + "-wal"))
         db = await open_writer(self.path, synchronous=self._synchronous)
         self._connections.append(db)
         failpoint("K25-opened")

@@ -85,3 +85,17 @@ async def test_sync_fails(in_memory: Path, disk_launcher: Launcher) -> None:
         assert 0 == await run(disk_launcher, folder, events=EVENTS)
         assert disk.Found(50) == disk.cut(folder / "log", 50, seed=after)
     assert 8 <= statuses.count(70)
+
+
+async def test_power_cut_after_a_failed_sync(in_memory: Path, disk_launcher: Launcher) -> None:
+    """What a failed sync has left in memory alone is not built upon by the next start: a loss of power takes nothing."""
+    whole = await calls(disk_launcher, in_memory / "whole")
+    for after in range(whole.first_sync + 3, whole.syncs - 3, (whole.syncs - whole.first_sync) // 6):
+        folder = in_memory / str(after)
+        control = place(folder)
+        control.fail_syncs(0, after=after, count=1)
+        assert -9 == await run(disk_launcher, folder, events=EVENTS, control=control)
+        begun = len(disk.read(folder / "log"))
+        assert 0 == await run(disk_launcher, folder, events=EVENTS)
+
+        assert disk.Found(150) == disk.cut(folder / "log", 150, seed=after, since=begun)
