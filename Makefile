@@ -13,7 +13,7 @@ help:
 	@echo 'make run     a demonstration: daemon, receiver, sample events'
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, tests with coverage: what CI runs'
-	@echo 'make soak    what CI has a sample of, in full: 1,000 kills; SEED=n for others'
+	@echo 'make soak    what CI has a sample of, in full: 1,000 kills, 100,000 power cuts; SEED=n for others'
 	@echo 'make docs    write the documents that derive from the code'
 	@echo 'make bench   the benchmarks: what a delivery costs on this machine'
 	@echo 'make clean   remove what the tools left'
@@ -45,6 +45,7 @@ check: setup
 
 soak: setup
 	KILLS=1000 $(BIN)/pytest -s tests/acceptance/test_crash.py -k nothing_accepted_is_lost
+	CUTS=100000 $(BIN)/pytest tests/acceptance/test_power_cuts.py -k test_power_cut
 
 docs: setup
 	$(BIN)/python docs/generate.py

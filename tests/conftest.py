@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,3 +56,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if rows:
         metafunc.fixturenames.append("_row")
         metafunc.parametrize("_row", [None], ids=["+".join(rows)])
+
+
+@pytest.fixture(scope="session")
+def disk_launcher(find_program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts processes whose disk is recorded, and can be made to fail; needs a C compiler."""
+    from disk import build  # noqa: PLC0415  # as above
+    from launcher import Launcher  # noqa: PLC0415
+
+    with Launcher(build(find_program("cc"), tmp_path_factory.mktemp("disk"))) as launching:
+        yield launching
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder in memory, where the system has one: what is recorded of a sync is the same."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
+        yield Path(made)

@@ -71,7 +71,7 @@ def modes(folder: Path) -> dict[str, int]:
         ("mmap_size", 0),
         ("cell_size_check", 1),
         ("journal_size_limit", 64 << 20),
-        ("wal_autocheckpoint", 1000),
+        ("wal_autocheckpoint", 0),
         ("busy_timeout", 5000),
         ("query_only", 0),
     ],

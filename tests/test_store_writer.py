@@ -765,6 +765,8 @@ async def test_refused_callers_do_not_pile_up_in_the_error(tmp_path: Path) -> No
             lengths.append(length)
 
         assert 1 == len(set(lengths))
+        with pytest.raises(StorageFailed):
+            await place.store.failed()
 
 
 async def test_storage_that_fails_in_a_change_ends_everything(tmp_path: Path) -> None:

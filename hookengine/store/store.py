@@ -15,10 +15,11 @@ from hookengine.models import Health, Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
+from hookengine.store.folding import write_anew
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.resealing import reseal
-from hookengine.store.writer import Writer
+from hookengine.store.writer import Writer, raise_if_fatal
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Store:
         self._lock = Lock(path)
         self._connections: list[aiosqlite.Connection] = []
         self._task: asyncio.Task[None] | None = None
+        self._has_told = False  # whether `failed` has raised StorageFailed
         self.writer: Writer
         self.reader: Reader
 
@@ -76,6 +78,7 @@ class Store:
 
     async def _open(self, listener: Listener) -> None:
         fresh = make_file(self.path)
+        write_anew(self.path.with_name(self.path.name + "-wal"))
         db = await open_writer(self.path, synchronous=self._synchronous)
         self._connections.append(db)
         failpoint("K25-opened")
@@ -109,27 +112,47 @@ class Store:
     async def failed(self) -> None:
         """Return when the writer has ended; raises what ended it, or StorageFailed where a thread of SQLite's has ended."""
         assert self._task is not None  # noqa: S101  # open() made it
-        await self._watch(self._task)
-        await self._task
+        try:
+            await self._watch(self._task)
+            await self._task
+        except StorageFailed:
+            self._has_told = True
+            raise
 
     async def close(self) -> None:
-        """Let the writer finish what it was sent, fold the WAL back into the file, and let the next engine in."""
+        """
+        Let the writer finish what it was sent, fold the WAL back into the file, and let the next engine in.
+
+        Raises StorageFailed where the storage fails over that, and `failed` has not told of it.
+        """
         try:
             if self._task is not None:
+                self.writer.close()
                 await self._finish(self._task)
         finally:
             self._task = None
             await self._let_go()
 
     async def _finish(self, writing: asyncio.Task[None]) -> None:
-        self.writer.close()
-        with contextlib.suppress(StorageFailed):  # it is told of already, or the writer had nothing more to do
+        try:
             await self._watch(writing)
+            if not writing.cancelled():
+                writing.result()
+        except StorageFailed:
+            if not self._has_told:
+                raise
+            return
         failpoint("K26-drained")
-        if not writing.cancelled() and writing.exception() is None:
-            with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
-                await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                failpoint("K23-folded")
+        if not writing.cancelled():
+            await self._fold()
+
+    async def _fold(self) -> None:
+        """Raises StorageFailed if that is what this shows."""
+        try:
+            await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:  # the WAL stays, and is read at the next start
+            raise_if_fatal(error)
+        failpoint("K23-folded")
 
     async def _watch(self, writing: asyncio.Task[None]) -> None:
         """Return when the writer has ended; raises StorageFailed, after it has ended, if a thread of SQLite's did so first."""

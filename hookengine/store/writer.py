@@ -20,6 +20,7 @@ from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorr
 from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
+from hookengine.store.folding import Folding
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
 from hookengine.store.transaction import Transaction
@@ -45,7 +46,7 @@ _BATCH = 1_000  # events of one commit
 _BATCH_BYTES = 8 << 20  # once a commit takes so many, further publications wait for the next
 _MOST_DELIVERIES = 5_000  # once a commit makes so many, further publications wait for the next
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
-_LONGEST_REST = 5.0
+_LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 
 _PROBE = ("probe", bytes(65_536))  # a value that needs new pages, so that a full disk does not take it
 
@@ -103,6 +104,7 @@ class Writer:
         self._db = db
         self._clock = clock
         self._keys = keys
+        self._folding = Folding(db)
         self.listener = listener
         self._loop = asyncio.get_running_loop()
         self._publications: deque[_Publication] = deque()
@@ -271,6 +273,8 @@ class Writer:
         for refill in refills:
             await self._refill(refill)
         self._in_hand = []
+        if self._folding.is_due:
+            await self._fold()
 
     def _some_publications(self) -> list[_Publication]:
         taken: list[_Publication] = []
@@ -306,6 +310,7 @@ class Writer:
             await self._one_by_one(results, publications, error)
         else:
             # Committed: whatever happens here, nobody must hear that it was not.
+            self._folding.wrote(sum(publication.size for publication in publications))
             heads, unreadable = await lines.heads(self._db, batch.advanced) if batch.advanced else ([], [])
             self._follow(batch, answers, heads)
             self.park(unreadable)
@@ -477,7 +482,7 @@ class Writer:
         try:
             found = list(await self._db.execute_fetchall(sql.refill, (seq, priority, *mark, limit + 1)))
         except sqlite3.Error as error:
-            _raise_if_fatal(error)
+            raise_if_fatal(error)
             await asyncio.sleep(_SHORTEST_REST)  # it is asked again as soon as the lane looks again
             self.listener.refilled(refill, [], mark)
             return
@@ -489,8 +494,15 @@ class Writer:
         self.listener.refilled(refill, deliveries, None if beyond is None else (beyond[6], beyond[0]))
         self.park(unreadable)
 
+    async def _fold(self) -> None:
+        try:
+            await self._folding.fold()
+        except sqlite3.Error as error:
+            raise_if_fatal(error)
+            self.listener.unreadable("folding the WAL", error)  # it grows meanwhile
+
     async def _roll_back(self, error: Exception) -> None:
-        _raise_if_fatal(error)
+        raise_if_fatal(error)
         if self._db.in_transaction:
             await self._db.rollback()
 
@@ -503,7 +515,8 @@ class Writer:
         self._changes.clear()
 
 
-def _raise_if_fatal(error: Exception) -> None:
+def raise_if_fatal(error: Exception) -> None:
+    """Raises StorageFailed if nobody knows after *error* what is on disk."""
     if getattr(error, "sqlite_errorname", "").startswith(_FATAL):  # CORRUPT has longer names
         raise StorageFailed(f"the storage failed: {error}") from error
 

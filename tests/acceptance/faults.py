@@ -7,6 +7,7 @@ Some make a broken variant of the product: they prove that the harness sees what
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from hookengine.clock import Clock
 from hookengine.dispatcher import Dispatcher
 from hookengine.models import Accepted, Event, Response, Rules
 from hookengine.sender import Sender
-from hookengine.store import commit
+from hookengine.store import commit, database, folding
 from hookengine.store.intake import Receipt
 from hookengine.store.writer import Writer
 
@@ -103,6 +104,21 @@ def at_call(pattern: str, passage: int = 1) -> None:
 def at_size() -> None:
     """Let the system end the process when a file grows beyond RLIMIT_FSIZE, which Python else turns into an error."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+
+
+def watches(folder: str, log: str = "", control: str = "") -> None:
+    """Let disk.c, which is preloaded, write down what befalls the files of *folder*, and obey *control*."""
+    ctypes.CDLL(None).disk_watch(folder.encode(), log.encode(), control.encode())
+
+
+def folds_often(rows: int) -> None:
+    """Fold the WAL into the file after so many rows, so that a short run has many checkpoints."""
+    folding.Folding.__init__.__kwdefaults__["every"] = rows  # type: ignore[index]  # it has some
+
+
+def never_syncs() -> None:
+    """A broken variant: SQLite waits for no sync."""
+    database._SYNCHRONOUS["full"] = 0
 
 
 def answers_before_it_commits() -> None:

@@ -48,9 +48,10 @@ class Launched:
 
 
 class Launcher:
-    """The process that forks; left, it ends."""
+    """The process that forks, with the library *preload* between it and the system; left, it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Path | None = None) -> None:
+        self._preload = {} if preload is None else {"LD_PRELOAD": str(preload)}
         self._control: socket.socket
         self._process: subprocess.Popen[bytes]
 
@@ -64,7 +65,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=environment | {"PYTHONPATH": paths},
+                env=environment | self._preload | {"PYTHONPATH": paths},
             )
         return self
 

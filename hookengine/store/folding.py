@@ -1,0 +1,66 @@
+"""
+When and how the WAL is folded back into the file.
+
+By our own hand: SQLite does it too, in a commit's wake, but keeps to itself that a sync of it has failed, and tries again.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import aiosqlite
+
+# Some 1,000 pages where commits are large, some 4,000 (16 MiB) where each has one event.
+_ROWS = 2_500
+_PAGE = 4_096
+
+
+class Folding:
+    """What the writer's connection has written since its WAL was last folded, in rows; a page of payload counts as one."""
+
+    def __init__(self, db: aiosqlite.Connection, *, every: int = _ROWS) -> None:
+        self._db = db
+        self._every = every
+        self._folded = 0  # rows of the connection
+        self._bytes = 0
+
+    def wrote(self, size: int) -> None:
+        """So many bytes of payload are in the WAL."""
+        self._bytes += size
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is enough to fold."""
+        return self._db.total_changes - self._folded + self._bytes // _PAGE >= self._every
+
+    async def fold(self) -> None:
+        """
+        Copy into the file what no reader needs any more; the WAL is used again from its start once all of it is copied.
+
+        Raises sqlite3.Error; it is due again only after as much more.
+        """
+        self._folded, self._bytes = self._db.total_changes, 0
+        await self._db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def write_anew(wal: Path) -> None:
+    """
+    Write the WAL that an unclean stop has left once more, and sync it.
+
+    If that stop was over a sync that failed, some of it is in memory only, where no sync finds it any more: it could be read
+    now, and be gone after a loss of power, with everything behind it.
+    """
+    try:
+        descriptor = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "r+b") as file:
+        content = file.read()
+        file.seek(0)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
