@@ -103,7 +103,7 @@ async def test_closing_folds_the_log_back(tmp_path: Path) -> None:
     async with opened(tmp_path) as place:
         await place.publish(*drafts(100))
 
-    assert {"hooks.db", "hooks.db.lock", "secret.key"} == set(files(tmp_path))
+    assert {"hooks.db", "hooks.db.lock", "hooks.db.reserve", "secret.key"} == set(files(tmp_path))
     assert [(100,)] == rows(place.path, "SELECT count(*) FROM events")
     assert have_ended(set(threading.enumerate()) - threads)
 

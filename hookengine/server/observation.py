@@ -32,9 +32,10 @@ async def live(_: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """GET /readyz: events are taken."""
-    if service_of(request).accepting:
+    reason = service_of(request).unready
+    if reason is None:
         return answer(Probe(status="ok"))
-    return answer(Probe(status="unavailable", reason="stopping"), status=503, headers={"Retry-After": "5"})
+    return answer(Probe(status="unavailable", reason=reason), status=503, headers={"Retry-After": "5"})
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ import orjson
 from msgspec import Raw, Struct
 
 from hookengine.access import Scope
-from hookengine.errors import Forbidden, Malformed, Stopping, SubscriptionNotFound
+from hookengine.errors import Forbidden, Malformed, Stopping, StorageUnavailable, SubscriptionNotFound
 from hookengine.inputs import DEFAULT_TENANT
 from hookengine.jsontext import check_json
 from hookengine.store import Key
@@ -95,6 +95,13 @@ class Operations:
     def accepting(self) -> bool:
         """Whether events are taken."""
         return not self._refusing
+
+    @property
+    def unready(self) -> str | None:
+        """The code of the error that whoever publishes now gets; None if that is likely to be accepted."""
+        if self._refusing:
+            return Stopping.code
+        return None if self._store.writer.has_room else StorageUnavailable.code
 
     def refuse(self) -> None:
         """Take no events and changes any more; questions are still answered."""

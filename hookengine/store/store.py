@@ -19,6 +19,7 @@ from hookengine.store.folding import write_anew
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.resealing import reseal
+from hookengine.store.space import Space
 from hookengine.store.writer import Writer, raise_if_fatal
 from hookengine.vault import Vault, find_keys
 
@@ -104,6 +105,7 @@ class Store:
             tenants=await self._tenants(reading, vault),
             tokens=await self._tokens(reading),
             access_tokens=await self._access_tokens(reading, index, vault),
+            space=Space(self.path, self._clock.new_bytes),
             event_types={row["type"] for row in await reading.execute_fetchall(sql.event_type_names)},
         )
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.

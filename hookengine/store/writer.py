@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hookengine.matching import Index
     from hookengine.models import AccessToken, Delivery, Health, OAuth2, SigningSecret, Subscription, Tenant
     from hookengine.scheduler import Refill
+    from hookengine.store.space import Space
     from hookengine.vault import Vault
 
 T = TypeVar("T")
@@ -52,6 +53,9 @@ _PROBE = ("probe", bytes(65_536))  # a value that needs new pages, so that a ful
 
 # After these nobody knows what is on disk, and a second fsync may claim success for pages that are lost: never go on.
 _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+# What a full disk is called.
+_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
 
 
 class _Publication:
@@ -93,6 +97,7 @@ class Writer:
         tokens: Tokens,
         event_types: set[str],
         access_tokens: dict[int, AccessToken],
+        space: Space,
     ) -> None:
         self.vault = vault
         self.index = index  # changed here only, after a commit
@@ -105,6 +110,8 @@ class Writer:
         self._clock = clock
         self._keys = keys
         self._folding = Folding(db)
+        self._space = space
+        self._lacks: str | None = None  # what was last told of that
         self.listener = listener
         self._loop = asyncio.get_running_loop()
         self._publications: deque[_Publication] = deque()
@@ -230,6 +237,11 @@ class Writer:
             self._refuse_all(self._failed or Stopping())
 
     @property
+    def has_room(self) -> bool:
+        """Whether an event that comes now can be stored, as far as is known."""
+        return not self._rest and self._space.lack(self._loop.time()) is None
+
+    @property
     def waiting(self) -> int:
         """Events that wait for their commit."""
         return self._waiting
@@ -259,7 +271,7 @@ class Writer:
         Each sees the results sent before it.
         """
         results = _all(self._results)  # not many: each holds a slot of the scheduler
-        publications = self._some_publications()
+        publications = self._with_room(self._some_publications())
         changes = _all(self._changes)
         compositions = _all(self._compositions)
         refills = _all(self._refills)
@@ -287,6 +299,21 @@ class Writer:
         self._waiting -= events
         self._waiting_bytes -= size
         return taken
+
+    def _with_room(self, publications: list[_Publication]) -> list[_Publication]:
+        """*publications*; none, and who waits for them hears why, where they would take the last of the disk."""
+        if not publications:
+            return []
+        lack = self._space.lack(self._loop.time())
+        if lack is None:
+            self._lacks = None
+            return publications
+        error = StorageUnavailable(f"the storage takes no events: {lack}")
+        if self._lacks is None:
+            self._lacks = lack
+            self.listener.unreadable("room for events", error)
+        _refuse(publications, error)
+        return []
 
     def _put_back(self, publications: list[_Publication], position: int) -> None:
         """Leave what stands from *position* on in *publications* to the next commit."""
@@ -411,7 +438,8 @@ class Writer:
                 self.listener.unrecorded(group, error)
         elif results:
             self._results.extendleft(reversed(results))
-            await asyncio.sleep(self._rest)
+            if not (getattr(error, "sqlite_errorname", "") in _NO_ROOM and self._space.give_up()):
+                await asyncio.sleep(self._rest)
 
     async def _probe(self) -> None:
         try:
@@ -430,7 +458,7 @@ class Writer:
         self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
 
     def _works(self) -> None:
-        if self._rest:
+        if self._rest and self._space.has_reserve():
             self._rest = 0.0
             self.listener.storage(None)
 

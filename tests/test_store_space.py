@@ -1,0 +1,103 @@
+"""When events are refused for want of room, and the reserve."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from storage import draft, limit_pages, opened, result
+
+from hookengine.errors import StorageUnavailable
+from hookengine.models import Accepted, Response
+from hookengine.store.space import Space
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1 << 30
+
+
+def small(free: int, size: int = 100 * GIB) -> SimpleNamespace:
+    """What the system says of a disk."""
+    return SimpleNamespace(f_bavail=free // 4096, f_blocks=size // 4096, f_frsize=4096)
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "lack"),
+    [
+        (300 << 20, 100 * GIB, None),
+        (200 << 20, 100 * GIB, "the disk has less than 256 MiB left"),
+        (2 << 20, 32 << 20, None),  # a small disk: a twentieth of it
+        (1 << 20, 32 << 20, "the disk has less than 1 MiB left"),
+        (200_000, 6 << 20, "the disk is nearly full"),
+    ],
+)
+def test_low_water(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, size: int, lack: str | None) -> None:
+    """Events are refused from a mark on that is in proportion to the disk; it is looked at once a second."""
+    space = Space(tmp_path / "hooks.db", os.urandom)
+    monkeypatch.setattr(os, "statvfs", lambda _: small(free, size))
+
+    assert lack == space.lack(10.0)
+    monkeypatch.setattr(os, "statvfs", lambda _: small(size - 1, size))
+    assert lack == space.lack(10.9)
+    assert space.lack(11.0) is None
+
+
+def test_reserve(tmp_path: Path) -> None:
+    """The reserve is taken when first asked for, and given up once; until it is taken again there is no room for events."""
+    space = Space(tmp_path / "hooks.db", os.urandom)
+    assert not space.give_up()
+    assert space.has_reserve()
+    assert [4 << 20] == [path.stat().st_size for path in tmp_path.iterdir()]
+    assert space.lack(1.0) is None
+
+    assert space.give_up()
+    assert [] == list(tmp_path.iterdir())
+    assert "the disk is full" == space.lack(1.5)
+    assert space.lack(2.0) is None
+    assert space.has_reserve()
+
+
+async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> None:
+    """Below the mark publishers are refused, which is told once, and results are recorded; above it all goes on."""
+    done = Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        (delivery,) = await place.deliver()
+        space = place.store.writer._space
+        space._looked_at, space._lack = math.inf, "nearly full"
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable, match="takes no events: nearly full"):
+                await place.publish()
+        assert not place.store.writer.has_room
+        await place.record(result(delivery, done))
+        assert 1 == len(place.listener.all("unreadable"))
+        assert [] == place.listener.all("storage")
+        space._looked_at = 0.0
+        await place.publish()
+
+
+async def test_full_disk_spends_the_reserve(tmp_path: Path) -> None:
+    """A result that finds no room is tried again at once in that of the reserve, which is taken again when there is room."""
+    large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
+    reserve = tmp_path / "hooks.db.reserve"
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        (delivery,) = await place.deliver(draft())
+        assert reserve.exists()
+        await limit_pages(place, 4)
+        place.store.writer.record(result(delivery, large))
+        await place.listener.until("storage")
+        await asyncio.sleep(0)
+        await place.listener.until("storage", 2)
+        assert not reserve.exists()
+        await limit_pages(place, None)
+        await place.listener.until("recorded")
+        while place.listener.all("storage")[-1] is not None:
+            await place.listener.until("storage", len(place.listener.all("storage")) + 1)
+
+        assert reserve.exists()
