@@ -108,6 +108,24 @@ async def test_closing_folds_the_log_back(tmp_path: Path) -> None:
     assert have_ended(set(threading.enumerate()) - threads)
 
 
+async def test_closing_that_is_cut_lets_the_next_in(tmp_path: Path) -> None:
+    """Where the end of the event loop cancels a close, the connections are closed and the lock is given back all the same."""
+    threads = set(threading.enumerate())
+    store = store_at(tmp_path / "hooks.db")
+    await store.open(Recorder())
+    closing = asyncio.create_task(store.close())
+    async with asyncio.timeout(PATIENCE):
+        while store.reader._db._connection is not None:  # noqa: ASYNC110  # aiosqlite tells nobody
+            await asyncio.sleep(0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+
+    async with opened(tmp_path) as place:
+        await place.publish(draft())
+    assert have_ended(set(threading.enumerate()) - threads)
+
+
 async def test_closing_twice_does_no_harm(tmp_path: Path) -> None:
     """The second close finds nothing to do, also before an open."""
     store = store_at(tmp_path / "hooks.db")

@@ -67,8 +67,7 @@ class Store:
             self._lock.acquire()
             await self._open(listener)
         except BaseException as error:
-            await self._close_connections()
-            self._lock.release()
+            await self._let_go()
             if isinstance(error, OSError | sqlite3.Error):
                 raise StartError(f"{self.path} cannot be used: {error}") from error
             raise
@@ -112,18 +111,22 @@ class Store:
 
     async def close(self) -> None:
         """Let the writer finish what it was sent, fold the WAL back into the file, and let the next engine in."""
-        if self._task is not None:
-            self.writer.close()
-            with contextlib.suppress(StorageFailed):  # it is told of already, or the writer had nothing more to do
-                await self._watch(self._task)
-            failpoint("K26-drained")
-            if not self._task.cancelled() and self._task.exception() is None:
-                with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
-                    await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    failpoint("K23-folded")
+        try:
+            if self._task is not None:
+                await self._finish(self._task)
+        finally:
             self._task = None
-        await self._close_connections()
-        self._lock.release()
+            await self._let_go()
+
+    async def _finish(self, writing: asyncio.Task[None]) -> None:
+        self.writer.close()
+        with contextlib.suppress(StorageFailed):  # it is told of already, or the writer had nothing more to do
+            await self._watch(writing)
+        failpoint("K26-drained")
+        if not writing.cancelled() and writing.exception() is None:
+            with contextlib.suppress(sqlite3.Error):  # the WAL stays then, and is read at the next start
+                await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                failpoint("K23-folded")
 
     async def _watch(self, writing: asyncio.Task[None]) -> None:
         """Return when the writer has ended; raises StorageFailed, after it has ended, if a thread of SQLite's did so first."""
@@ -202,7 +205,9 @@ class Store:
                 self.unreadable.append(error)
         return tokens
 
-    async def _close_connections(self) -> None:
-        for db in reversed(self._connections):
-            await close(db)
-        self._connections.clear()
+    async def _let_go(self) -> None:
+        """Close what is open, then let the next engine in: whatever comes between, as the end of the event loop may."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._lock.release)
+            while self._connections:
+                stack.push_async_callback(close, self._connections.pop(0))
