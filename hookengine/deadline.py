@@ -26,7 +26,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._open: set[Deadline] = set()
+        self._open: dict[Deadline, None] = {}  # ordered: those of one moment are cut in the order in which they began
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = inf
 
@@ -40,12 +40,12 @@ class Deadlines:
         self._ring()
 
     def _watch(self, deadline: Deadline) -> None:
-        self._open.add(deadline)
+        self._open[deadline] = None
         if deadline.when < self._rings_at:
             self._set_timer(deadline.when)
 
     def _forget(self, deadline: Deadline) -> None:
-        self._open.discard(deadline)
+        self._open.pop(deadline, None)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -60,7 +60,7 @@ class Deadlines:
                 deadline.spared = True
                 deadline.when = now + _STALL
             else:
-                self._open.discard(deadline)
+                self._open.pop(deadline, None)
                 deadline.cut()
         self._set_timer(min((each.when for each in self._open), default=inf))
 

@@ -30,7 +30,7 @@ from hookengine.stream import Ring
 from hookengine.vault import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     import structlog
@@ -50,6 +50,10 @@ class Engine(Api):
     the standard library's logger `hookengine`, for the host program to configure. Nothing is opened before `start`. The
     methods raise the errors of `hookengine.errors`, and RuntimeError while the engine does not run.
     """
+
+    # What a simulation has others of: time with randomness, and the network.
+    _make_clock: Callable[[], Clock] = Clock
+    _make_sender: Callable[..., Sender] = Sender
 
     def __init__(
         self,
@@ -211,7 +215,7 @@ class Engine(Api):
         config = self._config
         if config.security.proxy is not None:  # to pass it over would let requests out another way than the operator means
             raise ConfigInvalid("security.proxy is not supported yet: unset it, or requests would go out without it")
-        clock = Clock()
+        clock = self._make_clock()
         waiters = Waiters()
         metrics = Metrics()
         ring = Ring(clock)
@@ -246,7 +250,7 @@ class Engine(Api):
         async def keep(subscription: int, auth: OAuth2, token: AccessToken) -> None:
             await store.writer.change(changes.keep_access_token(subscription, auth, token))
 
-        sender = Sender(policy, clock=clock, load=kept, save=keep)
+        sender = self._make_sender(policy, clock=clock, load=kept, save=keep)
         stack.push_async_callback(sender.close)
         scheduler = Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size)
         dispatcher = Dispatcher(

@@ -52,6 +52,28 @@ async def test_each_block_has_its_own_time() -> None:
     assert [0.05, 0.1, 0.15, 0.2] == order
 
 
+async def test_blocks_of_one_moment_are_cut_in_their_order() -> None:
+    """What began first is cut first, so that the same run is the same again."""
+    deadlines = Deadlines()
+    order: list[int] = []
+
+    async def hang(number: int) -> None:
+        with pytest.raises(TimeoutError), deadlines.after(60):
+            await asyncio.Event().wait()
+        order.append(number)
+
+    async with asyncio.timeout(2), asyncio.TaskGroup() as group:
+        for number in range(30):
+            group.create_task(hang(number))
+        await asyncio.sleep(0)
+        for deadline in deadlines._open:
+            deadline.when = asyncio.get_running_loop().time()
+        deadlines._ring()
+    deadlines.close()
+
+    assert list(range(30)) == order
+
+
 async def test_one_timer_for_all() -> None:
     """A later deadline sets no timer of its own, an earlier one moves it."""
     deadlines = Deadlines()

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import stat
 import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import pytest
 from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
-from hookengine.store.database import Lock, make_file, migrate, open_reader, open_writer
+from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -347,3 +347,18 @@ async def test_file_of_the_first_version_keeps_what_it_has(tmp_path: Path) -> No
     given_up = "FROM deliveries INDEXED BY deliveries_given_up WHERE subscription = 1 AND state IN ('failed', 'cancelled')"
     assert [("d", "failed", 0)] == rows(path, f"SELECT id, state, replay {given_up}")
     assert [("ok",)] == rows(path, "PRAGMA integrity_check")
+
+
+async def test_closing_ends_a_transaction_that_was_cut(tmp_path: Path) -> None:
+    """Also where a cursor of it is still known, as in the traceback of what has cut it, nothing stays locked."""
+    path = tmp_path / "hooks.db"
+    db = await open_writer(path, synchronous="full")
+    await db.execute("CREATE TABLE numbers (n INTEGER)")
+    await db.execute("BEGIN IMMEDIATE")
+    known = await db.execute("INSERT INTO numbers VALUES (1), (2) RETURNING n")
+    await close(db)
+
+    with closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert [] == other.execute("SELECT n FROM numbers").fetchall()
+    assert known is not None

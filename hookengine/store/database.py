@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import aiosqlite
@@ -160,7 +161,12 @@ def works(db: aiosqlite.Connection) -> bool:
 async def close(db: aiosqlite.Connection) -> None:
     """Close *db*; in this thread, if its own has ended, and then whoever still waits for it hears StorageFailed."""
     if works(db):
-        await db.close()
+        try:
+            # Where the end of the event loop has cut a transaction, a cursor that somebody still knows would keep its lock.
+            with suppress(sqlite3.Error):
+                await db.rollback()
+        finally:
+            await db.close()
     elif db._connection is not None:  # noqa: SLF001  # aiosqlite would leave all this to the thread
         db._connection.close()  # noqa: SLF001
         db._connection = None  # noqa: SLF001
