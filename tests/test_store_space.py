@@ -101,3 +101,21 @@ async def test_full_disk_spends_the_reserve(tmp_path: Path) -> None:
             await place.listener.until("storage", len(place.listener.all("storage")) + 1)
 
         assert reserve.exists()
+
+
+async def test_refusals_do_not_wait(tmp_path: Path) -> None:
+    """While a result waits for room whoever publishes hears at once that there is none, not when it is next tried."""
+    large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        (delivery,) = await place.deliver()
+        await limit_pages(place, 4)
+        place.store.writer.record(result(delivery, large))
+        tried = len(await place.listener.until("storage", 3))
+        for _ in range(20):
+            with pytest.raises(StorageUnavailable):
+                await place.publish()
+
+        assert len(place.listener.all("storage")) <= tried + 2
+        await limit_pages(place, None)
+        await place.listener.until("recorded")

@@ -139,6 +139,8 @@ class Writer:
         self._check()
         if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
             raise Overloaded
+        if self._rest and self._results:  # for which the writer waits, and whoever comes now would have to wait too
+            raise StorageUnavailable("the storage does not take writes: results wait for it")
         publication = _Publication(drafts, key, render, self._loop.create_future())
         failpoint("K02-checked")
         self._publications.append(publication)
