@@ -83,7 +83,6 @@ class Actions:
         self.disables: list[tuple[float, str]] = []  # by hand, once answered
         self.counters: list[tuple[int, str, int]] = []  # at the start of a life: failures running of a subscription
         self.done: list[tuple[float, str]] = []  # what was begun, and when
-        self.set_back = 0.0  # s: by how much the wall clock was set back, in all
         self.jumps: list[float] = []  # when the wall clock was set
         self._open: list[list[Said]] = []  # published, and not answered
         self._asked: dict[str, Sub] = {}  # by URL: those of which it is not known whether they were made
@@ -345,9 +344,7 @@ class Actions:
     async def jump(self) -> None:
         """The wall clock is set, by up to a day."""
         self.jumps.append(self.world.loop.time())
-        by = self._rng.choice((-DAY, DAY, -3_600, 3_600, -2, 2))
-        self.world.ahead += by
-        self.set_back += max(0, -by)
+        self.world.ahead += self._rng.choice((-DAY, DAY, -3_600, 3_600, -2, 2))
 
     async def heal(self) -> None:
         """Everything is well, and everybody is enabled."""

@@ -114,8 +114,7 @@ class Story:
 
     async def _rest(self) -> None:
         await self.actions.heal()
-        # What waits for a time of the wall clock waits longer where that is set back.
-        for _ in range(int((LONGEST + self.actions.set_back) / REST)):
+        for _ in range(int(LONGEST / REST)):  # also where the wall clock was set back
             await self.world.loop.passing(REST)
             await self.actions.heal()  # those that failed in flight while everything was healed
             if not (await self.world.engine.deliveries(state="pending", limit=1)).data and not await self._held():

@@ -277,7 +277,11 @@ def signatures_verify(reading: Reading) -> Iterator[str]:
 
 
 def retries_wait(reading: Reading) -> Iterator[str]:
-    """Between a failure and the next attempt lies what the schedule says, unless somebody retried or enabled."""
+    """
+    Between a failure and the next attempt lies what the schedule says, unless somebody retried or enabled.
+
+    Where the clock was set back to before the failure, the wait began anew: that clock does not tell how long it was.
+    """
     for delivery in reading.story.deliveries:
         sub = reading.subs.get(delivery["sub"])
         if sub is None:
@@ -286,7 +290,9 @@ def retries_wait(reading: Reading) -> Iterator[str]:
         for attempt in reading.attempts[delivery["seq"]]:
             if attempt["trigger"] == "manual":
                 due_at, step = 0, 0
-            if attempt["at"] < due_at and not _was_enabled(sub, failed_at, attempt["at"], jumped=bool(reading.actions.jumps)):
+            if failed_at <= attempt["at"] < due_at and not _was_enabled(
+                sub, failed_at, attempt["at"], jumped=bool(reading.actions.jumps)
+            ):
                 yield f"{delivery['id']} went again at {attempt['at']}, {due_at - attempt['at']} ms too early"
             if attempt["outcome"] in {"refused", "unreachable"} and step < len(sub.schedule):
                 failed_at = attempt["at"]
