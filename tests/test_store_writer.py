@@ -289,6 +289,19 @@ async def test_large_events_are_spread_over_commits(tmp_path: Path) -> None:
         assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
 
 
+async def test_refusal_lets_others_run(tmp_path: Path) -> None:
+    """Whoever is refused and tries again at once, without a pause, does not keep the loop from what makes room."""
+    async with opened(tmp_path) as place:
+        place.store.writer._waiting = MOST_WAITING
+        ran: list[bool] = []
+        asyncio.get_running_loop().call_soon(ran.append, True)
+        with pytest.raises(Overloaded):
+            await place.publish()
+
+        assert ran
+        place.store.writer._waiting = 0
+
+
 async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> None:
     """What was left to the next commit is not stored twice when the present one fails."""
     async with opened(tmp_path) as place:

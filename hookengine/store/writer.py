@@ -137,10 +137,10 @@ class Writer:
         all the same. Raises EventExists, IdempotencyMismatch, Overloaded, StorageUnavailable, StorageFailed.
         """
         self._check()
-        if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
-            raise Overloaded
-        if self._rest and self._results:  # for which the writer waits, and whoever comes now would have to wait too
-            raise StorageUnavailable("the storage does not take writes: results wait for it")
+        refusal = self._refusal()
+        if refusal is not None:
+            await asyncio.sleep(0)  # whoever tries again without a pause must not keep the loop from making room
+            raise refusal
         publication = _Publication(drafts, key, render, self._loop.create_future())
         failpoint("K02-checked")
         self._publications.append(publication)
@@ -148,6 +148,14 @@ class Writer:
         self._waiting_bytes += publication.size
         self._work.set()
         return await publication.done
+
+    def _refusal(self) -> Overloaded | StorageUnavailable | None:
+        """Why nothing more is taken now."""
+        if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
+            return Overloaded()
+        if self._rest and self._results:  # for which the writer waits, and whoever comes now would have to wait too
+            return StorageUnavailable("the storage does not take writes: results wait for it")
+        return None
 
     def tenant_secrets(self, tenant: str) -> tuple[SigningSecret, ...]:
         """
