@@ -292,7 +292,7 @@ async def test_large_events_are_spread_over_commits(tmp_path: Path) -> None:
 async def test_refusal_lets_others_run(tmp_path: Path) -> None:
     """Whoever is refused and tries again at once, without a pause, does not keep the loop from what makes room."""
     async with opened(tmp_path) as place:
-        place.store.writer._waiting = MOST_WAITING
+        place.store.writer._waiting = writer.MOST_WAITING
         ran: list[bool] = []
         asyncio.get_running_loop().call_soon(ran.append, True)
         with pytest.raises(Overloaded):
