@@ -11,12 +11,11 @@ from engines import PATIENCE, Gate, Journal, rows, running
 from storage import DAY
 
 from hookengine.clock import Clock
+from hookengine.engine import Engine
 from hookengine.receiver import Receiver, Reply
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from hookengine.engine import Engine
 
 
 class ShiftedClock(Clock):
@@ -33,7 +32,7 @@ class ShiftedClock(Clock):
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[ShiftedClock]:
     """What the engines of the test go by."""
     monkeypatch.setattr(ShiftedClock, "shift", 0)
-    monkeypatch.setattr("hookengine.engine.Clock", ShiftedClock)
+    monkeypatch.setattr(Engine, "_make_clock", ShiftedClock)
     return ShiftedClock
 
 
