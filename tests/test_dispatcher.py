@@ -809,7 +809,7 @@ async def test_unreadable_payloads_are_read_again(tmp_path: Path, journal: Journ
     """While payloads cannot be read nothing is sent and no attempt is spent; once they can, everything goes."""
     async with running(tmp_path, journal, payload_cache=0) as engine, Receiver() as receiver:
         await engine.subscribe(receiver.url)
-        moment = datetime.now(UTC) + timedelta(milliseconds=100)
+        moment = datetime.now(UTC) + timedelta(seconds=1)  # time enough for the change below
         event = await engine.publish("order.created", {"n": 1}, deliver_at=moment)
         await edit(tmp_path, "ALTER TABLE events RENAME TO elsewhere")
         await journal.until("fault", where="reading payloads")
