@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
-from engines import LOOPBACK, PATIENCE, rows
+from engines import LOOPBACK, rows
 from msgspec import Struct
 from multidict import CIMultiDict
+from patience import PATIENCE
 
 from hookengine.config import Config, Delivery, Plan, Server
 from hookengine.engine import DATABASE, TOKEN_FILE, Engine

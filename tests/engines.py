@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.config import Config, Delivery, Security
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from hookengine.receiver import Received
     from hookengine.store import Transaction
 
-PATIENCE = 15  # s until a test that waits has failed
 LOOPBACK = Security(allow_http=True, allow_networks=("127.0.0.0/8", "::1/128"))  # type: ignore[arg-type]  # given as texts
 
 

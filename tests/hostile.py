@@ -16,6 +16,8 @@ import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from patience import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from ssl import SSLContext
@@ -139,9 +141,9 @@ class Receiver:
             await self._read.wait()
 
     async def settled(self) -> None:
-        """Return when every connection is closed, also by the other side; TimeoutError after a second."""
+        """Return when every connection is closed, also by the other side."""
         self.over.set()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             await self._ended.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from patience import PATIENCE
 
 from hookengine import retry
 from hookengine.clock import Clock
@@ -42,7 +43,6 @@ NOW = 1_700_000_000_000  # when the clock of a test starts
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-PATIENCE = 20  # s until a test that waits has failed
 
 RULES = Rules(retry_schedule=(10 * MINUTE, HOUR))
 DELIVERED = Accepted(response=Response(status=204, headers=(("server", "x"),), body=b"", truncated=False))

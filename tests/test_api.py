@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import PATIENCE, Gate, only, running
+from engines import Gate, only, running
 from msgspec import UNSET
 from msgspec.structs import replace
+from patience import PATIENCE
 
 from hookengine.config import Config, Plan
 from hookengine.engine import Engine

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import hostile
 import pytest
 from authorization import JSON, TokenServer
-from engines import PATIENCE, Gate
+from engines import Gate
 from msgspec.structs import replace
+from patience import PATIENCE
 from storage import NOW, SetClock
 from test_sender import LOOPBACK, ending
 
@@ -335,6 +336,7 @@ async def test_hostile_token_server(behaviour: hostile.Behaviour) -> None:
         assert [] == place.endpoint.requests
 
 
+@pytest.mark.alone
 async def test_attempt_with_its_token_stays_within_its_time() -> None:
     """A token server that hangs takes no more than the attempt's time, also from who joins the wait; nothing is sent then."""
     gate = Gate()
@@ -408,6 +410,7 @@ def test_answer_of_a_token_server_does_not_show_itself() -> None:
     assert (b"hush", False) == (answer.body, "hush" in repr(answer))
 
 
+@pytest.mark.alone
 async def test_endpoint_has_the_time_that_the_token_left() -> None:
     """The endpoint's part of an attempt ends when the whole does."""
     hang = Gate()

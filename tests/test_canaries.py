@@ -17,7 +17,8 @@ import aiohttp
 import pytest
 from api import Api
 from authorization import CLIENT_SECRET, PASSWORD, TokenServer
-from engines import LOOPBACK, PATIENCE, Journal
+from engines import LOOPBACK, Journal
+from patience import PATIENCE
 from storage import files
 
 from hookengine.config import Config

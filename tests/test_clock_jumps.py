@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import PATIENCE, Gate, Journal, rows, running
+from engines import Gate, Journal, rows, running
+from patience import PATIENCE
 from storage import DAY
 
 from hookengine.clock import Clock

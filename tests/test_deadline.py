@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 import pytest
+from patience import PATIENCE
 
 from hookengine.deadline import Deadlines
 
@@ -20,6 +21,7 @@ async def test_block_in_time_is_left_alone() -> None:
     assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]  # there is one
 
 
+@pytest.mark.alone
 async def test_late_block_is_cut() -> None:
     """What does not end ends with TimeoutError at its time, and the task goes on uncancelled."""
     loop = asyncio.get_running_loop()
@@ -44,7 +46,7 @@ async def test_each_block_has_its_own_time() -> None:
             await asyncio.Event().wait()
         order.append(delay)
 
-    async with asyncio.timeout(2), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         for delay in (0.15, 0.05, 0.1, 0.2):
             group.create_task(hang(delay))
     deadlines.close()
@@ -62,7 +64,7 @@ async def test_blocks_of_one_moment_are_cut_in_their_order() -> None:
             await asyncio.Event().wait()
         order.append(number)
 
-    async with asyncio.timeout(2), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         for number in range(30):
             group.create_task(hang(number))
         await asyncio.sleep(0)
@@ -90,6 +92,7 @@ async def test_one_timer_for_all() -> None:
     assert deadlines._timer is None
 
 
+@pytest.mark.alone
 async def test_deadline_moves_nearer_only() -> None:
     """A deadline can be brought forward and not put off."""
     loop = asyncio.get_running_loop()

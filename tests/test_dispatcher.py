@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from engines import (
-    PATIENCE,
     Gate,
     Journal,
     attempts_ended,
@@ -29,6 +28,7 @@ from engines import (
     taken,
 )
 from msgspec import UNSET
+from patience import PATIENCE
 from storage import edit as edit_stored
 
 from hookengine.clock import Clock
@@ -1043,7 +1043,7 @@ async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int) -> None:
         stopping = asyncio.create_task(made.stop())
         for _ in range(ticks):
             await asyncio.sleep(0)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(stopping, made.stop(drain=0.05), made.stop(drain=PATIENCE))
 
     assert [("interrupted",)] == rows(tmp_path, "SELECT outcome FROM attempts")
@@ -1054,5 +1054,5 @@ async def test_idle_engine_stops_at_once(tmp_path: Path) -> None:
     made = engine(tmp_path)
     await made.start()
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         await made.stop(drain=PATIENCE)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import PATIENCE, Gate, Journal, blocked_reader, only, rows, running
+from engines import Gate, Journal, blocked_reader, only, rows, running
+from patience import PATIENCE
 from storage import write
 
 from hookengine.receiver import Received, Receiver

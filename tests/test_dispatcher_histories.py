@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import PATIENCE, Journal, blocked_reader, engine, limit_pages, rows
+from engines import Journal, blocked_reader, engine, limit_pages, rows
+from patience import PATIENCE
 
 from hookengine.errors import HookEngineError
 from hookengine.receiver import Received, Receiver

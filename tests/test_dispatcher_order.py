@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from engines import PATIENCE, Gate, Journal, edit, numbers, only, running
+from engines import Gate, Journal, edit, numbers, only, running
+from patience import PATIENCE
 
 from hookengine.errors import DeliveryStateConflict
 from hookengine.receiver import Received, Receiver, Reply

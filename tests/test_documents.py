@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from engines import LOOPBACK, PATIENCE
+from engines import LOOPBACK
+from patience import PATIENCE
 from walk import free_port
 
 from hookengine import Config, Engine, views

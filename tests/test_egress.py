@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 import hostile
 import pytest
-from engines import PATIENCE, Gate, Journal, edit, only
+from engines import Gate, Journal, edit, only
 from hostile import answers, receiver, response
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from hookengine import netguard
 from hookengine.config import Config, Security
@@ -668,6 +669,7 @@ def test_what_is_put_into_a_url_leaves_its_host(key_values: dict[str, Any]) -> N
     assert completed.startswith(url)
 
 
+@pytest.mark.alone
 @pytest.mark.row("SR39")
 def test_blocked_ports_tell_nothing(tmp_path: Path) -> None:
     """Whether anybody listens on a forbidden address can be told neither from the answer nor from the time it takes."""

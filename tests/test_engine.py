@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import aiosqlite.core
 import pytest
 import structlog
-from engines import LOOPBACK, PATIENCE, Gate, Journal, blocked_writer, edit, engine, rows, running
+from engines import LOOPBACK, Gate, Journal, blocked_writer, edit, engine, rows, running
+from patience import PATIENCE
 from storage import Faulty, files, io_error
 
 from hookengine.client import Client
@@ -558,6 +559,7 @@ async def test_failed_sync_ends_the_engine(tmp_path: Path, complaints: list[str]
         await made.publish("order.created", {"n": 4})
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stopping", [False, True], ids=["running", "stopping"])
 @pytest.mark.parametrize("connection", [0, 1], ids=["writer", "reader"])
 async def test_dead_thread_ends_the_engine(connection: int, stopping: bool, tmp_path: Path, complaints: list[str]) -> None:

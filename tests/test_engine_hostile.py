@@ -16,11 +16,12 @@ import hostile
 import pytest
 import pytest_asyncio
 from c_parser import needs_c_parser
-from engines import PATIENCE, Gate, Journal, engine, only, running
+from engines import Gate, Journal, engine, only, running
 from hostile import OK, on_both_loops, receiver
 from hostile_rows import FLOODS, REDIRECT, ROWS, STATUS, all_receivers
 from measures import Gaps, Memory, open_files
 from msgspec import Struct
+from patience import PATIENCE
 from storage import files
 
 from hookengine.exchange import KEEP_ALIVE
@@ -65,8 +66,8 @@ class World(Struct):
         return open_files() - sum(map(len, self.engine._running.dispatcher._sender._pool._conns.values()))
 
     async def settled(self) -> None:
-        """Return when all descriptors that attempts had are given back, within a second."""
-        async with asyncio.timeout(1):
+        """Return when all descriptors that attempts had are given back."""
+        async with asyncio.timeout(PATIENCE):
             while self.files() > self.idle:
                 await self.engine.events(limit=1)
 

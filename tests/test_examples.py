@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from engines import PATIENCE
+from patience import PATIENCE
 from walk import free_port
 
 from hookengine.receiver import Receiver

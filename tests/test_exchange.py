@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.resolver import ThreadedResolver
 from c_parser import needs_c_parser
 from hostile import answers, on_both_loops, receiver, response
+from patience import PATIENCE
 from yarl import URL
 
 from hookengine.deadline import Deadlines
@@ -287,7 +288,7 @@ def test_bytes_while_idle() -> None:
         client = Client()
         async with receiver(hostile.speaks_when_idle) as bad:
             await client.send(bad.url)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await bad.dropped.wait()
             answer = await client.send(bad.url)
             await client.close()

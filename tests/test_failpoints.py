@@ -42,6 +42,7 @@ def test_ends_at_the_passage(armed: str, passage: int, passed: list[str], status
     assert (status, passed) == (ended.returncode, ended.stdout.split())
 
 
+@pytest.mark.alone
 def test_costs_nothing_when_off() -> None:
     """Passing a place takes less than a microsecond while none is armed, where a delivery takes some hundred."""
     assert min(timeit.repeat(lambda: failpoint("a"), number=1_000, repeat=20)) / 1_000 < 1e-6

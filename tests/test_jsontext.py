@@ -256,6 +256,7 @@ def repeated(unit: bytes) -> bytes:
     return b"[" + b",".join([unit] * (MEBIBYTE // (len(unit) + 1))) + b"]"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "bomb",
     [

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE
 from storage import (
     DAY,
     DELIVERED,
     NO_ANSWER,
     NOW,
-    PATIENCE,
     Opened,
     SetClock,
     draft,

@@ -249,6 +249,7 @@ def test_subscriptions_are_found_by_key_and_id() -> None:
     assert (None, None) == (index.get(3), index.by_id("sub_3"))
 
 
+@pytest.mark.alone
 def test_cost_follows_what_is_found(record_property: Callable[[str, object], None]) -> None:
     """Among 10,000 subscriptions of one tenant a match costs microseconds, for a type that was never seen as well."""
     index = Index(subscription(seq, f"type.n{seq}") for seq in range(10_000))

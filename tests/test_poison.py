@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from api import Api, serving
-from engines import PATIENCE
+from patience import PATIENCE
 from storage import NOW, draft, opened, write
 
 from hookengine.access import Principal, Scope, Token

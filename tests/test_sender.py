@@ -21,6 +21,7 @@ from c_parser import needs_c_parser
 from certificates import Authority, server_context
 from hostile import answers, on_both_loops, receiver, response
 from multidict import CIMultiDict, CIMultiDictProxy
+from patience import PATIENCE
 from yarl import URL
 
 from hookengine.exchange import HeadTooLarge, Phase, TooManyInformational
@@ -416,6 +417,7 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
     assert expected == ending(outcome)
 
 
+@pytest.mark.alone
 @pytest.mark.row("R63")
 async def test_hanging_lookups_delay_nobody_else() -> None:
     """Names whose lookup hangs leave healthy names their speed."""
@@ -582,15 +584,16 @@ async def test_no_limit_on_connections() -> None:
     """Hung receivers do not hold the pool: a healthy request passes two hundred waiting ones."""
     async with receiver(hostile.silent) as hung, receiver(hostile.healthy) as good:
         sender = Sender(LOOPBACK)
-        waiting = [asyncio.create_task(sender.attempt(request(hung.url, timeout=1500))) for _ in range(200)]
-        async with asyncio.timeout(1):
+        waiting = [asyncio.create_task(sender.attempt(request(hung.url, timeout=60_000))) for _ in range(200)]
+        async with asyncio.timeout(PATIENCE):
             await hung.reached(200)
-            outcome = await sender.attempt(request(good.url))
-        ended = await asyncio.gather(*waiting)
+            outcome = await sender.attempt(request(good.url, timeout=60_000))
+        held = sum(not each.done() for each in waiting)
         await sender.close()
+        ended = await asyncio.gather(*waiting)
 
     assert isinstance(outcome, Accepted)
-    assert {(Unreachable, ErrorCode.TIMEOUT_RESPONSE)} == set(map(ending, ended))
+    assert 200 == held == ended.count(Interrupted())
 
 
 def test_cancellation_passes() -> None:
@@ -600,7 +603,7 @@ def test_cancellation_passes() -> None:
         async with receiver(hostile.silent) as bad:
             sender = Sender(LOOPBACK)
             attempt = asyncio.create_task(sender.attempt(request(bad.url)))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await bad.reached(1)
             attempt.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -618,7 +621,7 @@ def test_closing_interrupts() -> None:
         async with receiver(hostile.silent) as bad:
             sender = Sender(LOOPBACK)
             attempt = asyncio.create_task(sender.attempt(request(bad.url)))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await bad.reached(1)
             await sender.close()
 
@@ -629,6 +632,7 @@ def test_closing_interrupts() -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.alone
 @pytest.mark.row("R09")
 async def test_body_is_waited_for_briefly() -> None:
     """With time to spare, a body that drips is cut two seconds after the verdict."""

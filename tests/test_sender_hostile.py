@@ -12,6 +12,7 @@ from c_parser import needs_c_parser
 from hostile import answers, flooding, on_both_loops, receiver, response
 from hostile_rows import FLOODS, GONE, MALFORMED, NOT_TAKEN, REDIRECT, RESET, ROWS, STATUS, TOO_LARGE, Row
 from measures import Gaps, Memory
+from patience import PATIENCE
 
 from hookengine.models import Accepted, ErrorCode, Outcome, Refused, Request, Unreachable
 from hookengine.netguard import Policy
@@ -164,7 +165,7 @@ def test_bytes_while_idle_drop_the_connection() -> None:
         async with receiver(hostile.speaks_when_idle) as bad:
             sender = Sender(LOOPBACK)
             first = await sender.attempt(request(bad.url))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await bad.dropped.wait()
             second = await sender.attempt(request(bad.url))
             await sender.close()
@@ -233,7 +234,7 @@ def test_connection_closed_while_idle(behaviour: Behaviour) -> None:
             sender = Sender(LOOPBACK)
             first = await sender.attempt(request(bad.url))
             [[(wire, _)]] = sender._pool._conns.values()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*filter(None, [wire.closed]), return_exceptions=True)
             second = await sender.attempt(request(bad.url))
             await sender.close()

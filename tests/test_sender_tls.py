@@ -257,6 +257,7 @@ def test_broken_handshake(authority: Authority, behaviour: Behaviour, code: Erro
     on_both_loops(scenario)
 
 
+@pytest.mark.alone
 @pytest.mark.row("R59")
 @pytest.mark.parametrize("kilobytes", [20, 90, 400])
 def test_long_chain(authority: Authority, tmp_path: Path, kilobytes: int) -> None:
@@ -301,6 +302,7 @@ def test_certificate_changes(authority: Authority) -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.alone
 def test_unclosed_tls_does_not_linger(authority: Authority) -> None:
     """A receiver that flushes no end of TLS holds neither the sender nor its sockets."""
     certificate = authority.issue(HOST)

@@ -13,9 +13,10 @@ from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 from api import JSON, SILENCE, Api, read_raw, request, serving
-from engines import LOOPBACK, PATIENCE
+from engines import LOOPBACK
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from hookengine.config import Config, Server
 from hookengine.engine import Engine

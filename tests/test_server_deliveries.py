@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from api import Api, serving
-from engines import PATIENCE, Gate
+from engines import Gate
+from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply

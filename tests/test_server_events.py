@@ -11,9 +11,10 @@ import orjson
 import pytest
 import pytest_asyncio
 from api import Answer, Api, request, serving
-from engines import PATIENCE, blocked_writer, limit_pages
+from engines import blocked_writer, limit_pages
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver

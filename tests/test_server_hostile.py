@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from api import SILENCE, Answer, Api, read_raw, request, serving
-from engines import PATIENCE, blocked_writer
+from engines import blocked_writer
+from patience import PATIENCE
 from storage import files
 
 from hookengine.config import Plan, Server

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api import read_raw, request, serving
-from engines import PATIENCE
 from hostile import on_both_loops
+from patience import PATIENCE
 
 from hookengine.config import Server
 from hookengine.server import asked

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from api import serving
-from engines import PATIENCE, Gate, limit_pages
+from engines import Gate, limit_pages
+from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
 from hookengine import stream
@@ -219,6 +220,7 @@ async def test_client_that_leaves(api: Api, caplog: pytest.LogCaptureFixture) ->
     assert [] == caplog.records
 
 
+@pytest.mark.alone
 async def test_stream_ends_with_the_server(tmp_path: Path) -> None:
     """A stop ends every stream at once, whole, and is not held up by it."""
     async with serving(tmp_path) as api, following(api) as read:

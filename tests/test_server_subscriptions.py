@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from api import Answer, Api, serving
-from engines import PATIENCE, Gate
+from engines import Gate
+from patience import PATIENCE
 from standardwebhooks.webhooks import Webhook
 
 from hookengine.clock import Clock

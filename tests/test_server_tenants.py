@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from api import Api, serving
-from engines import PATIENCE, edit
+from engines import edit
+from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.config import Plan

@@ -10,8 +10,9 @@ import orjson
 import pytest
 import pytest_asyncio
 from api import Api, serving
-from engines import PATIENCE, Gate, running
+from engines import Gate, running
 from msgspec.structs import replace
+from patience import PATIENCE
 
 from hookengine import verify
 from hookengine.clock import Clock

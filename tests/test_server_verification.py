@@ -12,8 +12,9 @@ import pytest
 import pytest_asyncio
 from api import Answer, Api, serving
 from authorization import JSON, TokenServer
-from engines import LOOPBACK, PATIENCE, Gate, engine, running
+from engines import LOOPBACK, Gate, engine, running
 from msgspec.structs import replace
+from patience import PATIENCE
 
 from hookengine import verify
 from hookengine.config import Config, Plan

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from engines import PATIENCE, Gate, running
+from engines import Gate, running
 from msgspec import UNSET, Raw
+from patience import PATIENCE
 
 from hookengine import views
 from hookengine.access import OWNER, Principal, Scope

@@ -9,7 +9,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import PATIENCE, Gate, Journal, edit, limit_pages, running
+from engines import Gate, Journal, edit, limit_pages, running
+from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
 from hookengine.access import OWNER, Principal, Scope

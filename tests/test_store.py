@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import PATIENCE
 from storage import (
     DELIVERED,
-    PATIENCE,
     Faulty,
     Recorder,
     SetClock,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from api import serving
-from engines import PATIENCE, Journal, running
+from engines import Journal, running
 from msgspec.structs import replace
+from patience import PATIENCE
 from storage import NO_ANSWER, NOW, RULES, SetClock, result, subscription
 
 from hookengine import verify

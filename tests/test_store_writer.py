@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
+from patience import PATIENCE
 from storage import (
     DAY,
     DELIVERED,
@@ -19,7 +20,6 @@ from storage import (
     MINUTE,
     NO_ANSWER,
     NOW,
-    PATIENCE,
     RULES,
     Faulty,
     Opened,

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from engines import PATIENCE
 from msgspec import UNSET
 from msgspec.structs import replace
+from patience import PATIENCE
 from test_observers import ANSWER, DELIVERY, DISABLED, ERROR, SUBSCRIPTION, changed, finished
 
 from hookengine import stream, views

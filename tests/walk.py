@@ -27,11 +27,12 @@ from pathlib import Path
 from random import sample
 from typing import TYPE_CHECKING, NamedTuple
 
+from patience import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 30  # s until a walk that waits has failed
 PORTS = ("8700", "9000", "9443")  # the daemon's, and those of receivers
 # Programs that go on until they are stopped: the page's daemon and its receiver.
 GOING_ON = re.compile(r"\b(hookengine serve|node receiver\.mjs|python receiver\.py)\b")

@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-PATIENCE = 30  # s until a process that is waited for has failed to end
+from patience import PATIENCE
+
 HERE = Path(__file__).parent
 
 

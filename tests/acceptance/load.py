@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
-from daemon import PATIENCE
+from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply

@@ -11,8 +11,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from load import Producers, Verdict, endpoint, judge, left_by
+from patience import PATIENCE
 from places import at
 
 from hookengine.clock import Clock

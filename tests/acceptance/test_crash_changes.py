@@ -6,8 +6,9 @@ import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from load import EVENT, LATER, Arrivals, left_by, tried
+from patience import PATIENCE
 from places import AT_SIZE, at, at_row, at_statement
 
 from hookengine.receiver import Receiver

@@ -7,9 +7,10 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from launcher import Launcher, finish
 from load import EVENT, Arrivals, Producers, endpoint, judge, left_by, tried
+from patience import PATIENCE
 from places import at, at_call, at_statement
 
 from hookengine.receiver import Receiver
@@ -109,6 +110,7 @@ async def test_crash_of_the_host(way: str, status: int, tmp_path: Path, launcher
     assert arrivals.repeats()[1] <= 8
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("connection", [0, 1], ids=["K28 writer", "K28 reader"])
 async def test_dead_thread(connection: int, tmp_path: Path, launcher: Launcher) -> None:
     """A daemon that loses a thread of SQLite's answers 503 and ends with 70 within three seconds; nothing is lost."""

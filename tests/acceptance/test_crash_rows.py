@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from load import EVENT, LATER, Arrivals, endpoint, left_by, tried
+from patience import PATIENCE
 from places import AT_SIZE, at, at_row
 
 from hookengine.receiver import Received, Receiver, Reply

@@ -7,8 +7,9 @@ import errno
 from typing import TYPE_CHECKING
 
 import disk
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from load import EVENT, Producers, endpoint, judge
+from patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path

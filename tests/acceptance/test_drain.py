@@ -32,6 +32,7 @@ async def attempts(daemon: Daemon) -> list[tuple[Any, ...]]:
     return [(each["state"], each["attempt_count"], [one["outcome"] for one in each["attempts"]]) for each in found]
 
 
+@pytest.mark.alone
 async def test_clean_stop_repeats_nothing(tmp_path: Path, launcher: Launcher) -> None:
     """F23: stopped under load, the daemon ends with 0 within its drain, and after the next start every event arrives once."""
     async with (
@@ -54,6 +55,7 @@ async def test_clean_stop_repeats_nothing(tmp_path: Path, launcher: Launcher) ->
     assert producers.accepted <= arrivals.bodies.keys()
 
 
+@pytest.mark.alone
 async def test_drain_does_not_wait_for_ever(tmp_path: Path, launcher: Launcher) -> None:
     """F24: of a hundred endpoints that hang and one that answers within the drain, only the hundred are tried again."""
     async with (
@@ -78,6 +80,7 @@ async def test_drain_does_not_wait_for_ever(tmp_path: Path, launcher: Launcher) 
     assert [0, 0] == arrivals.repeats()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 async def test_second_signal_ends_the_drain(second: signal.Signals, tmp_path: Path, launcher: Launcher) -> None:
     """F25: a second signal does not wait for endpoints that hang: attempts are recorded as interrupted, and made again."""

@@ -8,8 +8,9 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 import pytest
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from hostile_rows import FLOODS, ROWS, all_receivers
+from patience import PATIENCE
 
 from hookengine.receiver import Received, Receiver
 

@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
+from patience import PATIENCE
 
 from hookengine.receiver import Receiver
 from hookengine.server.routes import ROUTES, document

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
+from patience import PATIENCE
 
 from hookengine.receiver import Receiver
 

@@ -21,8 +21,9 @@ import pytest
 import pytest_asyncio
 from authorization import CLIENT_ID, CLIENT_SECRET, TokenServer, basic_credentials
 from certificates import Authority, server_context
-from daemon import PATIENCE, Daemon
+from daemon import Daemon
 from node import Node
+from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from daemon import PATIENCE, Daemon, run
+import pytest
+from daemon import Daemon, run
+from patience import PATIENCE
 
 from hookengine.receiver import Receiver
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.alone
 async def test_second_daemon_is_refused(tmp_path: Path) -> None:
     """A second daemon on the same data ends soon with status 75 and the first one's pid; the first does not notice."""
     loop = asyncio.get_running_loop()
