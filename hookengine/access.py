@@ -28,6 +28,8 @@ class Scope(StrEnum):
     ADMIN = "admin"  # all of it
 
 
+_ADMIN = Scope.ADMIN  # a name of its own, because looking up a member of an enum takes longer
+
 DEFAULT_SCOPES = frozenset(Scope) - {Scope.ADMIN}
 
 
@@ -41,7 +43,7 @@ class Principal(Struct, frozen=True, kw_only=True, gc=False):
 
     def require(self, scope: Scope) -> None:
         """Raise Forbidden unless *scope* is among its scopes."""
-        if scope not in self.scopes and Scope.ADMIN not in self.scopes:
+        if scope not in self.scopes and _ADMIN not in self.scopes:
             raise Forbidden(f"this needs the scope {scope}")
 
 

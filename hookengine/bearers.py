@@ -14,7 +14,6 @@ from hookengine import auth
 from hookengine.auth import NoToken
 from hookengine.errors import HookEngineError
 from hookengine.models import (
-    Accepted,
     AccessToken,
     AttemptError,
     Broken,
@@ -24,6 +23,7 @@ from hookengine.models import (
     Refused,
     SecretBytes,
     Unreachable,
+    response_of,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Bearers:
 
 def _answer(outcome: Outcome) -> Response | None:
     """The answer of a token server, which does not show itself."""
-    response = outcome.response if isinstance(outcome, Accepted | Refused) else None
+    response = response_of(outcome)
     return None if response is None else replace(response, body=SecretBytes(response.body))
 
 

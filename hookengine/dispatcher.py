@@ -61,6 +61,7 @@ _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupt
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
+_DISABLED = SubscriptionState.DISABLED
 
 
 class Dispatcher:
@@ -373,7 +374,7 @@ class Dispatcher:
     def _target(self, seq: int) -> Target | None:
         """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""
         subscription = self._store.writer.index.get(seq)
-        if subscription is None or subscription.state is SubscriptionState.DISABLED:
+        if subscription is None or subscription.state is _DISABLED:
             return None
         target = self._targets.get(seq)
         if target is None:
@@ -453,7 +454,7 @@ class Dispatcher:
         """One request for the delivery that was taken, or for those of the batch that it leads."""
         target = self._target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
-        if target is None or any(self._flights.is_changed(delivery) for delivery, _ in members):
+        if target is None or self._flights.are_changed(delivery for delivery, _ in members):
             self._put_back(taken)
             return
         if not members:  # they have left, or cannot be read

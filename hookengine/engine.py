@@ -19,7 +19,7 @@ from hookengine.failpoints import failpoint
 from hookengine.maintenance import Maintenance
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
-from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Waiters, host_logger
+from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Observers, Waiters, host_logger
 from hookengine.profiles import batching
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import structlog
 
     from hookengine.models import AccessToken, OAuth2, Subscription
-    from hookengine.observers import Happening, Observer
 
 DATABASE = "hooks.db"
 TOKEN_FILE = "admin.token"  # noqa: S105  # its name, not its content
@@ -219,8 +218,7 @@ class Engine(Api):
         waiters = Waiters()
         metrics = Metrics()
         ring = Ring(clock)
-        observers: list[Observer] = [LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring]
-        observe = _to_all(observers)
+        observe = Observers(LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring)
         door = None
         if self._serve is not None:  # bound first, so that requests never go to ourselves, but not open yet
             door = await bind(self._serve)
@@ -279,7 +277,7 @@ class Engine(Api):
         for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
             observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))
         maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
-        observers.append(maintenance)
+        observe.add(maintenance)
         service = Service(
             store, sender=sender, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy
         )
@@ -350,19 +348,6 @@ class _Parts:
         self.service = service
         self.server = server
         self.stopping = False
-
-
-def _to_all(observers: list[Observer]) -> Any:
-    """One observer that is many; one that raises does not keep the others from hearing, nor the engine from working."""
-
-    def observe(happening: Happening) -> None:
-        for observer in observers:
-            try:  # noqa: SIM105  # of every delivery, and `suppress` takes as long as an observer
-                observer(happening)
-            except Exception:  # noqa: BLE001, S110
-                pass
-
-    return observe
 
 
 def _owner_token(path: Path, clock: Clock) -> str:

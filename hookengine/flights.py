@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from hookengine.models import Delivery, DeliveryState, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 # Names of their own, because looking up a member of an enum takes longer than all else.
 _PENDING, _LANE = DeliveryState.PENDING, Place.LANE
@@ -97,9 +97,9 @@ class Flights:
             batch.head = head
         return batch is not None or is_changed
 
-    def is_changed(self, delivery: Delivery) -> bool:
-        """Whether somebody has changed it since it was taken."""
-        return bool(self._changed) and delivery.seq in self._changed
+    def are_changed(self, deliveries: Iterable[Delivery]) -> bool:
+        """Whether somebody has changed one of them since they were taken."""
+        return bool(self._changed) and any(delivery.seq in self._changed for delivery in deliveries)
 
     def current(self, delivery: Delivery) -> Delivery:
         """A delivery in flight as it is now: as it was taken, unless somebody has changed it."""

@@ -25,6 +25,9 @@ BREAKER_OPENS_AFTER = 10
 BREAKER_FIRST_PAUSE = 5_000  # ms
 BREAKER_LONGEST_PAUSE = 300_000
 
+_FAILURES = (Refused, Unreachable)
+_TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
+
 
 def count(health: Health, outcome: Outcome, *, now: int) -> Health:
     """The counters after *outcome*; what is not the endpoint's doing moves none."""
@@ -51,7 +54,7 @@ def enabled(health: Health, *, now: int) -> Health:
 
 def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> DisabledReason | None:
     """Whether *outcome*, already in the counters, disables the subscription, and why."""
-    if not isinstance(outcome, Refused | Unreachable):
+    if not isinstance(outcome, _FAILURES):
         return None
     if isinstance(outcome, Refused) and outcome.response is not None and outcome.response.status in rules.gone:
         return DisabledReason.GONE
@@ -66,16 +69,17 @@ def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> Dis
 def rank(health: Health) -> Rank:
     """How far a subscription with these counters is trusted: the same after a restart, because they are rows."""
     if health.consecutive_failures >= FAILING_AFTER:
-        return Rank.FAILING
+        return _FAILING
     if health.last_success_at is not None and health.last_success_at >= (health.enabled_at or 0):
-        return Rank.TRUSTED
-    return Rank.FAILING if health.consecutive_failures else Rank.UNTRIED
+        return _TRUSTED
+    return _FAILING if health.consecutive_failures else _UNTRIED
 
 
 def standing(health: Health, rules: Rules, *, max_concurrency: int) -> Standing:
     """What the scheduler may give a subscription of which only the counters are known: after a start, or a change by hand."""
-    width = max_concurrency if rank(health) is Rank.TRUSTED else 1
-    return Standing(width=width, rank=rank(health), resume_at=_breaker(health, rules))
+    earned = rank(health)
+    width = max_concurrency if earned is _TRUSTED else 1
+    return Standing(width=width, rank=earned, resume_at=_breaker(health, rules))
 
 
 def at_present(standing: Standing, *, now: int) -> Standing:
@@ -89,16 +93,15 @@ def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *,
 
     A success widens by one, a throttling answer halves, and who is not trusted has one slot.
     """
-    width = before.width
+    width, earned, resume_at = before.width, rank(health), _breaker(health, rules)
     match outcome:
         case Accepted():
             width = min(max_concurrency, width + 1)
         case Refused(response=response) if response is not None and response.status in rules.throttle:
             width = max(1, width // 2)
-    resume_at = _breaker(health, rules)
-    if resume_at or rank(health) is not Rank.TRUSTED:
+    if resume_at or earned is not _TRUSTED:
         width = 1
-    return Standing(width=width, rank=rank(health), resume_at=resume_at)
+    return Standing(width=width, rank=earned, resume_at=resume_at)
 
 
 def _breaker(health: Health, rules: Rules) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hookengine.errors import StorageFailed, Unavailable
 from hookengine.models import SubscriptionState
-from hookengine.observers import Fault, Happening, ReplayProgress, SubscriptionChanged
+from hookengine.observers import Fault, Happening, Kinds, ReplayProgress, SubscriptionChanged
 from hookengine.store import changes, registry, replays
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Maintenance:
 
     Between two rounds it makes replays, a step at a time at their pace: they never hold upkeep up, nor those who publish.
     """
+
+    hears: Kinds = (ReplayProgress, SubscriptionChanged)
 
     def __init__(self, store: Store, *, retention: int, observe: Callable[[Happening], None]) -> None:
         self._store = store

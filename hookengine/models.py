@@ -203,6 +203,14 @@ OUTCOME_NAMES: dict[type, str] = {
 }
 
 
+_ANSWERED = (Accepted, Refused)
+
+
+def response_of(outcome: Outcome) -> Response | None:
+    """What the endpoint answered, where that could be read."""
+    return outcome.response if isinstance(outcome, _ANSWERED) else None
+
+
 class Rules(Struct, frozen=True, kw_only=True, gc=False):
     """What `retry` and `health` need to know of a subscription and its profile."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never, get_args
 
 import structlog
 from msgspec import Struct
@@ -98,15 +98,49 @@ Happening = (
 )
 
 
+Kinds = tuple[type[Happening], ...]
+EVERYTHING: Kinds = get_args(Happening)
+
+
 class Observer(Protocol):
     """Hears of what happened; must not wait and should not raise."""
+
+    hears: Kinds  # the happenings that it is told of
 
     def __call__(self, happening: Happening) -> None:
         """Take note."""
 
 
+class Observers:
+    """
+    All who hear of what happens in one engine.
+
+    One that raises keeps neither the others from hearing nor the engine from working.
+    """
+
+    def __init__(self, *observers: Observer) -> None:
+        self._hearing: dict[type[Happening], list[Observer]] = {kind: [] for kind in EVERYTHING}
+        for observer in observers:
+            self.add(observer)
+
+    def add(self, observer: Observer) -> None:
+        """Tell *observer* too."""
+        for kind in observer.hears:
+            self._hearing[kind].append(observer)
+
+    def __call__(self, happening: Happening) -> None:
+        """Tell those who hear of its kind."""
+        for observer in self._hearing[type(happening)]:
+            try:  # noqa: SIM105  # of every delivery, and `suppress` takes as long as an observer
+                observer(happening)
+            except Exception:  # noqa: BLE001, S110
+                pass
+
+
 class Waiters:
     """Wakes those who wait for something to happen to an event's deliveries."""
+
+    hears: Kinds = (AttemptFinished, DeliveryOverruled, SubscriptionChanged, Fault)
 
     def __init__(self) -> None:
         self._waiting: dict[int, set[asyncio.Event]] = {}  # by event
@@ -159,6 +193,8 @@ class LogObserver:
 
     An accepted attempt is logged at debug level: a healthy engine is quiet.
     """
+
+    hears = EVERYTHING
 
     def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
         self._log = logger.bind()  # what wrap_logger gives binds anew for every line
@@ -231,6 +267,8 @@ class LogObserver:
 
 class MetricsObserver:
     """Counts what happened."""
+
+    hears = EVERYTHING
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

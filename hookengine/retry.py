@@ -25,6 +25,9 @@ from hookengine.models import (
 EXPIRED = "expired"
 INTERNAL_ERROR = "internal error"
 
+# Names of their own, because looking up a member of an enum costs more than what is done with it.
+_DELIVERED, _FAILED, _AUTO = DeliveryState.DELIVERED, DeliveryState.FAILED, Trigger.AUTO
+
 _LONGEST_HINT = 40  # characters: no date has more than 33, and no number that anyone means; two dates have more
 
 
@@ -36,11 +39,11 @@ def settle(delivery: Delivery, outcome: Outcome, rules: Rules, *, now: int, rand
     """
     match outcome:
         case Accepted():
-            return _finished(delivery, DeliveryState.DELIVERED, now=now, tried=1)
+            return _finished(delivery, _DELIVERED, now=now, tried=1)
         case Interrupted():
             return delivery
         case Broken():
-            return _finished(delivery, DeliveryState.FAILED, now=now, tried=0, label=INTERNAL_ERROR)
+            return _finished(delivery, _FAILED, now=now, tried=0, label=INTERNAL_ERROR)
         case Refused(response=response):
             return _failed_once(delivery, rules, now=now, rand=rand, hint=_hint(response, rules, now))
         case Unreachable():
@@ -57,8 +60,8 @@ def overruled(taken: Delivery, settled: Delivery, current: Delivery) -> Delivery
     through, unless it was cancelled; else it stays as the other wants it. In either case there was an attempt.
     """
     tried = settled.attempt_count - taken.attempt_count
-    if current.state is DeliveryState.PENDING and settled.state is DeliveryState.DELIVERED and settled.finished_at is not None:
-        return _finished(current, DeliveryState.DELIVERED, now=settled.finished_at, tried=tried)
+    if current.state is DeliveryState.PENDING and settled.state is _DELIVERED and settled.finished_at is not None:
+        return _finished(current, _DELIVERED, now=settled.finished_at, tried=tried)
     return replace(current, attempt_count=current.attempt_count + tried) if tried else current
 
 
@@ -66,7 +69,7 @@ def expire(delivery: Delivery, *, now: int) -> Delivery | None:
     """The delivery given up because its `expires_at` has come, or None while it has not."""
     if delivery.expires_at is None or now < delivery.expires_at:
         return None
-    return _finished(delivery, DeliveryState.FAILED, now=now, tried=0, label=EXPIRED)
+    return _finished(delivery, _FAILED, now=now, tried=0, label=EXPIRED)
 
 
 def retry_after(values: list[str], *, now: int) -> int | None:
@@ -97,7 +100,7 @@ def _hint(response: Response | None, rules: Rules, now: int) -> int:
 
 def _failed_once(delivery: Delivery, rules: Rules, *, now: int, rand: float, hint: int) -> Delivery:
     if delivery.step >= len(rules.retry_schedule):
-        return _finished(delivery, DeliveryState.FAILED, now=now, tried=1, label=rules.failed_label)
+        return _finished(delivery, _FAILED, now=now, tried=1, label=rules.failed_label)
     delay = int(rules.retry_schedule[delivery.step] * (1 + rules.jitter * rand))
     due_at = now + max(delay, min(hint, max(rules.retry_schedule)))
     if delivery.expires_at is not None:
@@ -107,7 +110,7 @@ def _failed_once(delivery: Delivery, rules: Rules, *, now: int, rand: float, hin
         due_at=due_at,
         attempt_count=delivery.attempt_count + 1,
         step=delivery.step + 1,
-        trigger=Trigger.AUTO,
+        trigger=_AUTO,
     )
 
 
@@ -119,5 +122,5 @@ def _finished(delivery: Delivery, state: DeliveryState, *, now: int, tried: int,
         failed_label=label,
         attempt_count=delivery.attempt_count + tried,
         step=delivery.step + tried,
-        trigger=Trigger.AUTO,
+        trigger=_AUTO,
     )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, Struct
 
 from hookengine import views
-from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, Refused, SubscriptionState, Trigger
-from hookengine.observers import AttemptFinished, DeliveryOverruled, SubscriptionChanged
+from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, SubscriptionState, Trigger, response_of
+from hookengine.observers import AttemptFinished, DeliveryOverruled, Kinds, SubscriptionChanged
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEPT = 10_000  # items
 _TURN = 256  # items read at once
+
+_DISABLED = SubscriptionState.DISABLED  # a name of its own, because looking up a member of an enum takes longer
 
 _ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})")
 
@@ -58,6 +60,8 @@ class Item(Struct, gc=False):
 class Ring:
     """The observer that keeps the last items; those who wait for more of them are woken."""
 
+    hears: Kinds = (AttemptFinished, DeliveryOverruled, SubscriptionChanged)
+
     def __init__(self, clock: Clock, size: int = KEPT) -> None:
         self._clock = clock
         self._items: list[Item | None] = [None] * size  # item n is at n modulo the size
@@ -76,7 +80,7 @@ class Ring:
                         self._clock.now(),
                         delivery,
                         None if attempt is None else _ending(attempt),
-                        subscription is not None and subscription.state is SubscriptionState.DISABLED,
+                        subscription is not None and subscription.state is _DISABLED,
                     )
                 )
             case DeliveryOverruled(delivery=delivery):
@@ -198,7 +202,7 @@ def shown(item: Item, id: str, names: Mapping[str, str] | None) -> views.StreamI
 
 def _ending(attempt: Attempt) -> Ending:
     outcome = attempt.outcome
-    response = outcome.response if isinstance(outcome, Accepted | Refused) else None
+    response = response_of(outcome)
     return Ending(
         attempt.number,
         attempt.at,

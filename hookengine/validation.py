@@ -167,6 +167,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_ECHO else text[: _LONGEST_ECHO - 1] + "…"
 
 
+_ARRAYS = (list, tuple)
 _BAD: Any = object()  # in place of a value that is wrong
 
 
@@ -400,12 +401,12 @@ def _is_unicode(raw: Any) -> bool:
     """Whether all texts in *raw* can be written as UTF-8: a str of Python's can hold half of a surrogate pair."""
     if isinstance(raw, str):
         return raw.isascii() or _SURROGATE.search(raw) is None
-    if isinstance(raw, Mapping):
-        for name, value in raw.items():  # noqa: SIM110  # of every event, and a generator takes as long as all else here
+    if type(raw) is dict or isinstance(raw, Mapping):  # it is asked of every event, and of most the first will do
+        for name, value in raw.items():  # noqa: SIM110  # as above, and a generator takes as long as all else here
             if not (_is_unicode(name) and (type(value) is Raw or _is_unicode(value))):
                 return False
         return True
-    return not isinstance(raw, list | tuple) or all(map(_is_unicode, raw))
+    return not isinstance(raw, _ARRAYS) or all(map(_is_unicode, raw))
 
 
 _NAMES = {

@@ -60,11 +60,11 @@ def test_end_of_one_by_itself(change: Any, back: list[Delivery]) -> None:
     made = flights(ALONE)
     if change is not None:
         assert made.change(ALONE, change(ALONE))
-        assert made.is_changed(ALONE)
+        assert made.are_changed([ALONE])
         assert change(ALONE) == made.current(ALONE)
 
     assert back == made.end(ALONE)
-    assert not made.is_changed(ALONE)
+    assert not made.are_changed([ALONE])
     assert ALONE == made.current(ALONE)
 
 
@@ -124,7 +124,7 @@ def test_those_who_left_before_they_were_read_are_not_forgotten() -> None:
     made.change(THIRD, cancelled(THIRD))
 
     assert [retried(SECOND)] == made.end(HEAD, {1})
-    assert not made.is_changed(THIRD)
+    assert not made.are_changed([THIRD])
 
 
 def test_batch_on_the_ground_has_no_head() -> None:
@@ -220,7 +220,7 @@ def test_one_at_the_end_of_its_line_that_leads_again() -> None:
 
     assert leads == made.current(FIRST)
     assert [] == made.end(FIRST, {11})
-    assert not made.is_changed(FIRST)
+    assert not made.are_changed([FIRST])
 
 
 @pytest.mark.parametrize(("taken", "line"), [(FIRST, None), (delivery(11), "k"), (FIRST, "l")])

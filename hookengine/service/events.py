@@ -156,7 +156,7 @@ class EventOperations(Operations):
 
 def _as_json(event: Mapping[str, Any]) -> Mapping[str, Any]:
     """A published Python event as HTTP would have brought it; None is what was not given."""
-    if not isinstance(event, Mapping):
+    if type(event) is not dict and not isinstance(event, Mapping):
         return event  # which is told as a mistake with all others
     members = {
         name: value.isoformat() if name in _TIMES and isinstance(value, date) else value

@@ -34,10 +34,13 @@ if TYPE_CHECKING:
 DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one that replaced it
 
 
+_TEXTS = (bytes, bytearray, memoryview)
+
+
 def json_text(value: object) -> Raw:
     """The JSON text of a Python value: bytes are one, all else is printed. Raises Malformed for what is none."""
     try:
-        text = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)
+        text = bytes(value) if isinstance(value, _TEXTS) else orjson.dumps(value)
     except TypeError as error:  # orjson's, with the reason
         raise Malformed(f"the value cannot be printed as JSON: {error}", code="invalid_json") from error
     check_json(text)
@@ -109,7 +112,7 @@ class Operations:
 
     def _require(self, by: Principal, scope: Scope, *, changing: bool = False) -> None:
         by.require(scope)
-        if scope is Scope.ADMIN and by.tenant is not None:
+        if by.tenant is not None and scope is Scope.ADMIN:
             raise Forbidden(f"this token is bound to the tenant {by.tenant}")
         if changing and self._refusing:
             raise Stopping

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 # Names of their own: looking up a member of an enum costs more.
 _FAILED, _PENDING = DeliveryState.FAILED, DeliveryState.PENDING
+_ACTIVE = SubscriptionState.ACTIVE
 
 Scope = tuple[str, str, str, str]
 EventName = tuple[str, str]  # (id, tenant)
@@ -121,16 +122,17 @@ class Batch:
             after = replace(result.before, **cancelled, failed_label=None)
         health = self._health(after.subscription)
         reason = row = None
+        is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
+        if is_interrupted:
+            self._commit.interrupted.append(after.seq)
         if attempt is not None:
-            if isinstance(attempt.outcome, Interrupted):
-                self._commit.interrupted.append(after.seq)
             row = self._attempt_row(result, attempt, counts=counts, exchange=exchange)
             self._commit.attempts.append(row)
             if subscription is not None and counts:
                 ended_at = attempt.at + attempt.duration
                 health = counters.count(health, attempt.outcome, now=ended_at)
                 self.health[subscription.seq] = health
-                if subscription.state is SubscriptionState.ACTIVE:
+                if subscription.state is _ACTIVE:
                     reason = counters.disables(health, attempt.outcome, result.rules, now=ended_at)
                     if reason is not None:
                         self._disable(_disabled(subscription, reason, now=ended_at), health)
@@ -138,7 +140,6 @@ class Batch:
             self._commit.settled.append(rows.settled_row(result.before, after))
             if after.line is not None and after.state is not _PENDING and _led(result.before):
                 self._advanced[after.subscription, after.line] = None
-            is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
             if subscription is not None and not is_interrupted:  # else nobody can ask for it any more
                 self._count(result, row if counts else None)
                 if after.state is _FAILED and result.before.finished_at is None:
