@@ -304,8 +304,8 @@ class Engine(Api):
         # 3. Upkeep ends with its present step.
         parts.maintenance.stop()
         failpoint("K26-stopping")
-        # 4. The caller waits for these two. 5. The stack ends the live streams, cuts the tests under way, closes the server, then
-        # the store: the writer commits what it was sent, folds the WAL into the file, and gives the lock back.
+        # 4. The caller waits for these two. 5. The stack ends the live streams, cuts the tests under way, closes the server,
+        # then the store: the writer commits what it was sent, folds the WAL into the file, and gives the lock back.
 
     def _check_process(self) -> None:
         if self._owner not in (None, _Process.id):

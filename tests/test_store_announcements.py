@@ -120,7 +120,7 @@ async def test_delivery_failed(tmp_path: Path) -> None:
 
 
 async def test_our_type_is_seen_where_an_envelope_has_data_go_first(tmp_path: Path) -> None:
-    """clearfeed lets members of the data take the place of its own: none of ours is named so."""
+    """The profile clearfeed lets members of the data take the place of its own: none of ours is named so."""
     async with Receiver(500) as failing, Receiver() as ours, running(tmp_path) as made:
         await made.subscribe(ours.url, tenant="hookengine", profile="clearfeed", event_types=["hookengine.*"])
         await made.subscribe(failing.url, tenant="acme", disable_after_failures=1, **ONCE)

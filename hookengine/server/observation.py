@@ -45,7 +45,11 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
-    """GET /v1/stream: as server-sent events (HTML Living Standard, 9.2), until the client goes, its token ends or the engine stops."""
+    """
+    GET /v1/stream: as server-sent events (HTML Living Standard, 9.2).
+
+    It ends when the client goes, when its token opens nothing any more, and when the engine stops.
+    """
     streams = request.app[STREAMING]
     if len(streams.open) >= streams.most:
         raise Overloaded("too many streams are open")
