@@ -288,6 +288,7 @@ class Engine(Api):
             server = Server(service, tokens=tokens, config=config)
             await server.start(door)
             stack.push_async_callback(server.close)
+            stack.push_async_callback(sender.close)  # before it, so that whoever waits for a test is answered
         stack.callback(ring.close)
         failpoint("K25-built")
         return _Parts(store, dispatcher, maintenance, service, server)
@@ -301,8 +302,8 @@ class Engine(Api):
         # 3. Upkeep ends with its present step.
         parts.maintenance.stop()
         failpoint("K26-stopping")
-        # 4. The caller waits for these two. 5. The stack ends the live streams, closes the server, then the store: the writer
-        # commits what it was sent, folds the WAL into the file, and gives the lock back. 6. The client pool goes last.
+        # 4. The caller waits for these two. 5. The stack ends the live streams, cuts the tests under way, closes the server,
+        # then the store: the writer commits what it was sent, folds the WAL into the file, and gives the lock back.
 
     def _check_process(self) -> None:
         if self._owner not in (None, _Process.id):

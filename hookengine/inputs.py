@@ -114,9 +114,9 @@ class BasicAuthInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """User name and password for the endpoint."""
 
     username: Annotated[
-        str, Meta(max_length=256, pattern=r"^[^:\x00-\x1f\x7f]*\Z", extra={"expected": "no colon, no control characters"})
+        str, _form(r"[^:\x00-\x1f\x7f]*", 1024, "at most 1024 characters, none of them a colon or a control character")
     ]
-    password: Line
+    password: Annotated[str, _form(r"[^\x00-\x1f\x7f]*", 1024, "at most 1024 characters, none of them a control character")]
 
 
 class TokenFieldsInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from authorization import CLIENT_SECRET, PASSWORD, TokenServer
 from engines import Gate, Journal, only, rows, running
 from storage import files
 
-from hookengine.errors import Invalid
+from hookengine.errors import EndpointVerificationFailed, Invalid
 from hookengine.receiver import Receiver, Reply
 
 if TYPE_CHECKING:
@@ -94,6 +94,24 @@ async def test_tokens_survive_a_restart_encrypted(tmp_path: Path) -> None:
 
         assert 1 == len(server.requests)
     assert [] == [word for word in (b"hush-", b"ana@example") if word in found]
+
+
+async def test_token_of_a_test_is_not_kept(tmp_path: Path) -> None:
+    """What tests of a save were sent with is used for nothing else: deliveries have a token of their own, which is stored."""
+    async with TokenServer() as server, Receiver(lambda request: 200 if server.guard(request) == 204 else 401) as endpoint:
+        async with running(tmp_path) as engine:
+            made = await engine.subscribe(endpoint.url, profile="clevertap", batch={"max_events": 1}, auth=server.auth())
+            await engine.update_subscription(made.id, auth={"scopes": ["profile"]})
+            assert 2 == len(server.requests)
+            await delivered(engine)
+            assert 1 == len(await kept(tmp_path, engine))
+            with pytest.raises(EndpointVerificationFailed):
+                await engine.update_subscription(made.id, auth={"client_secret": "wrong"})
+            await delivered(engine)
+        async with running(tmp_path) as engine:
+            await delivered(engine)
+
+        assert 2 + 1 + 1 == len(server.requests)  # the last test's was refused
 
 
 async def test_unreadable_token_is_asked_for_again(tmp_path: Path) -> None:

@@ -294,6 +294,17 @@ async def test_healthy_subscription_has_nothing_wrong(tmp_path: Path) -> None:
     assert "nothing is pending" == busy[-1].detail
 
 
+async def test_what_a_batch_gathers_is_pending(tmp_path: Path) -> None:
+    """An event that waits for others to share its request is told of, though no time is set for it yet."""
+    async with daemon(tmp_path) as engine, Receiver() as receiver:
+        made = await engine.subscribe(receiver.url, profile="clevertap", batch={"max_events": 2, "max_wait": "1h"})
+        await engine.publish("rating.low", {})
+        found = await checks(tmp_path, subscription=made.id)
+
+    assert {} == bad(found)
+    assert found[-1].detail.startswith("1 pending, waiting for a batch ")
+
+
 async def test_failing_subscription_is_explained(tmp_path: Path) -> None:
     """The run of failures, the last answers with what to do, and the next attempt are told."""
     async with daemon(tmp_path) as engine, Receiver(401) as receiver:

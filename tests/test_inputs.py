@@ -332,6 +332,24 @@ def test_auth_and_header() -> None:
     assert [] == subscription_mistakes(headers={"AUTHORIZATION": "x"})
 
 
+@pytest.mark.parametrize(
+    ("username", "password", "wrong"),
+    [
+        pytest.param("", "", [], id="empty"),
+        pytest.param("u" * 1024, "p" * 1024, [], id="longest"),  # tokens of services that take them as a password are long
+        pytest.param("u" * 1025, "p" * 1025, ["at most 1024 ", "at most 1024 "], id="longer"),
+        pytest.param("u:", "p:", ["none of them a colon"], id="colon"),
+        pytest.param("u\t", "p\x7f", ["a control character", "a control character"], id="control characters"),
+    ],
+)
+def test_basic(username: str, password: str, wrong: list[str]) -> None:
+    """User name and password hold what RFC 7617 allows, and what is wrong with one is told, its length too."""
+    problems = Problems()
+    problems.convert(SubscriptionInput, {"url": URL, "auth": {"type": "basic", "username": username, "password": password}})
+
+    assert [True] * len(wrong) == [words in each.detail for words, each in zip(wrong, problems.mistakes, strict=True)]
+
+
 @pytest.mark.parametrize(("timeout", "right"), [("99ms", False), ("100ms", True), ("5m", True), ("300001ms", False)])
 def test_timeouts(timeout: str, *, right: bool) -> None:
     """An attempt has a tenth of a second to five minutes."""

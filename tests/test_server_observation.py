@@ -16,10 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from hookengine import stream
 from hookengine.access import OWNER, Principal, Scope, digest
 from hookengine.cli.tail import events
+from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.observers import SubscriptionChanged
 from hookengine.receiver import Receiver
 from hookengine.server import asked, listener, problems
+from hookengine.validation import format_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -334,6 +336,28 @@ async def test_bound_token_over_http(api: Api) -> None:
         await server.close()
 
     assert ([403] * 3, "acme") == (refused, item["subscription"]["tenant"])
+
+
+async def test_stream_ends_with_its_token(api: Api) -> None:
+    """What happens after a token was deleted, or after it has expired, is told to nobody who began a stream with it."""
+    soon = Clock().now() + 500
+    deleted = await api.made("/v1/tokens", {"user": "deleted"})
+    expired = await api.made("/v1/tokens", {"user": "expired", "expires_at": format_time(soon)})
+    async with (
+        following(api, Authorization=f"Bearer {deleted['token']}") as one,
+        following(api, Authorization=f"Bearer {expired['token']}") as other,
+    ):
+        made = await api.subscribe()
+        items = [await read.item() for read in (one, other)]
+        await api("DELETE", "/v1/tokens/deleted")
+        while Clock().now() < soon:
+            await api("GET", "/v1/tokens")
+        await api("POST", f"/v1/subscriptions/{made['id']}/disable")
+        for read in (one, other):
+            with pytest.raises(EOFError):
+                await read.item()
+
+    assert ["created", "created"] == [item["subscription"]["change"] for item in items]
 
 
 async def test_probe_while_the_disk_is_full(api: Api) -> None:

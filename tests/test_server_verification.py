@@ -448,6 +448,22 @@ async def test_stop_ends_a_test(tmp_path: Path) -> None:
     assert 1 == len(receiver.requests)
 
 
+async def test_stop_answers_who_waits_for_a_test(tmp_path: Path) -> None:
+    """Over HTTP too: the save is refused like any change at a stop, and a test event shows that it was cut."""
+    gate = Gate()
+    async with serving(tmp_path) as api, Receiver(gate) as receiver:
+        made = await api.subscribe(receiver.url)
+        saved = asyncio.create_task(save(api, receiver.url))
+        tested = asyncio.create_task(api("POST", f"/v1/subscriptions/{made['id']}/test"))
+        await gate.arrived(2)
+        await api.engine.stop(drain=0)
+        refused, shown = await saved, await tested
+        gate.open()
+
+    assert (503, "stopping", "5") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
+    assert (200, "interrupted") == (shown.status, shown.json["outcome"])
+
+
 async def test_subscription_is_as_old_as_its_save(tmp_path: Path) -> None:
     """What is published while the endpoint is tested came before the subscription, and is explained so."""
     gate = Gate()

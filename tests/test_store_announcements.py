@@ -107,7 +107,7 @@ async def test_delivery_failed(tmp_path: Path) -> None:
             {
                 "delivery": failed.id,
                 "event": event.id,
-                "type": "order.created",
+                "event_type": "order.created",
                 "subscription": one.id,
                 "tenant": "acme",
                 "attempt_count": 2,
@@ -117,6 +117,20 @@ async def test_delivery_failed(tmp_path: Path) -> None:
             },
         )
     ] == told(requests)
+
+
+async def test_our_type_is_seen_where_an_envelope_has_data_go_first(tmp_path: Path) -> None:
+    """The profile clearfeed lets members of the data take the place of its own: none of ours is named so."""
+    async with Receiver(500) as failing, Receiver() as ours, running(tmp_path) as made:
+        await made.subscribe(ours.url, tenant="hookengine", profile="clearfeed", event_types=["hookengine.*"])
+        await made.subscribe(failing.url, tenant="acme", disable_after_failures=1, **ONCE)
+        await made.publish("order.created", {}, tenant="acme")
+        _, *requests = await ours.wait(3)
+
+    bodies = [orjson.loads(request.body) for request in requests]
+    assert {("hookengine", "delivery.failed"), ("hookengine", "subscription.disabled")} == {
+        (body["type"], body["sub_type"]) for body in bodies
+    }
 
 
 async def test_delivery_expired(tmp_path: Path) -> None:
@@ -133,7 +147,7 @@ async def test_delivery_expired(tmp_path: Path) -> None:
 
     found = {data["subscription"]: data for _, data in told(requests)}
     assert {served.id: (first.id, "order.created"), held.id: (second.id, "order.paid")} == {
-        name: (data["event"], data["type"]) for name, data in found.items()
+        name: (data["event"], data["event_type"]) for name, data in found.items()
     }
     assert {("expired", 0, None, None)} == {
         (data["failed_label"], data["attempt_count"], data["status_code"], data["error"]) for data in found.values()

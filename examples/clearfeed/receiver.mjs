@@ -3,7 +3,7 @@
 //   node receiver.mjs [--secret SECRET] [--status CODE] [--fail N]
 //
 // It serves https on port 9443 (or $PORT) with cert.pem and key.pem, and prints a line for each request. With the signing secret
-// it refuses what is not signed with it (401). --status is what it answers otherwise; --fail answers 500 to the first N.
+// it refuses what is not signed with it (401). --status is what it answers otherwise; --fail answers 500 to the first N events.
 import crypto from "node:crypto";
 import { readFileSync } from "node:fs";
 import https from "node:https";
@@ -48,8 +48,8 @@ async function answer(request, response) {
   for await (const chunk of request) chunks.push(chunk);
   const body = Buffer.concat(chunks).toString(); // the characters that arrived: not parsed and printed again
   const verified = verdict(request, body);
-  const status = verified === "✗ refused" ? 401 : failures-- > 0 ? 500 : Number(options.status);
   const { id, type, sub_type: subType } = JSON.parse(body);
+  const status = verified === "✗ refused" ? 401 : type !== "ping" && failures-- > 0 ? 500 : Number(options.status);
   const { "x-cf-timestamp": timestamp, "x-cf-retry-count": retryCount } = request.headers;
   console.log(`${type} ${subType} ${id}  X-CF-Timestamp: ${timestamp}  X-CF-Retry-Count: ${retryCount}  ${verified}  → ${status}`);
   response.writeHead(status).end();

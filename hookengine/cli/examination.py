@@ -243,7 +243,8 @@ def subscription(api: Api, id: str, config: Config, *, now: int) -> Iterator[Che
     pending = api.read(api.get("/v1/deliveries", subscription=id, state="pending", limit=250), "data", "next_cursor")
     due = min((each["next_attempt_at"] for each in pending["data"] if each["next_attempt_at"]), default=None)
     count = f"{len(pending['data'])}{' or more' if pending['next_cursor'] else ''} pending"
-    yield Check("next attempt", True, f"{count}, the next {waiting(due, now)}" if due else "nothing is pending")
+    when = f"the next {waiting(due, now)}" if due else "waiting for a batch to be full, or to have waited long enough"
+    yield Check("next attempt", True, f"{count}, {when}" if pending["data"] else "nothing is pending")
 
 
 def url(text: str, config: Config) -> Check:

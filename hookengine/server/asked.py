@@ -67,6 +67,11 @@ def asker_of(request: web.Request) -> Principal:
     return request[PRINCIPAL]
 
 
+def identify(request: web.Request) -> Principal:
+    """Who asks, by the token that came; raises Unauthorized where it opens nothing, or nothing any more."""
+    return service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+
+
 def id_of(request: web.Request) -> str:
     """The id in the path."""
     return request.match_info["id"]

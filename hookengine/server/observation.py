@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from msgspec import Struct
 
-from hookengine.errors import Overloaded
-from hookengine.server.asked import STREAMING, asker_of, on_lost, query_of, service_of
+from hookengine.errors import Overloaded, Unauthorized
+from hookengine.server.asked import STREAMING, asker_of, identify, on_lost, query_of, service_of
 from hookengine.server.problems import BEGUN, SAFE
 from hookengine.server.wire import EVENT_STREAM, answer, dump
 
@@ -45,7 +45,11 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
-    """GET /v1/stream: as server-sent events (HTML Living Standard, 9.2), until the client goes or the engine stops."""
+    """
+    GET /v1/stream: as server-sent events (HTML Living Standard, 9.2).
+
+    It ends when the client goes, when its token opens nothing any more, and when the engine stops.
+    """
     streams = request.app[STREAMING]
     if len(streams.open) >= streams.most:
         raise Overloaded("too many streams are open")
@@ -58,24 +62,31 @@ async def stream(request: web.Request) -> web.StreamResponse:
     try:
         request[BEGUN] = True
         await response.prepare(request)
-        await _send(response, followed, streams.patience)
+        await _send(request, response, followed, streams.patience)
     except TimeoutError:
         # What it has not taken is dropped with the connection: waiting for it to be sent could take for ever.
         if request.transport is not None:
             request.transport.abort()
     except ConnectionError:
         pass  # the client has gone
+    except Unauthorized:
+        pass  # its token was deleted or has expired: who comes back with it is told
     finally:
         on_lost(request, None)
         streams.open.discard(followed)
     return response
 
 
-async def _send(response: web.StreamResponse, followed: Stream, patience: float) -> None:
-    """Raises TimeoutError for a reader that takes nothing for *patience* s, or that has fallen behind what is kept."""
+async def _send(request: web.Request, response: web.StreamResponse, followed: Stream, patience: float) -> None:
+    """
+    Raises TimeoutError for a reader that takes nothing for *patience* s, or that has fallen behind what is kept.
+
+    Raises Unauthorized from when its token opens nothing any more.
+    """
     begun = False
     await response.write(b": hookengine\n\n")
     async for items in followed:
+        identify(request)
         # Whoever comes back with its last id is told what it has lost, before anything else.
         if begun and items and items[0].kind == "reset":
             raise TimeoutError

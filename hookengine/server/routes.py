@@ -52,7 +52,7 @@ from hookengine.server import (
     tenants,
     tokens,
 )
-from hookengine.server.asked import PRINCIPAL, TOKENS, count_failure, service_of
+from hookengine.server.asked import PRINCIPAL, count_failure, identify
 from hookengine.server.route import Body, Route
 from hookengine.server.wire import EVENT_STREAM, JSON, MERGE_PATCH, NDJSON, Nothing
 from hookengine.validation import Time
@@ -203,7 +203,7 @@ async def authenticate(
     """Nobody unknown gets past here, except to the public paths."""
     if request.path not in PUBLIC and not request.path.startswith("/docs/"):
         try:
-            request[PRINCIPAL] = by = service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+            request[PRINCIPAL] = by = identify(request)
         except Unauthorized:
             count_failure(request)
             raise

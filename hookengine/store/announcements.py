@@ -91,7 +91,7 @@ def of_failed(
     return {
         "delivery": delivery,
         "event": None if event is None else event.id,
-        "type": None if event is None else event.type,
+        "event_type": None if event is None else event.type,  # `type` would take the place of our own in some envelopes
         "subscription": subscription.id,
         "tenant": subscription.tenant,
         "attempt_count": attempt_count,
