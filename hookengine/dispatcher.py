@@ -38,7 +38,7 @@ from hookengine.observers import (
 )
 from hookengine.payloads import Payloads
 from hookengine.scheduler import FROM_THE_START
-from hookengine.store import Recorded, Result, batches, changes
+from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal
 from hookengine.validation import interval
 
 if TYPE_CHECKING:
@@ -412,6 +412,7 @@ class Dispatcher:
                 for each in unreadable:  # its deliveries fail in their turn
                     self.unreadable("reading payloads", each)
         except sqlite3.Error as error:
+            raise_if_fatal(error)
             self._observe(Fault(where="reading payloads", error=repr(error)))
             self._outage.begin(str(error))
             for delivery in taken:
