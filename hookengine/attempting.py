@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct
 
-from hookengine import profiles, retry
+from hookengine import health, profiles, retry
 from hookengine.models import (
     Accepted,
     Attempt,
@@ -72,6 +72,7 @@ class Outage:
         self._loop = asyncio.get_running_loop()
         self._observe = observe
         self._until = 0.0  # loop time
+        self._told_until = 0.0  # loop time: when names that nobody resolves are news again
         self._pause = _SHORTEST_PAUSE
 
     @property
@@ -82,6 +83,8 @@ class Outage:
     def weigh(self, outcome: Outcome) -> None:
         """What *outcome* says of this machine: that something goes out, that nothing does, or neither."""
         match outcome:
+            case Interrupted(error=error, unresolved=True) if error is not None:
+                self._tell_of_names(f"{error.code}: {error.detail}")
             case Interrupted(error=error) if error is not None:
                 self.begin(f"{error.code}: {error.detail}")
             case Accepted() | Refused():
@@ -92,6 +95,13 @@ class Outage:
                 pass
             case _:
                 assert_never(outcome)
+
+    def _tell_of_names(self, error: str) -> None:
+        """Those with names wait, each for itself (`health.restand`): who has an address goes on."""
+        now = self._loop.time()
+        if now >= self._told_until:
+            self._told_until = now + health.UNRESOLVED_PAUSE / 1000
+            self._observe(LocalTrouble(error=error, pause=health.UNRESOLVED_PAUSE))
 
     def begin(self, error: str) -> None:
         """Nothing goes out, because of *error*: wait, twice as long as the last time."""

@@ -38,7 +38,7 @@ from hookengine.observers import (
 )
 from hookengine.payloads import Payloads
 from hookengine.scheduler import FROM_THE_START
-from hookengine.store import Recorded, Result, batches, changes
+from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal
 from hookengine.validation import interval
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hookengine.gathering import Compose, Composed
     from hookengine.observers import Happening
     from hookengine.profiles import Profile
-    from hookengine.scheduler import Mark, Refill, Scheduler
+    from hookengine.scheduler import Mark, Refill, Scheduler, Standing
     from hookengine.sender import Sender
     from hookengine.store import Store
 
@@ -413,6 +413,7 @@ class Dispatcher:
                 for each in unreadable:  # its deliveries fail in their turn
                     self.unreadable("reading payloads", each)
         except sqlite3.Error as error:
+            raise_if_fatal(error)
             self._observe(Fault(where="reading payloads", error=repr(error)))
             self._outage.begin(str(error))
             for delivery in taken:
@@ -470,7 +471,7 @@ class Dispatcher:
         failpoint("K11-ended")
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):
-            self._put_back(taken)
+            self._put_back(taken, after=results[-1])
         else:
             self._store.writer.record(*results)
 
@@ -493,10 +494,11 @@ class Dispatcher:
         self._interrupted_at[delivery.seq] = attempt.at
         return False
 
-    def _put_back(self, taken: Delivery, *, again: bool = True) -> None:
+    def _put_back(self, taken: Delivery, *, again: bool = True, after: Result | None = None) -> None:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
         now = self._clock.now()
-        self._scheduler.release(taken.seq, None, now=now)
+        standing = None if after is None else self._standing(taken.subscription, after, now)
+        self._scheduler.release(taken.seq, standing, now=now)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:
                 self._lead(delivery)
@@ -505,19 +507,22 @@ class Dispatcher:
     def _release(self, taken: Delivery, group: list[Recorded], now: int) -> None:
         """Give the slot back, with what the subscription has earned."""
         recorded = next((each for each in group if each.counted and each.result.attempt is not None), group[0])
-        result = recorded.result
-        seq = taken.subscription
-        before, subscription = self._scheduler.standing(seq), self._store.writer.index.get(seq)
-        standing = None
-        if result.attempt is not None and before is not None and subscription is not None:
-            standing = health.restand(
-                before,
-                recorded.health,
-                result.attempt.outcome,
-                result.rules,
-                max_concurrency=subscription.max_concurrency,
-            )
+        standing = self._standing(taken.subscription, recorded.result, now, recorded.health)
         self._scheduler.release(taken.seq, standing, now=now)
+
+    def _standing(self, seq: int, result: Result, now: int, counted: Health | None = None) -> Standing | None:
+        """What subscription *seq* has earned with *result*, and *counted* with it; None where nothing changes."""
+        before, subscription = self._scheduler.standing(seq), self._store.writer.index.get(seq)
+        if result.attempt is None or before is None or subscription is None:
+            return None
+        return health.restand(
+            before,
+            counted or self._store.writer.health.get(seq, Health()),
+            result.attempt.outcome,
+            result.rules,
+            max_concurrency=subscription.max_concurrency,
+            now=now,
+        )
 
 
 def _pace(subscription: Subscription) -> float:

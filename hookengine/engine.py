@@ -269,11 +269,12 @@ class Engine(Api):
             waiting=store.writer.waiting,
             paused=dispatcher.paused,
         )
-        await dispatcher.load(store)
+        with store.starting():
+            await dispatcher.load(store)
         if store.resealed:
             observe(KeyChanged(count=store.resealed))
-        for unreadable in store.unreadable:
-            observe(Fault(where="start", error=str(unreadable)))
+        for found in (*store.unreadable, *store.doubts):
+            observe(Fault(where="start", error=str(found)))
         for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
             observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))
         maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
@@ -359,6 +360,8 @@ def _owner_token(path: Path, clock: Clock) -> str:
         token = TOKEN_PREFIX + clock.new_bytes(32).hex()
         write_private(path, token.encode() + b"\n")
         return token
+    except OSError as error:
+        raise StartError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

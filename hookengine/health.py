@@ -24,6 +24,7 @@ FAILING_AFTER = 3  # failures running, from which on a subscription is not trust
 BREAKER_OPENS_AFTER = 10
 BREAKER_FIRST_PAUSE = 5_000  # ms
 BREAKER_LONGEST_PAUSE = 300_000
+UNRESOLVED_PAUSE = 5_000  # ms, for as long as a failed lookup is remembered
 
 _FAILURES = (Refused, Unreachable)
 _TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
@@ -87,12 +88,14 @@ def at_present(standing: Standing, *, now: int) -> Standing:
     return replace(standing, resume_at=min(standing.resume_at, now + BREAKER_LONGEST_PAUSE))
 
 
-def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *, max_concurrency: int) -> Standing:
+def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *, max_concurrency: int, now: int) -> Standing:
     """
     What the scheduler may give after *outcome*, already in the counters.
 
-    A success widens by one, a throttling answer halves, and who is not trusted has one slot.
+    A success widens by one, a throttling answer halves, who is not trusted has one slot, and whose name nobody resolves waits.
     """
+    if isinstance(outcome, Interrupted) and outcome.unresolved:
+        return replace(before, resume_at=max(before.resume_at, now + UNRESOLVED_PAUSE))
     width, earned, resume_at = before.width, rank(health), _breaker(health, rules)
     match outcome:
         case Accepted():

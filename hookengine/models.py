@@ -184,6 +184,7 @@ class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
     """The attempt was cut by us, by a stop or by a fault of this machine: it is not the endpoint's and spends nothing."""
 
     error: AttemptError | None = None
+    unresolved: bool = False  # no name server answers, which keeps those back that have names, and nobody else
 
 
 class Broken(Struct, frozen=True, kw_only=True, gc=False):

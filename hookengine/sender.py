@@ -234,7 +234,8 @@ class Sender:
             return Interrupted()
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
-        if code is ErrorCode.DNS_TEMPORARY and self._lookups_fail():
+        unresolved = code is ErrorCode.DNS_TEMPORARY and self._lookups_fail()
+        if unresolved:
             code = ErrorCode.LOCAL_NETWORK
         elif code is ErrorCode.LOCAL_NETWORK and self._routed():
             # An address of a network that this machine is not part of, such as IPv6: out of reach, but not an outage.
@@ -243,7 +244,7 @@ class Sender:
         if code in REFUSALS:
             return Refused(error=reason)
         if code in OURS:
-            return Interrupted(error=reason)
+            return Interrupted(error=reason, unresolved=unresolved)
         if code is ErrorCode.INTERNAL_ERROR:
             return Broken(error=reason)
         return Unreachable(error=reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from hookengine.cli import daemon, demonstration, main
 from hookengine.cli.api import DEFAULT_DATA
 from hookengine.cli.config import load
-from hookengine.cli.logs import make_logger
+from hookengine.cli.logs import make_logger, never_waiting
 from hookengine.cli.serve import greeting
 from hookengine.client import Client
 from hookengine.engine import Engine
@@ -40,7 +41,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
-    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -149,15 +150,26 @@ async def test_signal_during_the_start_stops_after_it(engine: Engine, tmp_path: 
         await running
 
 
-async def test_closed_terminal_does_not_stop_it(engine: Engine, tmp_path: Path) -> None:
-    """SIGHUP leaves the daemon at work."""
+@pytest.mark.row("F26")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2])
+async def test_other_signals_do_not_stop_it(engine: Engine, tmp_path: Path, number: signal.Signals) -> None:
+    """A closed terminal, and signals that it has no use for, leave the daemon at work."""
     running = await ready(engine, tmp_path / "data")
-    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), number)
     await engine.publish("order.created", {})
 
     assert not running.done()
     await engine.stop()
     await running
+
+
+@pytest.mark.row("F26")
+def test_quit_is_a_stop() -> None:
+    """SIGQUIT, as a terminal sends it, ends the daemon in order, which says so."""
+    with signalled("Ready.", signal.SIGQUIT) as said:
+        assert 0 == main(["serve", "--data", "here", "--listen", "127.0.0.1:0", "--dev"])
+
+    assert said[-1].startswith("Stopping")
 
 
 async def answer() -> int:
@@ -404,3 +416,34 @@ def test_demo_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demonstration, "_RETRIES", [])
 
     assert 1 == main(["demo"])
+
+
+@pytest.mark.row("F41")
+def test_writers_of_log_lines_never_wait() -> None:
+    """What nobody reads is dropped and counted, what came before it is whole, and an end waits no longer than it says."""
+    reading, writing = os.pipe()
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with open(writing, "w", encoding="utf-8") as pipe, never_waiting(pipe) as (stream, outlet):  # noqa: PTH123  # a descriptor
+        assert outlet is not None
+        outlet.on_dropped = told.put
+        for n in range(100):
+            stream.write(f"{n:09}\n" * 1_000)
+        outlet.finish(0.05)
+        content = b""
+        while told.empty():
+            content += os.read(reading, 65_536)
+        dropped = told.get()
+        while len(content) < (100 - dropped) * 10_000:
+            content += os.read(reading, 65_536)
+    os.close(reading)
+    lines = content.split()
+    assert 0 < dropped < 100
+    assert len(lines) == (100 - dropped) * 1_000
+    assert lines == [b"%09d" % n for n in range(100 - dropped) for _ in range(1_000)]
+
+
+def test_stream_in_memory_is_written_at_once() -> None:
+    """Where there is no descriptor nothing can wait."""
+    memory = StringIO()
+    with never_waiting(memory) as (stream, outlet):
+        assert (memory, None) == (stream, outlet)

@@ -74,6 +74,16 @@ def test_further_failure_goes_on_with_the_run(outcome: Outcome) -> None:
     assert replace(FAILING, consecutive_failures=5, last_failure_at=NOW) == count(FAILING, outcome, now=NOW)
 
 
+@pytest.mark.parametrize(("breaker", "resume_at"), [(0, NOW + 5_000), (NOW + 60_000, NOW + 60_000)])
+def test_name_that_nobody_resolves_waits(breaker: int, resume_at: int) -> None:
+    """Where no name server answers a subscription waits before it asks again, and loses none of its standing."""
+    before = Standing(width=7, rank=Rank.TRUSTED, resume_at=breaker)
+    error = AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="")
+    outcome = Interrupted(error=error, unresolved=True)
+
+    assert replace(before, resume_at=resume_at) == restand(before, Health(), outcome, STANDARD, max_concurrency=8, now=NOW)
+
+
 def test_success_ends_the_run() -> None:
     """A success leaves of a run only when its last failure was."""
     assert replace(FAILING, consecutive_failures=0, last_success_at=NOW, failing_since=None) == count(
@@ -88,7 +98,7 @@ def test_our_own_faults_move_no_counter(outcome: Outcome) -> None:
 
     assert count(FAILING, outcome, now=NOW) is FAILING
     assert disables(FAILING, outcome, Rules(disable_after_failures=1, disable_after=1), now=NOW) is None
-    assert before == restand(before, FAILING, outcome, STANDARD, max_concurrency=8)
+    assert before == restand(before, FAILING, outcome, STANDARD, max_concurrency=8, now=NOW)
 
 
 def test_enabling_begins_anew() -> None:
@@ -227,7 +237,7 @@ def stand_after(
 ) -> Standing:
     """The standing after one more outcome."""
     before = Standing(width=width, rank=rank(health))
-    return restand(before, count(health, outcome, now=NOW), outcome, rules, max_concurrency=max_concurrency)
+    return restand(before, count(health, outcome, now=NOW), outcome, rules, max_concurrency=max_concurrency, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +290,7 @@ def test_width_is_earned_again(health: Health) -> None:
     stands, widths = standing(health, STANDARD, max_concurrency=4), []
     for _ in range(5):
         health = count(health, ACCEPTED, now=NOW)
-        stands = restand(stands, health, ACCEPTED, STANDARD, max_concurrency=4)
+        stands = restand(stands, health, ACCEPTED, STANDARD, max_concurrency=4, now=NOW)
         widths.append(stands.width)
 
     assert [2, 3, 4, 4, 4] == widths
@@ -313,7 +323,8 @@ def test_breaker_pauses(failures: int, pause: int) -> None:
 
     assert expected == standing(health, STANDARD, max_concurrency=8).resume_at
     assert (
-        expected == restand(Standing(width=1, rank=Rank.FAILING), health, UNREACHABLE, STANDARD, max_concurrency=8).resume_at
+        expected
+        == restand(Standing(width=1, rank=Rank.FAILING), health, UNREACHABLE, STANDARD, max_concurrency=8, now=NOW).resume_at
     )
 
 
@@ -362,6 +373,6 @@ def test_flapping_endpoint_opens_no_breaker() -> None:
     for turn in range(100):
         outcome = ACCEPTED if turn % 2 else refused(500)
         health = count(health, outcome, now=NOW + turn)
-        stands = restand(stands, health, outcome, STANDARD, max_concurrency=8)
+        stands = restand(stands, health, outcome, STANDARD, max_concurrency=8, now=NOW)
 
         assert Standing(width=8, rank=Rank.TRUSTED) == stands

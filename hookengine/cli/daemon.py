@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # else each would end the process without a word
+
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run *main* on an event loop of its own: uvloop's where the platform has it."""
@@ -33,7 +36,8 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[], None]) -> N
     """
     Run *engine* until it is told to stop, or fails; *greet* is called when it is ready.
 
-    The first SIGTERM or SIGINT drains, the next ends the drain at once; SIGHUP, which a closing terminal sends, does nothing.
+    The first SIGTERM, SIGINT or SIGQUIT drains, the next ends the drain at once. SIGHUP, which a closing terminal sends, does
+    nothing, nor do SIGUSR1 and SIGUSR2, by which other daemons are told to open their log files anew.
     Raises what the engine's `start` and `wait_stopped` raise.
     """
     loop = asyncio.get_running_loop()
@@ -48,8 +52,9 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[], None]) -> N
         stops.append(loop.create_task(stop(0 if stops else None)))
         say("Stopping: attempts in flight may end; once more stops at once." if len(stops) == 1 else "Stopping at once.")
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    for number in _STOPS:
         loop.add_signal_handler(number, on_signal)
     await engine.start()
     with announced(data, str(engine.url)):

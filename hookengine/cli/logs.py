@@ -1,14 +1,105 @@
-"""The daemon's log lines."""
+"""The daemon's log lines, and a stderr that it never waits for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO, cast
+import io
+import os
+import select
+from collections import deque
+from contextlib import contextmanager, suppress
+from threading import Condition, Thread
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
 import orjson
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from structlog.typing import FilteringBoundLogger, Processor
+
+_MOST_WAITING = 256 << 10  # bytes of lines that nobody has taken; later ones are dropped
+_LAST_WORDS = 1.0  # s that an end waits for whoever reads them
+
+
+class Outlet(io.RawIOBase):
+    """
+    Hands what is written to a thread of its own, which writes it to *descriptor*; drops what does not fit.
+
+    A pipe that nobody reads, or a disk that hangs, keeps that thread waiting, and nobody else. `on_dropped` hears, in that
+    thread and once writing works again, how many writes were dropped.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.on_dropped: Callable[[int], None] = lambda _: None
+        self._descriptor = descriptor
+        self._changed = Condition()
+        self._waiting: deque[bytes] = deque()
+        self._size = 0  # bytes of them
+        self._dropped = 0
+        self._ending = False
+        # A daemon: an interpreter that ends waits for every other thread, and this one may wait for ever.
+        self._thread = Thread(target=self._run, name="hookengine-stderr", daemon=True)
+        self._thread.start()
+
+    def writable(self) -> bool:
+        """It is there for that."""
+        return True
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes are what a TextIOWrapper writes
+        """Take *data*, at once."""
+        with self._changed:
+            if self._size + len(data) <= _MOST_WAITING:
+                self._waiting.append(bytes(data))
+                self._size += len(data)
+                self._changed.notify()
+            else:
+                self._dropped += 1
+        return len(data)
+
+    def finish(self, patience: float) -> None:
+        """Return when everything is written, or after *patience* seconds."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                if not self._waiting:
+                    return
+                data = self._waiting.popleft()
+            with suppress(OSError):  # who read it has gone, or the disk is full: the work goes on
+                self._write(data)
+            with self._changed:
+                self._size -= len(data)
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                self.on_dropped(dropped)
+
+    def _write(self, data: bytes) -> None:
+        # Not through a file of Python's: its lock would be held at the end of the interpreter, which ends it with a crash.
+        while data:
+            with suppress(BlockingIOError):  # somebody who shares it has set it so
+                data = data[os.write(self._descriptor, data) :]
+                continue
+            select.select([], [self._descriptor], [])
+
+
+@contextmanager
+def never_waiting(stream: TextIO) -> Iterator[tuple[TextIO, Outlet | None]]:
+    """A stream that goes to *stream*, and whose writers never wait; itself, without an Outlet, if it has no descriptor."""
+    try:
+        outlet = Outlet(stream.fileno())
+    except OSError:
+        yield stream, None
+        return
+    try:
+        yield io.TextIOWrapper(cast("IO[bytes]", outlet), "utf-8", "backslashreplace", write_through=True), outlet
+    finally:
+        outlet.finish(_LAST_WORDS)
 
 
 def make_logger(level: str, form: str, stream: TextIO, *, colors: bool) -> FilteringBoundLogger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import click
@@ -12,7 +13,9 @@ import click
 from hookengine import __version__
 from hookengine.cli.api import DEFAULT_DATA, data_option
 from hookengine.cli.config import load
+from hookengine.cli.exits import Exit, report
 from hookengine.cli.output import say
+from hookengine.errors import HookEngineError
 
 
 @click.command()
@@ -20,7 +23,7 @@ from hookengine.cli.output import say
 @data_option
 @click.option("--listen", metavar="HOST:PORT", help="Where to serve the API.  [default: 127.0.0.1:8700]")
 @click.option("--dev", is_flag=True, help="Allow receivers on http and on loopback.")
-def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> None:
+def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> int:
     """
     Run the daemon.
 
@@ -29,18 +32,25 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> No
     """
     # Imported here, since all other verbs do without the engine.
     from hookengine.cli.daemon import run_daemon, run_loop  # noqa: PLC0415
-    from hookengine.cli.logs import make_logger  # noqa: PLC0415
+    from hookengine.cli.logs import make_logger, never_waiting  # noqa: PLC0415
     from hookengine.engine import Engine  # noqa: PLC0415
 
     config = load(file, environ=os.environ, listen=listen, dev=dev)
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    logger = make_logger(config.log.level, config.log.format, sys.stderr, colors=colors)
-    engine = Engine.from_file(config, data=data, logger=logger)
 
     def greet() -> None:
         say(greeting(str(engine.url), data, fresh=engine.is_new, dev=dev, pid=os.getpid()))
 
-    run_loop(run_daemon(engine, data, greet))
+    with never_waiting(sys.stderr) as (stderr, outlet), redirect_stderr(stderr):
+        logger = make_logger(config.log.level, config.log.format, stderr, colors=colors)
+        if outlet is not None:
+            outlet.on_dropped = lambda count: logger.warning("log_dropped", lines=count)
+        try:
+            engine = Engine.from_file(config, data=data, logger=logger)
+            run_loop(run_daemon(engine, data, greet))
+        except HookEngineError as error:
+            return report(error)
+    return Exit.OK
 
 
 def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:

@@ -6,7 +6,7 @@ from hookengine.store.reader import BEFORE_ALL, Reader, Slice
 from hookengine.store.rows import Receiver, StoredAttempt, Went, as_stored
 from hookengine.store.store import Store
 from hookengine.store.transaction import Transaction
-from hookengine.store.writer import Writer
+from hookengine.store.writer import Writer, raise_if_fatal
 
 __all__ = [
     "BEFORE_ALL",
@@ -27,6 +27,7 @@ __all__ = [
     "Writer",
     "as_stored",
     "changes",
+    "raise_if_fatal",
     "registry",
     "replays",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Some 1,000 pages where commits are large, some 4,000 (16 MiB) where each has one event.
 _ROWS = 2_500
 _PAGE = 4_096
+_LARGE = 16_384  # pages of the WAL that wait to be folded, 64 MiB, when it is time that somebody hears of it
 
 
 class Folding:
@@ -27,6 +28,7 @@ class Folding:
         self._every = every
         self._folded = 0  # rows of the connection
         self._bytes = 0
+        self._told_from = _LARGE
 
     def wrote(self, size: int) -> None:
         """So many bytes of payload are in the WAL."""
@@ -37,14 +39,21 @@ class Folding:
         """Whether there is enough to fold."""
         return self._db.total_changes - self._folded + self._bytes // _PAGE >= self._every
 
-    async def fold(self) -> None:
+    async def fold(self) -> str | None:
         """
         Copy into the file what no reader needs any more; the WAL is used again from its start once all of it is copied.
 
-        Raises sqlite3.Error; it is due again only after as much more.
+        What keeps it from that, if the WAL has grown large, and then whenever it is twice as large; it is due again only after
+        as much more. Raises sqlite3.Error.
         """
         self._folded, self._bytes = self._db.total_changes, 0
-        await self._db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+        ((_, pages, copied),) = await self._db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+        left = pages - copied
+        if left < self._told_from:
+            self._told_from = _LARGE if left < _LARGE else self._told_from
+            return None
+        self._told_from = 2 * left
+        return f"a program that reads for long keeps it from that: the WAL has {left * _PAGE >> 20} MiB"
 
 
 def write_anew(wal: Path) -> None:

@@ -16,15 +16,16 @@ from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.folding import write_anew
+from hookengine.store.place import Place, shared_by
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.resealing import reseal
 from hookengine.store.space import Space
-from hookengine.store.writer import Writer, raise_if_fatal
+from hookengine.store.writer import RESTORE, Writer, is_damage, raise_if_fatal
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import aiosqlite
@@ -54,6 +55,7 @@ class Store:
         self.path = path
         self.is_new = False
         self.unreadable: list[StorageCorrupt] = []  # rows that a start could not read, and left alone
+        self.doubts: list[str] = []  # what a start found that may end badly
         self.resealed = 0  # values that a start found sealed with another key than the first
         self._clock = clock
         self._synchronous = synchronous
@@ -61,6 +63,7 @@ class Store:
         self._gathers = gathers
         self._lock = Lock(path)
         self._connections: list[aiosqlite.Connection] = []
+        self._place: Place
         self._task: asyncio.Task[None] | None = None
         self._has_told = False  # whether `failed` has raised StorageFailed
         self.writer: Writer
@@ -69,17 +72,30 @@ class Store:
     async def open(self, listener: Listener) -> None:
         """Take the file; raises AlreadyRunning, DatabaseTooNew, KeyUnusable or StartError, and leaves nothing open then."""
         try:
-            self._lock.acquire()
-            await self._open(listener)
-        except BaseException as error:
+            with self.starting():
+                self._lock.acquire()
+                await self._open(listener)
+        except BaseException:
             await self._let_go()
-            if isinstance(error, OSError | sqlite3.Error):
-                raise StartError(f"{self.path} cannot be used: {error}") from error
             raise
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Raises StartError for what a start finds that it cannot use."""
+        try:
+            yield
+        except UnicodeDecodeError as error:  # from SQLite's own words, which repeat a schema that was damaged
+            raise StartError(f"{self.path} cannot be used: its schema is damaged{RESTORE}") from error
+        except (OSError, sqlite3.Error) as error:
+            raise StartError(f"{self.path} cannot be used: {error}{RESTORE if is_damage(error) else ''}") from error
 
     async def _open(self, listener: Listener) -> None:
         fresh = make_file(self.path)
-        write_anew(self.path.with_name(self.path.name + "-wal"))
+        real = self.path.resolve()
+        wal = real.with_name(real.name + "-wal")
+        if fresh and wal.exists() and wal.stat().st_size:  # which SQLite would delete
+            raise StartError(f"{self.path} is not there, but {wal} is: put the database back, or take that file away")
+        write_anew(wal)
         db = await open_writer(self.path, synchronous=self._synchronous)
         self._connections.append(db)
         failpoint("K25-opened")
@@ -93,6 +109,9 @@ class Store:
         index, health = await self._subscriptions(reading, vault)
         (keys,) = await reading.execute_fetchall(sql.last_keys)
         self.is_new = fresh
+        self._place = Place(self.path)
+        if (kind := shared_by(self.path)) is not None:
+            self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
         self.reader = Reader(reading)
         self.writer = Writer(
             db,
@@ -112,7 +131,7 @@ class Store:
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
 
     async def failed(self) -> None:
-        """Return when the writer has ended; raises what ended it, or StorageFailed where a thread of SQLite's has ended."""
+        """Return when the writer has ended; raises what ended it, or StorageFailed where a file or thread of it is gone."""
         assert self._task is not None  # noqa: S101  # open() made it
         try:
             await self._watch(self._task)
@@ -157,11 +176,14 @@ class Store:
         failpoint("K23-folded")
 
     async def _watch(self, writing: asyncio.Task[None]) -> None:
-        """Return when the writer has ended; raises StorageFailed, after it has ended, if a thread of SQLite's did so first."""
+        """Return when the writer has ended; raises StorageFailed, after it has ended, if what it works with is gone first."""
         while not writing.done():
             await asyncio.wait([writing], timeout=_PULSE)
-            if not all(works(db) for db in self._connections):
-                failed = StorageFailed("a thread of the database has ended")
+            gone = self._place.lost() or (
+                None if all(works(db) for db in self._connections) else "a thread of the database has ended"
+            )
+            if gone is not None and not writing.done():
+                failed = StorageFailed(gone)
                 self.writer.fail(failed)
                 if not works(self._connections[0]):
                     writing.cancel()  # it waits for ever: there is nothing in it that could be cut

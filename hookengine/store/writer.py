@@ -52,7 +52,9 @@ _LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 _PROBE = ("probe", bytes(65_536))  # a value that needs new pages, so that a full disk does not take it
 
 # After these nobody knows what is on disk, and a second fsync may claim success for pages that are lost: never go on.
-_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
+_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+RESTORE = "; nothing is repaired: look with `hookengine db check`, and restore a backup as docs/backup.md says"
 
 # What a full disk is called.
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
@@ -534,10 +536,13 @@ class Writer:
 
     async def _fold(self) -> None:
         try:
-            await self._folding.fold()
+            grown = await self._folding.fold()
         except sqlite3.Error as error:
             raise_if_fatal(error)
             self.listener.unreadable("folding the WAL", error)  # it grows meanwhile
+        else:
+            if grown is not None:
+                self.listener.unreadable("folding the WAL", StorageUnavailable(grown))
 
     async def _roll_back(self, error: Exception) -> None:
         raise_if_fatal(error)
@@ -555,8 +560,15 @@ class Writer:
 
 def raise_if_fatal(error: Exception) -> None:
     """Raises StorageFailed if nobody knows after *error* what is on disk."""
-    if getattr(error, "sqlite_errorname", "").startswith(_FATAL):  # CORRUPT has longer names
+    if is_damage(error):
+        raise StorageFailed(f"the storage failed: {error}{RESTORE}") from error
+    if getattr(error, "sqlite_errorname", "").startswith(_FATAL):
         raise StorageFailed(f"the storage failed: {error}") from error
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file is no whole database."""
+    return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)  # CORRUPT has longer names
 
 
 def _all(queue: deque[T]) -> list[T]:

@@ -32,7 +32,7 @@ CONFIG = """
 allow_http = {allow_http}
 allow_networks = ["127.0.0.0/8"]
 [log]
-level = "error"
+level = "{log}"
 [delivery]
 concurrency = {concurrency}
 drain = "{drain}"
@@ -61,6 +61,7 @@ class Daemon:
         self.url = ""
         self.said: list[str] = []  # on stderr
         self.up = asyncio.Event()  # it takes requests
+        self.heeded = asyncio.Event()  # its stderr is read
         self._config = folder / "config.toml"
         self._launcher = launcher
         self._faults = faults  # of the first start
@@ -71,9 +72,17 @@ class Daemon:
         self._heard = asyncio.Event()
         self.configure(**settings)
 
-    def configure(self, *, concurrency: int = 256, drain: str = "25s", allow_http: bool = True, tables: str = "") -> None:
+    def configure(
+        self,
+        *,
+        concurrency: int = 256,
+        drain: str = "25s",
+        allow_http: bool = True,
+        log: str = "error",
+        tables: str = "",
+    ) -> None:
         """Say how it is to be from the next start on, with further *tables* of the configuration."""
-        text = CONFIG.format(concurrency=concurrency, drain=drain, allow_http=json.dumps(allow_http), tables=tables)
+        text = CONFIG.format(concurrency=concurrency, drain=drain, allow_http=json.dumps(allow_http), log=log, tables=tables)
         self._config.write_text(text)
 
     async def __aenter__(self) -> Self:
@@ -107,6 +116,7 @@ class Daemon:
     async def launch(self, *faults: dict[str, Any]) -> None:
         """Start it, and do not wait until it is ready; *faults* need a launcher."""
         self.said = []
+        self.heeded.set()
         arguments = ("serve", "--data", str(self.data), "--config", str(self._config), "--listen", "127.0.0.1:0")
         if self._launcher is None:
             assert not faults
@@ -120,9 +130,9 @@ class Daemon:
         self._process.send_signal(number)
 
     async def says(self, text: str) -> None:
-        """Wait until a line of its stderr begins with *text*."""
+        """Wait until a line of its stderr has *text* in it."""
         async with asyncio.timeout(PATIENCE):
-            while not any(line.startswith(text) for line in self.said):
+            while not any(text in line for line in self.said):
                 assert not self._listening.done(), self.said
                 self._heard.clear()
                 await self._heard.wait()
@@ -221,6 +231,7 @@ class Daemon:
     async def _listen(self) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
+            await self.heeded.wait()
             self.said.append(line.decode().rstrip())
             self._heard.set()
         self._heard.set()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import pytest
 from daemon import Daemon
 from patience import PATIENCE
 
@@ -30,8 +31,9 @@ def descriptors(daemon: Daemon) -> int:
     return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
 
 
+@pytest.mark.row("F31")
 async def test_few_descriptors(tmp_path: Path, launcher: Launcher) -> None:
-    """F31: with 64 descriptors and 100 clients that hold theirs, nothing is lost, counted or flooded into the log."""
+    """With 64 descriptors and 100 clients that hold theirs, nothing is lost, counted or flooded into the log."""
     async with Receiver() as receiver, Daemon(tmp_path, launcher=launcher) as daemon:
         subscriptions = [await daemon.subscribe(receiver.url, max_concurrency=100) for _ in range(4)]
         host, _, port = daemon.url.removeprefix("http://").rpartition(":")
@@ -64,8 +66,9 @@ async def test_few_descriptors(tmp_path: Path, launcher: Launcher) -> None:
     assert len(daemon.said) <= 10 + 2 * lasted
 
 
+@pytest.mark.row("F22")
 async def test_suspended_process(tmp_path: Path, launcher: Launcher) -> None:
-    """F22: a process that was stopped for some seconds goes on where it was, and delivers everything once."""
+    """A process that was stopped for some seconds goes on where it was, and delivers everything once."""
     some = asyncio.Event()
 
     def count(request: Received) -> None:
@@ -90,3 +93,20 @@ async def test_suspended_process(tmp_path: Path, launcher: Launcher) -> None:
     assert before <= stopped < EVENTS
     ids = [request.header("webhook-id") for request in receiver.requests]
     assert (EVENTS, EVENTS) == (len(ids), len(set(ids)))
+
+
+@pytest.mark.row("F41")
+async def test_log_that_nobody_reads(tmp_path: Path, launcher: Launcher) -> None:
+    """A pipe that is full of log lines keeps neither deliveries nor a stop."""
+    async with Receiver() as receiver, Daemon(tmp_path, launcher=launcher, log="debug") as daemon:
+        await daemon.subscribe(receiver.url, max_concurrency=100)
+        daemon.heeded.clear()
+        for _ in range(4):  # lines that fill the pipe, what reads it, and what may wait for it
+            await daemon.ask("POST", "/v1/events/batch", [{"type": "a", "data": n} for n in range(750)])
+        await daemon.idle()
+        daemon.signal(signal.SIGTERM)
+        ended = await daemon.ended_within(PATIENCE)
+        daemon.heeded.set()
+        assert (True, 0) == (ended, await daemon.ended())
+
+    assert 3_000 == len(receiver.requests)

@@ -1,0 +1,68 @@
+"""Where the files of the database are: whether they are still the ones that were opened, and what kind of disk holds them."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+_BESIDE = ("-wal", "-shm", ".lock")
+_MOUNTS = Path("/proc/self/mountinfo")  # proc(5); where there is none, nobody can tell
+
+# Of these each machine has its own memory, so that neither locks nor the shared index of the WAL hold between two.
+_SHARED = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "9p", "lustre", "beegfs", "vboxsf", "davfs"),
+    *(
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "fuse.rclone",
+        "fuse.ceph",
+        "fuse.davfs2",
+        "fuse.vmhgfs-fuse",
+    ),
+}
+
+
+class Place:
+    """
+    The files that were opened under the names of the database at *path*, as they are now.
+
+    One that is moved, deleted or replaced is still written to, and a next start finds another one, or none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        real = path.resolve()
+        names = (path, *(real.with_name(real.name + suffix) for suffix in _BESIDE))
+        self._files = [(name, found) for name in names if (found := _identity(name)) is not None]
+
+    def lost(self) -> str | None:
+        """What of it is not there any more; None while all is."""
+        for name, identity in self._files:
+            if _identity(name) != identity:
+                return f"{name} was moved, deleted or replaced while it was in use"
+        return None
+
+
+def shared_by(path: Path) -> str | None:
+    """The kind of file system that holds *path*, if it is one of the network's."""
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    real = path.resolve()
+    depth, kind = -1, ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        mounted = Path(re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), before.split(" ")[4]))
+        if real.is_relative_to(mounted) and len(mounted.parts) >= depth:  # a later one hides an earlier one
+            depth, kind = len(mounted.parts), after.split(" ")[0]
+    return kind if kind in _SHARED else None
+
+
+def _identity(name: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = name.stat()
+        return found.st_dev, found.st_ino
+    return None
