@@ -123,7 +123,7 @@ def test_low_is_overtaken_a_hundred_times() -> None:
 def test_each_lower_priority_is_overtaken_as_often() -> None:
     """With three priorities waiting the two lower ones get a turn each, one after the other."""
     scheduler = serving(1, max_concurrency=1, overtaking=2)
-    push(scheduler, *(make(seq, priority=priority) for priority in Priority for seq in range(10 * priority, 10 * priority + 9)))
+    push(scheduler, *(make(10 * priority + n, priority=priority) for priority in Priority for n in range(9)))
     order = []
     for _ in range(9):
         [seq] = take(scheduler)
