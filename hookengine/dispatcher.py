@@ -22,6 +22,7 @@ from hookengine.models import (
     Health,
     Interrupted,
     Place,
+    Priority,
     Rank,
     Standing,
     Subscription,
@@ -362,14 +363,16 @@ class Dispatcher:
             most, wait = batching or (1, 0)
             self._gathering.open(subscription.seq, most=most, wait=wait)
 
-    def _room(self, seq: int) -> int:
+    def _room(self, seq: int) -> tuple[int, ...]:
         """
-        How many batches a lane should have more: as long as it has enough that could go, larger ones gather.
+        How many batches a lane should have more, of each priority and those before it.
 
-        Those that wait for a retry are not among these: new events do not wait for it.
+        As long as it has enough that could go no later, larger ones gather. Those that wait for a retry are not among these:
+        new events do not wait for it.
         """
         subscription = self._store.writer.index.get(seq)
-        return 0 if subscription is None else subscription.max_concurrency - self._scheduler.due(seq, self._clock.now())
+        most, now = 0 if subscription is None else subscription.max_concurrency, self._clock.now()
+        return tuple(most - self._scheduler.due(seq, priority, now) for priority in Priority)
 
     def _target(self, seq: int) -> Target | None:
         """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""

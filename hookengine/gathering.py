@@ -13,38 +13,43 @@ from typing import TYPE_CHECKING, NamedTuple
 from hookengine.models import Delivery, Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 AGAIN = 1_000  # ms until what could not be stored is asked for again
 
 
 class Compose(NamedTuple):
-    """A request to the store: at most `limit` batches of a subscription, of `most` events or whose first has waited."""
+    """
+    A request to the store: batches of a subscription, of `most` events or whose first has waited.
+
+    Of each priority and those before it, together, at most as many as `limits` says.
+    """
 
     subscription: int
     most: int
     wait: int  # ms
-    limit: int
+    limits: tuple[int, ...]
 
 
 class Composed(NamedTuple):
-    """The answer: the heads of the batches, how much is left and due by priority, and when something may be made of it."""
+    """The answer: the heads of the batches, and by priority how much is left and due, and when something may be made of it."""
 
     heads: list[Delivery]
     due: tuple[int, ...]
-    look_at: int | None
+    look_at: tuple[int | None, ...]
 
 
 class _Gathered:
     """What waits for one subscription."""
 
-    __slots__ = ("asked", "due", "look_at", "most", "subscription", "wait")
+    __slots__ = ("asked", "due", "look_at", "most", "ready", "subscription", "wait")
 
     def __init__(self, subscription: int) -> None:
         self.subscription = subscription
         self.most = 1
         self.wait = 0
         self.due = [0] * len(Priority)  # by priority; up to `most`, more need not be known
+        self.ready = [True] * len(Priority)  # by priority: there may be a batch to make
         self.look_at: int | None = None  # when its timer rings
         self.asked = False
 
@@ -68,8 +73,7 @@ class Gathering:
         if gathered is None:
             gathered = self._gathered[subscription] = _Gathered(subscription)
         gathered.most, gathered.wait = most, wait
-        self._stalled.pop(subscription, None)  # the lane may have other limits, too
-        self._make_ready(gathered)
+        self._make_ready(gathered, Priority)
 
     def close(self, subscription: int) -> None:
         """Forget what waits for *subscription*: it stays on disk."""
@@ -87,31 +91,32 @@ class Gathering:
             return
         gathered.due[delivery.priority] += 1
         if gathered.due[delivery.priority] >= gathered.most:
-            self._make_ready(gathered)
+            self._make_ready(gathered, (delivery.priority,))
         else:
             self._look(gathered, delivery.due_at + gathered.wait)
 
-    def asks(self, now: int, room: Callable[[int], int]) -> list[Compose]:
+    def asks(self, now: int, room: Callable[[int], tuple[int, ...]]) -> list[Compose]:
         """
         What to ask the store for; each is answered by `composed`.
 
-        *room* tells how many batches more a subscription's lane should have: where that is none, it waits for `resume`.
+        *room* tells how many batches more a subscription's lane should have, of each priority and those before it: where that
+        is none for what waits, it waits for `resume`.
         """
         while self._timers and self._timers[0][0] <= now:
             time, subscription = heappop(self._timers)
             gathered = self._gathered.get(subscription)
             if gathered is not None and gathered.look_at == time:
                 gathered.look_at = None
-                self._make_ready(gathered)
+                self._make_ready(gathered, Priority)
         asks = []
         ready, self._ready = self._ready, {}
         for subscription, gathered in ready.items():
             if gathered.asked:
                 continue  # the answer comes after all that was added until now, and tells when to look again
-            limit = room(subscription)
-            if limit > 0:
-                gathered.asked = True
-                asks.append(Compose(subscription, gathered.most, gathered.wait, limit))
+            limits = room(subscription)
+            if any(limit > 0 for limit, is_ready in zip(limits, gathered.ready, strict=True) if is_ready):
+                gathered.asked, gathered.ready = True, [False] * len(Priority)
+                asks.append(Compose(subscription, gathered.most, gathered.wait, limits))
             else:
                 self._stalled[subscription] = gathered
         return asks
@@ -127,24 +132,29 @@ class Gathering:
         if gathered is None:
             return
         gathered.asked = False
-        look_at: int | None = now + AGAIN
+        look_at: tuple[int | None, ...] = (now + AGAIN,)
         if composed is not None:
             gathered.due = list(composed.due)
             look_at = composed.look_at
-        changed = (asked.most, asked.wait) != (gathered.most, gathered.wait)
         gathered.look_at = None
-        if changed or (look_at is not None and look_at <= now):
-            self._make_ready(gathered)
-        elif look_at is not None:
-            self._look(gathered, look_at)
+        if (asked.most, asked.wait) != (gathered.most, gathered.wait):
+            self._make_ready(gathered, Priority)
+            return
+        for priority, time in zip(Priority, look_at, strict=False):
+            if time is not None and time <= now:
+                self._make_ready(gathered, (priority,))
+            elif time is not None:
+                self._look(gathered, time)
 
     def next_due(self) -> int | None:
         """When to ask again if nothing happens before."""
         return self._timers[0][0] if self._timers else None
 
-    def _make_ready(self, gathered: _Gathered) -> None:
-        if gathered.subscription not in self._stalled:
-            self._ready[gathered.subscription] = gathered
+    def _make_ready(self, gathered: _Gathered, priorities: Iterable[Priority]) -> None:
+        for priority in priorities:
+            gathered.ready[priority] = True
+        self._stalled.pop(gathered.subscription, None)
+        self._ready[gathered.subscription] = gathered
 
     def _look(self, gathered: _Gathered, time: int) -> None:
         """See to it that *gathered* is looked at by *time*."""

@@ -40,6 +40,7 @@ class Maintenance:
             changes.cancel_rest,
             changes.expire,
             changes.prune(retention),
+            changes.span,
             registry.note_uses(BETWEEN_USES),
         )
         self._wake = asyncio.Event()

@@ -22,6 +22,7 @@ Mark = tuple[int, int]  # (due_at, seq): no row that is on disk only comes befor
 
 CHUNK = 500  # rows of one refill
 PREFETCH = 1_000  # ms: rows due within this are fetched ahead of their time
+OVERTAKING = 100  # times that what is due is overtaken by higher priorities, before one of it goes
 FROM_THE_START: Mark = (0, 0)
 _PRIORITIES = tuple(Priority)
 _TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
@@ -49,6 +50,7 @@ class _Lane:
         "max_concurrency",
         "next_at",
         "open",
+        "overtaken",
         "pace",
         "place",
         "queues",
@@ -65,6 +67,7 @@ class _Lane:
         self.queues: tuple[deque[_Entry], ...] = (deque(), deque(), deque())  # by priority
         self.marks: list[Mark | None] = [None, None, None]
         self.asked = [False, False, False]  # a refill is on its way
+        self.overtaken = [0, 0, 0]  # by priority: how many went before it, since one of it went, while some of it was due
         self.size = 0
         self.in_flight = 0
         self.standing = Standing(width=1, rank=Rank.UNTRIED)
@@ -82,16 +85,27 @@ class _Lane:
         """Whether it holds all the slots that it may have."""
         return self.in_flight >= self.slots
 
-    def ready_queue(self, now: int) -> deque[_Entry] | None:
-        """The queue whose head goes next, or None if none is due."""
-        for queue in self.queues:
-            if queue and queue[0][0] <= now:
-                return queue
-        return None
+    def next_queue(self, now: int, overtaking: int) -> deque[_Entry] | None:
+        """The queue whose head goes now: the first that is due, or one behind it that was overtaken *overtaking* times."""
+        chosen: int | None = None
+        for priority, queue in enumerate(self.queues):
+            in_memory = queue and queue[0][0] <= now
+            if in_memory and (chosen is None or self.overtaken[priority] >= overtaking):
+                chosen = priority
+            elif chosen is not None and (in_memory or ((mark := self.marks[priority]) is not None and mark[0] <= now)):
+                self.overtaken[priority] += 1
+        if chosen is None:
+            return None
+        self.overtaken[chosen] = 0
+        return self.queues[chosen]
 
     def ready_at(self) -> int:
         """When the first of its entries may go; it has some."""
         return max(self.resume_at, min([queue[0][0] for queue in self.queues if queue]))
+
+    def tired(self, overtaking: int) -> list[int]:
+        """The priorities that were overtaken *overtaking* times, so that one of each goes before the others."""
+        return [priority for priority in _PRIORITIES if self.overtaken[priority] >= overtaking]
 
     @property
     def resume_at(self) -> int:
@@ -102,11 +116,15 @@ class _Lane:
         """How many of its entries go before a row of *priority* that is due at *time*."""
         return sum([bisect_left(queue, (time + 1,)) for queue in self.queues[: priority + 1] if queue])
 
-    def last_queue(self, now: int) -> int:
-        """The priority whose tail can best be spared: a waiting one before a due one, then the lowest, then the latest."""
+    def last_queue(self, now: int, overtaking: int) -> int:
+        """
+        The priority whose tail can best be spared: a waiting one before a due one, then the lowest, then the latest.
+
+        What was overtaken *overtaking* times keeps one entry as long as there are others.
+        """
         return max(
             (priority for priority in _PRIORITIES if self.queues[priority]),
-            key=lambda p: (self.queues[p][-1][0] > now, p),
+            key=lambda p: (self.queues[p][-1][0] > now, len(self.queues[p]) > 1 or self.overtaken[p] < overtaking, p),
         )
 
 
@@ -148,14 +166,16 @@ class Scheduler:
     A window of at most *queue_size* deliveries, beside at most *concurrency* in flight.
 
     Never awaits. Between subscriptions turns are fair whatever the priority of their events: who has fewest in flight goes
-    first, then who has stood longest. Within one, the smaller priority goes first, then the earlier due. Subscriptions that
-    are not trusted hold together at most half of the slots; none gets a further slot unless those it has are fewer than half
-    of the free ones. *queue_size* is at least *concurrency*.
+    first, then who has stood longest. Within one, the smaller priority goes first, then the earlier due; but of what is due
+    and was overtaken *overtaking* times by smaller priorities, one goes. Subscriptions that are not trusted hold together at
+    most half of the slots; none gets a further slot unless those it has are fewer than half of the free ones. *queue_size* is
+    at least *concurrency*.
     """
 
-    def __init__(self, *, concurrency: int, queue_size: int) -> None:
+    def __init__(self, *, concurrency: int, queue_size: int, overtaking: int = OVERTAKING) -> None:
         self._concurrency = concurrency
         self._queue_size = queue_size
+        self._overtaking = overtaking
         self._lanes: dict[int, _Lane] = {}
         self._in_flight: dict[int, _Lane] = {}  # by delivery
         self._doubtful = 0  # in flight for subscriptions that are not trusted
@@ -230,6 +250,7 @@ class Scheduler:
             self._paced[subscription] = lane.next_at
         lane.open = False
         lane.marks = [None, None, None]
+        lane.overtaken = [0, 0, 0]
         for queue in lane.queues:
             queue.clear()
         self._size -= lane.size
@@ -293,8 +314,8 @@ class Scheduler:
         self._ring_timers(now)
         taken: list[Delivery] = []
         while len(taken) < limit and (lane := self._next_in_line()) is not None:
-            queue = lane.ready_queue(now)
-            if queue is not None and lane.resume_at <= now:
+            queue = lane.next_queue(now, self._overtaking) if lane.resume_at <= now else None
+            if queue is not None:
                 taken.append(self._start(lane, queue.popleft()))
                 if lane.pace:
                     lane.next_at = max(lane.next_at, now) + lane.pace
@@ -327,10 +348,10 @@ class Scheduler:
         lane = self._lanes.get(subscription)
         return None if lane is None else lane.standing
 
-    def due(self, subscription: int, now: int) -> int:
-        """How many deliveries of *subscription* are due and wait in memory."""
+    def due(self, subscription: int, priority: Priority, now: int) -> int:
+        """How many deliveries of *subscription* are due, wait in memory, and go no later than one of *priority*."""
         lane = self._lanes.get(subscription)
-        return 0 if lane is None else lane.due_before(_PRIORITIES[-1], now)
+        return 0 if lane is None else lane.due_before(priority, now)
 
     def refills(self, now: int) -> list[Refill]:
         """What to fetch from the store; each is asked for once and answered by `refilled`."""
@@ -460,7 +481,11 @@ class Scheduler:
         if lane.asked[priority] or ready_at - PREFETCH > now:
             return 0
         chunk = min(CHUNK, max(1, share // 2))
-        if lane.due_before(priority, max(ready_at, now)) + chunk > max(1, share):
+        tired = lane.tired(self._overtaking)
+        in_memory = [each for each in tired if lane.queues[each]]
+        if priority in tired and not in_memory:
+            chunk = 1  # whose turn it is, whatever is before it
+        elif lane.due_before(priority, max(ready_at, now)) + len(in_memory) + chunk > max(1, share):
             return 0
         if ready_at <= now and not lane.full:
             return chunk
@@ -495,7 +520,7 @@ class Scheduler:
             self._look(lane, now)
 
     def _evict(self, lane: _Lane, now: int) -> None:
-        priority = lane.last_queue(now)
+        priority = lane.last_queue(now, self._overtaking)
         entry = lane.queues[priority].pop()
         lane.marks[priority] = entry[:2]
         lane.size -= 1

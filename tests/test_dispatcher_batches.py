@@ -77,6 +77,25 @@ async def test_full_batch_goes_at_once(running_engine: Engine) -> None:
     assert "pending" == (await only(running_engine, event=events[6].id)).state
 
 
+async def test_high_batch_overtakes_those_that_wait(running_engine: Engine) -> None:
+    """Batches of lower priority that are made and wait for a slot are overtaken by one that is made later."""
+    gate = Gate()
+    async with Receiver([200, gate]) as receiver:
+        await subscribe(running_engine, receiver, max_concurrency=1)
+        await publish(running_engine, 9, priority="low")
+        await gate.arrived()
+        high = await publish(running_engine, 3, priority="high")
+        async with asyncio.timeout(PATIENCE):
+            while None in {each.next_attempt_at for each in (await running_engine.deliveries(limit=3)).data}:
+                pass  # they are not in a batch yet
+        gate.answer()
+        await gate.arrived()
+        gate.open()
+        await ends(running_engine, high)
+
+    assert [[0, 1, 2], [9, 10, 11]] == profiles(receiver.requests)[:2]
+
+
 async def test_first_event_waits_no_longer_than_max_wait(running_engine: Engine) -> None:
     """A batch that is not full goes when its first event has waited for `max_wait`, and not earlier."""
     async with Receiver() as receiver:

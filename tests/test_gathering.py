@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hookengine.gathering import AGAIN, Compose, Composed, Gathering
 from hookengine.models import Delivery, Priority
 
-NOTHING = Composed(heads=[], due=(0, 0, 0), look_at=None)
+ROOM, NO_ROOM = (5, 5, 5), (0, 0, 0)
+NOTHING = Composed(heads=[], due=(0, 0, 0), look_at=(None,) * 3)
 
 
 def delivery(seq: int, due_at: int = 0, *, subscription: int = 1, priority: Priority = Priority.NORMAL) -> Delivery:
@@ -25,7 +28,7 @@ def gathering(now: int = 0, *, most: int = 3, wait: int = 100) -> Gathering:
 
 def answer(made: Gathering, now: int, composed: Composed | None = NOTHING) -> list[Compose]:
     """What *made* asks for at *now*, each answered with *composed*."""
-    asks = made.asks(now, lambda _: 5)
+    asks = made.asks(now, lambda _: ROOM)
     for ask in asks:
         made.composed(ask, composed, now=now)
     return asks
@@ -36,8 +39,8 @@ def test_what_is_on_disk_is_asked_for_first() -> None:
     made = Gathering()
     made.open(1, most=3, wait=100)
 
-    assert [Compose(1, 3, 100, 5)] == made.asks(0, lambda _: 5)
-    assert [] == made.asks(0, lambda _: 5)  # not again before the answer
+    assert [Compose(1, 3, 100, ROOM)] == made.asks(0, lambda _: ROOM)
+    assert [] == made.asks(0, lambda _: ROOM)  # not again before the answer
 
 
 def test_enough_events_go_at_once() -> None:
@@ -48,7 +51,7 @@ def test_enough_events_go_at_once() -> None:
     assert [] == answer(made, 0)
 
     made.add(delivery(3), now=0)
-    assert [Compose(1, 3, 100, 5)] == answer(made, 0)
+    assert [Compose(1, 3, 100, ROOM)] == answer(made, 0)
 
 
 def test_priorities_are_counted_apart() -> None:
@@ -68,7 +71,7 @@ def test_first_event_waits_no_longer_than_that() -> None:
 
     assert 1_100 == made.next_due()
     assert [] == answer(made, 1_099)
-    assert [Compose(1, 3, 100, 5)] == answer(made, 1_100)
+    assert [Compose(1, 3, 100, ROOM)] == answer(made, 1_100)
 
 
 def test_scheduled_event_is_looked_at_in_its_time() -> None:
@@ -87,11 +90,33 @@ def test_lane_that_has_enough_waits() -> None:
     made = gathering()
     for seq in range(3):
         made.add(delivery(seq), now=0)
-    assert [] == made.asks(0, lambda _: 0)
-    assert [] == made.asks(0, lambda _: 5)  # nobody said that it has less
+    assert [] == made.asks(0, lambda _: NO_ROOM)
+    assert [] == made.asks(0, lambda _: ROOM)  # nobody said that it has less
 
     made.resume(1)
-    assert [Compose(1, 3, 100, 5)] == made.asks(0, lambda _: 5)
+    assert [Compose(1, 3, 100, ROOM)] == made.asks(0, lambda _: ROOM)
+
+
+def test_higher_priority_has_room_where_lower_ones_wait() -> None:
+    """Batches of lower priority that fill a lane keep no batch of a higher one from being made; those below it wait on."""
+    made = gathering(most=2)
+    low, high = (partial(delivery, priority=each) for each in (Priority.LOW, Priority.HIGH))
+    made.add(low(1), now=0)
+    made.add(low(2), now=0)
+    room = (5, 5, 0)
+    assert [] == made.asks(0, lambda _: room)
+    made.add(high(3), now=0)
+    made.add(low(4), now=0)  # of which there are enough already
+    assert [] == made.asks(0, lambda _: room)
+
+    made.add(high(5), now=0)
+    [ask] = made.asks(0, lambda _: room)
+    assert Compose(1, 2, 100, room) == ask
+    made.composed(ask, Composed(heads=[], due=(1, 0, 3), look_at=(100, None, 0)), now=0)
+    assert [] == made.asks(0, lambda _: room)
+
+    made.resume(1)
+    assert [Compose(1, 2, 100, ROOM)] == made.asks(0, lambda _: ROOM)
 
 
 def test_lane_that_may_have_more() -> None:
@@ -99,10 +124,10 @@ def test_lane_that_may_have_more() -> None:
     made = gathering()
     for seq in range(3):
         made.add(delivery(seq), now=0)
-    assert [] == made.asks(0, lambda _: 0)
+    assert [] == made.asks(0, lambda _: NO_ROOM)
     made.open(1, most=3, wait=100)
 
-    assert [Compose(1, 3, 100, 5)] == made.asks(0, lambda _: 5)
+    assert [Compose(1, 3, 100, ROOM)] == made.asks(0, lambda _: ROOM)
 
 
 def test_answer_tells_what_is_left() -> None:
@@ -110,7 +135,7 @@ def test_answer_tells_what_is_left() -> None:
     made = gathering()
     for seq in range(3):
         made.add(delivery(seq), now=0)
-    answer(made, 0, Composed(heads=[], due=(0, 2, 0), look_at=70))
+    answer(made, 0, Composed(heads=[], due=(0, 2, 0), look_at=(None, 70, None)))
 
     assert 70 == made.next_due()
     made.add(delivery(4), now=0)
@@ -122,7 +147,7 @@ def test_more_than_was_asked_for_is_asked_again() -> None:
     made = gathering()
     for seq in range(3):
         made.add(delivery(seq), now=0)
-    answer(made, 0, Composed(heads=[], due=(0, 3, 0), look_at=0))
+    answer(made, 0, Composed(heads=[], due=(0, 3, 0), look_at=(None, 0, None)))
 
     assert 1 == len(answer(made, 0))
     assert [] == answer(made, 0)
@@ -145,12 +170,12 @@ def test_other_limits_hold_at_once() -> None:
     made.add(delivery(1), now=0)
     [ask] = answer(made, 100, NOTHING)
     made.open(1, most=3, wait=100)
-    [ask] = made.asks(100, lambda _: 5)
+    [ask] = made.asks(100, lambda _: ROOM)
     made.open(1, most=1, wait=0)
-    assert [] == made.asks(100, lambda _: 5)
-    made.composed(ask, Composed(heads=[], due=(0, 1, 0), look_at=200), now=100)
+    assert [] == made.asks(100, lambda _: ROOM)
+    made.composed(ask, Composed(heads=[], due=(0, 1, 0), look_at=(None, 200, None)), now=100)
 
-    assert [Compose(1, 1, 0, 5)] == made.asks(100, lambda _: 5)
+    assert [Compose(1, 1, 0, ROOM)] == made.asks(100, lambda _: ROOM)
 
 
 def test_closed_subscription_is_left_alone() -> None:
@@ -159,9 +184,9 @@ def test_closed_subscription_is_left_alone() -> None:
     made.add(delivery(1), now=0)
     made.add(delivery(2, subscription=9), now=0)  # of one that was never opened
     made.open(1, most=3, wait=100)
-    [ask] = made.asks(0, lambda _: 5)
+    [ask] = made.asks(0, lambda _: ROOM)
     made.close(1)
-    made.composed(ask, Composed(heads=[], due=(0, 1, 0), look_at=0), now=0)
+    made.composed(ask, Composed(heads=[], due=(0, 1, 0), look_at=(None, 0, None)), now=0)
     made.resume(1)
 
     assert [] == answer(made, 10_000)

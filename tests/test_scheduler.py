@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from hookengine.models import Delivery, Priority, Rank, Standing
-from hookengine.scheduler import CHUNK, FROM_THE_START, PREFETCH, Mark, Refill, Scheduler
+from hookengine.scheduler import CHUNK, FROM_THE_START, OVERTAKING, PREFETCH, Mark, Refill, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,9 +44,10 @@ def serving(
     queue_size: int = 10_000,
     max_concurrency: int = 8,
     marks: Sequence[Mark | None] = (None, None, None),
+    overtaking: int = OVERTAKING,
 ) -> Scheduler:
     """A scheduler that serves *subscriptions*."""
-    scheduler = Scheduler(concurrency=concurrency, queue_size=queue_size)
+    scheduler = Scheduler(concurrency=concurrency, queue_size=queue_size, overtaking=overtaking)
     for subscription in subscriptions:
         scheduler.open(subscription, standing, max_concurrency=max_concurrency, marks=marks, now=NOW)
     return scheduler
@@ -104,6 +105,43 @@ def test_the_window_is_bounded() -> None:
 
     assert (4, 2) == (scheduler.size, scheduler.in_flight)
     assert "<Scheduler window=4/4 in_flight=2/256 lanes=2>" == repr(scheduler)
+
+
+def test_low_is_overtaken_a_hundred_times() -> None:
+    """However many of higher priority come, what is due and was overtaken by a hundred of them goes, one at a time."""
+    scheduler = serving(1, max_concurrency=1)
+    push(scheduler, make(1, priority=LOW), make(2, priority=LOW), *(make(seq, priority=HIGH) for seq in range(3, 400)))
+    order = []
+    for _ in range(203):
+        [seq] = take(scheduler)
+        order.append(seq)
+        scheduler.release(seq, None, now=NOW)
+
+    assert [*range(3, 103), 1, *range(103, 203), 2, 203] == order
+
+
+def test_each_lower_priority_is_overtaken_as_often() -> None:
+    """With three priorities waiting the two lower ones get a turn each, one after the other."""
+    scheduler = serving(1, max_concurrency=1, overtaking=2)
+    push(scheduler, *(make(10 * priority + n, priority=priority) for priority in Priority for n in range(9)))
+    order = []
+    for _ in range(9):
+        [seq] = take(scheduler)
+        order.append(seq)
+        scheduler.release(seq, None, now=NOW)
+
+    assert [0, 1, 20, 10, 2, 21, 11, 3, 22] == order
+
+
+def test_nothing_is_overtaken_before_its_time() -> None:
+    """What waits for its time is not overtaken by what goes meanwhile."""
+    scheduler = serving(1, max_concurrency=1, overtaking=2)
+    push(scheduler, make(1, priority=LOW, due_at=NOW + 1), *(make(seq) for seq in range(2, 9)))
+    for seq in range(2, 6):
+        assert [seq] == take(scheduler)
+        scheduler.release(seq, None, now=NOW)
+
+    assert [6] == take(scheduler, now=NOW + 1)
 
 
 @pytest.mark.parametrize(
@@ -1124,7 +1162,13 @@ class World:
     """
 
     def __init__(
-        self, *, queue_size: int, concurrency: int, max_concurrency: int, subscriptions: Sequence[int] = SUBSCRIPTIONS
+        self,
+        *,
+        queue_size: int,
+        concurrency: int,
+        max_concurrency: int,
+        overtaking: int = OVERTAKING,
+        subscriptions: Sequence[int] = SUBSCRIPTIONS,
     ) -> None:
         self.queue_size = queue_size
         self.concurrency = concurrency
@@ -1137,7 +1181,11 @@ class World:
         self.standing = dict.fromkeys(self.subscriptions, Standing(width=max_concurrency, rank=Rank.TRUSTED))
         self.in_flight: dict[int, Delivery] = {}  # as they were taken
         self.asked: deque[Refill] = deque()
-        self.scheduler = Scheduler(concurrency=concurrency, queue_size=queue_size)
+        self.overtaking = overtaking
+        # By subscription and priority, since one of it went: how many others have gone, and how many while it was overtaken.
+        self.others: Counter[tuple[int, Priority]] = Counter()
+        self.overtaken: Counter[tuple[int, Priority]] = Counter()
+        self.scheduler = Scheduler(concurrency=concurrency, queue_size=queue_size, overtaking=overtaking)
         for subscription in self.subscriptions:
             self.enable(subscription)
 
@@ -1194,6 +1242,8 @@ class World:
         """Its rows stay on disk."""
         self.enabled.discard(subscription)
         self.scheduler.close(subscription)
+        for priority in Priority:
+            del self.overtaken[subscription, priority]
 
     def enable(self, subscription: int, standing: Standing | None = None) -> None:
         """What it has on disk, nobody knows."""
@@ -1221,7 +1271,8 @@ class World:
 
     def restart(self) -> None:
         """Begin anew with what is on disk."""
-        self.scheduler = Scheduler(concurrency=self.concurrency, queue_size=self.queue_size)
+        self.scheduler = Scheduler(concurrency=self.concurrency, queue_size=self.queue_size, overtaking=self.overtaking)
+        self.overtaken.clear()
         self.in_flight.clear()
         self.asked.clear()
         for subscription in sorted(self.enabled):
@@ -1251,21 +1302,51 @@ class World:
                 self.answer()
         pytest.fail("it asks for ever")
 
-    def take(self, limit: int) -> list[Delivery]:
-        """Take, and hold each delivery taken against the rules."""
+    def take(self, limit: int, waiting: dict[int, list[Delivery]] | None = None) -> list[Delivery]:
+        """Take, and hold each delivery taken against the rules: of what is in memory, and of what is *waiting* anywhere."""
         windows = {subscription: self.window(subscription) for subscription in self.subscriptions}
         taken = self.scheduler.take(self.now, limit)
         for row in taken:
             assert row.seq not in self.in_flight
             assert row is self.disk.get(row.seq)
             assert self.may_go(row.subscription)
-            assert row is best(windows[row.subscription], self.now)
+            self.goes_in_turn(row, windows[row.subscription])
+            if waiting is not None:
+                self.goes_in_turn(row, waiting[row.subscription])
             if self.standing[row.subscription].rank is Rank.FAILING:
                 untried = {s for s in self.enabled if self.standing[s].rank is Rank.UNTRIED and self.may_go(s)}
                 assert set() == {s for s in untried if best(windows[s], self.now)}
             windows[row.subscription].remove(row)
             self.in_flight[row.seq] = row
+            self.count_overtaken(row)
         return taken
+
+    def goes_in_turn(self, row: Delivery, waiting: list[Delivery]) -> None:
+        """Of what is *waiting* for a subscription the best goes, or what was overtaken too often, and then that first."""
+        assert row is best((other for other in waiting if other.priority is row.priority), self.now)
+        first = best(waiting, self.now)
+        assert first is not None
+        tired = {
+            other.priority
+            for other in waiting
+            if other.due_at <= self.now
+            and other.priority > first.priority
+            and self.overtaken[other.subscription, other.priority] >= self.overtaking
+        }
+        if tired or row.priority is not first.priority:  # of several that were overtaken too often, each has its turn
+            assert self.others[row.subscription, row.priority] >= self.overtaking
+
+    def count_overtaken(self, row: Delivery) -> None:
+        """*row* goes before what of its subscription is due, wherever that is."""
+        subscription = row.subscription
+        due = {row.priority} | {
+            other.priority for other in self.rows(subscription) if other.due_at <= self.now and other.seq not in self.in_flight
+        }
+        for priority in Priority:
+            self.others[subscription, priority] += 1
+            if priority in due and priority > row.priority:
+                self.overtaken[subscription, priority] += 1
+        self.others[subscription, row.priority] = self.overtaken[subscription, row.priority] = 0
 
     def settle(self) -> None:
         """Once all refills are answered, what should go goes, best first, and nothing sleeps beyond `next_due`."""
@@ -1273,10 +1354,8 @@ class World:
         waiting = {s: [row for row in self.rows(s) if row.seq not in self.in_flight] for s in self.enabled}
         able = {s for s in self.enabled if self.may_go(s) and best(waiting[s], self.now)}
         crowded = sum(best(rows, self.now) is not None for rows in waiting.values()) >= self.queue_size
-        taken = self.take(1)
+        taken = self.take(1, None if crowded else waiting)
         assert bool(able) == bool(taken)
-        for row in taken:
-            assert crowded or row is best(waiting[row.subscription], self.now)
         if not able:
             entitled = [s for s in self.enabled if waiting[s] and self.may_go(s, when_resumed=True)]
             times = [max(min(row.due_at for row in waiting[s]), self.standing[s].resume_at) for s in entitled]
@@ -1399,12 +1478,33 @@ def something_goes_on(world: World, rng: random.Random) -> None:
             world.take(rng.randint(1, 5))
 
 
+def test_low_on_disk_is_not_overtaken_for_ever() -> None:
+    """Where a backlog of higher priority fills a lane's share of the window, one of lower priority is fetched for its turn."""
+    world = World(queue_size=4, concurrency=1, max_concurrency=1, overtaking=2, subscriptions=SUBSCRIPTIONS[:1])
+    world.commit(1, LOW, [0] * 3)
+    world.commit(1, HIGH, [0] * 30)
+    order = []
+    for _ in range(9):
+        world.answer_all()
+        [row] = world.take(1)
+        world.check()
+        world.record(row.seq, retry_in=None, standing=None)
+        order.append(row.priority)
+
+    assert [HIGH, HIGH, LOW] * 3 == order
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_walks(seed: int) -> None:
     """Nothing that happens, in whatever order, makes the scheduler lose, repeat, disorder or oversleep a delivery."""
     rng = random.Random(seed)
     queue_size = rng.randint(2, 8)
-    world = World(queue_size=queue_size, concurrency=rng.randint(1, queue_size), max_concurrency=rng.randint(1, 4))
+    world = World(
+        queue_size=queue_size,
+        concurrency=rng.randint(1, queue_size),
+        max_concurrency=rng.randint(1, 4),
+        overtaking=rng.choice([1, 2, 5, OVERTAKING]),
+    )
     for _ in range(300):
         rng.choice([something_is_committed, something_goes_on, something_goes_on])(world, rng)
         world.check()
@@ -1423,12 +1523,18 @@ class _Machine(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(queue_size=st.integers(2, 5), slots=st.integers(1, 4), max_concurrency=st.integers(1, 3))
-    def start(self, queue_size: int, slots: int, max_concurrency: int) -> None:
+    @initialize(
+        queue_size=st.integers(2, 5),
+        slots=st.integers(1, 4),
+        max_concurrency=st.integers(1, 3),
+        overtaking=st.sampled_from([1, 2, OVERTAKING]),
+    )
+    def start(self, queue_size: int, slots: int, max_concurrency: int, overtaking: int) -> None:
         self.world = World(
             queue_size=queue_size,
             concurrency=min(slots, queue_size),
             max_concurrency=max_concurrency,
+            overtaking=overtaking,
             subscriptions=SUBSCRIPTIONS[:3],
         )
 

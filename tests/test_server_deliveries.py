@@ -13,7 +13,6 @@ from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply
-from hookengine.store.queries import sql
 from hookengine.validation import format_time, parse_time
 
 if TYPE_CHECKING:
@@ -295,16 +294,6 @@ async def test_list_by_all_else(api: Api) -> None:
     assert {(1, 0), (1, 1)} <= await found(f"tenant=else&state=pending&since={since}")
     assert set() == await found(f"tenant=other&event={events[0]['id']}")
     assert set() == await found(f"tenant=other&subscription={first['id']}")
-
-
-async def test_states_are_found_by_their_index(api: Api) -> None:
-    """However many rows there are, a list of few is not a walk through all of them."""
-    values = {"stored": "failed", "state": "failed", "before": 1, "tenant": None, "since": None, "until": None, "limit": 1}
-    db = api.engine._running.store.reader._db
-    plan = [row["detail"] for row in await db.execute_fetchall(f"EXPLAIN QUERY PLAN {sql.list_deliveries_in_state}", values)]
-
-    assert "SEARCH d USING INDEX deliveries_in_state (state=? AND seq<?)" == plan[0]
-    assert [] == [step for step in plan if "SCAN" in step or "TEMP B-TREE" in step]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def gathers(subscription: Subscription) -> bool:
 
 def asked(of: Subscription, *, most: int = 3, wait: int = SECOND, limit: int = 8) -> Compose:
     """All the batches of a subscription."""
-    return Compose(of.seq, most, wait, limit)
+    return Compose(of.seq, most, wait, (limit,) * 3)
 
 
 def seqs(found: Any) -> list[int]:
@@ -96,7 +96,7 @@ async def test_batch_goes_once_it_is_full(tmp_path: Path) -> None:
 
         answer = await place.compose(asked(made))
         assert [(1, 1, Place.LANE), (4, 4, Place.LANE)] == [(each.seq, each.batch, each.place) for each in answer.heads]
-        assert ((0, 1, 0), NOW + SECOND) == (answer.due, answer.look_at)
+        assert ((0, 1, 0), (None, NOW + SECOND, None)) == (answer.due, answer.look_at)
         assert [[1, 2, 3], [4, 5, 6]] == [seqs(await members(place, batch)) for batch in (1, 4)]
 
         place.clock.time += SECOND - 1
@@ -104,7 +104,7 @@ async def test_batch_goes_once_it_is_full(tmp_path: Path) -> None:
         place.clock.time += 1
         [alone] = (await place.compose(asked(made))).heads
         assert (7, None, Place.LANE) == (alone.seq, alone.batch, alone.place)
-        assert Composed(heads=[], due=(0, 0, 0), look_at=None) == await place.compose(asked(made))
+        assert Composed(heads=[], due=(0, 0, 0), look_at=(None, None, None)) == await place.compose(asked(made))
 
 
 async def test_lanes_hold_the_heads(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ async def test_no_more_batches_than_asked_for(tmp_path: Path) -> None:
         answer = await place.compose(asked(made, limit=1))
 
         assert [Priority.HIGH] == [each.priority for each in answer.heads]
-        assert ((1, 3, 0), NOW) == (answer.due, answer.look_at)
+        assert ((1, 3, 0), (NOW + SECOND, NOW, None)) == (answer.due, answer.look_at)
 
 
 async def test_batch_holds_one_priority_of_one_subscription(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ async def test_scheduled_events_wait_for_their_time(tmp_path: Path) -> None:
         await place.publish(*drafts(2), *drafts(2, deliver_at=NOW + HOUR))
 
         answer = await place.compose(asked(made))
-        assert ([], (0, 2, 0), NOW + SECOND) == (answer.heads, answer.due, answer.look_at)
+        assert ([], (0, 2, 0), (None, NOW + SECOND, None)) == (answer.heads, answer.due, answer.look_at)
         place.clock.time += SECOND
         answer = await place.compose(asked(made))
-        assert ([1], NOW + HOUR) == (seqs(answer.heads), answer.look_at)
+        assert ([1], (None, NOW + HOUR, None)) == (seqs(answer.heads), answer.look_at)
         place.clock.time = NOW + HOUR
         answer = await place.compose(asked(made))
         assert ([], (0, 2, 0)) == (answer.heads, answer.due)

@@ -316,7 +316,15 @@ def test_event_comes_back_as_it_went(db: sqlite3.Connection) -> None:
     )
 
 
-PAGE: dict[str, Any] = {"before": 99, "tenant": None, "since": None, "until": None, "limit": 9, "state": None}
+PAGE: dict[str, Any] = {
+    "first": 0,
+    "before": 99,
+    "tenant": None,
+    "since": None,
+    "until": None,
+    "limit": 9,
+    "state": None,
+}
 
 
 @pytest.mark.parametrize("label", [None, "expired"])

@@ -2,7 +2,8 @@
 
 from hookengine.store import changes, registry, replays
 from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Replay, Result
-from hookengine.store.reader import BEFORE_ALL, Reader, Slice
+from hookengine.store.listing import BEFORE_ALL, Slice
+from hookengine.store.reader import Reader
 from hookengine.store.rows import Receiver, StoredAttempt, Went, as_stored
 from hookengine.store.store import Store
 from hookengine.store.transaction import Transaction

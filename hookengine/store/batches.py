@@ -30,10 +30,12 @@ async def compose(tx: Transaction, asked: Compose) -> Composed:
     heads: list[Delivery] = []
     changed: list[tuple[int, int, int | None]] = []
     due: list[int] = []
-    look_at: list[int] = []
+    look_at: list[int | None] = []
     for priority in Priority:
-        found = await _gathered(tx, asked, priority, asked.limit - len(heads))
-        while found and len(heads) < asked.limit and _is_ready(found, asked, tx.now):
+        room = max(0, asked.limits[priority] - len(heads))
+        found = await _gathered(tx, asked, priority, room)
+        while found and room and _is_ready(found, asked, tx.now):
+            room -= 1
             size = _fitting(found[: asked.most])
             members = sorted((delivery for delivery, _ in found[:size]), key=lambda delivery: delivery.seq)
             del found[:size]
@@ -42,12 +44,13 @@ async def compose(tx: Transaction, asked: Compose) -> Composed:
             changed += [(each.seq, Place.FOLLOWING, batch) for each in members[1:]]
             changed.append((members[0].seq, Place.LANE, batch))
         due.append(len(found))
-        look_at += await _next(tx, asked, priority, found)
-    if tx.unreadable:  # they may have stood in the way of others
-        look_at.append(tx.now + AGAIN)
+        times = await _next(tx, asked, priority, found)
+        if tx.unreadable:  # they may have stood in the way of others
+            times.append(tx.now + AGAIN)
+        look_at.append(min(times, default=None))
     if changed:
         await tx.run(sql.compose, (rows.json_text(changed),))
-    return Composed(heads=heads, due=tuple(due), look_at=min(look_at, default=None))
+    return Composed(heads=heads, due=tuple(due), look_at=tuple(look_at))
 
 
 def dissolve(batch: int) -> Callable[[Transaction], Awaitable[None]]:

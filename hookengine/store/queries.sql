@@ -359,14 +359,98 @@ UPDATE meta SET value = ? WHERE name = ?;
 SELECT CAST(substr(name, 10) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS enabled_at
 FROM meta WHERE name LIKE 'enabling:%';
 
+-- range_of_events
+-- The keys among which the events of a time are; what is newer than every span is looked at itself.
+WITH kept (first, before) AS (
+    SELECT iif(:since IS NULL, 0, coalesce(
+               (SELECT min(first) FROM spans WHERE kind = 'events' AND latest >= :since),
+               (SELECT max(last) + 1 FROM spans WHERE kind = 'events'), 0)),
+           iif(:until IS NULL OR EXISTS (
+                   SELECT 1 FROM events
+                   WHERE seq > coalesce((SELECT max(last) FROM spans WHERE kind = 'events'), 0) AND accepted_at < :until),
+               :before,
+               min(:before, coalesce((SELECT max(last) + 1 FROM spans WHERE kind = 'events' AND earliest < :until), 0)))
+)
+SELECT first, before, coalesce((SELECT max(seq) FROM events WHERE seq < before), 0) AS newest FROM kept;
+
+-- range_of_deliveries
+-- The same of deliveries.
+WITH kept (first, before) AS (
+    SELECT iif(:since IS NULL, 0, coalesce(
+               (SELECT min(first) FROM spans WHERE kind = 'deliveries' AND latest >= :since),
+               (SELECT max(last) + 1 FROM spans WHERE kind = 'deliveries'), 0)),
+           iif(:until IS NULL OR EXISTS (
+                   SELECT 1 FROM deliveries
+                   WHERE seq > coalesce((SELECT max(last) FROM spans WHERE kind = 'deliveries'), 0) AND created_at < :until),
+               :before,
+               min(:before, coalesce((SELECT max(last) + 1 FROM spans WHERE kind = 'deliveries' AND earliest < :until), 0)))
+)
+SELECT first, before, coalesce((SELECT max(seq) FROM deliveries WHERE seq < before), 0) AS newest FROM kept;
+
+-- next_events_to_span
+-- The events behind the last span, up to a number: their first and last key, their earliest and latest time, how many they are.
+SELECT min(seq), max(seq), min(accepted_at), max(accepted_at), count(*)
+FROM (SELECT seq, accepted_at FROM events
+      WHERE seq > coalesce((SELECT max(last) FROM spans WHERE kind = 'events'), 0) ORDER BY seq LIMIT ?);
+
+-- next_deliveries_to_span
+-- The same of deliveries.
+SELECT min(seq), max(seq), min(created_at), max(created_at), count(*)
+FROM (SELECT seq, created_at FROM deliveries
+      WHERE seq > coalesce((SELECT max(last) FROM spans WHERE kind = 'deliveries'), 0) ORDER BY seq LIMIT ?);
+
+-- insert_span
+-- A span of keys, with the times among their rows.
+INSERT INTO spans (kind, first, last, earliest, latest) VALUES (?, ?, ?, ?, ?);
+
+-- prune_spans
+-- Spans of which no row is left, and those whose last keys are free: after a restart others may get them.
+DELETE FROM spans
+WHERE (kind = 'events' AND (last < (SELECT min(seq) FROM events) OR last > coalesce((SELECT max(seq) FROM events), 0)))
+   OR (kind = 'deliveries'
+       AND (last < (SELECT min(seq) FROM deliveries) OR last > coalesce((SELECT max(seq) FROM deliveries), 0)));
+
 -- list_events
 -- A page of events, newest first.
 SELECT seq, id, type, tenant, accepted_at, occurred_at, ordering_key, deliveries
 FROM events
-WHERE seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:type IS NULL OR type = :type)
+WHERE seq >= :first AND seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:type IS NULL OR type = :type)
   AND (:since IS NULL OR accepted_at >= :since) AND (:until IS NULL OR accepted_at < :until)
 ORDER BY seq DESC
 LIMIT :limit;
+
+-- list_events_of_kinds
+-- The same, of some (tenant, type): the newest of each, of which the newest are taken.
+SELECT e.seq, e.id, e.type, e.tenant, e.accepted_at, e.occurred_at, e.ordering_key, e.deliveries
+FROM json_each(:kinds) AS wanted
+CROSS JOIN events AS e ON e.seq IN (
+    SELECT seq FROM events INDEXED BY events_of_type
+    WHERE tenant = json_extract(wanted.value, '$[0]') AND type = json_extract(wanted.value, '$[1]')
+      AND seq >= :first AND seq < :before
+      AND (:since IS NULL OR accepted_at >= :since) AND (:until IS NULL OR accepted_at < :until)
+    ORDER BY seq DESC LIMIT :limit)
+ORDER BY e.seq DESC
+LIMIT :limit;
+
+-- types_of_tenant
+-- The types of a tenant's events: a seek each, however many events there are.
+WITH RECURSIVE found (type) AS (
+    SELECT min(type) FROM events INDEXED BY events_of_type WHERE tenant = :tenant
+    UNION ALL
+    SELECT (SELECT min(type) FROM events INDEXED BY events_of_type WHERE tenant = :tenant AND type > found.type)
+    FROM found WHERE found.type IS NOT NULL
+)
+SELECT type FROM found WHERE type IS NOT NULL;
+
+-- tenants_with_events
+-- The tenants that have events, in the same way.
+WITH RECURSIVE found (tenant) AS (
+    SELECT min(tenant) FROM events INDEXED BY events_of_type
+    UNION ALL
+    SELECT (SELECT min(tenant) FROM events INDEXED BY events_of_type WHERE tenant > found.tenant)
+    FROM found WHERE found.tenant IS NOT NULL
+)
+SELECT tenant FROM found WHERE tenant IS NOT NULL;
 
 -- show_event
 -- One event; the newest where several tenants use the id.
@@ -383,7 +467,7 @@ SELECT * FROM deliveries_shown WHERE event_seq = ? ORDER BY seq;
 -- list_deliveries
 -- A page of deliveries, newest first.
 SELECT * FROM deliveries_shown
-WHERE seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:state IS NULL OR state = :state)
+WHERE seq >= :first AND seq < :before AND (:tenant IS NULL OR tenant = :tenant) AND (:state IS NULL OR state = :state)
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC
 LIMIT :limit;
@@ -391,20 +475,51 @@ LIMIT :limit;
 -- list_deliveries_in_state
 -- The same, of those that are stored in one state and read as one: however few, by way of their index.
 SELECT * FROM deliveries_shown
-WHERE stored_state = :stored AND stored_state <> 'delivered' AND seq < :before AND state = :state
-  AND (:tenant IS NULL OR tenant = :tenant)
+WHERE stored_state = :stored AND stored_state <> 'delivered' AND seq >= :first AND seq < :before AND state = :state
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC
 LIMIT :limit;
 
--- list_deliveries_of_subscription
--- The same, of one subscription.
-SELECT * FROM deliveries_shown
-WHERE subscription_seq = :subscription AND seq < :before AND (:tenant IS NULL OR tenant = :tenant)
-  AND (:state IS NULL OR state = :state)
-  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
-ORDER BY seq DESC
+-- list_deliveries_of_subscriptions
+-- The same, of some subscriptions: the newest of each, of which the newest are taken.
+SELECT shown.* FROM json_each(:subscriptions) AS wanted
+CROSS JOIN deliveries_shown AS shown ON shown.seq IN (
+    SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_of_subscription
+    WHERE d.subscription = wanted.value AND d.seq >= :first AND d.seq < :before AND (:stored IS NULL OR d.state = :stored)
+      AND (:since IS NULL OR d.created_at >= :since) AND (:until IS NULL OR d.created_at < :until)
+    ORDER BY d.seq DESC LIMIT :limit)
+WHERE (:tenant IS NULL OR shown.tenant = :tenant) AND (:state IS NULL OR shown.state = :state)
+ORDER BY shown.seq DESC
 LIMIT :limit;
+
+-- list_deliveries_given_up
+-- The same, of those that are stored as failed or cancelled.
+SELECT shown.* FROM json_each(:subscriptions) AS wanted
+CROSS JOIN deliveries_shown AS shown ON shown.seq IN (
+    SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_given_up
+    WHERE d.state IN ('failed', 'cancelled') AND d.subscription = wanted.value AND d.seq >= :first AND d.seq < :before
+      AND d.state = :stored
+      AND (:since IS NULL OR d.created_at >= :since) AND (:until IS NULL OR d.created_at < :until)
+    ORDER BY d.seq DESC LIMIT :limit)
+WHERE (:tenant IS NULL OR shown.tenant = :tenant) AND (:state IS NULL OR shown.state = :state)
+ORDER BY shown.seq DESC
+LIMIT :limit;
+
+-- list_deliveries_waiting
+-- The same, of those that wait: all of them are looked at, by an index that has another order.
+SELECT shown.* FROM json_each(:subscriptions) AS wanted
+CROSS JOIN deliveries_shown AS shown ON shown.seq IN (
+    SELECT d.seq FROM deliveries AS d INDEXED BY deliveries_due
+    WHERE d.state = 'pending' AND d.subscription = wanted.value AND d.seq >= :first AND d.seq < :before
+      AND (:since IS NULL OR d.created_at >= :since) AND (:until IS NULL OR d.created_at < :until)
+    ORDER BY d.seq DESC LIMIT :limit)
+WHERE (:tenant IS NULL OR shown.tenant = :tenant) AND (:state IS NULL OR shown.state = :state)
+ORDER BY shown.seq DESC
+LIMIT :limit;
+
+-- subscriptions_of_tenant
+-- The keys of a tenant's subscriptions, deleted ones too: their history stays readable.
+SELECT seq FROM subscriptions WHERE tenant = :tenant;
 
 -- list_deliveries_of_event
 -- The same, of one event.

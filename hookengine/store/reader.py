@@ -6,15 +6,15 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from hookengine import models, views
 from hookengine.errors import IdempotencyMismatch, StorageCorrupt
 from hookengine.scheduler import FROM_THE_START
-from hookengine.store import rows
+from hookengine.store import listing, rows
 from hookengine.store.changes import answer_of
 from hookengine.store.intake import KEY_LIFETIME
+from hookengine.store.listing import BEFORE_ALL
 from hookengine.store.queries import sql
 from hookengine.store.replays import next_page
 
@@ -27,24 +27,10 @@ if TYPE_CHECKING:
     from hookengine.scheduler import Mark
     from hookengine.statistics import Tally
     from hookengine.store.intake import Answer, Key, Receipt, Replay
-
-BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
+    from hookengine.store.listing import Slice
 
 _COUNTED_AT_ONCE = 500  # deliveries, in about 3 ms
 _MOST_TOLD = 10_000  # deliveries of a page that is explained
-
-# How a state that is shown may be stored; see the view. Delivered ones are most rows: their list needs no index.
-_STORED = {"pending": ("pending",), "held": ("pending",), "failed": ("failed",), "cancelled": ("pending", "cancelled")}
-
-
-class Slice(Struct, frozen=True, kw_only=True, gc=False):
-    """Which part of a list: from the newest row before `before` on, `limit` of them; times are creation times."""
-
-    limit: int
-    before: int = BEFORE_ALL
-    tenant: str | None = None
-    since: int | None = None
-    until: int | None = None
 
 
 class Reader:
@@ -111,7 +97,7 @@ class Reader:
 
     async def events(self, part: Slice, *, type: str | None = None) -> tuple[list[views.Event], int | None]:
         """A page of events, and the key to go on from."""
-        found, after = await self._page(sql.list_events, part, type=type)
+        found, after = await listing.events(self._db, part, type=type)
         return [rows.event_view(row) for row in found], after
 
     async def event(self, id: str, tenant: str | None) -> views.EventDetail | None:
@@ -181,16 +167,7 @@ class Reader:
         self, part: Slice, *, state: str | None = None, subscription: int | None = None, event: int | None = None
     ) -> tuple[list[views.Delivery], int | None]:
         """A page of deliveries, and the key to go on from."""
-        if event is not None:
-            found, after = await self._page(
-                sql.list_deliveries_of_event, part, state=state, event=event, subscription=subscription
-            )
-        elif subscription is not None:
-            found, after = await self._page(sql.list_deliveries_of_subscription, part, state=state, subscription=subscription)
-        elif state in _STORED:
-            found, after = await self._page_in_state(part, state)
-        else:
-            found, after = await self._page(sql.list_deliveries, part, state=state)
+        found, after = await listing.deliveries(self._db, part, state=state, subscription=subscription, event=event)
         return [rows.delivery_view(row) for row in found], after
 
     async def delivery(self, id: str, tenant: str | None) -> tuple[views.Delivery, int, int] | None:
@@ -229,7 +206,8 @@ class Reader:
 
     async def event_types(self, part: Slice) -> tuple[list[views.EventType], int | None]:
         """A page of event types, and the key to go on from."""
-        found, after = await self._page(sql.list_event_types, part)
+        values = {"before": part.before, "limit": part.limit + 1}
+        found, after = listing.cut(list(await self._db.execute_fetchall(sql.list_event_types, values)), part)
         return [rows.event_type_view(row) for row in found], after
 
     async def event_type(self, type: str) -> views.EventType | None:
@@ -251,29 +229,3 @@ class Reader:
         # In one step: a caller that is cancelled between two would leave an open cursor, and with it an old snapshot.
         found = list(await self._db.execute_fetchall(statement, values))
         return found[0] if found else None
-
-    async def _page_in_state(self, part: Slice, state: str) -> tuple[list[Row], int | None]:
-        found: dict[int, Row] = {}  # by key: one that is cancelled between the two reads comes twice
-        for stored in _STORED[state]:
-            found |= {
-                row["seq"]: row for row in await self._rows(sql.list_deliveries_in_state, part, state=state, stored=stored)
-            }
-        return _cut([found[seq] for seq in sorted(found, reverse=True)], part)
-
-    async def _page(self, statement: str, part: Slice, **more: Any) -> tuple[list[Row], int | None]:
-        return _cut(await self._rows(statement, part, **more), part)
-
-    async def _rows(self, statement: str, part: Slice, **more: Any) -> list[Row]:
-        values = {
-            "before": part.before,
-            "tenant": part.tenant,
-            "since": part.since,
-            "until": part.until,
-            "limit": part.limit + 1,  # one more tells whether there is a next page
-            **more,
-        }
-        return list(await self._db.execute_fetchall(statement, values))
-
-
-def _cut(found: list[Row], part: Slice) -> tuple[list[Row], int | None]:
-    return found[: part.limit], found[part.limit - 1]["seq"] if len(found) > part.limit else None
