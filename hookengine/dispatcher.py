@@ -153,18 +153,17 @@ class Dispatcher:
             taken = group[0].result.head or group[0].result.before
             self._release(taken, group, now)
             back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
-            for delivery in (*(recorded.delivery for recorded in group), *back):
-                if delivery.state is _PENDING and delivery.place is _LANE:
-                    self._lead(delivery)
             subscription = self._store.writer.index.get(taken.subscription)
             for recorded in group:
-                delivery, attempt = recorded.delivery, recorded.result.attempt
+                delivery, attempt, counted = recorded.delivery, recorded.result.attempt, recorded.counted
+                if delivery.state is _PENDING and delivery.place is _LANE:
+                    self._lead(delivery)
                 if attempt is not None or delivery.state is not _PENDING:
                     self._observe(
-                        AttemptFinished(
-                            delivery=delivery, attempt=attempt, subscription=subscription, counted=recorded.counted
-                        )
+                        AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription, counted=counted)
                     )
+            for delivery in back:
+                self._lead(delivery)
         self._wake.set()
 
     def unrecorded(self, results: Sequence[Result], error: Exception) -> None:
@@ -423,8 +422,11 @@ class Dispatcher:
                 self._put_back(delivery)
             return
         for delivery in taken:
-            group = [delivery] if delivery.batch is None else batches.get(delivery.batch, ())
-            task = self._loop.create_task(self._attempt(delivery, [(each, events.get(each.event)) for each in group]))
+            if delivery.batch is None:
+                group = [(delivery, events.get(delivery.event))]
+            else:
+                group = [(each, events.get(each.event)) for each in batches.get(delivery.batch, ())]
+            task = self._loop.create_task(self._attempt(delivery, group))
             self._attempts.add(task)
             task.add_done_callback(self._ended)
 
@@ -509,7 +511,9 @@ class Dispatcher:
 
     def _release(self, taken: Delivery, group: list[Recorded], now: int) -> None:
         """Give the slot back, with what the subscription has earned."""
-        recorded = next((each for each in group if each.counted and each.result.attempt is not None), group[0])
+        recorded = group[0]
+        if len(group) > 1:
+            recorded = next((each for each in group if each.counted and each.result.attempt is not None), recorded)
         standing = self._standing(taken.subscription, recorded.result, now, recorded.health)
         self._scheduler.release(taken.seq, standing, now=now)
 

@@ -101,6 +101,9 @@ class _Lane:
 
     def ready_at(self) -> int:
         """When the first of its entries may go; it has some."""
+        high, normal, low = self.queues
+        if normal and not high and not low:  # as it mostly is
+            return max(self.resume_at, normal[0][0])
         return max(self.resume_at, min([queue[0][0] for queue in self.queues if queue]))
 
     def tired(self, overtaking: int) -> list[int]:
@@ -314,11 +317,12 @@ class Scheduler:
         self._ring_timers(now)
         taken: list[Delivery] = []
         while len(taken) < limit and (lane := self._next_in_line()) is not None:
-            queue = lane.next_queue(now, self._overtaking) if lane.resume_at <= now else None
-            if queue is not None:
+            most = limit - len(taken) if self._is_alone(lane) else 1
+            while most and lane.resume_at <= now and (queue := lane.next_queue(now, self._overtaking)) is not None:
                 taken.append(self._start(lane, queue.popleft()))
                 if lane.pace:
                     lane.next_at = max(lane.next_at, now) + lane.pace
+                most = most - 1 if self._is_entitled(lane) and not lane.full else 0
             self._look(lane, now)
         return taken
 
@@ -447,11 +451,18 @@ class Scheduler:
             doubtful = untried.first() or failing.first()
             if doubtful is not None and (lane is None or doubtful.turn < lane.turn):
                 lane = doubtful
-        free = self._concurrency - len(self._in_flight)
         # Nobody in line has fewer in flight, so if it is not entitled, none is.
-        if lane is None or free <= 0 or (lane.in_flight and lane.in_flight * 2 >= free):
-            return None
-        return lane
+        return lane if lane is not None and self._is_entitled(lane) else None
+
+    def _is_entitled(self, lane: _Lane) -> bool:
+        """Whether *lane* may have one of the slots that are free."""
+        free = self._concurrency - len(self._in_flight)
+        return free > 0 and not (lane.in_flight and lane.in_flight * 2 >= free)
+
+    def _is_alone(self, lane: _Lane) -> bool:
+        """Whether only *lane* stands in line, and is trusted: there are no turns to be taken."""
+        trusted, untried, failing = self._lines
+        return lane.place is trusted and trusted.length == 1 and not untried.length and not failing.length
 
     def _start(self, lane: _Lane, entry: _Entry) -> Delivery:
         lane.size -= 1
