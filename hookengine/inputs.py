@@ -322,6 +322,11 @@ def priority_of(event: EventInput) -> Priority:
     return Priority.NORMAL if event.priority is None else Priority[event.priority.upper()]
 
 
+def profile_name(given: str | None, default: str) -> str:
+    """The *given* one, which may be any text, or else the server's *default*."""
+    return default if given is None else given
+
+
 def check_subscription(
     problems: Problems,
     draft: Draft[SubscriptionInput],
@@ -345,7 +350,7 @@ def check_subscription(
     given = draft.get("auth")
     if isinstance(given, OAuthInput):
         _check_oauth2(problems, given, policy, kept_auth)
-    name = draft.get("profile") or default_profile
+    name = profile_name(draft.get("profile"), default_profile)
     profile = profiles.get(name)
     if profile is None:
         known = ", ".join(map(quoted, profiles))
@@ -497,7 +502,7 @@ def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any
         "url": given.url,
         "event_types": tuple(dict.fromkeys(given.event_types or ["*"])),
         "name": given.name,
-        "profile": given.profile or default_profile,
+        "profile": profile_name(given.profile, default_profile),
         "method": given.method,
         "headers": tuple((name, Secret(value.strip(" \t"))) for name, value in (given.headers or {}).items()),
         "auth": None if given.auth is None else _auth(given.auth),

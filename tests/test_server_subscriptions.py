@@ -260,6 +260,7 @@ WRONG = [
     pytest.param({"name": "a" * 201}, [("/name", "invalid_value")], id="long name"),
     pytest.param({"tenant": "a b"}, [("/tenant", "invalid_value")], id="tenant"),
     pytest.param({"profile": "standart"}, [("/profile", "unknown_profile")], id="profile"),
+    pytest.param({"profile": ""}, [("/profile", "unknown_profile")], id="empty profile"),
     pytest.param({"secret": "short"}, [("/secret", "invalid_secret")], id="secret without prefix"),
     pytest.param({"secret": "whsec_AAAA"}, [("/secret", "invalid_secret")], id="short secret"),
     pytest.param({"secret": ""}, [("/secret", "invalid_secret")], id="empty secret"),

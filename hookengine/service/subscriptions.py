@@ -235,7 +235,8 @@ class SubscriptionOperations(Verification):
             kept_auth=current.auth,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
-        inputs.check_kept_secrets(problems, self._profiles.get(draft.get("profile") or default_profile), current)
+        profile = self._profiles.get(inputs.profile_name(draft.get("profile"), default_profile))
+        inputs.check_kept_secrets(problems, profile, current)
         settings = inputs.settings(problems.require(draft), default_profile=default_profile)
         secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
         return replace(current, secrets=secrets, **settings)
