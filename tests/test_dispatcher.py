@@ -199,7 +199,7 @@ async def test_retry_that_would_come_too_late_expires(running_engine: Engine, jo
     """A delivery whose next step lies beyond `expires_at` fails as expired at that time."""
     async with Receiver(500) as receiver:
         await running_engine.subscribe(receiver.url, retry_schedule=LATER)
-        expires_at = datetime.now(UTC) + timedelta(milliseconds=150)
+        expires_at = datetime.now(UTC) + timedelta(seconds=1.5)
         await running_engine.publish("order.created", {"n": 1}, expires_at=expires_at)
         await journal.until("delivery_expired")
 
@@ -612,7 +612,7 @@ async def test_cancelled_before_it_began(tmp_path: Path, journal: Journal) -> No
     async with running(tmp_path, journal, payload_cache=0) as engine, Receiver() as receiver:
         await engine.subscribe(receiver.url, max_concurrency=1)
         await trust(engine, receiver)
-        event = await engine.publish("order.created", {"n": 1}, deliver_at=datetime.now(UTC) + timedelta(milliseconds=100))
+        event = await engine.publish("order.created", {"n": 1}, deliver_at=datetime.now(UTC) + timedelta(seconds=1))
         delivery = await only(engine, event=event.id)
         async with blocked_reader(engine):
             await taken(engine)
@@ -835,7 +835,7 @@ async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> Non
         await engine.wait(trusted.id, PATIENCE)
         first = await engine.publish("order.created", {"n": 1})
         await gate.arrived()
-        moment = datetime.now(UTC) + timedelta(milliseconds=300)
+        moment = datetime.now(UTC) + timedelta(seconds=1)
         second = await engine.publish("order.created", {"n": 2}, deliver_at=moment)
         await limit_pages(engine, 0)
         with pytest.raises(StorageUnavailable):

@@ -104,10 +104,14 @@ async def strict(tmp_path: Path) -> AsyncIterator[Api]:
 @pytest.mark.row("I57")
 async def test_bad_tokens_are_limited(strict: Api) -> None:
     """Too many requests without a valid token are told to wait, at once and cheaply; valid ones from there are taken."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
     answers = await asyncio.gather(*(strict("GET", "/v1/events", token=f"hke_{n}") for n in range(1000)))
+    took = loop.time() - begun
     statuses = [answer.status for answer in answers]
 
-    assert [20, 980] == [statuses.count(status) for status in (401, 429)]
+    assert 20 <= statuses.count(401) <= 21 + took / 3
+    assert 1000 == statuses.count(401) + statuses.count(429)
     refused = next(answer for answer in answers if answer.status == 429)
     assert "rate_limited" == refused.json["code"]
     assert 1 <= int(refused.headers["Retry-After"]) <= 3
@@ -129,10 +133,13 @@ async def test_address_is_that_of_the_connection(strict: Api, header: str) -> No
 
 async def test_default_lets_mistakes_pass(tmp_path: Path) -> None:
     """Without configuration some hundreds of wrong tokens a minute are told that they are wrong, and a flood is limited."""
+    loop = asyncio.get_running_loop()
     async with serving(tmp_path) as api:
+        begun = loop.time()
         statuses = [answer.status for answer in await asyncio.gather(*(api("GET", "/", token="x") for _ in range(400)))]
+        took = loop.time() - begun
 
-    assert 300 <= statuses.count(401) <= 310
+    assert 300 <= statuses.count(401) <= 301 + took * 5
     assert 400 == statuses.count(401) + statuses.count(429)
 
 
