@@ -9,11 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from engines import Journal, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from launcher import Launcher
+
+    from hookengine.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +45,19 @@ def launcher() -> Iterator[Launcher]:
 
     with Launcher() as launching:
         yield launching
+
+
+@pytest.fixture
+def journal() -> Journal:
+    """What the engine of the test logs."""
+    return Journal()
+
+
+@pytest.fixture
+async def running_engine(tmp_path: Path, journal: Journal) -> AsyncIterator[Engine]:
+    """An engine at work."""
+    async with running(tmp_path, journal) as made:
+        yield made
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import Gate, only, running
+from engines import Gate, only
 from msgspec import UNSET
 from msgspec.structs import replace
 from patience import PATIENCE
@@ -30,15 +30,7 @@ from hookengine.errors import (
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-@pytest.fixture
-async def running_engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    """An engine at work."""
-    async with running(tmp_path) as made:
-        yield made
 
 
 # Events in Python

@@ -40,25 +40,12 @@ from hookengine.models import (
 from hookengine.receiver import Received, Receiver, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from hookengine.engine import Engine
 
 SOON = ["5ms"] * 3  # a retry schedule
 LATER = ["1h", "2h"]
-
-
-@pytest.fixture
-def journal() -> Journal:
-    """What the engine of the test logs."""
-    return Journal()
-
-
-@pytest.fixture
-async def running_engine(tmp_path: Path, journal: Journal) -> AsyncIterator[Engine]:
-    """An engine at work."""
-    async with running(tmp_path, journal) as made:
-        yield made
 
 
 def seconds_until(moment: datetime | None) -> float:

@@ -16,7 +16,6 @@ from hookengine.receiver import Received, Receiver
 from hookengine.store import changes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from hookengine import views
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 SOON = ["5ms"] * 3
 LATER = ["1h", "2h"]
 FULL = {"max_events": 3, "max_wait": "1h"}  # goes when it is full, and only then
-
-
-@pytest.fixture
-def journal() -> Journal:
-    """What the engine of the test logs."""
-    return Journal()
-
-
-@pytest.fixture
-async def running_engine(tmp_path: Path, journal: Journal) -> AsyncIterator[Engine]:
-    """An engine at work."""
-    async with running(tmp_path, journal) as made:
-        yield made
 
 
 async def subscribe(engine: Engine, receiver: Receiver, **settings: Any) -> views.Subscription:

@@ -16,26 +16,12 @@ from hookengine.errors import DeliveryStateConflict
 from hookengine.receiver import Received, Receiver, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from hookengine import views
     from hookengine.engine import Engine
 
 LATER = ["1h"]
-
-
-@pytest.fixture
-def journal() -> Journal:
-    """What the engine of the test logs."""
-    return Journal()
-
-
-@pytest.fixture
-async def running_engine(tmp_path: Path, journal: Journal) -> AsyncIterator[Engine]:
-    """An engine at work."""
-    async with running(tmp_path, journal) as made:
-        yield made
 
 
 async def publish(engine: Engine, count: int, *, key: str | None = None) -> list[views.Event]:

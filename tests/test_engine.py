@@ -56,13 +56,6 @@ engine = Engine(Path(sys.argv[1]))
 
 
 @pytest.fixture
-async def running_engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    """An engine at work."""
-    async with running(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
 def complaints() -> Iterator[list[str]]:
     """What asyncio says of exceptions that nobody took; to be looked at after the loop has let go of everything."""
     handler = _Lines()

@@ -31,12 +31,6 @@ VAULT = Vault([bytes(32)], bytes)
 ONCE: dict[str, Any] = {"retry_schedule": []}  # no retries
 
 
-@pytest.fixture
-def journal() -> Journal:
-    """What the engine of the test logs."""
-    return Journal()
-
-
 def told(requests: Sequence[Received]) -> list[tuple[str, Any]]:
     """Type and data of the events that arrived."""
     bodies = [orjson.loads(request.body) for request in requests]
