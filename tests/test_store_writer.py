@@ -199,14 +199,15 @@ async def test_keys_are_in_the_order_of_commits(tmp_path: Path) -> None:
         assert [(n, n) for n in range(1, 151)] == [(delivery.seq, event.seq) for delivery, event in told]
 
 
-async def test_failed_commit_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [io_error("SQLITE_IOERR_WRITE"), MemoryError("no memory")], ids=["disk", "memory"])
+async def test_failed_commit_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     """What could not be committed is nowhere: not in the file, not with the listener, not with the publisher."""
     async with opened(tmp_path) as place:
         await place.subscribe()
         faulty = Faulty(place)
-        faulty.error = io_error("SQLITE_IOERR_WRITE")
+        faulty.error = error
 
-        with pytest.raises(StorageUnavailable, match="the storage does not take writes: disk I/O error"):
+        with pytest.raises(StorageUnavailable, match=f"the storage does not take writes: {error}"):
             await keyed(place, draft())
 
         faulty.error = None
