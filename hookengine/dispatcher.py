@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hookengine.gathering import Compose, Composed
     from hookengine.observers import Happening
     from hookengine.profiles import Profile
-    from hookengine.scheduler import Mark, Refill, Scheduler, Standing
+    from hookengine.scheduler import Mark, Refill, Scheduler
     from hookengine.sender import Sender
     from hookengine.store import Store
 

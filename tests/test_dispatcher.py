@@ -773,6 +773,7 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.row("F31")
 async def test_want_of_descriptors_is_not_the_endpoints_fault(running_engine: Engine, journal: Journal) -> None:
     """Nothing counts against the endpoint, the engine pauses longer and longer, records little, and recovers by itself."""
     async with Receiver() as receiver:
@@ -807,11 +808,11 @@ async def test_want_of_ports_is_not_the_endpoints_fault(running_engine: Engine, 
     """Where two local ports are all there are, and taken, the others wait without a mark, and go once one is free."""
     gate = Gate()
     pool = running_engine._running.dispatcher._attempting._sender._pool
-    make = pool._socket_factory
+    make: Any = pool._socket_factory
     first = two_free_ports()
 
     def of_two_ports(address: Any) -> socket.socket:
-        made = make(address)
+        made: socket.socket = make(address)
         made.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("=HH", first, first + 1))
         return made
 
@@ -841,7 +842,7 @@ async def test_want_of_ports_is_not_the_endpoints_fault(running_engine: Engine, 
 @pytest.mark.row("F34")
 async def test_want_of_memory_is_not_the_endpoints_fault(running_engine: Engine, journal: Journal) -> None:
     """An attempt for which there is no memory counts for nothing, and is made again."""
-    sender = running_engine._running.dispatcher._attempting._sender
+    sender: Any = running_engine._running.dispatcher._attempting._sender
     attempt = sender.attempt
 
     async def once(*_: Any) -> Any:
@@ -850,7 +851,7 @@ async def test_want_of_memory_is_not_the_endpoints_fault(running_engine: Engine,
 
     async with Receiver() as receiver:
         made = await running_engine.subscribe(receiver.url)
-        sender.attempt = once  # type: ignore[method-assign]  # for one attempt
+        sender.attempt = once
         event = await running_engine.publish("order.created", {"n": 1})
         [delivery] = await running_engine.wait(event.id, PATIENCE)
         counters = await running_engine.subscription(made.id)
@@ -890,6 +891,7 @@ async def test_unreadable_payloads_are_read_again(tmp_path: Path, journal: Journ
         assert ("delivered", 1, 1) == (delivery.state, delivery.attempt_count, len(receiver.requests))
 
 
+@pytest.mark.row("F03")
 async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> None:
     """While results cannot be stored nothing is taken; with room again they are stored, and nothing is sent twice."""
     gate = Gate()

@@ -228,6 +228,10 @@ class Daemon:
         assert found is not None
         return int(found[1]) * 1024
 
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     async def _listen(self) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:

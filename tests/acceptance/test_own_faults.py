@@ -8,7 +8,6 @@ import resource
 import signal
 import sqlite3
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -21,6 +20,8 @@ from patience import PATIENCE
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from launcher import Launcher
 
     from hookengine.receiver import Received
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 FEW = 64  # descriptors
 CLIENTS = 100
 EVENTS = 200
-
-
-def descriptors(daemon: Daemon) -> int:
-    """How many it has open."""
-    return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
 
 
 @pytest.mark.row("F31")
@@ -48,7 +44,7 @@ async def test_few_descriptors(tmp_path: Path, launcher: Launcher) -> None:
         for _ in range(CLIENTS):
             with suppress(OSError):
                 held.append(await asyncio.open_connection(host, int(port)))
-        open_files = descriptors(daemon)
+        open_files = daemon.descriptors()
         accepted = 0
         for n in range(EVENTS):
             with suppress(aiohttp.ClientError, TimeoutError):
@@ -199,7 +195,7 @@ async def test_large_payloads_wait_on_disk(tmp_path: Path, launcher: Launcher) -
     async with silent() as url, Daemon(tmp_path, launcher=launcher) as daemon:
         await daemon.subscribe(url, max_concurrency=8)
         before = daemon.memory()
-        for n in range(200):
+        for n in range(120):
             await daemon.ask("POST", "/v1/events", {"type": "a", "data": f"{n}" + "x" * 1_000_000})
         waiting = daemon.memory()
         await daemon.kill()
@@ -209,9 +205,9 @@ async def test_large_payloads_wait_on_disk(tmp_path: Path, launcher: Launcher) -
                 pass
         restarted = daemon.memory()
 
-    print(f"{before >> 20} MiB, {waiting >> 20} with 200 MB waiting, {restarted >> 20} after a restart")  # noqa: T201
-    assert max(waiting, restarted) <= 200 << 20
-    assert restarted - before <= 64 << 20
+    print(f"{before >> 20} MiB, {waiting >> 20} with 120 MB waiting, {restarted >> 20} after a restart")  # noqa: T201
+    assert waiting - before <= 80 << 20
+    assert restarted - before <= 40 << 20
 
 
 @pytest.mark.row("F34")
@@ -232,7 +228,7 @@ async def test_little_memory(tmp_path: Path, launcher: Launcher) -> None:
     async with Receiver() as receiver, Daemon(tmp_path, launcher=launcher) as daemon:
         await daemon.subscribe(receiver.url)
         size = daemon.memory("VmSize")
-        for spare in (2, 8, 16, 24, 32, 48):  # MiB
+        for spare in (2, 16, 32):  # MiB
             if daemon.up.is_set():
                 resource.prlimit(daemon.pid, resource.RLIMIT_AS, (size + (spare << 20), resource.RLIM_INFINITY))
             await asyncio.gather(*(publish(f"e-{spare}-{n}") for n in range(12)))
