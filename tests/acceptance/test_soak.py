@@ -72,7 +72,7 @@ async def test_soak(tmp_path: Path, launcher: Launcher) -> None:
                 delays.sends(numbers)
                 await daemon.ask("POST", "/v1/events/batch", [{"type": "a", "data": number} for number in numbers])
                 receiver.requests.clear()  # nothing is kept of a long run
-                await asyncio.sleep(begun + (tick + 1) / TICKS - loop.time())
+                assert not await daemon.ended_within(begun + (tick + 1) / TICKS - loop.time())
             await delays.all_arrived()
             found.append((daemon.memory(), daemon.descriptors(), quantiles(delays.found, n=100)[98]))
 
