@@ -196,6 +196,10 @@ class Attempting:
             outcome = await self._sender.attempt(request, target.rules)
         except asyncio.CancelledError:
             return request, Interrupted()
+        except MemoryError:
+            outcome = Interrupted(
+                error=AttemptError(code=ErrorCode.LOCAL_RESOURCES, detail="This machine is short of memory.")
+            )
         except Exception as error:  # noqa: BLE001  # promise 6
             self._observe(Fault(where=f"delivery {delivery.id}", error=repr(error)))
             return request, _broken(type(error).__name__)

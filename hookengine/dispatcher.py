@@ -414,7 +414,7 @@ class Dispatcher:
                 events |= found
                 for each in unreadable:  # its deliveries fail in their turn
                     self.unreadable("reading payloads", each)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             raise_if_fatal(error)
             self._observe(Fault(where="reading payloads", error=repr(error)))
             self._outage.begin(str(error))

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import ClientConnectionError, ClientPayloadError, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
+from aiohttp.http_exceptions import BadStatusLine
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
 from hookengine import __version__
 from hookengine.failpoints import failpoint
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from hookengine.deadline import Deadline
 
+_VERSIONS = (HttpVersion10, HttpVersion11)
 USER_AGENT = f"hookengine/{__version__}"
 
 CONNECT_BUDGET = 5.0  # s for lookup, TCP and TLS together
@@ -226,6 +229,8 @@ class Wire(ResponseHandler):
         if self._answered or self._exception is not None:
             self.overfull = True
             self.force_close()
+        elif data[0].version not in _VERSIONS:  # the parser takes others too, of which nobody knows what they mean
+            self.set_exception(BadStatusLine("", error="Neither HTTP/1.1 nor HTTP/1.0"))
         elif 100 <= code <= 199 and code != 101:
             self._informational += 1
             if self._informational == MAX_INFORMATIONAL + 1:

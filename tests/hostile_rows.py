@@ -104,6 +104,8 @@ ROWS = [
     said("R37-banner-late", b"SSH-2.0-OpenSSH_9.2\r\n", MALFORMED),
     said("R37-binary", bytes(range(256)) * 4, MALFORMED),
     said("R37-http09", b"<html>hello</html>", MALFORMED),
+    said("R37-version-2", head("HTTP/2.0 200 OK\nContent-Length: 2") + b"ok", MALFORMED),
+    said("R37-version-09", head("HTTP/0.9 200 OK\nContent-Length: 2") + b"ok", MALFORMED),
     said("R37-http2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", MALFORMED),
     Row("R38", hostile.until_close, None, b"hello"),
     said("R39-999", response("999 Odd"), STATUS, b""),

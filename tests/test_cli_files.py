@@ -111,6 +111,7 @@ def test_backup_does_not_overwrite_unless_told(cli: Callable[..., Ended]) -> Non
     assert "Error: . is a directory: name a file in it\n" == cli("backup", ".", "--force").err
 
 
+@pytest.mark.row("F44")
 async def test_backup_of_a_running_daemon_is_restored_with_its_key(tmp_path: Path) -> None:
     """As docs/backup.md says: an engine starts on the copy with the key beside it, and is refused with 78 without."""
     original, restored = tmp_path / DATA, tmp_path / "restored"

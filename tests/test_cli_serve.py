@@ -220,6 +220,24 @@ def test_serve_as_a_process_takes_events_and_ends_with_0() -> None:
     assert 3 == subprocess.run([*command, "event", "list"], capture_output=True, check=False).returncode
 
 
+@pytest.mark.parametrize("redirections", ["2>/dev/full", "0<&- 1>&- 2>&-"], ids=["full", "closed"])
+def test_serve_needs_no_standard_streams(redirections: str) -> None:
+    """A daemon that is started without a stderr, or with one that takes nothing, works, and none of its files stands in."""
+    command = f"exec {sys.executable} -m hookengine serve --data here --listen 127.0.0.1:0 {redirections}"
+    announcement = Path("here/daemon.json")
+    with subprocess.Popen(["/bin/sh", "-c", command]) as child:
+        try:
+            while not announcement.exists():
+                assert child.poll() is None
+            opened = [str(Path(f"/proc/{child.pid}/fd/{number}").readlink()) for number in range(3)]
+            child.send_signal(signal.SIGTERM)
+
+            assert 0 == child.wait(10)
+        finally:
+            child.kill()
+    assert not [name for name in opened if "here" in name]
+
+
 def test_serve_stops_when_nobody_reads_its_words() -> None:
     """A daemon whose terminal is gone ends as well on SIGTERM as any."""
     command = [sys.executable, "-m", "hookengine", "serve", "--listen", "127.0.0.1:0"]

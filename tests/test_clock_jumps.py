@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ async def deliver(engine: Engine, count: int = 1, **members: Any) -> list[str]:
 
 @pytest.mark.parametrize("shift", [-DAY, -10 * 365 * DAY, DAY], ids=["a day back", "ten years back", "a day forward"])
 @pytest.mark.parametrize("restart", [False, True], ids=["running", "at the start"])
+@pytest.mark.row("F18", "F19")
 async def test_retries_wait_no_longer(tmp_path: Path, clock: type[ShiftedClock], *, shift: int, restart: bool) -> None:
     """A retry that was to come in moments comes in moments, wherever the clock is set; new events are delivered too."""
     journal = Journal()
@@ -76,6 +78,7 @@ async def test_retries_wait_no_longer(tmp_path: Path, clock: type[ShiftedClock],
         assert receiver.requests[1].at - receiver.requests[0].at >= 900
 
 
+@pytest.mark.row("F19")
 async def test_fresh_events_do_not_wait_for_lost_time(tmp_path: Path, clock: type[ShiftedClock]) -> None:
     """What a clock that was ahead accepted goes on when that is set right, in batches and lines too."""
     gate = Gate()
@@ -109,6 +112,7 @@ async def test_chosen_times_stay(tmp_path: Path, clock: type[ShiftedClock]) -> N
         assert "pending" == (await engine.deliveries(event=event.id)).data[0].state
 
 
+@pytest.mark.row("F19")
 async def test_paces_and_breakers_do_not_wait_for_lost_time(tmp_path: Path, clock: type[ShiftedClock]) -> None:
     """A rate limit holds for one interval and a breaker for its pause, counted from the clock as it is now."""
     async with Receiver() as receiver:
@@ -123,6 +127,7 @@ async def test_paces_and_breakers_do_not_wait_for_lost_time(tmp_path: Path, cloc
             assert ["delivered"] * 3 == await deliver(engine, 3)
 
 
+@pytest.mark.row("F18")
 async def test_jump_forward_is_no_storm(tmp_path: Path, clock: type[ShiftedClock]) -> None:
     """When all retries are due at once the caps hold, and none is lost."""
     gate = Gate()
@@ -142,6 +147,29 @@ async def test_jump_forward_is_no_storm(tmp_path: Path, clock: type[ShiftedClock
     assert gate.most <= 4
 
 
+@pytest.mark.row("F21")
+async def test_time_zone_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are UTC wherever the machine is and whatever its clocks on the wall do: retries wait no longer."""
+    shown = []
+    try:
+        for zone in ("America/St_Johns", "Pacific/Kiritimati", "right/Europe/Berlin"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            async with Receiver([500, 200]) as receiver, running(tmp_path) as engine:
+                made = await engine.subscribe(receiver.url, retry_schedule=["5ms"])
+                event = await engine.publish("order.created", {}, occurred_at="2026-10-25T00:30:00Z")
+                [delivery] = await engine.wait(event.id, PATIENCE)
+                shown.append(((await engine.event(event.id)).occurred_at, delivery.state))
+                assert abs(event.accepted_at.timestamp() - time.time()) < PATIENCE
+                await engine.unsubscribe(made.id)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert 3 * [(datetime(2026, 10, 25, 0, 30, tzinfo=UTC), "delivered")] == shown
+
+
+@pytest.mark.row("F20")
 async def test_clock_at_the_epoch(tmp_path: Path, clock: type[ShiftedClock]) -> None:
     """A machine without a clock, at 1970, starts, accepts and delivers, and goes on when the clock is set."""
     clock.shift = -Clock().now() + 1_000

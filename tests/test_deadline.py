@@ -152,8 +152,9 @@ async def test_error_of_the_block_wins() -> None:
     assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]  # there is one
 
 
+@pytest.mark.row("F35")
 async def test_stalled_loop_cuts_nothing_that_has_ended() -> None:
-    """After the loop stood still, what arrived meanwhile counts before deadlines do, once (F35)."""
+    """After the loop stood still, what arrived meanwhile counts before deadlines do, once."""
     loop = asyncio.get_running_loop()
     deadlines = Deadlines()
     arrived = loop.create_future()

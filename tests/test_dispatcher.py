@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
+import struct
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 SOON = ["5ms"] * 3  # a retry schedule
 LATER = ["1h", "2h"]
+IP_LOCAL_PORT_RANGE = 51  # ip(7), Linux 6.3; Python has no name for it
 
 
 def seconds_until(moment: datetime | None) -> float:
@@ -186,7 +189,7 @@ async def test_retry_that_would_come_too_late_expires(running_engine: Engine, jo
     """A delivery whose next step lies beyond `expires_at` fails as expired at that time."""
     async with Receiver(500) as receiver:
         await running_engine.subscribe(receiver.url, retry_schedule=LATER)
-        expires_at = datetime.now(UTC) + timedelta(seconds=1.5)
+        expires_at = datetime.now(UTC) + timedelta(seconds=1.5)  # time for the first attempt on a busy machine
         await running_engine.publish("order.created", {"n": 1}, expires_at=expires_at)
         await journal.until("delivery_expired")
 
@@ -757,6 +760,7 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.row("F31")
 async def test_want_of_descriptors_is_not_the_endpoints_fault(running_engine: Engine, journal: Journal) -> None:
     """Nothing counts against the endpoint, the engine pauses longer and longer, records little, and recovers by itself."""
     async with Receiver() as receiver:
@@ -775,6 +779,73 @@ async def test_want_of_descriptors_is_not_the_endpoints_fault(running_engine: En
     assert ("pending", 0, 0) == (meanwhile.state, meanwhile.attempt_count, counters.consecutive_failures)
     assert ["interrupted"] == [attempt.outcome for attempt in meanwhile.attempts or []]
     assert ("delivered", 1, 1) == (delivery.state, delivery.attempt_count, len(receiver.requests))
+
+
+def two_free_ports() -> int:
+    """The first of two ports that follow each other, and nobody has."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one, suppress(OSError):
+            first: int = one.getsockname()[1]
+            with socket.create_server(("127.0.0.1", first + 1)):
+                return first
+
+
+@pytest.mark.row("F32")
+async def test_want_of_ports_is_not_the_endpoints_fault(running_engine: Engine, journal: Journal) -> None:
+    """Where two local ports are all there are, and taken, the others wait without a mark, and go once one is free."""
+    gate = Gate()
+    pool = running_engine._running.dispatcher._attempting._sender._pool
+    make: Any = pool._socket_factory
+    first = two_free_ports()
+
+    def of_two_ports(address: Any) -> socket.socket:
+        made: socket.socket = make(address)
+        made.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("=HH", first, first + 1))
+        return made
+
+    with socket.socket() as any_socket:
+        try:
+            any_socket.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, 0)
+        except OSError:
+            pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE")
+
+    pool._socket_factory = of_two_ports
+    async with Receiver(gate) as receiver:
+        made = [await running_engine.subscribe(f"{receiver.url}/{n}") for n in range(5)]
+        await running_engine.publish("order.created", {})
+        await gate.arrived(2)
+        troubles = await journal.until("local_trouble", 3)
+        waiting = [each for each in (await running_engine.deliveries(state="pending")).data if each.attempt_count]
+        gate.open()
+        await receiver.wait(5, PATIENCE)
+        counters = [(await running_engine.subscription(each.id)).consecutive_failures for each in made]
+
+    assert all("local_resources" in line["error"] for line in troubles)
+    assert ([], [0] * 5) == (waiting, counters)
+    assert 2 == gate.most
+    assert 5 == len(receiver.requests)
+
+
+@pytest.mark.row("F34")
+async def test_want_of_memory_is_not_the_endpoints_fault(running_engine: Engine, journal: Journal) -> None:
+    """An attempt for which there is no memory counts for nothing, and is made again."""
+    sender: Any = running_engine._running.dispatcher._attempting._sender
+    attempt = sender.attempt
+
+    async def once(*_: Any) -> Any:
+        sender.attempt = attempt
+        raise MemoryError
+
+    async with Receiver() as receiver:
+        made = await running_engine.subscribe(receiver.url)
+        sender.attempt = once
+        event = await running_engine.publish("order.created", {"n": 1})
+        [delivery] = await running_engine.wait(event.id, PATIENCE)
+        counters = await running_engine.subscription(made.id)
+
+    assert ("delivered", 1, 0) == (delivery.state, delivery.attempt_count, counters.consecutive_failures)
+    assert "local_resources" in journal.all("local_trouble")[0]["error"]
+    assert 1 == len(receiver.requests)
 
 
 async def test_pause_starts_anew_after_a_request_got_out(running_engine: Engine, journal: Journal) -> None:
@@ -807,6 +878,7 @@ async def test_unreadable_payloads_are_read_again(tmp_path: Path, journal: Journ
         assert ("delivered", 1, 1) == (delivery.state, delivery.attempt_count, len(receiver.requests))
 
 
+@pytest.mark.row("F03")
 async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> None:
     """While results cannot be stored nothing is taken; with room again they are stored, and nothing is sent twice."""
     gate = Gate()

@@ -152,6 +152,7 @@ async def test_context_manager_starts_and_stops(tmp_path: Path) -> None:
         await made.publish("order.created", {})
 
 
+@pytest.mark.row("F49")
 async def test_start_twice_is_refused(running_engine: Engine) -> None:
     """A second start is a programmer's mistake, and does no harm."""
     with pytest.raises(RuntimeError, match="started already"):
@@ -160,6 +161,7 @@ async def test_start_twice_is_refused(running_engine: Engine) -> None:
     await running_engine.publish("order.created", {})
 
 
+@pytest.mark.row("F49")
 async def test_stop_twice_and_start_again(tmp_path: Path) -> None:
     """Two stops at once and one after are one, and the engine can be started again."""
     made = engine(tmp_path)
@@ -384,6 +386,7 @@ async def test_two_engines_on_two_files(tmp_path: Path) -> None:
         assert [1, 1] == [len(receiver.requests) for receiver in receivers]
 
 
+@pytest.mark.row("F15", "F49")
 async def test_second_engine_in_the_process_is_refused(tmp_path: Path, running_engine: Engine) -> None:
     """A second engine on the file, also by another name of it, is refused at once with our pid; the first goes on."""
     (tmp_path / "link.db").symlink_to(tmp_path / DATABASE)
@@ -395,6 +398,7 @@ async def test_second_engine_in_the_process_is_refused(tmp_path: Path, running_e
     await running_engine.publish("order.created", {})
 
 
+@pytest.mark.row("F15")
 async def test_second_engine_in_another_process_is_refused(tmp_path: Path) -> None:
     """The owner's pid is told to whoever comes second, in either process, and a killed owner's file is free at once."""
     owner = await program(
@@ -431,6 +435,7 @@ except Exception as error:
         assert (0, f"AlreadyRunning {os.getpid()}\n") == (await ended(second))[:2]
 
 
+@pytest.mark.row("F16")
 async def test_fork_is_told_to_make_its_own(tmp_path: Path) -> None:
     """In a fork of the process that started it, an engine refuses every use; in the parent it goes on."""
     forked = await program(
@@ -470,6 +475,7 @@ asyncio.run(main())
         pytest.param("import uvloop; uvloop.run(main())", id="uvloop"),
     ],
 )
+@pytest.mark.row("F47", "F48")
 async def test_process_ends_without_a_stop(tmp_path: Path, lines: str) -> None:
     """A program that forgets to stop ends all the same, says nothing of threads, and what it published is there."""
     forgetful = await program(
@@ -508,6 +514,7 @@ async def test_commit_outlives_a_cancelled_publisher(running_engine: Engine) -> 
     assert 1 == len((await running_engine.events()).data)
 
 
+@pytest.mark.row("F46")
 async def test_cancelled_callers_leave_the_store_whole(running_engine: Engine) -> None:
     """A crowd of publishers, cancelled wherever they are, leaves whole events behind and a store that works."""
     async with Receiver() as receiver:

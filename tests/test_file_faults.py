@@ -133,6 +133,7 @@ async def test_files_that_vanish_end_the_engine(tmp_path: Path) -> None:
             lose(tmp_path / f"{suffix}{number}", DATABASE + suffix, change)
             for suffix in ("", "-wal", "-shm", ".lock")
             for number, change in enumerate((replace, move, os.unlink))
+            if suffix in ("", "-wal") or change is os.unlink
         )
     )
 
@@ -273,7 +274,7 @@ async def test_readers_do_not_keep_the_wal_from_being_folded(in_memory: Path) ->
     wal = in_memory / f"{DATABASE}-wal"
     async with running(in_memory) as made:
         largest = asked = 0
-        for n in range(150):
+        for n in range(100):
             publishing = asyncio.create_task(made.publish("order.created", LARGE))
             while not publishing.done():
                 await made.events(limit=250)

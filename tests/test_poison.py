@@ -171,6 +171,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize(("first", "name"), [(1, "plain"), (25, "line"), (37, "batch")], ids=["alone", "lines", "batches"])
+@pytest.mark.row("F37")
 async def test_deliveries_are_given_up_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, first: int, name: str) -> None:
     """A delivery whose row cannot be read ends as failed, with its name in the log, and all others arrive."""
     spoiled = dict(enumerate(DELIVERIES.values(), first + 1))
@@ -207,6 +208,7 @@ async def test_delivery_is_given_up_where_it_is_the_only_one(
     assert 2 == len(told(caplog))
 
 
+@pytest.mark.row("F37")
 async def test_events_are_given_up_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An event whose row cannot be read is never sent: its delivery fails, with the row's name in the log."""
     spoiled = dict(enumerate(EVENTS.values(), 2))
@@ -228,6 +230,7 @@ async def test_events_are_given_up_alone(tmp_path: Path, caplog: pytest.LogCaptu
     ]
 
 
+@pytest.mark.row("F37")
 async def test_other_rows_keep_nothing_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever other rows hold, the engine starts, names each of them once, delivers, accepts, and answers."""
     numbered = [

@@ -406,6 +406,7 @@ async def test_lookup_fails(number: int, code: ErrorCode) -> None:
         pytest.param(24 * 3600 + 5, (Unreachable, ErrorCode.DNS_TEMPORARY), id="over a day"),
     ],
 )
+@pytest.mark.row("F39")
 async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcome], ErrorCode]) -> None:
     """While no name at all has got an answer for 30 s, and for a day at most, a failed lookup is no endpoint's fault."""
     resolver = failing_with(socket.EAI_AGAIN)
@@ -420,6 +421,7 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
 
 @pytest.mark.alone
 @pytest.mark.row("R63")
+@pytest.mark.row("F39")
 async def test_hanging_lookups_delay_nobody_else() -> None:
     """Names whose lookup hangs leave healthy names their speed."""
     released = threading.Event()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from api import serving
-from engines import Gate, limit_pages
+from engines import Gate, blocked_reader, blocked_writer, limit_pages
 from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -116,6 +116,14 @@ async def test_metrics(api: Api) -> None:
     assert newer.headers["Content-Type"].startswith("application/openmetrics-text;")
     assert newer.body.endswith(b"# EOF\n")
     assert problems.SAFE.items() <= answer.headers.items()
+
+
+@pytest.mark.row("F42")
+async def test_metrics_read_nothing(api: Api) -> None:
+    """A scrape asks neither the reader nor the writer of the database: it is answered while both are held up."""
+    async with blocked_writer(api.engine), blocked_reader(api.engine):
+        for _ in range(100):
+            assert 200 == (await api("GET", "/metrics")).status
 
 
 async def test_stream(api: Api) -> None:

@@ -313,6 +313,7 @@ async def test_what_cannot_be_opened_is_named(tmp_path: Path, spoil: Callable[[P
     assert have_ended(set(threading.enumerate()) - threads)
 
 
+@pytest.mark.row("F08")
 async def test_damaged_file_is_refused(tmp_path: Path) -> None:
     """A page that says nonsense ends the start, and is not repaired."""
     async with opened(tmp_path) as place:
@@ -339,8 +340,9 @@ async def test_newer_file_is_refused(tmp_path: Path) -> None:
             await store_at(tmp_path / "hooks.db").open(Recorder())
 
 
+@pytest.mark.row("F37")
 async def test_subscription_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
-    """A start steps over it, says which it is, and serves the others (row F37)."""
+    """A start steps over it, says which it is, and serves the others."""
     async with opened(tmp_path) as place:
         bad, good = await place.subscribe(), await place.subscribe()
         await place.deliver()
@@ -359,6 +361,7 @@ async def test_subscription_that_cannot_be_read_is_left_alone(tmp_path: Path) ->
 # The key.
 
 
+@pytest.mark.row("F38")
 async def test_missing_key_is_not_made_anew(tmp_path: Path) -> None:
     """A database whose key is gone is not started, and no key is put in its place."""
     async with opened(tmp_path):
@@ -370,6 +373,7 @@ async def test_missing_key_is_not_made_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "secret.key").exists()
 
 
+@pytest.mark.row("F38")
 async def test_wrong_key_is_refused(tmp_path: Path) -> None:
     """A key that does not open the check value is not used, and the right one still is."""
     async with opened(tmp_path):
@@ -384,6 +388,7 @@ async def test_wrong_key_is_refused(tmp_path: Path) -> None:
         await place.publish()
 
 
+@pytest.mark.row("F38")
 async def test_no_key_at_all_is_refused(tmp_path: Path) -> None:
     """A file that holds something else is named."""
     async with opened(tmp_path):

@@ -32,6 +32,7 @@ def silent(_done: int, _total: int) -> None:
     """Progress that nobody sees."""
 
 
+@pytest.mark.row("F44")
 async def test_copy_is_of_one_moment_while_the_store_writes(tmp_path: Path) -> None:
     """Commits between two steps of the copy are not in it, and do not start it again."""
     target, steps = tmp_path / "copy.db", list[tuple[int, int]]()

@@ -93,12 +93,14 @@ async def test_synchronous_is_what_was_asked_for(tmp_path: Path, synchronous: st
     ("name", "expected"),
     [("query_only", 1), ("journal_mode", "wal"), ("temp_store", 2), ("mmap_size", 0), ("wal_autocheckpoint", 0)],
 )
+@pytest.mark.row("F45")
 async def test_reader_runs_with_its_pragmas(tmp_path: Path, name: str, expected: object) -> None:
     """What was asked of SQLite is in force on the connection that reads."""
     async with writer(tmp_path / "hooks.db"), reader(tmp_path / "hooks.db") as db:
         assert expected == await pragma(db, name)
 
 
+@pytest.mark.row("F45")
 async def test_reader_cannot_write(tmp_path: Path) -> None:
     """A statement that writes is refused on the reader's connection."""
     async with writer(tmp_path / "hooks.db") as db:
@@ -209,6 +211,7 @@ async def test_migration_runs_once(tmp_path: Path) -> None:
     assert [("kept", 1)] == rows(path, "SELECT * FROM meta")
 
 
+@pytest.mark.row("F43")
 async def test_newer_file_is_refused_with_both_numbers(tmp_path: Path) -> None:
     """An older program says which version it found and which it knows, and touches nothing."""
     path = tmp_path / "hooks.db"
@@ -328,6 +331,7 @@ def test_lock_that_fails_is_let_go(tmp_path: Path) -> None:
     os.close(other)
 
 
+@pytest.mark.row("F43")
 async def test_file_of_the_first_version_keeps_what_it_has(tmp_path: Path) -> None:
     """Events and deliveries from before replays read as made by the event, for those that matched."""
     path = tmp_path / "hooks.db"

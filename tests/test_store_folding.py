@@ -67,6 +67,7 @@ async def test_payload_makes_it_due(tmp_path: Path) -> None:
         assert folding.is_due
 
 
+@pytest.mark.row("F28")
 async def test_writer_folds_by_itself(tmp_path: Path) -> None:
     """A WAL is used again from its start, however much goes through it."""
     async with opened(tmp_path) as place:

@@ -439,8 +439,9 @@ async def test_heads_are_the_first_of_each_lane(tmp_path: Path) -> None:
 # Freshness.
 
 
+@pytest.mark.row("F46")
 async def test_reader_sees_what_was_told(tmp_path: Path) -> None:
-    """What a publisher or a listener was told of is read at once, also after readers that were cut (row F46)."""
+    """What a publisher or a listener was told of is read at once, also after readers that were cut."""
     chance = random.Random(2)
     async with opened(tmp_path) as place:
         await place.subscribe()

@@ -36,6 +36,7 @@ def small(free: int, size: int = 100 * GIB) -> SimpleNamespace:
         (200_000, 6 << 20, "the disk is nearly full"),
     ],
 )
+@pytest.mark.row("F04")
 def test_low_water(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, size: int, lack: str | None) -> None:
     """Events are refused from a mark on that is in proportion to the disk; it is looked at once a second."""
     space = Space(tmp_path / "hooks.db", os.urandom)
@@ -81,6 +82,7 @@ async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> No
         await place.publish()
 
 
+@pytest.mark.row("F04")
 async def test_full_disk_spends_the_reserve(tmp_path: Path) -> None:
     """A result that finds no room is tried again at once in that of the reserve, which is taken again when there is room."""
     large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))

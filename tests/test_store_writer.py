@@ -199,14 +199,15 @@ async def test_keys_are_in_the_order_of_commits(tmp_path: Path) -> None:
         assert [(n, n) for n in range(1, 151)] == [(delivery.seq, event.seq) for delivery, event in told]
 
 
-async def test_failed_commit_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [io_error("SQLITE_IOERR_WRITE"), MemoryError("no memory")], ids=["disk", "memory"])
+async def test_failed_commit_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     """What could not be committed is nowhere: not in the file, not with the listener, not with the publisher."""
     async with opened(tmp_path) as place:
         await place.subscribe()
         faulty = Faulty(place)
-        faulty.error = io_error("SQLITE_IOERR_WRITE")
+        faulty.error = error
 
-        with pytest.raises(StorageUnavailable, match="the storage does not take writes: disk I/O error"):
+        with pytest.raises(StorageUnavailable, match=f"the storage does not take writes: {error}"):
             await keyed(place, draft())
 
         faulty.error = None
@@ -560,8 +561,9 @@ async def test_refill_begins_at_its_mark(tmp_path: Path) -> None:
         assert ([], None) == await place.refill(Refill(9, Priority.NORMAL, FROM_THE_START, 2))
 
 
+@pytest.mark.row("F37")
 async def test_poison_row_is_given_up(tmp_path: Path) -> None:
-    """A row that cannot be read is named and fails, and the rest of its lane flows (F37)."""
+    """A row that cannot be read is named and fails, and the rest of its lane flows."""
     async with opened(tmp_path) as place:
         await place.subscribe()
         made = await place.deliver(*(draft(deliver_at=NOW + 10 * n) for n in range(1, 4)))
@@ -719,6 +721,7 @@ async def test_closing_does_not_wait_for_space(tmp_path: Path) -> None:
         assert {1: [None, (NOW, 1), None]} == await place.store.reader.heads()
 
 
+@pytest.mark.row("F14")
 async def test_locked_database_is_unavailable(tmp_path: Path) -> None:
     """While another program holds the lock, publishers are told so; after it, all goes on."""
     async with opened(tmp_path) as place:
@@ -962,8 +965,9 @@ async def test_writer_that_is_cancelled_refuses_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.row("F46")
 async def test_cancelling_at_random(tmp_path: Path, seed: int) -> None:
-    """Whoever is cancelled whenever leaves no half transaction, and the writer goes on (row F46)."""
+    """Whoever is cancelled whenever leaves no half transaction, and the writer goes on."""
     chance = random.Random(seed)
 
     async def cut(job: Awaitable[Any], turns: int) -> Any:

@@ -65,6 +65,7 @@ for _verb in (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb with *argv*, by default the process's own, and return the exit status."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without Unicode shows an escape in place of a tick; it does not break the verb.
@@ -84,3 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"the output cannot be written: {error.strerror}")
         return Exit.FAILED
+
+
+def _open_what_is_closed() -> None:
+    """Let no file of ours get the descriptor of a standard stream that whoever started us has closed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  # a descriptor, for as long as we live
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # as above

@@ -56,6 +56,9 @@ _FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 RESTORE = "; nothing is repaired: look with `hookengine db check`, and restore a backup as docs/backup.md says"
 
+# What better times may mend; the second is what SQLite's own want of memory is raised as.
+_PASSING = (sqlite3.OperationalError, MemoryError)
+
 # What a full disk is called.
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
 
@@ -341,7 +344,7 @@ class Writer:
             failpoint("K03-staged")
             await self._db.execute(sql.commit, batch.commit(self.vault).values())
             failpoint("K13-committed")
-        except sqlite3.OperationalError as error:
+        except _PASSING as error:
             await self._roll_back(error)
             await self._pause(error, results, publications)
         except Exception as error:  # noqa: BLE001  # a row that SQLite refuses, or a fault of ours: it must not stop the task
@@ -441,7 +444,7 @@ class Writer:
             self.listener.unrecorded(group, error)
         _refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
 
-    async def _pause(self, error: sqlite3.Error, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
+    async def _pause(self, error: Exception, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
         """Publishers hear of it at once; results must not be lost, so they wait for better times."""
         _refuse(publications, StorageUnavailable(f"the storage does not take writes: {error}"))
         self._fails(error)
@@ -459,7 +462,7 @@ class Writer:
             await self._db.execute(sql.set_meta, _PROBE)
             await self._db.execute(sql.drop_meta, _PROBE[:1])
             await self._db.commit()
-        except sqlite3.OperationalError as error:
+        except _PASSING as error:
             await self._roll_back(error)
             self._fails(error)
         else:
@@ -481,7 +484,7 @@ class Writer:
             await transaction.stand(lines.operational(self.index))
             value = await step(transaction)
             await self._db.commit()
-        except sqlite3.OperationalError as error:
+        except _PASSING as error:
             await self._roll_back(error)
             _fail(done, StorageUnavailable(f"the storage does not take writes: {error}"))
         except Exception as error:  # noqa: BLE001  # the caller's, whatever it is: the task goes on
@@ -506,7 +509,7 @@ class Writer:
             await self._db.commit()
         except Exception as error:  # noqa: BLE001  # whatever it is: the task goes on
             await self._roll_back(error)
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, _PASSING):
                 self._fails(error)
             else:
                 self.listener.unreadable("what waits for a batch", error)
@@ -521,7 +524,7 @@ class Writer:
         seq, priority, mark, limit = refill
         try:
             found = list(await self._db.execute_fetchall(sql.refill, (seq, priority, *mark, limit + 1)))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             raise_if_fatal(error)
             await asyncio.sleep(_SHORTEST_REST)  # it is asked again as soon as the lane looks again
             self.listener.refilled(refill, [], mark)
@@ -537,7 +540,7 @@ class Writer:
     async def _fold(self) -> None:
         try:
             grown = await self._folding.fold()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             raise_if_fatal(error)
             self.listener.unreadable("folding the WAL", error)  # it grows meanwhile
         else:

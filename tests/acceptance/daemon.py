@@ -222,11 +222,15 @@ class Daemon:
         made = await self.ask("POST", "/v1/subscriptions", {"url": url} | settings)
         return str(made["id"])
 
-    def memory(self) -> int:
-        """The bytes of memory that it occupies (VmRSS)."""
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+    def memory(self, kind: str = "VmRSS") -> int:
+        """The bytes of memory that it occupies, or another *kind* of proc(5)."""
+        found = re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
         assert found is not None
         return int(found[1]) * 1024
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     async def _listen(self) -> None:
         assert self._process.stderr is not None

@@ -26,6 +26,7 @@ NO_SETTING = "(?!PRAGMA (?!user_version =))"
 
 
 @pytest.mark.row("K21")
+@pytest.mark.row("F43")
 async def test_migration(tmp_path: Path, launcher: Launcher) -> None:
     """A crash at any statement of the migrations leaves a whole file of some schema, and the next start goes on."""
     old = tmp_path / "old.db"

@@ -1,4 +1,4 @@
-"""A disk that fails or is full: rows F03 to F07 of the fault matrix, by writes and syncs that do not succeed."""
+"""A disk that fails or is full: writes and syncs that do not succeed."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def place(folder: Path) -> disk.Control:
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.row("F06")
 async def test_write_fails_once(error: int, in_memory: Path, disk_launcher: Launcher) -> None:
-    """F06: one write that fails, whichever it is, refuses what it was for; the next goes well, nothing accepted is lost."""
+    """One write that fails, whichever it is, refuses what it was for; the next goes well, nothing accepted is lost."""
     whole = await calls(disk_launcher, in_memory / "whole")
     for after in range(whole.first_write, whole.writes - 20, (whole.writes - whole.first_write) // 8):
         folder = in_memory / str(after)
@@ -70,8 +71,9 @@ async def test_write_fails_once(error: int, in_memory: Path, disk_launcher: Laun
         assert disk.Found(1) == disk.look(folder / "data", marks, where=f"write {after}")
 
 
+@pytest.mark.row("F07")
 async def test_sync_fails(in_memory: Path, disk_launcher: Launcher) -> None:
-    """F07: a sync that fails, whosever it is, ends the engine, and is not tried again; what was accepted is in the file."""
+    """A sync that fails, whosever it is, ends the engine, and is not tried again; what was accepted is in the file."""
     whole = await calls(disk_launcher, in_memory / "whole")
     statuses = []
     for after in range(whole.first_sync, whole.syncs, (whole.syncs - whole.first_sync) // 10):

@@ -1,4 +1,4 @@
-"""A disk that is full for a while, under a daemon at work: rows F03 and F04 of the fault matrix."""
+"""A disk that is full for a while, under a daemon at work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 import disk
+import pytest
 from daemon import Daemon
 from load import EVENT, Producers, endpoint, judge
 from patience import PATIENCE
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from launcher import Launcher
 
 
+@pytest.mark.row("F03", "F04")
 async def test_full_disk(tmp_path: Path, disk_launcher: Launcher) -> None:
     """A full disk refuses events and pauses deliveries; with space again all goes on within 5 s, nothing lost or repeated."""
     control = disk.Control(tmp_path / "control")
@@ -48,6 +50,7 @@ async def test_full_disk(tmp_path: Path, disk_launcher: Launcher) -> None:
     assert [0] == verdict.repeats
 
 
+@pytest.mark.row("F07")
 async def test_failed_sync_of_a_daemon(tmp_path: Path, disk_launcher: Launcher) -> None:
     """The daemon exits with 70, and its next start delivers what was accepted; only what was in flight comes again."""
     control = disk.Control(tmp_path / "control")

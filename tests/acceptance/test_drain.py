@@ -33,8 +33,9 @@ async def attempts(daemon: Daemon) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.alone
+@pytest.mark.row("F23")
 async def test_clean_stop_repeats_nothing(tmp_path: Path, launcher: Launcher) -> None:
-    """F23: stopped under load, the daemon ends with 0 within its drain, and after the next start every event arrives once."""
+    """Stopped under load, the daemon ends with 0 within its drain, and after the next start every event arrives once."""
     async with (
         Daemon(tmp_path, launcher=launcher, concurrency=32, drain="3s") as daemon,
         endpoint(daemon, delay=0.02) as arrivals,
@@ -56,8 +57,9 @@ async def test_clean_stop_repeats_nothing(tmp_path: Path, launcher: Launcher) ->
 
 
 @pytest.mark.alone
+@pytest.mark.row("F24")
 async def test_drain_does_not_wait_for_ever(tmp_path: Path, launcher: Launcher) -> None:
-    """F24: of a hundred endpoints that hang and one that answers within the drain, only the hundred are tried again."""
+    """Of a hundred endpoints that hang and one that answers within the drain, only the hundred are tried again."""
     async with (
         silent() as url,
         Daemon(tmp_path, launcher=launcher, drain="1s") as daemon,
@@ -82,8 +84,9 @@ async def test_drain_does_not_wait_for_ever(tmp_path: Path, launcher: Launcher) 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.row("F25")
 async def test_second_signal_ends_the_drain(second: signal.Signals, tmp_path: Path, launcher: Launcher) -> None:
-    """F25: a second signal does not wait for endpoints that hang: attempts are recorded as interrupted, and made again."""
+    """A second signal does not wait for endpoints that hang: attempts are recorded as interrupted, and made again."""
     async with silent() as url, Daemon(tmp_path, launcher=launcher, drain="25s") as daemon:
         await daemon.subscribe(url)
         await daemon.ask("POST", "/v1/events", EVENT)
@@ -101,8 +104,9 @@ async def test_second_signal_ends_the_drain(second: signal.Signals, tmp_path: Pa
     assert [("pending", 0, ["interrupted"])] == found
 
 
+@pytest.mark.row("F25")
 async def test_second_signal_under_load(tmp_path: Path, launcher: Launcher) -> None:
-    """F25: two signals under load lose nothing, and what is repeated after them is recorded as interrupted."""
+    """Two signals under load lose nothing, and what is repeated after them is recorded as interrupted."""
     interrupted = [0]
     async with Daemon(tmp_path, launcher=launcher, concurrency=16) as daemon, endpoint(daemon, delay=0.05) as arrivals:
         producers = Producers(daemon)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from itertools import cycle
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 import pytest
 from daemon import Daemon
-from hostile_rows import FLOODS, ROWS, all_receivers
+from hostile_rows import FLOODS, ROWS, Row, all_receivers
 from patience import PATIENCE
 
 from hookengine.receiver import Received, Receiver
@@ -23,6 +24,7 @@ ENDPOINTS = 60
 WAITING = 50  # deliveries for each of them
 SAMPLES = 600
 SAMPLES_OF_A_ROW = 9
+FEWEST, MOST = 100, 500  # samples of a kind of rows
 
 
 class Healthy:
@@ -114,10 +116,17 @@ async def test_healthy_endpoint_does_not_notice(tmp_path: Path) -> None:
     assert tails[1] <= 2 * tails[0]
 
 
+def kinds() -> dict[str, list[Row]]:
+    """The hostile receivers by what comes of them; those that flood are a kind of their own."""
+    found: dict[str, list[Row]] = {"flood": list(FLOODS)}
+    for row in ROWS:
+        found.setdefault("accepted" if row.code is None else row.code.value, []).append(row)
+    return found
+
+
 async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
-    """Beside each hostile receiver, with deliveries to it under way, a healthy endpoint is served as beside a good one."""
-    found: list[list[float]] = [[], []]
-    slower = {}
+    """Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as beside a good one."""
+    tails = {}
     async with AsyncExitStack() as stack:
         urls = stack.enter_context(all_receivers())
         both = []
@@ -130,16 +139,29 @@ async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
         for _ in range(100):  # the first to get warm
             for _, healthy in both:
                 await healthy.latency()
-        for row in (*ROWS, *FLOODS):
-            here = await sampled(both, [urls["healthy"], urls[row.id]])
-            slower[row.id] = median(here[1]) / median(here[0])
-            for pooled, latencies in zip(found, here, strict=True):
-                pooled.extend(latencies)
+        for kind, hostile in kinds().items():
+            found: list[list[float]] = [[], []]
+            slower: dict[str, list[float]] = {}
+            for row in cycle(hostile):
+                here = await sampled(both, [urls["healthy"], urls[row.id]])
+                slower.setdefault(row.id, []).append(median(here[1]) / median(here[0]))
+                for pooled, latencies in zip(found, here, strict=True):
+                    pooled.extend(latencies)
+                count = len(found[0])
+                tails[kind] = [quantiles(each, n=100)[98] for each in found]
+                # Of a hundred samples one decides, be it the machine's: then more of them do.
+                if len(slower) == len(hostile) and count >= (FEWEST if within(tails[kind]) else MOST):
+                    break
+            assert {} == {id_: ratios for id_, ratios in slower.items() if median(ratios) > 3}  # of few samples
 
-    tails = [quantiles(each, n=100)[98] for each in found]
-    print(f"p99 {tails[0] * 1000:.2f} ms beside good ones, {tails[1] * 1000:.2f} ms beside hostile ones")  # noqa: T201  # as above
-    assert tails[1] <= 2 * tails[0]
-    assert {} == {row: ratio for row, ratio in slower.items() if ratio > 3}  # of few samples
+    for kind, (good, beside) in tails.items():
+        print(f"{kind}: p99 {good * 1000:.2f} ms beside good ones, {beside * 1000:.2f} ms beside hostile ones")  # noqa: T201
+    assert {} == {kind: tail for kind, tail in tails.items() if not within(tail)}
+
+
+def within(tails: list[float]) -> bool:
+    """Whether the second is at most twice the first."""
+    return tails[1] <= 2 * tails[0]
 
 
 async def sampled(both: list[tuple[Daemon, Healthy]], urls: list[str]) -> list[list[float]]:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import signal
-from contextlib import suppress
-from pathlib import Path
+import sqlite3
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-from daemon import Daemon
+import unplugged
+from daemon import Daemon, silent
+from load import Producers, endpoint, judge
 from patience import PATIENCE
 
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from launcher import Launcher
 
     from hookengine.receiver import Received
 
-FEW = 64  # descriptors
+FEW = 64  # descriptors, or events
 CLIENTS = 100
 EVENTS = 200
-
-
-def descriptors(daemon: Daemon) -> int:
-    """How many it has open."""
-    return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
 
 
 @pytest.mark.row("F31")
@@ -44,7 +44,7 @@ async def test_few_descriptors(tmp_path: Path, launcher: Launcher) -> None:
         for _ in range(CLIENTS):
             with suppress(OSError):
                 held.append(await asyncio.open_connection(host, int(port)))
-        open_files = descriptors(daemon)
+        open_files = daemon.descriptors()
         accepted = 0
         for n in range(EVENTS):
             with suppress(aiohttp.ClientError, TimeoutError):
@@ -110,3 +110,161 @@ async def test_log_that_nobody_reads(tmp_path: Path, launcher: Launcher) -> None
         assert (True, 0) == (ended, await daemon.ended())
 
     assert 3_000 == len(receiver.requests)
+
+
+@pytest.mark.row("F05")
+async def test_no_room_to_fold_into(tmp_path: Path, launcher: Launcher) -> None:
+    """A database that cannot grow while its WAL can takes and delivers events, says so, and is folded once it can."""
+    often = {"kind": "folds_often", "rows": 50}
+    async with Daemon(tmp_path, often, launcher=launcher) as daemon, endpoint(daemon) as arrivals:
+        producers = Producers(daemon, pad=6_000)
+        database, wal = daemon.data / "hooks.db", daemon.data / "hooks.db-wal"
+        async with producers.running(2):
+            await producers.until(400)
+            while database.stat().st_size < 2 * wal.stat().st_size:
+                await producers.until(20)
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (database.stat().st_size, resource.RLIM_INFINITY))
+            await daemon.says("folding the WAL")
+            await producers.until(20)
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            await producers.until(50)
+        await daemon.idle()
+        assert 0 == (await daemon.stop())[0]
+        assert not wal.exists()
+
+    verdict = judge(producers, arrivals)
+    assert (set(), set(), set()) == (verdict.lost, verdict.unexpected, verdict.altered)
+    assert [0] == verdict.repeats
+    assert set() == producers.refused
+
+
+@pytest.mark.row("F14")
+async def test_database_is_locked_by_another_program(tmp_path: Path, launcher: Launcher) -> None:
+    """While a shell holds the lock events are refused and nothing is sent; once it lets go all goes on, nothing lost."""
+    async with Daemon(tmp_path, launcher=launcher, concurrency=32) as daemon, endpoint(daemon) as arrivals:
+        producers = Producers(daemon)
+        async with producers.running(4):
+            await producers.until(100)
+            with closing(sqlite3.connect(daemon.data / "hooks.db", isolation_level=None, timeout=PATIENCE)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                async with asyncio.timeout(PATIENCE):
+                    while not await daemon.metric("hookengine_paused") or 503 not in producers.refused:
+                        pass
+                sent = sum(map(len, arrivals.eras))
+                accepted = len(producers.accepted)
+                assert 503 == (await daemon.answer("GET", "/readyz"))[0]
+                assert (sent, accepted) == (sum(map(len, arrivals.eras)), len(producers.accepted))
+            begun = asyncio.get_running_loop().time()
+            await producers.until(1)
+            assert producers.accepted_at - begun < 5
+            await producers.until(50)
+        await daemon.idle()
+        assert any("storage_unavailable" in line for line in daemon.said)
+
+    verdict = judge(producers, arrivals)
+    assert (set(), set(), set()) == (verdict.lost, verdict.unexpected, verdict.altered)
+    assert [0] == verdict.repeats
+
+
+@pytest.mark.row("F36")
+async def test_little_of_the_processor(tmp_path: Path, launcher: Launcher) -> None:
+    """With a twentieth of a processor no endpoint is blamed for what the machine lacks, and nothing comes twice."""
+    async with Receiver() as receiver, Daemon(tmp_path, launcher=launcher) as daemon:
+        await daemon.subscribe(receiver.url, timeout="10s", max_concurrency=100)
+
+        async def starve() -> None:
+            while len(receiver.requests) < FEW:
+                daemon.signal(signal.SIGSTOP)
+                await daemon.ended_within(0.095)
+                daemon.signal(signal.SIGCONT)
+                assert not await daemon.ended_within(0.005)
+
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(starve())
+            await daemon.ask("POST", "/v1/events/batch", [{"type": "a", "data": n} for n in range(FEW)])
+        await daemon.idle()
+        attempts = await daemon.metric('hookengine_attempts_total{error="",outcome="accepted"}')
+
+    assert (FEW, FEW) == (attempts, len(receiver.requests))
+
+
+@pytest.mark.alone
+@pytest.mark.row("F33")
+async def test_large_payloads_wait_on_disk(tmp_path: Path, launcher: Launcher) -> None:
+    """However many large events wait, their payloads are not in memory, be it when they come or after a restart."""
+    async with silent() as url, Daemon(tmp_path, launcher=launcher) as daemon:
+        await daemon.subscribe(url, max_concurrency=8)
+        before = daemon.memory()
+        for n in range(120):
+            await daemon.ask("POST", "/v1/events", {"type": "a", "data": f"{n}" + "x" * 1_000_000})
+        waiting = daemon.memory()
+        await daemon.kill()
+        await daemon.start()
+        async with asyncio.timeout(PATIENCE):
+            while await daemon.metric("hookengine_attempts_in_flight") == 0:
+                pass
+        restarted = daemon.memory()
+
+    print(f"{before >> 20} MiB, {waiting >> 20} with 120 MB waiting, {restarted >> 20} after a restart")  # noqa: T201
+    assert waiting - before <= 80 << 20
+    assert restarted - before <= 40 << 20
+
+
+@pytest.mark.row("F34")
+async def test_little_memory(tmp_path: Path, launcher: Launcher) -> None:
+    """Where there is no more memory requests fail, or the daemon ends with 70; what it had accepted arrives."""
+    accepted: set[str | None] = set()
+    refused = 0
+
+    async def publish(id_: str) -> None:
+        nonlocal refused
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await daemon.ask("POST", "/v1/events", {"type": "a", "id": id_, "data": "x" * 700_000})
+            accepted.add(id_)
+        except (aiohttp.ClientError, ConnectionError):
+            refused += 1
+
+    async with Receiver() as receiver, Daemon(tmp_path, launcher=launcher) as daemon:
+        await daemon.subscribe(receiver.url)
+        size = daemon.memory("VmSize")
+        for spare in (2, 16, 32):  # MiB
+            if daemon.up.is_set():
+                resource.prlimit(daemon.pid, resource.RLIMIT_AS, (size + (spare << 20), resource.RLIM_INFINITY))
+            await asyncio.gather(*(publish(f"e-{spare}-{n}") for n in range(12)))
+            if await daemon.ended_within(0.01):
+                assert 70 == await daemon.ended()
+                await daemon.start()
+        resource.prlimit(daemon.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await publish("e-last")
+        await daemon.idle()
+        failed = (await daemon.ask("GET", "/v1/deliveries?state=failed"))["data"]
+
+    arrived = {request.header("webhook-id") for request in receiver.requests}
+    print(f"{len(accepted)} accepted, {refused} refused")  # noqa: T201  # shown with -s
+    assert [] == failed
+    assert accepted <= arrived
+    assert "e-last" in accepted
+    assert refused
+
+
+@pytest.mark.row("F40")
+async def test_network_is_gone_for_a_while(tmp_path: Path, launcher: Launcher) -> None:
+    """Without a network no attempt is spent and no endpoint blamed; with it again everything goes out, once."""
+    launched = await launcher.launch(str(tmp_path), program="unplugged")
+    async with asyncio.timeout(PATIENCE):
+        said = (await launched.stderr.read()).decode()
+        status = await launched.wait()
+    if status == unplugged.NOT_ALLOWED:
+        pytest.skip("this system gives no process a network of its own")
+    assert 0 == status, said
+    waiting = unplugged.ENDPOINTS * unplugged.EVENTS
+    assert {
+        "troubles": ["local_network"],
+        "pending": waiting,
+        "attempts": 0,
+        "failures": 0,
+        "states": ["active"],
+        "arrived": waiting + unplugged.ENDPOINTS,
+        "requests": waiting + unplugged.ENDPOINTS,
+    } == json.loads(said.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What a loss of power leaves: rows F01 and F02 of the fault matrix."""
+"""What a loss of power leaves."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def cut(log: Path, count: int, seed: int) -> disk.Found:
 
 
 @pytest.mark.parametrize("run", range(-(-CUTS // _RECORDING)))
+@pytest.mark.row("F01")
 async def test_power_cut(run: int, in_memory: Path, disk_launcher: Launcher) -> None:
-    """F01: whatever of what was not synced the disk has kept, the file is whole and has all that had been answered."""
+    """Whatever of what was not synced the disk has kept, the file is whole and has all that had been answered."""
     count = min(_RECORDING, CUTS - run * _RECORDING)
     log = await recorded(disk_launcher, in_memory)
     found = cut(log, count, SEED * 1_000 + run)
@@ -62,8 +63,9 @@ async def test_recorder_has_teeth(in_memory: Path, disk_launcher: Launcher) -> N
     assert 0 < found.corrupt
 
 
+@pytest.mark.row("F02")
 async def test_power_cut_in_the_first_start(in_memory: Path, disk_launcher: Launcher) -> None:
-    """F02: what a loss of power leaves of a first start, the next start takes: it works, with what had been answered."""
+    """What a loss of power leaves of a first start, the next start takes: it works, with what had been answered."""
     lines = disk.read(await recorded(disk_launcher, in_memory))
     rng = Random(SEED)
     image = in_memory / "image"

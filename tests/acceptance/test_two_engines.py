@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.alone
+@pytest.mark.row("F15")
 async def test_second_daemon_is_refused(tmp_path: Path) -> None:
     """A second daemon on the same data ends soon with status 75 and the first one's pid; the first does not notice."""
     loop = asyncio.get_running_loop()
@@ -36,6 +37,7 @@ async def test_second_daemon_is_refused(tmp_path: Path) -> None:
     assert seconds < 5
 
 
+@pytest.mark.row("F15")
 async def test_killed_daemon_leaves_its_data_free(tmp_path: Path) -> None:
     """After a SIGKILL the next daemon starts at once."""
     async with Daemon(tmp_path) as daemon:
