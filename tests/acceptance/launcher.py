@@ -60,7 +60,7 @@ class Launcher:
         self._control, theirs = socket.socketpair()
         with theirs:
             environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKENGINE_")}
-            paths = os.pathsep.join(map(str, (HERE.parent.parent, HERE)))
+            paths = os.pathsep.join(map(str, (HERE.parent.parent, HERE.parent, HERE)))
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
