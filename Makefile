@@ -14,7 +14,8 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, types, tests with coverage: what CI runs'
 	@echo 'make simulate  simulated days of the engine, 500 seeds; SEED=n for one, and what happened in it'
-	@echo 'make soak    what CI has a sample of, in full: 1,000 kills, 100,000 power cuts, 10,000 simulated seeds, an hour of load'
+	@echo 'make soak    what CI has a sample of, in full: 1,000 kills, 100,000 power cuts, 10,000,000 rows, 10,000 seeds,'
+	@echo '             an hour of load'
 	@echo 'make docs    write the documents that derive from the code'
 	@echo 'make bench   the benchmarks: what a delivery costs on this machine'
 	@echo 'make clean   remove what the tools left'
@@ -50,6 +51,9 @@ simulate: setup
 soak: setup
 	KILLS=1000 $(BIN)/pytest -s tests/acceptance/test_crash.py -k nothing_accepted_is_lost
 	CUTS=100000 $(BIN)/pytest tests/acceptance/test_power_cuts.py -k test_power_cut
+	BACKLOG=10000000 $(BIN)/pytest -s -o faulthandler_timeout=0 tests/acceptance/test_backlog.py
+	HISTORY=10000000 $(BIN)/pytest -s -o faulthandler_timeout=0 tests/acceptance/test_history.py
+	RECOVERING=50000 $(BIN)/pytest -s -o faulthandler_timeout=0 tests/acceptance/test_recovery.py
 	env -u SEED SEEDS=10000 $(BIN)/pytest -k what_is_promised tests/simulation
 	SOAK=3600 $(BIN)/pytest -s tests/acceptance/test_soak.py
 

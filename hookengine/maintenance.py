@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 EVERY = 30.0  # s between rounds that nothing asked for
 BETWEEN_USES = 60_000  # ms between two writes of when a token was used
+PRUNED = 25  # deliveries of one step, in some 5 ms, most of which is its commit's sync: publishers do not notice
+RESTS = 6  # times as long as a step took: a seventh of the writer's time goes into upkeep, as long as that is enough
+LONGEST_REST = 0.05  # s: what comes quicker than small steps delete is deleted in larger ones
 PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicker ones double what publishing takes
 
 
 class Maintenance:
     """
-    Runs each kind of upkeep, a step to a commit, until nothing is left; then sleeps until a change or the next round.
+    Runs all kinds of upkeep in turns, a step to a commit and a rest after it, until nothing is left; then sleeps until a
+    change or the next round.
 
-    Between two rounds it makes replays, a step at a time at their pace: they never hold upkeep up, nor those who publish.
+    Beside that it makes replays, a step at a time at their own pace.
     """
 
     hears: Kinds = (ReplayProgress, SubscriptionChanged)
@@ -39,58 +43,84 @@ class Maintenance:
             changes.bring_forward,
             changes.cancel_rest,
             changes.expire,
-            changes.prune(retention),
+            changes.prune(retention, at_least=PRUNED),
             changes.span,
             registry.note_uses(BETWEEN_USES),
         )
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._wake_replays = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     def __call__(self, happening: Happening) -> None:
         """Look at once when a subscription was deleted, or may have been enabled, or a replay was asked for."""
         if isinstance(happening, ReplayProgress) and not happening.finished:
-            self._wake.set()
+            self._wake_replays.set()
         if not isinstance(happening, SubscriptionChanged) or happening.before is None:
             return
         if happening.after is None or happening.after.state is SubscriptionState.ACTIVE:
             self._wake.set()
+            self._wake_replays.set()
 
     async def run(self) -> None:
         """Work until `stop`; at last, write down what must not wait for a round that does not come."""
-        while not self._stopping:
-            self._wake.clear()
-            for step in self._steps:
-                await self._finish(step)
-            await self._replay()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._upkeep())
+            group.create_task(self._replay())
         if self._store.writer.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
 
     def stop(self) -> None:
         """Begin no further step."""
-        self._stopping = True
-        self._wake.set()
+        for event in (self._stopping, self._wake, self._wake_replays):
+            event.set()
 
-    async def _finish(self, step: _Step) -> None:
-        """Repeat *step* until it finds nothing."""
-        while not self._stopping and await self._once(step):
-            pass
+    async def _upkeep(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            while await self._turn():
+                pass
+            await _within(EVERY, self._wake)
 
-    async def _once(self, step: _Step) -> int:
-        """What *step* did; 0 if something kept it from its work, which is tried again in the next round."""
+    async def _turn(self) -> bool:
+        """One step of each kind: none of them waits until another has nothing left. Whether any found something."""
+        found = False
+        for step in self._steps:
+            if self._stopping.is_set():
+                return False
+            did, took = await self._once(step)
+            if did:
+                found = True
+                await _within(min(RESTS * took, LONGEST_REST), self._stopping)
+        return found
+
+    async def _once(self, step: _Step) -> tuple[int, float]:
+        """What *step* did, and in how many seconds; 0 if something kept it from its work, which is tried again later."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def timed(tx: Transaction) -> int:
+            nonlocal began
+            began = loop.time()  # until now it has waited for the writer
+            return await step(tx)
+
+        did = 0
         try:
-            return await self._store.writer.change(step)
+            did = await self._store.writer.change(timed)
         except (Unavailable, StorageFailed):
             pass  # the writer tells of it
         except Exception as error:  # noqa: BLE001  # a row that cannot be read must end neither upkeep nor the engine
             self._observe(Fault(where="upkeep", error=repr(error)))
-        return 0
+        return did, loop.time() - began
 
     async def _replay(self) -> None:
-        """Until the next round: make what is to be replayed, then sleep."""
-        timer = asyncio.get_running_loop().call_later(EVERY, self._wake.set)
-        while not self._wake.is_set() and await self._once(replays.replay_some):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PACE):
-                    await self._wake.wait()
-        await self._wake.wait()
-        timer.cancel()
+        while not self._stopping.is_set():
+            self._wake_replays.clear()
+            did, _ = await self._once(replays.replay_some)
+            await _within(PACE if did else EVERY, self._wake_replays)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for *event*, but not longer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

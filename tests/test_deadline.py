@@ -76,6 +76,32 @@ async def test_blocks_of_one_moment_are_cut_in_their_order() -> None:
     assert list(range(30)) == order
 
 
+async def test_those_that_end_together_leave_room_for_others() -> None:
+    """Of forty blocks whose time is over at once a few are cut at a time, and the loop gets to other things between."""
+    deadlines = Deadlines()
+    cut: list[int] = []
+    moment = asyncio.get_running_loop().time() + 0.02
+
+    async def block(number: int) -> None:
+        deadline = deadlines.after(1)
+        deadline.when = moment
+        with pytest.raises(TimeoutError), deadline:
+            await asyncio.Event().wait()
+        cut.append(number)
+
+    blocks = [asyncio.create_task(block(number)) for number in range(40)]
+    steps = []
+    async with asyncio.timeout(PATIENCE):
+        while len(cut) < 40:
+            before = len(cut)
+            await asyncio.sleep(0)
+            steps.append(len(cut) - before)
+    await asyncio.gather(*blocks)
+
+    assert list(range(40)) == cut
+    assert max(steps) <= 8  # of one ring, and perhaps of the next
+
+
 async def test_one_timer_for_all() -> None:
     """A later deadline sets no timer of its own, an earlier one moves it."""
     deadlines = Deadlines()

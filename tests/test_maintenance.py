@@ -165,20 +165,72 @@ async def test_replay_holds_no_upkeep_up(place: Opened, monkeypatch: pytest.Monk
     replay = Replay(subscription=wanted.seq, states=("delivered",), newest=1000)
     await place.store.writer.change(replays.add_replay(wanted.id, None, replay, 1000))
     seen: list[int] = []
+    looked = asyncio.Event()
 
     async def step(tx: Transaction) -> int:
         ((count,),) = await tx.fetch("SELECT count(*) FROM deliveries WHERE replay = 1")
         seen.append(count)
+        looked.set()
         return 0
 
     working = upkeep(place, None, step)
     async with running(working):
         for steps in (1, 2):
             await place.listener.until("accepted", 1 + steps)
-            working(SubscriptionChanged(before=DISABLED, after=ACTIVE))
+            looked.clear()
+            working._wake.set()
+            await looked.wait()
+            working(ReplayProgress(subscription=wanted, count=1000, finished=False))
         await place.listener.until("replaying", 2)
 
     assert [0, 500, 1000] == seen
+
+
+async def test_no_kind_of_upkeep_waits_for_another(place: Opened) -> None:
+    """While one kind has work without end, the others and replays get their turns, also for what comes meanwhile."""
+    wanted = await place.subscribe()
+    [made] = await place.deliver()
+    await place.record(result(made, DELIVERED))
+    turns: list[str] = []
+
+    async def endless(_: Transaction) -> int:
+        turns.append("endless")
+        return 1
+
+    async def other(_: Transaction) -> int:
+        turns.append("other")
+        if len(turns) == 6:
+            thrice.set()
+        return 0
+
+    thrice = asyncio.Event()
+    async with running(upkeep(place, None, endless, other)):
+        replay = Replay(subscription=wanted.seq, states=("delivered",), newest=1)
+        await place.store.writer.change(replays.add_replay(wanted.id, None, replay, 1))
+        await thrice.wait()
+        await place.listener.until("replaying", 2)
+
+    assert ["endless", "other"] * 3 == turns[:6]
+
+
+async def test_upkeep_rests(place: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step that found something comes a rest in proportion to it, which a stop ends."""
+    monkeypatch.setattr(maintenance, "RESTS", 1e9)
+    monkeypatch.setattr(maintenance, "LONGEST_REST", PATIENCE)
+    begun = asyncio.Event()
+    count = 0
+
+    async def endless(_: Transaction) -> int:
+        nonlocal count
+        count += 1
+        begun.set()
+        return 1
+
+    async with running(upkeep(place, None, endless)):
+        await begun.wait()
+        await place.publish(*drafts(10))
+
+    assert 1 == count
 
 
 # When it looks.
@@ -202,7 +254,7 @@ async def test_it_looks_at_once_where_a_change_leaves_work(
     asleep = upkeep(place)
     asleep(SubscriptionChanged(before=before, after=after))
 
-    assert looks is asleep._wake.is_set()
+    assert looks is asleep._wake.is_set() is asleep._wake_replays.is_set()
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -211,7 +263,7 @@ async def test_it_looks_at_once_where_a_replay_begins(place: Opened, finished: b
     asleep = upkeep(place)
     asleep(ReplayProgress(subscription=ACTIVE, count=1, finished=finished))
 
-    assert finished is not asleep._wake.is_set()
+    assert finished is not asleep._wake_replays.is_set()
 
 
 async def test_other_news_do_not_wake_it(place: Opened) -> None:
@@ -272,24 +324,24 @@ async def test_uses_of_tokens_outlast_a_stop(place: Opened) -> None:
 
 async def test_stop_ends_it_between_two_steps(place: Opened) -> None:
     """With endless work left, the step that runs is the last one, and the next kind of upkeep does not begin."""
-    count = 0
+    turns: list[str] = []
 
     async def endless(_: Transaction) -> int:
-        nonlocal count
-        count += 1
-        if count == 3:
+        turns.append("endless")
+        if len(turns) == 5:
             working.stop()
         return 1
 
-    async def never(_: Transaction) -> int:
-        raise AssertionError("a step began after the stop")
+    async def next_one(_: Transaction) -> int:
+        turns.append("next")
+        return 1
 
     heard: list[Happening] = []
-    working = upkeep(place, heard, endless, never)
+    working = upkeep(place, heard, endless, next_one)
     async with asyncio.timeout(PATIENCE):
         await working.run()
 
-    assert (3, []) == (count, heard)
+    assert (["endless", "next", "endless", "next", "endless"], []) == (turns, heard)
 
 
 async def test_stop_wakes_it(place: Opened) -> None:

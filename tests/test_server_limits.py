@@ -14,8 +14,9 @@ from hostile import on_both_loops
 from patience import PATIENCE
 
 from hookengine.config import Server
+from hookengine.errors import Overloaded
 from hookengine.server import asked
-from hookengine.server.limits import Limit, site_of
+from hookengine.server.limits import InHand, Limit, site_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -51,6 +52,44 @@ def test_more_than_were_left_is_waited_off() -> None:
     assert limit.wait("a", 0.0) == pytest.approx(9.1, abs=0.01)
     assert limit.wait("a", 9.0) > 0
     assert 0 == limit.wait("a", 9.1)
+
+
+def test_bodies_in_hand_are_bounded() -> None:
+    """There is room for so many bytes together, or for one body that is larger, until they are given back."""
+    room = InHand(100)
+    room.take(60)
+    room.take(40)
+    with pytest.raises(Overloaded):
+        room.take(1)
+    room.give_back(40)
+    room.take(40)
+    room.give_back(40)
+    room.give_back(60)
+    room.take(1_000)
+    with pytest.raises(Overloaded):
+        room.take(1)
+
+
+@pytest.mark.parametrize(
+    "framing", [{"Content_Length": "67000000"}, {"Transfer_Encoding": "chunked"}], ids=["told", "chunked"]
+)
+async def test_body_without_room_is_refused_unread(tmp_path: Path, framing: dict[str, str]) -> None:
+    """While bodies of others fill the room, one more is 429 with a time to come again; when they are done there is room."""
+    async with serving(tmp_path, server=Server(max_batch_body=67_000_000)) as api:
+        head = request("POST", "/v1/events/batch", Content_Type="application/json", **framing)
+        _, writer = await api.dial()
+        writer.write(head.replace(b"{token}", api.token.encode()))
+        await writer.drain()
+        events = [{"type": "a", "data": "x" * 200_000}] * 4
+        async with asyncio.timeout(PATIENCE):
+            while (refused := await api("POST", "/v1/events/batch", events)).status == 202:
+                pass  # the other one is not there yet
+        assert (429, "overloaded", "1") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
+        assert 202 == (await api("POST", "/v1/events", {"type": "a", "data": 1})).status
+        writer.close()
+        async with asyncio.timeout(PATIENCE):
+            while (await api("POST", "/v1/events/batch", events)).status != 202:
+                pass  # nor gone yet
 
 
 def test_no_limit() -> None:

@@ -47,6 +47,24 @@ async def test_old_history_goes_and_the_file_shrinks(tmp_path: Path) -> None:
     assert [(0,)] == rows(path, "PRAGMA freelist_count")
 
 
+async def test_pages_of_what_is_gone_are_used_again(tmp_path: Path) -> None:
+    """A store that grows, forgets and grows again by as much is no larger than the first time, however often."""
+    sizes = []
+    async with opened(tmp_path, clock=SetClock(NOW)) as place:
+        await place.subscribe()
+        for _ in range(4):
+            made = await place.deliver(*drafts(500, data=b'"%s"' % (b"x" * 2000)))
+            await place.record(*(result(each, DELIVERED, at=place.clock.time) for each in made))
+            await place.store.writer._fold()
+            sizes.append(place.path.stat().st_size)
+            place.clock.time += 31 * DAY
+            while await place.store.writer.change(changes.prune(30 * DAY, at_least=25)):
+                pass
+
+    assert sizes[0] > 500 * 2000
+    assert max(sizes[1:]) <= 1.02 * sizes[0]
+
+
 async def test_nothing_old_is_nothing_done(tmp_path: Path) -> None:
     """A second time there is nothing to delete and nothing to give back."""
     path = await filled(tmp_path, count=1)

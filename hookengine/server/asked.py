@@ -11,12 +11,12 @@ from aiohttp import web
 from hookengine import access
 from hookengine.errors import RateLimited
 from hookengine.server import wire
-from hookengine.server.limits import Limit, site_of
+from hookengine.server.limits import InHand, Limit, site_of
 from hookengine.server.wire import JSON, read_body
 from hookengine.service import HEARTBEAT, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from hookengine.access import Principal
     from hookengine.service import Stream
@@ -50,10 +50,12 @@ class Leaving(Protocol):
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 TOKENS: web.AppKey[Any] = web.AppKey("tokens", object)
 LIMITS: web.AppKey[tuple[int, int]] = web.AppKey("limits", tuple)  # bytes of a body, and of a batch
+IN_HAND: web.AppKey[InHand] = web.AppKey("in_hand", InHand)
 PUBLISHING: web.AppKey[Limit] = web.AppKey("publishing", Limit)  # events, by user
 FAILED: web.AppKey[Limit] = web.AppKey("failed", Limit)  # requests without a valid token, by site
 PATIENCE: web.AppKey[Patience] = web.AppKey("patience", Patience)
 STREAMING: web.AppKey[Streaming] = web.AppKey("streaming", Streaming)
+ROOM = web.RequestKey("room", int)  # bytes that were taken for its body
 PRINCIPAL = web.RequestKey("principal", access.Principal)
 
 
@@ -114,8 +116,7 @@ def count_failure(request: web.Request) -> None:
 
 async def read_text(request: web.Request, *media_types: str, batch: bool = False) -> bytes:
     """The body of a single thing, or of a *batch*."""
-    limit = request.app[LIMITS][batch]
-    return await read_body(request, *(media_types or (JSON,)), limit=limit, patience=request.app[PATIENCE].body)
+    return await _read(request, *(media_types or (JSON,)), limit=request.app[LIMITS][batch])
 
 
 async def read_action(request: web.Request) -> bytes:
@@ -126,7 +127,27 @@ async def read_action(request: web.Request) -> bytes:
 
 async def read_repeatable(request: web.Request) -> bytes:
     """The body of an action that takes an Idempotency-Key; it may be left out."""
-    return await read_body(request, JSON, limit=request.app[LIMITS][0], patience=request.app[PATIENCE].body, required=False)
+    return await _read(request, JSON, limit=request.app[LIMITS][0], required=False)
+
+
+async def _read(request: web.Request, *media_types: str, limit: int, required: bool = True) -> bytes:
+    """The body, once there is room for it, which `make_room` gives back: where its size is not told, as for the largest."""
+    announced = request.content_length
+    size = limit if announced is None else min(announced, limit)
+    request.app[IN_HAND].take(size)
+    request[ROOM] = size
+    return await read_body(request, *media_types, limit=limit, patience=request.app[PATIENCE].body, required=required)
+
+
+@web.middleware
+async def make_room(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Once there is an answer, the body takes no room any more."""
+    try:
+        return await handler(request)
+    finally:
+        request.app[IN_HAND].give_back(request.get(ROOM, 0))
 
 
 async def read_nothing(request: web.Request) -> None:

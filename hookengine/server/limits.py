@@ -1,8 +1,10 @@
-"""How often somebody may do something."""
+"""How often somebody may do something, and how much may be in hand at the same time."""
 
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
+
+from hookengine.errors import Overloaded
 
 _KNOWN = 4096  # of whom a limit remembers; who has done nothing for longest is forgotten first
 _SITE = 64  # bits of an IPv6 address that tell one site from another: RFC 6177
@@ -36,6 +38,28 @@ class Limit:
         if len(self._even_at) >= self._known:
             del self._even_at[next(iter(self._even_at))]
         self._even_at[who] = even_at
+
+
+class InHand:
+    """
+    The bytes of the bodies of requests that are not answered yet: at most *most*, or a single larger one.
+
+    What is made of a body takes three to four times its bytes, so this is what bounds memory.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """Make room for a body of *size* bytes, before any of it is read; raises Overloaded where there is none."""
+        if self._taken and self._taken + size > self._most:
+            raise Overloaded("the requests that are being answered are as large as memory admits")
+        self._taken += size
+
+    def give_back(self, size: int) -> None:
+        """A request with a body of *size* bytes is answered."""
+        self._taken -= size
 
 
 def site_of(address: str | None) -> str:

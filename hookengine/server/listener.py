@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hookengine.errors import StartError
 from hookengine.server import asked, routes
-from hookengine.server.limits import Limit
+from hookengine.server.limits import InHand, Limit
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _KEEP_ALIVE = 30.0  # s that an idle connection is kept
 _LINGER = 2.0  # s in which the rest of a refused upload is read
 _PATIENCE = 1.0  # s for requests under way when the server closes; aiohttp waits it out for a connection that just came
+_MOST_IN_HAND = 64 << 20  # bytes of bodies, of which four are of the largest batches
 _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 
@@ -156,12 +157,15 @@ class Server:
     """The HTTP API of one engine, for one or more listening sockets."""
 
     def __init__(self, service: Service, *, tokens: Mapping[bytes, Principal], config: Config) -> None:
-        app = web.Application(middlewares=[tell_errors, routes.authenticate], logger=logging.getLogger("hookengine.server"))
+        app = web.Application(
+            middlewares=[tell_errors, asked.make_room, routes.authenticate], logger=logging.getLogger("hookengine.server")
+        )
         app[asked.SERVICE] = service
         app[asked.TOKENS] = tokens
         app[asked.STREAMING] = asked.Streaming()
         app[asked.PATIENCE] = self.patience = asked.Patience()
         app[asked.LIMITS] = (config.server.max_body, config.server.max_batch_body)
+        app[asked.IN_HAND] = InHand(_MOST_IN_HAND)
         app[asked.PUBLISHING] = Limit(config.server.events_per_second, 1.0)
         app[asked.FAILED] = Limit(config.server.failed_auth_per_minute, 60.0)
         app.add_routes(routes.table())

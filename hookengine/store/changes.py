@@ -341,12 +341,21 @@ async def expire(tx: Transaction) -> int:
     return len(found)
 
 
-def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
-    """Delete some of what finished more than *retention* ms ago; how many rows, 0 when none is left."""
+def prune(retention: int, *, at_least: int = STEP) -> Callable[[Transaction], Awaitable[int]]:
+    """
+    Delete some of what finished more than *retention* ms ago; how many rows, 0 when none is left.
+
+    A step deletes as many deliveries as were made since the one before it, but *at_least* so many: so it keeps up.
+    """
+    last: int | None = None
 
     async def step(tx: Transaction) -> int:
+        nonlocal last
+        made = 0 if last is None else tx.last_key - last
+        last = tx.last_key
+        size = min(STEP, max(at_least, made))
         before = tx.now - retention
-        found = await tx.fetch(sql.finished_before, (before, STEP))
+        found = await tx.fetch(sql.finished_before, (before, size))
         deliveries = rows.json_text([row[0] for row in found])
         shared = {exchange for (exchange,) in await tx.fetch(sql.exchanges_of, (deliveries,))}
         pruned = await tx.run(sql.prune_attempts, (deliveries,))
@@ -355,9 +364,9 @@ def prune(retention: int) -> Callable[[Transaction], Awaitable[int]]:
         pruned += await tx.run(sql.prune_deliveries, (deliveries,))
         failpoint("K22-half")
         pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
-        pruned += await tx.run(sql.prune_unwanted_events, (before, STEP))
-        pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, STEP))
-        pruned += await tx.run(sql.prune_statistics, (hour_of(before), STEP))
+        pruned += await tx.run(sql.prune_unwanted_events, (before, size))
+        pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, size))
+        pruned += await tx.run(sql.prune_statistics, (hour_of(before), size))
         await tx.run(sql.prune_spans)
         return pruned
 

@@ -78,6 +78,11 @@ class Transaction:
         self._keys.subscriptions += 1
         return self._keys.subscriptions
 
+    @property
+    def last_key(self) -> int:
+        """The greatest key of an event or a delivery."""
+        return max(self._keys.events, self._keys.deliveries)
+
     def promote(self, found: list[Any]) -> None:
         """Tell who leads a batch or a line, of whom the row is *found*, once this is committed."""
         for delivery in self.read(found):

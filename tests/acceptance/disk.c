@@ -38,6 +38,7 @@ struct control {
 	int64_t failing_write, failing_sync;  /* the first that fails, from 1; 0: none */
 	int64_t write_failures, sync_failures; /* how many fail, in a row */
 	int64_t write_error, sync_error;      /* errno; 0: the process is killed over it */
+	int64_t sync_delay;                   /* us, of each that succeeds */
 	int64_t failed;                       /* have failed */
 };
 
@@ -214,8 +215,11 @@ static int synced(int descriptor, int (*real)(int))
 		tell(FAILED, descriptor, 0, "", 0);
 		if (!errno)
 			raise(SIGKILL);
-	} else if ((result = real(descriptor)) == 0)
+	} else if ((result = real(descriptor)) == 0) {
+		if (control)
+			usleep((useconds_t)control->sync_delay);
 		tell(SYNC, descriptor, 0, "", 0);
+	}
 	pthread_mutex_unlock(&lock);
 	return result;
 }

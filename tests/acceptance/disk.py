@@ -18,7 +18,17 @@ _STORED = "SELECT 'event ' || id FROM events UNION ALL SELECT 'subscription ' ||
 _HALF = "SELECT 1 FROM events WHERE deliveries != (SELECT count(*) FROM deliveries WHERE event = events.seq)"
 
 _LINE = struct.Struct("=Iiqq")
-_CONTROL = ("writes", "syncs", "failing_write", "failing_sync", "write_failures", "sync_failures", "write_error", "sync_error")
+_CONTROL = (
+    "writes",
+    "syncs",
+    "failing_write",
+    "failing_sync",
+    "write_failures",
+    "sync_failures",
+    "write_error",
+    "sync_error",
+    "sync_delay",
+)
 FOR_EVER = 2**62  # failures in a row
 
 
@@ -54,6 +64,10 @@ class Control:
         self._set("sync_error", error)
         self._set("sync_failures", count)
         self._set("failing_sync", self._get("syncs") + after + 1)
+
+    def slow_down(self, seconds: float) -> None:
+        """Let each sync take so much longer."""
+        self._set("sync_delay", round(seconds * 1_000_000))
 
     def heal(self) -> None:
         """Let nothing fail any more."""
