@@ -17,7 +17,7 @@ from patience import PATIENCE
 from hookengine.engine import DATABASE
 from hookengine.errors import StartError, StorageFailed
 from hookengine.receiver import Receiver
-from hookengine.store import place
+from hookengine.store import whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,7 +216,7 @@ async def test_disk_of_the_network_is_told(tmp_path: Path, monkeypatch: pytest.M
     for kind, told in (("ext4", 0), ("nfs4", 1)):
         mounts = tmp_path / "mountinfo"
         mounts.write_text(f"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / {tmp_path} rw,relatime shared:1 - {kind} a:/b rw\n")
-        monkeypatch.setattr(place, "_MOUNTS", mounts)
+        monkeypatch.setattr(whereabouts, "_MOUNTS", mounts)
         async with running(tmp_path, journal := Journal()) as made:
             await made.publish("order.created", {})
         assert told == len([line for line in journal.all("fault", where="start") if "is on nfs4" in line["error"]])
@@ -233,14 +233,14 @@ def test_mount_of_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         f"3 1 0:9 / {name}/a\\040b rw shared:1 - fuse.sshfs a:/b rw\n"
         f"4 3 0:9 / {name}/a\\040b/local rw - tmpfs tmpfs rw\n"
     )
-    assert place.shared_by(tmp_path) is None  # by the mounts that there are
-    monkeypatch.setattr(place, "_MOUNTS", tmp_path / "mountinfo")
+    assert whereabouts.shared_by(tmp_path) is None  # by the mounts that there are
+    monkeypatch.setattr(whereabouts, "_MOUNTS", tmp_path / "mountinfo")
 
-    assert "fuse.sshfs" == place.shared_by(tmp_path / "a b" / "hooks.db")
-    assert place.shared_by(tmp_path / "a b" / "local" / "hooks.db") is None
-    assert place.shared_by(tmp_path / "a bc") is None
-    monkeypatch.setattr(place, "_MOUNTS", tmp_path / "none")
-    assert place.shared_by(tmp_path / "a b") is None
+    assert "fuse.sshfs" == whereabouts.shared_by(tmp_path / "a b" / "hooks.db")
+    assert whereabouts.shared_by(tmp_path / "a b" / "local" / "hooks.db") is None
+    assert whereabouts.shared_by(tmp_path / "a bc") is None
+    monkeypatch.setattr(whereabouts, "_MOUNTS", tmp_path / "none")
+    assert whereabouts.shared_by(tmp_path / "a b") is None
 
 
 # Other programs.

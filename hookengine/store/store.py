@@ -16,11 +16,11 @@ from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.folding import write_anew
-from hookengine.store.place import Place, shared_by
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.resealing import reseal
 from hookengine.store.space import Space
+from hookengine.store.whereabouts import Whereabouts, shared_by
 from hookengine.store.writer import RESTORE, Writer, is_damage, raise_if_fatal
 from hookengine.vault import Vault, find_keys
 
@@ -63,7 +63,7 @@ class Store:
         self._gathers = gathers
         self._lock = Lock(path)
         self._connections: list[aiosqlite.Connection] = []
-        self._place: Place
+        self._whereabouts: Whereabouts
         self._task: asyncio.Task[None] | None = None
         self._has_told = False  # whether `failed` has raised StorageFailed
         self.writer: Writer
@@ -109,7 +109,7 @@ class Store:
         index, health = await self._subscriptions(reading, vault)
         (keys,) = await reading.execute_fetchall(sql.last_keys)
         self.is_new = fresh
-        self._place = Place(self.path)
+        self._whereabouts = Whereabouts(self.path)
         if (kind := shared_by(self.path)) is not None:
             self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
         self.reader = Reader(reading)
@@ -179,7 +179,7 @@ class Store:
         """Return when the writer has ended; raises StorageFailed, after it has ended, if what it works with is gone first."""
         while not writing.done():
             await asyncio.wait([writing], timeout=_PULSE)
-            gone = self._place.lost() or (
+            gone = self._whereabouts.lost() or (
                 None if all(works(db) for db in self._connections) else "a thread of the database has ended"
             )
             if gone is not None and not writing.done():

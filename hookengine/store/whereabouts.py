@@ -25,7 +25,7 @@ _SHARED = {
 }
 
 
-class Place:
+class Whereabouts:
     """
     The files that were opened under the names of the database at *path*, as they are now.
 
