@@ -15,6 +15,7 @@ from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
 from hookengine.gathering import Gathering
 from hookengine.models import (
+    Accepted,
     Attempt,
     Delivery,
     DeliveryState,
@@ -477,8 +478,11 @@ class Dispatcher:
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):
             self._put_back(taken, after=results[-1])
-        else:
-            self._store.writer.record(*results)
+            return
+        if attempt is not None and isinstance(attempt.outcome, Accepted):
+            self._scheduler.went_well(taken.seq, now=self._clock.now())
+            self._wake.set()
+        self._store.writer.record(*results)
 
     async def _dissolve(self, taken: Delivery, batch: int) -> None:
         """What was put together when its subscription had batches goes one by one, in place of *taken*."""

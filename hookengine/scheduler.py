@@ -60,6 +60,7 @@ class _Lane:
         "subscription",
         "timer",
         "turn",
+        "unrecorded",
     )
 
     def __init__(self, subscription: int) -> None:
@@ -70,6 +71,7 @@ class _Lane:
         self.overtaken = [0, 0, 0]  # by priority: how many went before it, since one of it went, while some of it was due
         self.size = 0
         self.in_flight = 0
+        self.unrecorded = 0  # that went well, and are not released
         self.standing = Standing(width=1, rank=Rank.UNTRIED)
         self.max_concurrency = 1
         self.slots = 1  # the smaller of its width and `max_concurrency`
@@ -180,7 +182,8 @@ class Scheduler:
         self._queue_size = queue_size
         self._overtaking = overtaking
         self._lanes: dict[int, _Lane] = {}
-        self._in_flight: dict[int, _Lane] = {}  # by delivery
+        self._in_flight: dict[int, _Lane] = {}  # by delivery: all that are taken and not released
+        self._unrecorded: set[int] = set()  # those of them that went well: they hold no slot of their lane any more
         self._doubtful = 0  # in flight for subscriptions that are not trusted
         self._size = 0  # entries in all queues
         self._turn = 0
@@ -332,12 +335,28 @@ class Scheduler:
         if lane.pace:
             lane.next_at = max(lane.next_at, now + lane.pace)
 
+    def went_well(self, seq: int, *, now: int) -> None:
+        """
+        The request of delivery *seq*, which was taken, had success: its subscription may have the next one under way.
+
+        Among those of all subscriptions it counts until it is released. Of a subscription that is not trusted the next has to
+        wait for what this one's end entails, so that there is one probe and then a ramp.
+        """
+        lane = self._in_flight[seq]
+        if lane.standing.rank is _TRUSTED:
+            self._give_back(lane)
+            self._unrecorded.add(seq)
+            lane.unrecorded += 1
+            self._look(lane, now)
+
     def release(self, seq: int, standing: Standing | None, *, now: int) -> None:
         """Give back the slot of delivery *seq*; *standing* is what its subscription has earned, None if nothing changed."""
         lane = self._in_flight.pop(seq)
-        lane.in_flight -= 1
-        if lane.standing.rank is not _TRUSTED:
-            self._doubtful -= 1
+        if seq in self._unrecorded:
+            self._unrecorded.remove(seq)
+            lane.unrecorded -= 1
+        else:
+            self._give_back(lane)
         if standing is not None:
             self._stand(lane, standing)
         self._look(lane, now)
@@ -464,6 +483,11 @@ class Scheduler:
         trusted, untried, failing = self._lines
         return lane.place is trusted and trusted.length == 1 and not untried.length and not failing.length
 
+    def _give_back(self, lane: _Lane) -> None:
+        lane.in_flight -= 1
+        if lane.standing.rank is not _TRUSTED:
+            self._doubtful -= 1
+
     def _start(self, lane: _Lane, entry: _Entry) -> Delivery:
         lane.size -= 1
         self._size -= 1
@@ -554,5 +578,5 @@ class Scheduler:
 
     def _drop_idle(self, lane: _Lane) -> None:
         """A closed lane is forgotten once nothing of it is in flight."""
-        if not lane.open and not lane.in_flight:
+        if not lane.open and not lane.in_flight and not lane.unrecorded:
             self._lanes.pop(lane.subscription, None)

@@ -254,14 +254,23 @@ class Faulty:
             raise self.error
         await self._db.commit()
 
-    def execute(self, statement: str, *values: Any) -> Any:
-        """Execute *statement*, or raise where it is a commit in itself."""
-        return self._db.execute(statement, *values) if statement != sql.commit else self._write(*values)
+    @property
+    def _conn(self) -> FaultyConnection:
+        return FaultyConnection(self, self._db._conn)
 
-    async def _write(self, *values: Any) -> None:
-        if self.error is not None:
-            raise self.error
-        await self._db.execute(sql.commit, *values)
+
+class FaultyConnection:
+    """What `Faulty` has in its thread."""
+
+    def __init__(self, faulty: Faulty, connection: sqlite3.Connection) -> None:
+        self._faulty = faulty
+        self._connection = connection
+
+    def execute(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Execute *statement*, or raise where it is a commit in itself."""
+        if self._faulty.error is not None and statement == sql.commit:
+            raise self._faulty.error
+        return self._connection.execute(statement, values)
 
 
 def io_error(name: str) -> sqlite3.OperationalError:

@@ -596,6 +596,68 @@ def test_concurrency_is_a_hard_cap() -> None:
     assert 1 == len(take(scheduler))
 
 
+def test_success_frees_the_slot_of_its_subscription() -> None:
+    """After a success the next of its subscription may go before that is recorded."""
+    scheduler = serving(1)
+    scheduler.open(1, TRUSTED, max_concurrency=2, now=NOW)
+    push(scheduler, *(make(seq) for seq in range(1, 20)))
+    assert [1, 2] == take(scheduler)
+
+    for seq in (1, 2, 3, 4):
+        scheduler.went_well(seq, now=NOW)
+        assert [seq + 2] == take(scheduler)
+    assert 6 == scheduler.in_flight
+    for seq in (1, 2, 3, 4):
+        scheduler.release(seq, None, now=NOW)
+    assert [] == take(scheduler)
+
+
+def test_what_is_not_recorded_counts_among_all() -> None:
+    """Of all subscriptions together no more is in flight or not recorded than there are slots."""
+    scheduler = serving(1, concurrency=4)
+    push(scheduler, *(make(seq) for seq in range(1, 20)))
+    assert [1, 2] == take(scheduler)
+
+    for seq in (1, 2):
+        scheduler.went_well(seq, now=NOW)
+    assert [3] == take(scheduler)
+    scheduler.went_well(3, now=NOW)
+    assert [4] == take(scheduler)
+    scheduler.went_well(4, now=NOW)
+    assert ([], 4) == (take(scheduler), scheduler.in_flight)
+    scheduler.release(1, None, now=NOW)
+    assert [5] == take(scheduler)
+
+
+@pytest.mark.parametrize("standing", [UNTRIED, FAILING], ids=["untried", "failing"])
+def test_success_of_a_probe_has_to_be_recorded(standing: Standing) -> None:
+    """A subscription that is not trusted has its next only when what the success entails is known."""
+    scheduler = serving(1, standing=standing)
+    push(scheduler, make(1), make(2))
+    assert [1] == take(scheduler)
+
+    scheduler.went_well(1, now=NOW)
+    assert [] == take(scheduler)
+    scheduler.release(1, TRUSTED, now=NOW)
+    assert [2] == take(scheduler)
+
+
+def test_closed_lane_waits_for_records() -> None:
+    """What went well and is not recorded is no row to be fetched again, and its end still counts for the lane."""
+    scheduler = serving(1)
+    push(scheduler, make(1))
+    take(scheduler)
+    scheduler.went_well(1, now=NOW)
+    scheduler.close(1)
+    scheduler.open(1, TRUSTED, max_concurrency=8, marks=[None, FROM_THE_START, None], now=NOW)
+    [refill] = scheduler.refills(NOW)
+    scheduler.refilled(refill, [make(1)], None, now=NOW)
+
+    assert [] == take(scheduler)
+    scheduler.release(1, FAILING, now=NOW)
+    assert FAILING == scheduler.standing(1)
+
+
 def test_limit_of_a_take() -> None:
     """No more is taken than was asked for."""
     scheduler = serving(1, 2)
@@ -1180,6 +1242,8 @@ class World:
         self.max_concurrency = dict.fromkeys(self.subscriptions, max_concurrency)
         self.standing = dict.fromkeys(self.subscriptions, Standing(width=max_concurrency, rank=Rank.TRUSTED))
         self.in_flight: dict[int, Delivery] = {}  # as they were taken
+        self.gone_well: set[int] = set()  # of them, those whose requests had success
+        self.unrecorded: set[int] = set()  # of these, those that hold no slot of their subscription any more
         self.asked: deque[Refill] = deque()
         self.overtaking = overtaking
         # By subscription and priority, since one of it went: how many others have gone, and how many while it was overtaken.
@@ -1205,6 +1269,13 @@ class World:
         in_memory = self.scheduler.push(row, now=self.now)
         assert in_memory == (row in self.window(row.subscription))
 
+    def go_well(self, seq: int) -> None:
+        """A request has had success, which is not recorded yet."""
+        self.gone_well.add(seq)
+        if self.standing[self.in_flight[seq].subscription].rank is Rank.TRUSTED:
+            self.unrecorded.add(seq)
+        self.scheduler.went_well(seq, now=self.now)
+
     def record(self, seq: int, *, retry_in: int | None, standing: Standing | None) -> None:
         """An attempt has ended: delivered, or to be repeated; nothing where somebody else changed the row meanwhile."""
         taken = self.in_flight[seq]
@@ -1218,6 +1289,8 @@ class World:
     def release(self, seq: int, standing: Standing | None) -> None:
         """Without a record before it, the attempt was interrupted."""
         taken = self.in_flight.pop(seq)
+        self.gone_well.discard(seq)
+        self.unrecorded.discard(seq)
         if standing is not None:
             self.standing[taken.subscription] = standing
         self.scheduler.release(seq, standing, now=self.now)
@@ -1274,6 +1347,8 @@ class World:
         self.scheduler = Scheduler(concurrency=self.concurrency, queue_size=self.queue_size, overtaking=self.overtaking)
         self.overtaken.clear()
         self.in_flight.clear()
+        self.gone_well.clear()
+        self.unrecorded.clear()
         self.asked.clear()
         for subscription in sorted(self.enabled):
             rows = self.rows(subscription)
@@ -1411,8 +1486,9 @@ class World:
 
     def may_go(self, subscription: int, *, when_resumed: bool = False) -> bool:
         """Whether the rules entitle *subscription* to one more slot."""
-        mine = sum(row.subscription == subscription for row in self.in_flight.values())
-        doubtful = sum(self.standing[row.subscription].rank is not Rank.TRUSTED for row in self.in_flight.values())
+        under_way = [row for seq, row in self.in_flight.items() if seq not in self.unrecorded]
+        mine = sum(row.subscription == subscription for row in under_way)
+        doubtful = sum(self.standing[row.subscription].rank is not Rank.TRUSTED for row in under_way)
         free = self.concurrency - len(self.in_flight)
         standing = self.standing[subscription]
         return (
@@ -1462,7 +1538,7 @@ def something_is_committed(world: World, rng: random.Random) -> None:
 def something_goes_on(world: World, rng: random.Random) -> None:
     """One thing happens between store, scheduler and endpoints, whatever it is."""
     taken = rng.choice(sorted(world.in_flight)) if world.in_flight else 0
-    match rng.choices(range(5), [12, 3, 10, 14, 12])[0]:
+    match rng.choices(range(6), [12, 3, 10, 14, 12, 6])[0]:
         case 0 if taken:
             standing = rng.choice([None, any_standing(world, rng)])
             world.record(taken, retry_in=rng.choice([None, None, 0, 300, 999, 5_000]), standing=standing)
@@ -1474,6 +1550,8 @@ def something_goes_on(world: World, rng: random.Random) -> None:
             world.answer()
         case 3:
             world.ask()
+        case 5 if taken and taken not in world.gone_well:
+            world.go_well(taken)
         case _:
             world.take(rng.randint(1, 5))
 
@@ -1550,6 +1628,11 @@ class _Machine(RuleBasedStateMachine):
     @rule(data=st.data(), retry_in=st.none() | st.sampled_from(DELAYS), standing=st.none() | STANDINGS)
     def record(self, data: st.DataObject, retry_in: int | None, standing: Standing | None) -> None:
         self.world.record(data.draw(st.sampled_from(list(self.world.in_flight))), retry_in=retry_in, standing=standing)
+
+    @precondition(lambda self: self.world.in_flight.keys() - self.world.gone_well)
+    @rule(data=st.data())
+    def go_well(self, data: st.DataObject) -> None:
+        self.world.go_well(data.draw(st.sampled_from(sorted(self.world.in_flight.keys() - self.world.gone_well))))
 
     @precondition(lambda self: self.world.in_flight)
     @rule(data=st.data())

@@ -20,6 +20,7 @@ from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorr
 from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
+from hookengine.store.database import execute_promptly
 from hookengine.store.folding import Folding
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
@@ -342,7 +343,7 @@ class Writer:
         try:
             batch, answers = await self._stage(results, publications)
             failpoint("K03-staged")
-            await self._db.execute(sql.commit, batch.commit(self.vault).values())
+            await execute_promptly(self._db, sql.commit, batch.commit(self.vault).values())
             failpoint("K13-committed")
         except _PASSING as error:
             await self._roll_back(error)

@@ -21,7 +21,7 @@ from hookengine.engine import DATABASE, Engine
 from hookengine.netguard import Policy, admit
 from hookengine.resolver import Resolver
 from hookengine.sender import Sender, tls_context
-from hookengine.store import store
+from hookengine.store import database, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 
     from hookengine.clock import Clock
 
-# The loops that look around now and then do so less often: a day of nothing would be 100,000 rounds.
-POLLS = {(dispatcher, "_LONGEST_SLEEP"): 3_600.0, (maintenance, "EVERY"): 21_600.0, (store, "_PULSE"): 86_400.0}
+# The loops that look around now and then do so less often: a day of nothing would be 100,000 rounds. And nobody waits for a
+# thread to begin, where there are none.
+TIMES = {
+    (dispatcher, "_LONGEST_SLEEP"): 3_600.0,
+    (maintenance, "EVERY"): 21_600.0,
+    (store, "_PULSE"): 86_400.0,
+    (database, "_BEGINNING"): 0.0,
+}
 CONCURRENCY = 6
 
 _TLS = tls_context()  # nothing here speaks TLS, and to read the system's authorities takes longer than a seed
@@ -105,7 +111,7 @@ class World:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(aiosqlite, "connect", connect(self._disk_time, self.step))
                 patch.setattr(aiohttp.connector, "monotonic", loop.time)
-                for (module, name), value in POLLS.items():
+                for (module, name), value in TIMES.items():
                     patch.setattr(module, name, value)
                 yield
                 self._bury()
