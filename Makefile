@@ -36,7 +36,7 @@ run: setup
 
 # Side by side, but for those that measure: these want the machine for themselves.
 test: setup
-	$(BIN)/pytest -n 3 --dist worksteal -m 'not alone' $(if $(COVERAGE),$(COVERAGE) --cov-fail-under=0 --cov-report=)
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone' $(if $(COVERAGE),$(COVERAGE) --cov-fail-under=0 --cov-report=)
 	$(BIN)/pytest -m alone $(if $(COVERAGE),$(COVERAGE) --cov-append)
 
 check: setup

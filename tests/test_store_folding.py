@@ -71,7 +71,7 @@ async def test_payload_makes_it_due(tmp_path: Path) -> None:
 async def test_writer_folds_by_itself(tmp_path: Path) -> None:
     """A WAL is used again from its start, however much goes through it."""
     async with opened(tmp_path) as place:
-        for _ in range(20):
+        for _ in range(40):
             await place.publish(*drafts(1_000, data=b'"' + b"x" * 1_000 + b'"'))
 
         wal = place.path.with_name("hooks.db-wal").stat().st_size
