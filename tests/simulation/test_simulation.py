@@ -17,8 +17,6 @@ from verdicts import judge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.no_cover  # it would take twice as long, and covers nothing that has no test of its own
-
 HERE = Path(__file__).parent
 MEMORY = Path("/dev/shm")
 SEEDS = int(os.environ.get("SEEDS", "500"))
