@@ -34,14 +34,16 @@ $(STAMP): pyproject.toml
 run: setup
 	$(BIN)/hookengine demo
 
-# Side by side, but for those that measure: these want the machine for themselves. Those that drive whole processes, and those in
-# simulated time, cover nothing that has no test of its own, and take twice as long where that is counted.
-APART := tests/acceptance tests/simulation
+# Side by side, but for those that measure: these want the machine for themselves. Those that drive whole processes, whole days or
+# whole documents cover nothing that has no test of its own, and take up to twice as long where that is counted.
+APART := tests/acceptance tests/simulation $(addprefix tests/test_,server_hostile.py dispatcher_histories.py canaries.py \
+  documents.py example_pages.py examples.py file_faults.py)
+
 test: setup
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone' $(APART)
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not alone' $(APART:%=--ignore %) \
-	  $(if $(COVERAGE),$(COVERAGE) --cov-fail-under=0 --cov-report=)
-	$(BIN)/pytest -m alone $(if $(COVERAGE),$(COVERAGE) --cov-append)
+	  $(COVERAGE)
+	$(BIN)/pytest -m alone
 
 check: setup
 	$(BIN)/ruff check
