@@ -16,7 +16,7 @@ from urllib.parse import quote
 import orjson
 from msgspec.structs import replace
 
-from hookengine.models import HIDDEN, Accepted, AccessToken, Refused, Request, Secret, SecretBytes, TokenAnswer
+from hookengine.models import HIDDEN, Accepted, AccessToken, Request, Secret, SecretBytes, TokenAnswer, response_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -80,8 +80,8 @@ def conceal(outcome: Outcome, request: Request) -> Outcome:
     if not isinstance(outcome, Accepted) and outcome.error is not None:  # it may quote what could not be read
         error = replace(outcome.error, detail=repeated.sub(HIDDEN, outcome.error.detail))
         outcome = replace(outcome, error=error)
-    if isinstance(outcome, Accepted | Refused) and outcome.response is not None:
-        answer = outcome.response
+    answer = response_of(outcome)
+    if answer is not None:
         headers = tuple((name, repeated.sub(HIDDEN, value)) for name, value in answer.headers)
         body = re.sub(repeated.pattern.encode(), HIDDEN.encode(), answer.body)
         outcome = replace(outcome, response=replace(answer, headers=headers, body=body))

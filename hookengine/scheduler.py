@@ -320,12 +320,13 @@ class Scheduler:
         self._ring_timers(now)
         taken: list[Delivery] = []
         while len(taken) < limit and (lane := self._next_in_line()) is not None:
-            most = limit - len(taken) if self._is_alone(lane) else 1
-            while most and lane.resume_at <= now and (queue := lane.next_queue(now, self._overtaking)) is not None:
+            is_alone = self._is_one_alone
+            while lane.resume_at <= now and (queue := lane.next_queue(now, self._overtaking)) is not None:
                 taken.append(self._start(lane, queue.popleft()))
                 if lane.pace:
                     lane.next_at = max(lane.next_at, now) + lane.pace
-                most = most - 1 if self._is_entitled(lane) and not lane.full else 0
+                if not is_alone or len(taken) == limit or lane.full or not self._is_entitled(lane):
+                    break
             self._look(lane, now)
         return taken
 
@@ -478,10 +479,11 @@ class Scheduler:
         free = self._concurrency - len(self._in_flight)
         return free > 0 and not (lane.in_flight and lane.in_flight * 2 >= free)
 
-    def _is_alone(self, lane: _Lane) -> bool:
-        """Whether only *lane* stands in line, and is trusted: there are no turns to be taken."""
+    @property
+    def _is_one_alone(self) -> bool:
+        """Whether only one lane stands in line, and is trusted: there are no turns to be taken."""
         trusted, untried, failing = self._lines
-        return lane.place is trusted and trusted.length == 1 and not untried.length and not failing.length
+        return trusted.length == 1 and not untried.length and not failing.length
 
     def _give_back(self, lane: _Lane) -> None:
         lane.in_flight -= 1
