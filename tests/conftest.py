@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from engines import Journal, running
+from verbs import runner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from launcher import Launcher
+    from verbs import Ended
 
     from hookengine.engine import Engine
 
@@ -58,6 +60,12 @@ async def running_engine(tmp_path: Path, journal: Journal) -> AsyncIterator[Engi
     """An engine at work."""
     async with running(tmp_path, journal) as made:
         yield made
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a verb in this process."""
+    return runner(capsys)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -273,6 +273,10 @@ class FaultyConnection:
         return self._connection.execute(statement, values)
 
 
+# A result with it needs more room than a disk that is full by `limit_pages` has.
+LARGE_ANSWER = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
+
+
 def io_error(name: str) -> sqlite3.OperationalError:
     """What sqlite3 raises with the extended result code *name*."""
     error = sqlite3.OperationalError("disk I/O error")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
-from verbs import alone, runner
+from verbs import alone
 
 from hookengine.bench.cases import Plan, cases
 from hookengine.bench.summary import Measured
@@ -40,12 +40,6 @@ FIGURES = {
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a verb in this process."""
-    return runner(capsys)
 
 
 @pytest.fixture

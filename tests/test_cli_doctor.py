@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from storage import write
-from verbs import Ended, alone, runner
+from verbs import Ended, alone
 
 from hookengine.cli import examination, main
 from hookengine.cli.daemon import announced
@@ -38,12 +38,6 @@ NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The verbs run in an empty directory."""
     alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a verb in this process."""
-    return runner(capsys)
 
 
 # init

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from storage import DAY, DELIVERED, SetClock, draft, opened, result
-from verbs import Ended, Terminal, alone, runner
+from verbs import Ended, Terminal, alone
 
 from hookengine import engine as engines
 from hookengine.cli import files, main
@@ -33,12 +33,6 @@ DATA = Path("hookengine-data")
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The verbs run in an empty directory."""
     alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a verb in this process."""
-    return runner(capsys)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from verbs import Ended, alone, runner
+from verbs import Ended, alone
 from yarl import URL
 
 from hookengine.cli import listening
@@ -44,12 +44,6 @@ HERE = "http://127.0.0.1:9000"
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The verbs run in an empty directory."""
     alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a verb in this process."""
-    return runner(capsys)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from verbs import Ended, alone, runner, typed
+from verbs import Ended, alone, typed
 
 from hookengine.cli import verdict
 from hookengine.clock import Clock
@@ -36,12 +36,6 @@ SIGNING = sorted(name for name, schemes in SCHEMES.items() if schemes)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The verbs run in an empty directory."""
     alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a verb in this process."""
-    return runner(capsys)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import draft, limit_pages, opened, result
+from storage import LARGE_ANSWER, draft, limit_pages, opened, result
 
 from hookengine.errors import StorageUnavailable
 from hookengine.models import Accepted, Response
@@ -85,14 +85,13 @@ async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> No
 @pytest.mark.row("F04")
 async def test_full_disk_spends_the_reserve(tmp_path: Path) -> None:
     """A result that finds no room is tried again at once in that of the reserve, which is taken again when there is room."""
-    large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
     reserve = tmp_path / "hooks.db.reserve"
     async with opened(tmp_path) as place:
         await place.subscribe()
         (delivery,) = await place.deliver(draft())
         assert reserve.exists()
         await limit_pages(place, 4)
-        place.store.writer.record(result(delivery, large))
+        place.store.writer.record(result(delivery, LARGE_ANSWER))
         await place.listener.until("storage")
         await asyncio.sleep(0)
         await place.listener.until("storage", 2)
@@ -107,12 +106,11 @@ async def test_full_disk_spends_the_reserve(tmp_path: Path) -> None:
 
 async def test_refusals_do_not_wait(tmp_path: Path) -> None:
     """While a result waits for room whoever publishes hears at once that there is none, not when it is next tried."""
-    large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
     async with opened(tmp_path) as place:
         await place.subscribe()
         (delivery,) = await place.deliver()
         await limit_pages(place, 4)
-        place.store.writer.record(result(delivery, large))
+        place.store.writer.record(result(delivery, LARGE_ANSWER))
         tried = len(await place.listener.until("storage", 3))
         for _ in range(20):
             with pytest.raises(StorageUnavailable):

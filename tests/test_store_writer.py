@@ -17,6 +17,7 @@ from storage import (
     GONE,
     HOUR,
     INTERRUPTED,
+    LARGE_ANSWER,
     MINUTE,
     NO_ANSWER,
     NOW,
@@ -45,7 +46,6 @@ from hookengine.errors import (
     SubscriptionNotFound,
 )
 from hookengine.models import (
-    Accepted,
     AttemptError,
     Broken,
     DeliveryState,
@@ -53,7 +53,6 @@ from hookengine.models import (
     ErrorCode,
     Health,
     Priority,
-    Response,
     SubscriptionState,
     WhileDisabled,
 )
@@ -686,12 +685,11 @@ async def test_full_disk_is_looked_at_again_and_again(tmp_path: Path) -> None:
 
 async def test_full_disk_keeps_results(tmp_path: Path) -> None:
     """A result waits for space and is stored then; publishers meanwhile are refused."""
-    large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
     async with opened(tmp_path) as place:
         await place.subscribe()
         (delivery,) = await place.deliver()
         await limit_pages(place, 4)
-        place.store.writer.record(result(delivery, large))
+        place.store.writer.record(result(delivery, LARGE_ANSWER))
         await place.listener.until("storage")
 
         assert [StorageUnavailable] == [type(error) for error in await all_of(place.publish())]
@@ -705,12 +703,11 @@ async def test_full_disk_keeps_results(tmp_path: Path) -> None:
 
 async def test_closing_does_not_wait_for_space(tmp_path: Path) -> None:
     """A stop on a full disk ends: what cannot be recorded is told, and is made again at the next start."""
-    large = Accepted(response=Response(status=200, headers=(), body=b"x" * 100_000, truncated=False))
     async with opened(tmp_path) as place:
         await place.subscribe()
         (delivery,) = await place.deliver()
         await limit_pages(place, 4)
-        one = result(delivery, large)
+        one = result(delivery, LARGE_ANSWER)
         place.store.writer.record(one)
         await place.listener.until("storage")
         async with asyncio.timeout(PATIENCE):
