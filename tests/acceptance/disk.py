@@ -53,6 +53,10 @@ class Control:
         with path.open("r+b") as file:
             self._shared = mmap.mmap(file.fileno(), 0)
 
+    def of_daemon(self, directory: Path) -> dict[str, str]:
+        """The fault that puts the disk of a `Daemon` in *directory* under this control."""
+        return {"kind": "watches", "folder": str(directory / "data"), "control": str(self.path)}
+
     def fail_writes(self, error: int, *, after: int = 0, count: int = FOR_EVER) -> None:
         """Let *count* writes fail with *error*, when *after* more have succeeded."""
         self._set("write_error", error)

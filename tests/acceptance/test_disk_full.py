@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 async def test_full_disk(tmp_path: Path, disk_launcher: Launcher) -> None:
     """A full disk refuses events and pauses deliveries; with space again all goes on within 5 s, nothing lost or repeated."""
     control = disk.Control(tmp_path / "control")
-    watched = {"kind": "watches", "folder": str(tmp_path / "data"), "control": str(control.path)}
-    async with Daemon(tmp_path, watched, launcher=disk_launcher, concurrency=32) as daemon, endpoint(daemon) as arrivals:
+    async with (
+        Daemon(tmp_path, control.of_daemon(tmp_path), launcher=disk_launcher, concurrency=32) as daemon,
+        endpoint(daemon) as arrivals,
+    ):
         producers = Producers(daemon, pad=500)
         async with producers.running(4):
             await producers.until(100)
@@ -54,8 +56,10 @@ async def test_full_disk(tmp_path: Path, disk_launcher: Launcher) -> None:
 async def test_failed_sync_of_a_daemon(tmp_path: Path, disk_launcher: Launcher) -> None:
     """The daemon exits with 70, and its next start delivers what was accepted; only what was in flight comes again."""
     control = disk.Control(tmp_path / "control")
-    watched = {"kind": "watches", "folder": str(tmp_path / "data"), "control": str(control.path)}
-    async with Daemon(tmp_path, watched, launcher=disk_launcher, concurrency=32) as daemon, endpoint(daemon) as arrivals:
+    async with (
+        Daemon(tmp_path, control.of_daemon(tmp_path), launcher=disk_launcher, concurrency=32) as daemon,
+        endpoint(daemon) as arrivals,
+    ):
         producers = Producers(daemon, pad=500)
         async with producers.running(4):
             await producers.until(100)

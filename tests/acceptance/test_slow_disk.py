@@ -70,10 +70,9 @@ def peak(pid: int) -> int:
 async def test_producers_faster_than_the_disk(tmp_path: Path, disk_launcher: Launcher) -> None:
     """With syncs of 200 ms, single events and batches of a thousand are accepted or refused with a time; none is shed."""
     control = disk.Control(tmp_path / "control")
-    watched = {"kind": "watches", "folder": str(tmp_path / "data"), "control": str(control.path)}
     event = b'{"type":"order.created","data":"%s"}' % (b"x" * 12_000)
     batch = b"[%s]" % b",".join([event] * 1_000)
-    async with Daemon(tmp_path, watched, launcher=disk_launcher) as daemon:
+    async with Daemon(tmp_path, control.of_daemon(tmp_path), launcher=disk_launcher) as daemon:
         await daemon.ask("POST", "/v1/events", {"type": "order.created", "data": 1})
         control.slow_down(0.2)
         before = peak(daemon.pid)
