@@ -61,6 +61,22 @@ class Target(Struct, frozen=True):
     rules: Rules
 
 
+class Ready(Struct):
+    """
+    What is known of an attempt before it begins: the request for *going*, or the outcome where it could not be built.
+
+    *results* has those that do not go, and at the end all.
+    """
+
+    head: Delivery | None  # that leads a batch
+    target: Target
+    results: list[Result]
+    going: list[tuple[Delivery, Event]]
+    now: int  # ms since the epoch
+    request: Request | None = None
+    outcome: Outcome | None = None
+
+
 class Outage:
     """
     Faults of this machine, which are no endpoint's: after one nothing is taken for a while.
@@ -124,7 +140,7 @@ class Attempting:
         self._observe = observe
         self._outage = outage
 
-    async def run(
+    def prepare(
         self,
         taken: Delivery,
         members: list[Member],
@@ -132,30 +148,60 @@ class Attempting:
         *,
         secrets: Callable[[], Sequence[SigningSecret]],
         begun: Callable[..., None] | None = None,
-    ) -> list[Result]:
+    ) -> Ready:
         """
-        One request for all of *members* that may go; what becomes of each.
+        One request for all of *members* that may go.
 
         *taken* is the one that was taken, which leads them where they are a batch. *secrets* may raise StorageCorrupt.
-        *begun* is called with the time, as `now`, when the request goes.
+        *begun* is called with the time, as `now`, where something goes.
         """
-        started_at = self._clock.now()
-        results, going = _sorted_out(taken, members, target, started_at)
+        now = self._clock.now()
+        results, going = _sorted_out(taken, members, target, now)
+        ready = Ready(head=None if taken.batch is None else taken, target=target, results=results, going=going, now=now)
+        if not going:
+            return ready
+        if begun is not None:
+            begun(now=now)
+        delivery = going[0][0]
+        try:
+            ready.request = profiles.build(
+                target.profile,
+                target.subscription,
+                [event for _, event in going],
+                secrets=secrets(),
+                attempt=delivery.attempt_count + 1,
+                retry=delivery.step,
+                now=now,
+                timeout=target.rules.timeout,
+            )
+        except Exception as error:  # noqa: BLE001  # promise 6
+            ready.outcome = self._failure(delivery, error)
+        return ready
+
+    async def run(self, ready: Ready) -> list[Result]:
+        """Send what is *ready*; what becomes of each of its deliveries."""
+        results, going, target, request = ready.results, ready.going, ready.target, ready.request
         if not going:
             return results
-        if begun is not None:
-            begun(now=started_at)
         since = self._loop.time()
-        request, outcome = await self._send(going, target, secrets, started_at)
+        outcome = ready.outcome
+        if request is not None:
+            try:
+                outcome = await self._sender.attempt(request, target.rules)
+            except asyncio.CancelledError:
+                outcome = Interrupted()
+            except Exception as error:  # noqa: BLE001  # promise 6
+                outcome = self._failure(going[0][0], error)
+        assert outcome is not None  # noqa: S101  # of a request, or of what kept it from being built
+        self._outage.weigh(outcome)
         duration = round((self._loop.time() - since) * 1000)
         now = self._clock.now()
-        ended_at = started_at + duration if now >= started_at else now  # it was set back meanwhile
+        ended_at = ready.now + duration if now >= ready.now else now  # it was set back meanwhile
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
-        head, shares = (None, False) if taken.batch is None else (taken, len(going) > 1)
         for delivery, event in going:
             attempt = Attempt(
                 number=delivery.attempt_count + 1,
-                at=started_at,
+                at=ready.now,
                 duration=duration,
                 trigger=delivery.trigger,
                 outcome=outcome,
@@ -170,41 +216,19 @@ class Attempting:
                     rules=target.rules,
                     profile=target.profile.name,
                     event=event,
-                    head=head,
-                    shares=shares,
+                    head=ready.head,
+                    shares=len(going) > 1,
                 )
             )
         return results
 
-    async def _send(
-        self, going: list[tuple[Delivery, Event]], target: Target, secrets: Callable[[], Sequence[SigningSecret]], now: int
-    ) -> tuple[Request | None, Outcome]:
-        """The request, and every way that sending it can end as a value: nothing escapes an attempt."""
-        request = None
-        delivery = going[0][0]
-        try:
-            request = profiles.build(
-                target.profile,
-                target.subscription,
-                [event for _, event in going],
-                secrets=secrets(),
-                attempt=delivery.attempt_count + 1,
-                retry=delivery.step,
-                now=now,
-                timeout=target.rules.timeout,
-            )
-            outcome = await self._sender.attempt(request, target.rules)
-        except asyncio.CancelledError:
-            return request, Interrupted()
-        except MemoryError:
-            outcome = Interrupted(
-                error=AttemptError(code=ErrorCode.LOCAL_RESOURCES, detail="This machine is short of memory.")
-            )
-        except Exception as error:  # noqa: BLE001  # promise 6
-            self._observe(Fault(where=f"delivery {delivery.id}", error=repr(error)))
-            return request, _broken(type(error).__name__)
-        self._outage.weigh(outcome)
-        return request, outcome
+    def _failure(self, delivery: Delivery, error: Exception) -> Outcome:
+        """What an attempt ends with that fails in our own code."""
+        if isinstance(error, MemoryError):
+            detail = "This machine is short of memory."
+            return Interrupted(error=AttemptError(code=ErrorCode.LOCAL_RESOURCES, detail=detail))
+        self._observe(Fault(where=f"delivery {delivery.id}", error=repr(error)))
+        return _broken(type(error).__name__)
 
 
 def _sorted_out(

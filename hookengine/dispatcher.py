@@ -44,9 +44,10 @@ from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal
 from hookengine.validation import interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from typing import Any
 
-    from hookengine.attempting import Member
+    from hookengine.attempting import Member, Ready
     from hookengine.clock import Clock
     from hookengine.gathering import Compose, Composed
     from hookengine.observers import Happening
@@ -422,14 +423,23 @@ class Dispatcher:
             for delivery in taken:
                 self._put_back(delivery)
             return
+        # All are prepared before the first goes: what prepares them finds itself in the processor's caches.
+        ready: list[tuple[Delivery, Ready]] = []
         for delivery in taken:
             if delivery.batch is None:
                 group = [(delivery, events.get(delivery.event))]
             else:
                 group = [(each, events.get(each.event)) for each in batches.get(delivery.batch, ())]
-            task = self._loop.create_task(self._attempt(delivery, group))
-            self._attempts.add(task)
-            task.add_done_callback(self._ended)
+            prepared = self._prepare(delivery, group)
+            if prepared is not None:
+                ready.append((delivery, prepared))
+        for delivery, prepared in ready:
+            self._begin(self._attempt(delivery, prepared))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._attempts.add(task)
+        task.add_done_callback(self._ended)
 
     async def _members(self, taken: list[Delivery]) -> Mapping[int, list[Delivery]]:
         """What goes with those of *taken* that lead a batch."""
@@ -457,23 +467,26 @@ class Dispatcher:
 
     # One attempt.
 
-    async def _attempt(self, taken: Delivery, members: list[Member]) -> None:
-        """One request for the delivery that was taken, or for those of the batch that it leads."""
+    def _prepare(self, taken: Delivery, members: list[Member]) -> Ready | None:
+        """One request for the delivery that was taken, or for those of the batch that it leads; None if nothing is to go."""
         target = self._target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
-        if target is None or self._flights.are_changed(delivery for delivery, _ in members):
+        if target is None or self._flights.are_changed([delivery for delivery, _ in members]):
             self._put_back(taken)
-            return
+            return None
         if not members:  # they have left, or cannot be read
             self._put_back(taken, again=False)
-            return
+            return None
         if taken.batch is not None and profiles.batching(target.profile, target.subscription) is None:
-            await self._dissolve(taken, taken.batch)
-            return
+            self._begin(self._dissolve(taken, taken.batch))
+            return None
         failpoint("K07-taken")
         secrets = partial(self._store.writer.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
         begun = partial(self._scheduler.begun, taken.seq) if target.subscription.rate_limit is not None else None
-        results = await self._attempting.run(taken, members, target, secrets=secrets, begun=begun)
+        return self._attempting.prepare(taken, members, target, secrets=secrets, begun=begun)
+
+    async def _attempt(self, taken: Delivery, ready: Ready) -> None:
+        results = await self._attempting.run(ready)
         failpoint("K11-ended")
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):

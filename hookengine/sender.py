@@ -184,10 +184,6 @@ class Sender:
         """
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules)
-        outcome = await self._attempt(request, rules)
-        return conceal(outcome, request) if request.hidden else outcome
-
-    async def _attempt(self, request: Request, rules: Rules) -> Outcome:
         exchange = Exchange()
         try:
             target = self._target(request.url)
@@ -196,8 +192,10 @@ class Sender:
                 response = await exchange.run(self._pool, target, message, deadline)
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
-            return verdict(answered, rules) if answered else self._failure(error, exchange.phase, request.url)
-        return verdict(response, rules)
+            outcome = verdict(answered, rules) if answered else self._failure(error, exchange.phase, request.url)
+        else:
+            outcome = verdict(response, rules)
+        return conceal(outcome, request) if request.hidden else outcome
 
     def forget(self, subscription: int) -> None:
         """Let go of what is known of a subscription (its seq), because it was deleted."""

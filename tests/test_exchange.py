@@ -326,6 +326,39 @@ def test_connection_that_is_not_kept(said: bytes) -> None:
     on_both_loops(scenario)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        pytest.param(hostile.OK, True, id="body"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\nServer: s\r\n\r\n", True, id="no body"),
+        pytest.param(hostile.OK + b"H", False, id="one byte more, as of another answer"),
+        pytest.param(response("200 OK", body=b"HH") + b"H", False, id="the body's own byte once more"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + hostile.OK, False, id="1xx before it"),
+    ],
+)
+def test_parser_is_kept(said: bytes, *, kept: bool) -> None:
+    """The parser reads the next answer only if it has begun with nothing that could be a part of that."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(answers(said, hostile.OK, hostile.OK)) as good:
+            await client.send(good.url)
+            connection = await client.pool.take(aim(good.url))
+            wire = wire_of(connection)
+            parser = wire._parser
+            connection.release()
+            seen = [await client.send(good.url) for _ in range(2)]
+            is_kept = wire._parser is parser
+            await client.close()
+            await good.settled()
+
+        assert [b"ok", b"ok"] == [answer.body for answer in seen]
+        assert kept == is_kept
+        assert 1 == good.connections
+
+    on_both_loops(scenario)
+
+
 @pytest.mark.parametrize("behaviour", [hostile.finishes_on_second_request, hostile.resets_on_second_request])
 def test_stale_connection(behaviour: hostile.Behaviour) -> None:
     """A kept connection that ends as the request arrives costs the same request once more, on a new one."""
