@@ -7,37 +7,44 @@ import hmac
 import json
 import os
 import signal
+import ssl
 import sys
 from base64 import b64decode
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectorCertificateError, web
 from aiohttp.test_utils import TestServer
+from certificates import server_context
+from patience import PATIENCE
 
 from hookengine.bench import backlog
 from hookengine.bench.bare import KEY, bare
-from hookengine.bench.cases import Case, Plan, cases, point
+from hookengine.bench.cases import Case, Plan, Way, cases, point
 from hookengine.bench.embedded import local_engine, recorded
 from hookengine.bench.endpoint import Answers, endpoint
 from hookengine.bench.framing import message_size
 from hookengine.bench.latency import stamped
+from hookengine.bench.loopback import HOSTS, Destination, destinations, site
 from hookengine.bench.nginx import NginxError, nginx
 from hookengine.bench.producer import produce
-from hookengine.bench.runner import ScenarioFailed, measured, receiver, run
+from hookengine.bench.runner import ScenarioFailed, left_out, measured, receiver, run
 from hookengine.bench.scenario import DATA, environment, figures
 from hookengine.clock import cpu_time, elapsed
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from aiohttp.typedefs import Handler
+
+    from hookengine.bench.loopback import Site
 
 
 def serving(handler: Handler) -> TestServer:
@@ -47,25 +54,38 @@ def serving(handler: Handler) -> TestServer:
     return TestServer(app)
 
 
-async def asked(url: str, body: bytes = DATA) -> tuple[int, bytes]:
-    """The status and the body of what *url* answers."""
+async def asked(url: str, body: bytes = DATA, trusting: Path | None = None) -> tuple[int, bytes]:
+    """The status and the body of what *url* answers to who trusts the system's authorities, and *trusting*."""
 
     def post() -> tuple[int, bytes]:
-        with urlopen(url, data=body) as response:
+        context = ssl.create_default_context(cafile=trusting)
+        with urlopen(url, data=body, context=context) as response:
             return response.status, response.read()
 
     return await asyncio.to_thread(post)
 
 
 async def test_nginx_answers_and_ends(find_program: Callable[[str], str], tmp_path: Path) -> None:
-    """The private nginx answers 204 on loopback, and nobody listens there afterwards."""
-    async with nginx(tmp_path, find_program("nginx")) as url:
-        answer = await asked(url)
+    """The private nginx answers 204 on loopback, at each of its URLs, and nobody listens there afterwards."""
+    place = site(tmp_path)
+    async with nginx(place, find_program("nginx")) as urls:
+        answers = await answers_of(urls, place)
 
-    assert (204, b"") == answer
-    assert url.startswith("http://127.0.0.1:")
-    with pytest.raises(URLError, match="refused"):
-        await asked(url)
+    assert [(204, b"")] * 102 == answers
+    for each in urls.values():
+        with pytest.raises(URLError, match="refused"):
+            await asked(each[-1])
+
+
+async def answers_of(urls: Mapping[Way, Sequence[str]], place: Site) -> list[tuple[int, bytes]]:
+    """What each URL answers, having found them as they should be."""
+    [plain], [tls], spread = urls[Way.PLAIN], urls[Way.TLS], urls[Way.HOSTS]
+    assert plain == spread[0]
+    assert [("http", host) for host in HOSTS] == [(urlsplit(url).scheme, urlsplit(url).hostname) for url in spread]
+    assert ("https", "127.0.0.1") == (urlsplit(tls).scheme, urlsplit(tls).hostname)
+    with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        await asked(tls)
+    return [await asked(url, trusting=place.certificate.authority) for url in (plain, tls, *spread)]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +98,7 @@ async def test_nginx_answers_and_ends(find_program: Callable[[str], str], tmp_pa
 async def test_nginx_that_does_not_start_is_explained(program: str, reason: str, tmp_path: Path) -> None:
     """Where there is no nginx to run, the error says so."""
     with pytest.raises(NginxError, match=reason):
-        async with nginx(tmp_path, program):
+        async with nginx(site(tmp_path), program):
             pass
 
 
@@ -104,7 +124,7 @@ async def test_bare_signs_every_request() -> None:
         return web.Response(status=204)
 
     async with serving(receive) as server, asyncio.timeout(20):
-        found = await bare(str(server.make_url("/")), 120)
+        found = await bare([str(server.make_url("/"))], 120)
 
     assert 120 / found["seconds"] == found["rate"]
     assert [(500, True)] * 120 == list(signatures.values())
@@ -118,7 +138,7 @@ async def test_bare_does_not_count_refusals() -> None:
 
     async with serving(refuse) as server, asyncio.timeout(20):
         with pytest.raises(ExceptionGroup, match="unhandled") as caught:
-            await bare(str(server.make_url("/")), 10)
+            await bare([str(server.make_url("/"))], 10)
 
     assert caught.group_contains(RuntimeError, match="answered 500")
 
@@ -155,19 +175,22 @@ async def test_producer_stops_at_a_refusal() -> None:
 
 
 async def test_own_receiver_answers_and_tells(tmp_path: Path) -> None:
-    """Our own receiver answers 204, notes the seconds since what a body says, and ends when it is told to."""
-    async with endpoint() as own, asyncio.timeout(20):
+    """Our own receiver answers 204 at each URL, notes the seconds since what a body says, and ends when it is told to."""
+    place = site(tmp_path)
+    async with endpoint(place) as own, asyncio.timeout(20):
+        answers = await answers_of(own.urls, place)
+        [url] = own.urls[Way.TLS]
+        found = await bare(own.urls[Way.HOSTS], 5)
         before = elapsed()
-        found = await bare(own.url, 5)
-        answer = await asked(own.url, stamped(before))
+        answers.append(await asked(url, stamped(before), place.certificate.authority))
         noted = await own.end()
 
-    assert (204, b"") == answer
+    assert [(204, b"")] * 103 == answers
     assert pytest.approx(5) == found["rate"] * found["seconds"]
     assert 1 == len(noted)
     assert 0 < noted[0] < elapsed() - before
     with pytest.raises(URLError, match="refused"):
-        await asked(own.url)
+        await asked(url)
 
 
 class Written(asyncio.Transport):
@@ -198,9 +221,9 @@ def test_first_byte_is_what_counts() -> None:
     assert since < 0
 
 
-def flags(case: Case, url: str, folder: Path) -> list[str]:
+def flags(case: Case, folder: Path, *urls: str) -> list[str]:
     """What a scenario is started with."""
-    return ["--url", url, "--count", str(case.requests), "--directory", str(folder), *case.arguments[1:]]
+    return ["--url", *urls, "--count", str(case.requests), "--directory", str(folder), *case.arguments[1:]]
 
 
 RATES = {"seconds", "rate", "cpu_us"}
@@ -226,7 +249,7 @@ async def test_scenario_delivers_and_prints_figures(
     [case] = [case for case in cases(Plan(60, 1, (), 300, plot=True)) if case.name == name]
     scenario = import_module(f"hookengine.bench.{case.arguments[0]}")
     async with Receiver(204) as receiver, asyncio.timeout(30):
-        await asyncio.to_thread(scenario.main, flags(case, receiver.url, tmp_path))
+        await asyncio.to_thread(scenario.main, flags(case, tmp_path, receiver.url))
 
     found = json.loads(capsys.readouterr().out)
     assert expected == found.keys()
@@ -236,6 +259,74 @@ async def test_scenario_delivers_and_prints_figures(
     assert deliveries == again * len({request.header("webhook-id") for request in receiver.requests})
     if "rate" in found:
         assert pytest.approx(60, rel=0.05) == found["rate"] * found["seconds"]  # both are rounded
+
+
+@pytest.mark.parametrize("name", ["bare-hosts", "hosts"])
+async def test_hosts_get_equal_shares(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of several hosts gets the same number of requests, from the yardstick and from the engine."""
+    [case] = [case for case in cases(Plan(60, 1, (name,), 300, plot=False)) if case.name == name]
+    scenario = import_module(f"hookengine.bench.{case.arguments[0]}")
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        receivers = [await stack.enter_async_context(Receiver(204, host=host)) for host in HOSTS[:20]]
+        await asyncio.to_thread(scenario.main, flags(case, tmp_path, *(each.url for each in receivers)))
+
+    assert RATES == json.loads(capsys.readouterr().out).keys()
+    assert [3] * 20 == [len(receiver.requests) for receiver in receivers]
+    assert 60 == len({request.header("webhook-id") for receiver in receivers for request in receiver.requests})
+
+
+@pytest.fixture
+async def encrypted(tmp_path: Path) -> AsyncIterator[Encrypted]:
+    """A receiver with TLS whose authority only those know who are told."""
+    received: list[tuple[str, str]] = []
+
+    async def receive(request: web.Request) -> web.Response:
+        received.append((request.scheme, request.headers["webhook-id"]))
+        return web.Response(status=204)
+
+    place = site(tmp_path)
+    server = serving(receive)
+    await server.start_server(ssl=server_context((place.certificate.shown, place.certificate.key)))
+    async with server, asyncio.timeout(PATIENCE):
+        urls: dict[Way, list[str]] = {Way.PLAIN: [], Way.TLS: [str(server.make_url("/"))], Way.HOSTS: []}
+        yield Encrypted(destinations(place, urls)[Way.TLS], received)
+
+
+class Encrypted(NamedTuple):
+    """How it is called, and scheme and id of what arrived."""
+
+    destination: Destination
+    received: list[tuple[str, str]]
+
+
+@pytest.mark.parametrize("name", ["bare-tls", "tls"])
+async def test_tls_scenario_trusts_the_authority(name: str, encrypted: Encrypted, tmp_path: Path) -> None:
+    """Over https, started as a run starts it, a scenario makes exactly its requests, each once."""
+    [case] = [case for case in cases(Plan(60, 1, (name,), 300, plot=False)) if case.name == name]
+    found = await measured(case, encrypted.destination, str(tmp_path))
+
+    assert RATES == found.keys()
+    assert 60 == len(encrypted.received) == len(set(encrypted.received))
+    assert {"https"} == {scheme for scheme, _ in encrypted.received}
+
+
+async def test_tls_is_verified(encrypted: Encrypted, tmp_path: Path) -> None:
+    """A process that was not told of the authority gets nothing through, neither with the yardstick nor with the engine."""
+    [url] = encrypted.destination.urls
+    with pytest.raises(ExceptionGroup) as caught:
+        await bare([url], 1)
+    async with local_engine(tmp_path) as engine:
+        subscription = await engine.subscribe(url, retry_schedule=[])
+        await engine.publish("order.created", DATA)
+        with pytest.raises(RuntimeError, match="of 1 deliveries 0 arrived and 1 failed"):
+            await recorded(engine, subscription, 1)
+        [delivery] = (await engine.deliveries()).data
+        [attempt] = (await engine.delivery(delivery.id)).attempts or []
+
+    assert caught.group_contains(ClientConnectorCertificateError)
+    assert attempt.error is not None
+    assert "tls_untrusted" == attempt.error.code
+    assert [] == encrypted.received
 
 
 async def test_failed_delivery_is_no_result(tmp_path: Path) -> None:
@@ -252,7 +343,7 @@ async def test_backlog_waits_while_others_are_delivered(tmp_path: Path, capsys: 
     """The backlog is still there, on its own subscription, when the deliveries beside it are done."""
     [case] = cases(Plan(30, 1, ("backlog",), 300, plot=False))[1:]
     async with Receiver(204) as receiver, asyncio.timeout(30):
-        await asyncio.to_thread(backlog.main, flags(case, receiver.url, tmp_path))
+        await asyncio.to_thread(backlog.main, flags(case, tmp_path, receiver.url))
         async with local_engine(tmp_path) as engine:
             up, down = reversed((await engine.subscriptions()).data)
             waiting = (await engine.stats(down.id)).deliveries
@@ -315,7 +406,7 @@ async def test_interrupted_scenario_leaves_no_process(tmp_path: Path) -> None:
     """Cancelled in the midst of its work, a scenario is gone, and so is the producer that it had started."""
     async with Receiver(204) as receiver, asyncio.timeout(30):
         case = Case("http", ("ingest",), 1_000_000, 60)
-        work = asyncio.create_task(measured(case, receiver.url, str(tmp_path)))
+        work = asyncio.create_task(measured(case, Destination([receiver.url]), str(tmp_path)))
         await receiver.wait(1, 20)
         [session] = {each.session for each in processes() if str(tmp_path) in each.command}
         started = [each for each in processes() if each.session == session]
@@ -344,24 +435,37 @@ async def test_interrupted_scenario_leaves_no_process(tmp_path: Path) -> None:
 async def test_scenario_without_a_result_is_an_error(case: Case, reason: str, tmp_path: Path) -> None:
     """A scenario that fails or hangs is named, with what it said."""
     with pytest.raises(ScenarioFailed, match=f"(?s){reason}"):
-        await measured(case, "http://127.0.0.1:9/", str(tmp_path))
+        await measured(case, Destination(["http://127.0.0.1:9/"]), str(tmp_path))
 
 
 async def test_own_receiver_stands_in_for_nginx(tmp_path: Path) -> None:
     """Where there is no nginx, our own receiver answers, and its name says why."""
-    async with receiver(tmp_path, "nginx-that-nobody-has") as (name, url):
-        answer = await asked(url)
+    async with receiver(tmp_path, "nginx-that-nobody-has") as reached:
+        answer = await asked(reached.destinations[Way.HOSTS].urls[-1])
 
-    assert ("our own (nginx-that-nobody-has is not installed)", (204, b"")) == (name, answer)
+    assert ("our own (nginx-that-nobody-has is not installed)", (204, b"")) == (reached.name, answer)
 
 
 async def test_run_measures_and_leaves_nothing(tmp_path: Path) -> None:
     """A run gives the figures of each case, tells how far it is, and leaves no file."""
     told: list[tuple[int, int]] = []
-    async with receiver(tmp_path) as (name, url), asyncio.timeout(30):
-        found = await run(Plan(10, 1, ("bare",), 1, plot=False), url, tmp_path, lambda *each: told.append(each))
+    async with receiver(tmp_path) as reached, asyncio.timeout(30):
+        found = await run(Plan(10, 1, ("bare",), 1, plot=False), reached, tmp_path, lambda *each: told.append(each))
 
-    assert name == "nginx" or name.startswith("our own (nginx is not installed")
+    assert reached.name == "nginx" or reached.name.startswith("our own (nginx is not installed")
     assert [(0, 1)] == told
     assert [RATES] == [figure.keys() for figure in found.pop("bare")]
     assert ({}, []) == (found, os.listdir(tmp_path))  # noqa: PTH208  # the other one is not for async code
+
+
+@pytest.mark.parametrize("program", ["nginx", "nginx-that-nobody-has"])
+async def test_hosts_that_are_not_there_are_left_out(program: str, tmp_path: Path) -> None:
+    """Where loopback has one address, the scenarios that want more are left out with the reason, and the others run."""
+    plan = Plan(10, 1, ("bare-hosts", "bare-tls"), 1, plot=False)
+    async with receiver(tmp_path, program, ("127.0.0.1", "192.0.2.1")) as reached, asyncio.timeout(30):
+        without = left_out(plan, reached)
+        found = await run(plan, reached, tmp_path, lambda *_: None)
+
+    assert ["bare-hosts"] == list(without)
+    assert without["bare-hosts"].startswith("this machine has no 192.0.2.1: ")
+    assert {"bare", "bare-tls"} == found.keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hookengine.bench.cases import NAMES, PUBLISHERS, Case, Plan, cases, in_turns, point, waiting
+from hookengine.bench.cases import PUBLISHERS, SCENARIOS, Case, Plan, Way, cases, in_turns, point, waiting
 from hookengine.bench.summary import Comparison, Measured, charts, comparisons, throughput
 
 PLAN = Plan(requests=3_000, rounds=3, only=(), backlog=200_000, plot=False)
@@ -13,6 +13,7 @@ PLAN = Plan(requests=3_000, rounds=3, only=(), backlog=200_000, plot=False)
 def test_all_scenarios_by_default() -> None:
     """Without further words every scenario is a case, each with its module, flags and number of requests."""
     found = {case.name: (" ".join(case.arguments), case.requests, case.once) for case in cases(PLAN)}
+    ways = {case.name: case.way for case in cases(PLAN) if case.way is not Way.PLAIN}
 
     assert {
         "bare": ("bare", 3000, False),
@@ -20,15 +21,29 @@ def test_all_scenarios_by_default() -> None:
         "http": ("ingest --batch 1", 3000, False),
         "http-batch": ("ingest --batch 100", 3000, False),
         "fan-out": ("embedded --subscriptions 10", 3000, False),
+        "bare-tls": ("bare", 3000, False),
+        "tls": ("embedded", 3000, False),
+        "bare-hosts": ("bare", 3000, False),
+        "hosts": ("embedded", 3000, False),
         "latency": ("latency", 600, False),
         "backlog": ("backlog --waiting 200000", 3000, True),
     } == found
-    assert list(NAMES) == list(found)
+    assert list(SCENARIOS) == list(found)
+    assert {"bare-tls": Way.TLS, "tls": Way.TLS, "bare-hosts": Way.HOSTS, "hosts": Way.HOSTS} == ways
 
 
-def test_bare_is_always_measured() -> None:
-    """Who asks for some scenarios gets these and the yardstick."""
-    assert ["bare", "http", "latency"] == [case.name for case in cases(PLAN._replace(only=("latency", "http")))]
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (("latency", "http"), ["bare", "http", "latency"]),
+        (("tls",), ["bare", "embedded", "bare-tls", "tls"]),
+        (("hosts",), ["bare", "embedded", "bare-hosts", "hosts"]),
+        (("bare-tls",), ["bare", "bare-tls"]),
+    ],
+)
+def test_yardsticks_are_always_measured(only: tuple[str, ...], expected: list[str]) -> None:
+    """Who asks for some scenarios gets these, and what each is measured by."""
+    assert expected == [case.name for case in cases(PLAN._replace(only=only))]
 
 
 def test_plot_has_a_case_for_each_point() -> None:
@@ -80,13 +95,34 @@ def test_throughput_compares_with_bare() -> None:
     } == embedded
 
 
+def test_each_way_has_its_own_bare() -> None:
+    """A scenario on another way is a ratio to the yardstick there, and that is held against the ratio on the plain way."""
+    runs = {
+        "bare": figures(4000, 5000, 1000),
+        "embedded": figures(2000),
+        "bare-tls": figures(1000, 3000, 2000),
+        "tls": figures(900),
+        "bare-hosts": figures(3000),
+        "hosts": figures(1800),
+    }
+
+    ratios = {each["scenario"]: each["of_bare"] for each in throughput(runs)}
+    found = comparisons(Measured(PLAN, "nginx", {}, runs, {}))
+
+    assert {"bare": 1, "embedded": 0.5, "bare-tls": 1, "tls": 0.45, "bare-hosts": 1, "hosts": 0.6} == ratios
+    assert [
+        Comparison("rate, tls", 0.45, "of bare", 0.5, "embedded", 0.9),
+        Comparison("rate, hosts", 0.6, "of bare", 0.5, "embedded", 1.2),
+    ] == found
+
+
 def test_comparisons_have_their_own_units() -> None:
     """Latency is measured by a request and a commit together, the backlog by the same engine without one."""
     paced = [{"post_ms": 1.0, "commit_ms": each, "p50_ms": 3.0, "p99_ms": 2 * each + 5} for each in (0.5, 0.7, 0.5)]
     deep = [{**figures(1800)[0], "empty_rate": 2000.0, "ready_ms": 30.0, "empty_ms": 20.0}]
     runs = {"bare": figures(4000), "latency": paced, "backlog": deep}
 
-    found = comparisons(Measured(PLAN, "nginx", {}, runs))
+    found = comparisons(Measured(PLAN, "nginx", {}, runs, {}))
 
     assert [
         Comparison("latency p50", 3.0, "ms", 1.5, "a bare request and a commit", 2.0),
@@ -102,7 +138,7 @@ def test_charts_have_every_point(backlog: int, expected: list[int]) -> None:
     plan = PLAN._replace(plot=True, backlog=backlog)
     runs = {case.name: figures(number, number + 2, number + 1) for number, case in enumerate(cases(plan))}
 
-    by_publishers, by_backlog = charts(Measured(plan, "nginx", {}, runs))
+    by_publishers, by_backlog = charts(Measured(plan, "nginx", {}, runs, {}))
 
     embedded, bare = by_publishers.lines
     assert ["1", "4", "16", "64", "256"] == [label for label, _ in embedded.points] == [label for label, _ in bare.points]

@@ -47,7 +47,7 @@ def measured() -> Measured:
     """A run with a plot, of figures that are all alike."""
     plan = Plan(requests=3_000, rounds=1, only=(), backlog=200_000, plot=True)
     machine = {"processors": 2, "python": "3.11.7"}
-    return Measured(plan, "nginx", machine, {case.name: [FIGURES] for case in cases(plan)})
+    return Measured(plan, "nginx", machine, {case.name: [FIGURES] for case in cases(plan)}, {"ipv6": "no such way"})
 
 
 def test_bench_measures_and_leaves_nothing(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_bench_measures_and_leaves_nothing(tmp_path: Path) -> None:
     assert 0 == ended.returncode, ended.stderr
     found = json.loads(ended.stdout)
     assert {
-        *("at", "count", "rounds", "backlog", "receiver", "machine"),
+        *("at", "count", "rounds", "backlog", "receiver", "machine", "left_out"),
         *("scenarios", "comparisons", "runs"),
     } == found.keys()
     bare, embedded = found["scenarios"]
@@ -103,14 +103,18 @@ def test_tables_have_rates_and_ratios(measured: Measured, capsys: pytest.Capture
 
     out, err = capsys.readouterr()
     rates, compared = (block.splitlines() for block in out.split("\n\n"))
-    assert ["bare", "embedded", "http", "http-batch", "fan-out", "backlog"] == [line.partition("\t")[0] for line in rates]
+    names = ["bare", "embedded", "http", "http-batch", "fan-out", "bare-tls", "tls", "bare-hosts", "hosts", "backlog"]
+    assert names == [line.partition("\t")[0] for line in rates]
     assert "embedded\t1,234\t1,234\t1,234\t1.00\t100" == rates[1]
     assert [
+        "rate, tls\t1.00 of bare\t1.00 of bare (embedded)\t1.00",
+        "rate, hosts\t1.00 of bare\t1.00 of bare (embedded)\t1.00",
         "latency p50\t3.00 ms\t2.00 ms (a bare request and a commit)\t1.50",
         "latency p99\t9.00 ms\t2.00 ms (a bare request and a commit)\t4.50",
         "start, 200,000 waiting\t25.00 ms\t20.00 ms (an empty start)\t1.25",
         "rate, 200,000 waiting\t1,234/s\t1,234/s (just before)\t1.00",
     ] == compared
+    assert "ipv6 is left out: no such way.\n" in err
     assert "deliveries a second" in err
 
 
@@ -119,8 +123,9 @@ def test_document_has_every_round(measured: Measured) -> None:
     found = json.loads(document(measured))
 
     assert [FIGURES] == found["runs"]["latency"]
-    assert 4 == len(found["comparisons"])
-    assert {"figure": "latency p50", "ratio": 1.5}.items() <= found["comparisons"][0].items()
+    assert 6 == len(found["comparisons"])
+    assert {"figure": "latency p50", "ratio": 1.5}.items() <= found["comparisons"][2].items()
+    assert {"ipv6": "no such way"} == found["left_out"]
 
 
 def test_plot_is_written(measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from hookengine.bench.embedded import WIDTH, deliver, local_engine
-from hookengine.bench.scenario import TASKS, arguments, print_figures
+from hookengine.bench.scenario import EVENT_TYPE, TASKS, arguments, print_figures
 from hookengine.clock import Clock, elapsed
 from hookengine.engine import DATABASE
 
@@ -54,16 +54,16 @@ async def backlog(url: str, count: int, directory: Path, *, waiting: int) -> dic
     async with local_engine(directory) as engine:
         up = await engine.subscribe(url, max_concurrency=WIDTH)
         down = await engine.subscribe(url, event_types=["backlog.*"])
-        await deliver(engine, [up], WARM, TASKS)
+        await deliver(engine, {EVENT_TYPE: [up]}, WARM, TASKS)
     empty_start = await start_seconds(directory)
     async with local_engine(directory) as engine:
-        empty = await deliver(engine, [up], count, TASKS, before=WARM)
+        empty = await deliver(engine, {EVENT_TYPE: [up]}, count, TASKS, before=WARM)
     if waiting:
         now = Clock().now()
         fill(directory / DATABASE, down.id, waiting, due_at=now + HOUR, accepted_at=now - HOUR)
     start = await start_seconds(directory)
     async with local_engine(directory) as engine:
-        full = await deliver(engine, [up], count, TASKS, before=WARM + count)
+        full = await deliver(engine, {EVENT_TYPE: [up]}, count, TASKS, before=WARM + count)
     return full | {"empty_rate": empty["rate"], "empty_ms": empty_start * 1000, "ready_ms": start * 1000}
 
 
@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--waiting", type=int, default=200_000, help="deliveries that wait")
     options = parser.parse_args(argv)
-    print_figures(backlog(options.url, options.count, options.directory, waiting=options.waiting))
+    [url] = options.url
+    print_figures(backlog(url, options.count, options.directory, waiting=options.waiting))
 
 
 if __name__ == "__main__":

@@ -30,31 +30,31 @@ def signed(event_id: str, timestamp: str, body: bytes) -> dict[str, str]:
     }
 
 
-async def post_all(session: aiohttp.ClientSession, url: str, numbers: Iterator[int]) -> None:
-    """Post one request for each of *numbers*, one after the other."""
+async def post_all(session: aiohttp.ClientSession, urls: Sequence[str], numbers: Iterator[int]) -> None:
+    """Post one request for each of *numbers*, one after the other, to *urls* in turn."""
     clock = Clock()
     for number in numbers:
         headers = signed(f"evt_{number:032x}", str(clock.now() // 1000), DATA)
-        async with session.post(url, data=DATA, headers=headers) as response:
+        async with session.post(urls[number % len(urls)], data=DATA, headers=headers) as response:
             await response.read()
             if response.status != 204:
                 raise RuntimeError(f"the receiver answered {response.status}")
 
 
-async def bare(url: str, count: int, *, tasks: int = TASKS) -> dict[str, float]:
-    """What *count* requests take in *tasks* tasks."""
+async def bare(urls: Sequence[str], count: int, *, tasks: int = TASKS) -> dict[str, float]:
+    """What *count* requests to *urls* take in *tasks* tasks."""
     numbers = iter(range(count))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         began, cpu = elapsed(), cpu_time()
         async with asyncio.TaskGroup() as group:
             for _ in range(tasks):
-                group.create_task(post_all(session, url, numbers))
+                group.create_task(post_all(session, urls, numbers))
         return figures(count, began, cpu)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the scenario with the flags of *argv*, by default the process's own."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, urls="+")
     parser.add_argument("--tasks", type=int, default=TASKS, help="that post at the same time")
     options = parser.parse_args(argv)
     print_figures(bare(options.url, options.count, tasks=options.tasks))

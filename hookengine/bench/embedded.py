@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from hookengine.bench.scenario import DATA, TASKS, arguments, figures, print_figures
+from hookengine.bench.scenario import DATA, EVENT_TYPE, TASKS, arguments, figures, print_figures
 from hookengine.clock import cpu_time, elapsed
 from hookengine.config import Config
 from hookengine.engine import DATABASE, Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from hookengine.views import Subscription
@@ -41,42 +43,54 @@ async def recorded(engine: Engine, subscription: Subscription, count: int) -> No
         await asyncio.sleep(POLL)
 
 
-async def publish_all(engine: Engine, numbers: Iterator[int]) -> None:
-    """Publish one event for each of *numbers*, one after the other."""
-    for _ in numbers:
-        await engine.publish("order.created", DATA)
+async def publish_all(engine: Engine, event_types: Iterator[str]) -> None:
+    """Publish one event of each of *event_types*, one after the other."""
+    for event_type in event_types:
+        await engine.publish(event_type, DATA)
 
 
 async def deliver(
-    engine: Engine, subscriptions: Sequence[Subscription], events: int, tasks: int, *, before: int = 0
+    engine: Engine, routes: Mapping[str, Sequence[Subscription]], events: int, tasks: int, *, before: int = 0
 ) -> dict[str, float]:
     """
-    What the deliveries of *events* to each of *subscriptions* take, from the first `publish()` to the last record.
+    What the deliveries of *events* take, from the first `publish()` to the last record.
 
-    Each subscription has had *before* deliveries.
+    Their types are those of *routes* in turn, and each goes to all subscriptions of its type, which have had *before*
+    deliveries.
     """
-    numbers = iter(range(events))
+    event_types = list(islice(cycle(routes), events))
+    shares = Counter(event_types)
+    deliveries = sum(share * len(routes[event_type]) for event_type, share in shares.items())
+    waiting = iter(event_types)
     began, cpu = elapsed(), cpu_time()
     async with asyncio.TaskGroup() as group:
         for _ in range(tasks):
-            group.create_task(publish_all(engine, numbers))
-    for subscription in subscriptions:
-        await recorded(engine, subscription, before + events)
-    return figures(events * len(subscriptions), began, cpu)
+            group.create_task(publish_all(engine, waiting))
+    for event_type, subscriptions in routes.items():
+        for subscription in subscriptions:
+            await recorded(engine, subscription, before + shares[event_type])
+    return figures(deliveries, began, cpu)
 
 
-async def embedded(url: str, count: int, directory: Path, *, tasks: int = TASKS, subscriptions: int = 1) -> dict[str, float]:
-    """What *count* deliveries take, spread over *subscriptions*, each of which gets every event."""
+async def embedded(
+    urls: Sequence[str], count: int, directory: Path, *, tasks: int = TASKS, subscriptions: int = 1
+) -> dict[str, float]:
+    """What *count* deliveries to *urls* take: each has an event type of its own, and *subscriptions* that get all of it."""
+    routes: dict[str, list[Subscription]] = {}
     async with local_engine(directory) as engine:
-        made = [await engine.subscribe(url, max_concurrency=WIDTH) for _ in range(subscriptions)]
-        return await deliver(engine, made, max(1, count // subscriptions), tasks)
+        for number, url in enumerate(urls):
+            wanted = f"{EVENT_TYPE}.{number}"
+            routes[wanted] = [
+                await engine.subscribe(url, event_types=[wanted], max_concurrency=WIDTH) for _ in range(subscriptions)
+            ]
+        return await deliver(engine, routes, max(1, count // subscriptions), tasks)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the scenario with the flags of *argv*, by default the process's own."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, urls="+")
     parser.add_argument("--tasks", type=int, default=TASKS, help="that publish at the same time")
-    parser.add_argument("--subscriptions", type=int, default=1, help="that get every event; --count is of deliveries")
+    parser.add_argument("--subscriptions", type=int, default=1, help="of each URL; --count is of deliveries")
     options = parser.parse_args(argv)
     flags = {"tasks": options.tasks, "subscriptions": options.subscriptions}
     print_figures(embedded(options.url, options.count, options.directory, **flags))

@@ -1,27 +1,35 @@
 """
 A receiver that answers 204 to everything, and knows when requests for `latency` arrived. It ends with its standard input.
 
-It prints its URL, and at the end as JSON, for each request with a member `at` in its body, the seconds since then.
+It prints JSON: its URLs, and at the end, for each request with a member `at` in its body, the seconds since then.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import re
 import signal
+import ssl
 import sys
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import uvloop
 
+from hookengine.bench.cases import Way
 from hookengine.bench.framing import message_size
 from hookengine.bench.scenario import command, environment
 from hookengine.clock import elapsed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from socket import socket
+
+    from hookengine.bench.loopback import Site
 
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 _AT = re.compile(rb'"at":([0-9.]+)')
@@ -52,24 +60,33 @@ class Answers(asyncio.Protocol):
             self._transport.write(ANSWER)
 
 
-async def serve() -> None:
-    """Answer until standard input ends."""
+async def serve(hosts: Sequence[str], certificate: Path, key: Path) -> None:
+    """Answer at *hosts*, with TLS at the first, until standard input ends."""
     # Ctrl-C is for who started us, and closes our standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     seconds: list[float] = []
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: Answers(seconds), "127.0.0.1", 0, backlog=4096) as server:
-        port = server.sockets[0].getsockname()[1]
-        print(f"http://127.0.0.1:{port}/", flush=True)  # noqa: T201
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    listen = partial(loop.create_server, lambda: Answers(seconds), port=0, backlog=4096)
+    async with await listen(host=hosts) as plain, await listen(host=hosts[0], ssl=tls) as encrypted:
+        spread = [f"http://{_address(each)}/" for each in plain.sockets]
+        urls = {Way.PLAIN: spread[:1], Way.TLS: [f"https://{_address(encrypted.sockets[0])}/"], Way.HOSTS: spread}
+        print(json.dumps(urls), flush=True)  # noqa: T201
         await loop.run_in_executor(None, sys.stdin.buffer.read)
     print(json.dumps(seconds))  # noqa: T201
+
+
+def _address(listener: socket) -> str:
+    host, port = listener.getsockname()
+    return f"{host}:{port}"
 
 
 class Endpoint:
     """Such a receiver as a process of its own."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.url = url
+    def __init__(self, process: asyncio.subprocess.Process, urls: dict[Way, list[str]]) -> None:
+        self.urls = urls
         self._process = process
 
     async def end(self) -> list[float]:
@@ -80,16 +97,17 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def endpoint() -> AsyncIterator[Endpoint]:
-    """Run one; it is gone at the end."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command("endpoint"), stdin=pipe, stdout=pipe, env=environment())
+async def endpoint(site: Site) -> AsyncIterator[Endpoint]:
+    """Run one at *site*; it is gone at the end."""
+    pipe, shown = asyncio.subprocess.PIPE, site.certificate
+    flags = ("--hosts", *site.hosts, "--certificate", str(shown.shown), "--key", str(shown.key))
+    process = await asyncio.create_subprocess_exec(*command("endpoint", *flags), stdin=pipe, stdout=pipe, env=environment())
     stdout = cast("asyncio.StreamReader", process.stdout)  # asked for above
     try:
-        url = (await stdout.readline()).decode().strip()
-        if not url:
+        said = await stdout.readline()
+        if not said:
             raise RuntimeError("the receiver ended at once")
-        yield Endpoint(process, url)
+        yield Endpoint(process, {Way(way): urls for way, urls in json.loads(said).items()})
     finally:
         with suppress(ProcessLookupError):
             process.kill()  # nothing in it is worth a word of goodbye
@@ -97,4 +115,9 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hosts", nargs="+", required=True, help="addresses of loopback")
+    parser.add_argument("--certificate", type=Path, required=True, help="for the first of them, in PEM")
+    parser.add_argument("--key", type=Path, required=True, help="of the certificate")
+    options = parser.parse_args()
+    uvloop.run(serve(options.hosts, options.certificate, options.key))

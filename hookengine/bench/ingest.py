@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=1, help="events in one request")
     options = parser.parse_args(argv)
-    print_figures(ingest(options.url, options.count, options.directory, batch=options.batch))
+    [url] = options.url
+    print_figures(ingest(url, options.count, options.directory, batch=options.batch))
 
 
 if __name__ == "__main__":

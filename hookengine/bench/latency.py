@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from itertools import repeat
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from hookengine.bench.bare import post_all
+from hookengine.bench.cases import Way
 from hookengine.bench.embedded import WIDTH, local_engine, publish_all, recorded
 from hookengine.bench.endpoint import endpoint
-from hookengine.bench.scenario import DATA, arguments, print_figures
+from hookengine.bench.loopback import site
+from hookengine.bench.scenario import DATA, EVENT_TYPE, arguments, print_figures
 from hookengine.clock import elapsed
 
 if TYPE_CHECKING:
@@ -33,12 +36,13 @@ WARM = 50  # before anything counts: connections are made, and a new subscriptio
 
 async def latency(count: int, directory: Path) -> dict[str, float]:
     """The milliseconds of *count* events, and of a request and a commit alone; the receiver is our own, which can tell."""
-    async with endpoint() as receiver:
-        posts = await post_alone(receiver.url)
+    async with endpoint(site(directory)) as receiver:
+        [url] = receiver.urls[Way.PLAIN]
+        posts = await post_alone(url)
         commits = list(commit_alone(directory / "commits.db"))
         async with local_engine(directory) as engine:
-            subscription = await engine.subscribe(receiver.url, max_concurrency=WIDTH)
-            await publish_all(engine, iter(range(WARM)))
+            subscription = await engine.subscribe(url, max_concurrency=WIDTH)
+            await publish_all(engine, repeat(EVENT_TYPE, WARM))
             await recorded(engine, subscription, WARM)
             await publish_paced(engine, count)
             await recorded(engine, subscription, WARM + count)
@@ -59,7 +63,7 @@ async def post_alone(url: str) -> list[float]:
         found = []
         for number in range(WARM + ALONE):
             began = elapsed()
-            await post_all(session, url, iter([number]))
+            await post_all(session, [url], iter([number]))
             found.append(elapsed() - began)
     return found[WARM:]
 
@@ -82,7 +86,7 @@ async def publish_paced(engine: Engine, count: int) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             await asyncio.sleep(max(0.0, began + number / RATE - elapsed()))
-            group.create_task(engine.publish("order.created", stamped(elapsed())))
+            group.create_task(engine.publish(EVENT_TYPE, stamped(elapsed())))
 
 
 def stamped(at: float) -> bytes:

@@ -6,12 +6,15 @@ import asyncio
 import os
 import shutil
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+
+from hookengine.bench.cases import Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
+
+    from hookengine.bench.loopback import Site
 
 CONFIG = """
 daemon off;
@@ -29,7 +32,9 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        {listen}
+        ssl_certificate {certificate.shown.name};
+        ssl_certificate_key {certificate.key.name};
         return 204;
     }}
 }}
@@ -42,41 +47,51 @@ class NginxError(Exception):
 
 
 @asynccontextmanager
-async def nginx(directory: Path, name: str = "nginx") -> AsyncIterator[str]:
-    """Run nginx with its files in *directory* and give its URL; raises NginxError with the reason in words."""
+async def nginx(site: Site, name: str = "nginx") -> AsyncIterator[dict[Way, list[str]]]:
+    """Run nginx at *site*, and give its URLs; raises NginxError with the reason in words."""
     program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if program is None:
         raise NginxError(f"{name} is not installed")
-    port, config, errors = free_port(), directory / "nginx.conf", directory / "errors"
-    config.write_text(CONFIG.format(port=port))
+    (port, tls_port), first = free_ports(2), site.hosts[0]
+    addresses = {(host, port): "backlog=4096" for host in site.hosts} | {(first, tls_port): "ssl backlog=4096"}
+    listen = "\n        ".join(f"listen {host}:{each} {flags};" for (host, each), flags in addresses.items())
+    config, errors = site.folder / "nginx.conf", site.folder / "errors"
+    config.write_text(CONFIG.format(listen=listen, certificate=site.certificate))
     with errors.open("wb") as file:
-        command = (program, "-p", str(directory), "-c", str(config), "-e", "stderr")
+        command = (program, "-p", str(site.folder), "-c", str(config), "-e", "stderr")
         process = await asyncio.create_subprocess_exec(*command, stderr=file)
     try:
         try:
-            await listening(process, port)
+            await listening(process, list(addresses))
         except NginxError as problem:
             raise NginxError(f"{problem}: {errors.read_text(errors='replace').strip()}") from None
-        yield f"http://127.0.0.1:{port}/"
+        yield {
+            Way.PLAIN: [f"http://{first}:{port}/"],
+            Way.TLS: [f"https://{first}:{tls_port}/"],
+            Way.HOSTS: [f"http://{host}:{port}/" for host in site.hosts],
+        }
     finally:
         await end(process)
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 on which nobody listens at the moment."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in listeners]
 
 
-async def listening(process: asyncio.subprocess.Process, port: int) -> None:
-    """Return once *process* accepts connections."""
+async def listening(process: asyncio.subprocess.Process, addresses: list[tuple[str, int]]) -> None:
+    """Return once *process* accepts connections at all *addresses*."""
+    waiting = addresses[::-1]
     try:
         async with asyncio.timeout(START):
             while process.returncode is None:
                 with suppress(ConnectionRefusedError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
+                    while waiting:
+                        _, writer = await asyncio.open_connection(*waiting[-1])
+                        writer.close()
+                        waiting.pop()
                     return
                 await asyncio.sleep(0.01)
     except TimeoutError:

@@ -11,18 +11,20 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookengine.bench.cases import cases, in_turns
 from hookengine.bench.endpoint import endpoint
+from hookengine.bench.loopback import HOSTS, destinations, site
 from hookengine.bench.nginx import NginxError, nginx
 from hookengine.bench.scenario import command, environment
 from hookengine.errors import HookEngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
-    from hookengine.bench.cases import Case, Plan
+    from hookengine.bench.cases import Case, Plan, Way
+    from hookengine.bench.loopback import Destination
 
 
 class ScenarioFailed(HookEngineError):
@@ -31,45 +33,60 @@ class ScenarioFailed(HookEngineError):
     code = "scenario_failed"
 
 
+class Reached(NamedTuple):
+    """A receiver that runs, and the ways to it."""
+
+    name: str
+    destinations: Mapping[Way, Destination]
+    missing: Mapping[Way, str]  # those that this machine does not have, each with the reason
+
+
 @asynccontextmanager
-async def receiver(directory: Path, name: str = "nginx") -> AsyncIterator[tuple[str, str]]:
-    """The name and the URL of a receiver that answers 204: nginx, found as *name*, or our own where that does not start."""
+async def receiver(directory: Path, name: str = "nginx", hosts: tuple[str, ...] = HOSTS) -> AsyncIterator[Reached]:
+    """A receiver on *hosts* that answers 204: nginx, found as *name*, or our own where that does not start."""
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(dir=directory)))
+        place = site(Path(stack.enter_context(TemporaryDirectory(dir=directory))), hosts)
         try:
-            called, url = name, await stack.enter_async_context(nginx(folder, name))
+            called, urls = name, await stack.enter_async_context(nginx(place, name))
         except NginxError as problem:
-            own = await stack.enter_async_context(endpoint())
-            called, url = f"our own ({problem})", own.url
-        yield called, url
+            own = await stack.enter_async_context(endpoint(place))
+            called, urls = f"our own ({problem})", own.urls
+        yield Reached(called, destinations(place, urls), place.missing)
 
 
-async def run(plan: Plan, url: str, directory: Path, advance: Callable[[int, int], None]) -> dict[str, list[dict[str, float]]]:
+def left_out(plan: Plan, reached: Reached) -> dict[str, str]:
+    """The scenarios of *plan* that cannot run, each with the reason."""
+    return {case.name: reached.missing[case.way] for case in cases(plan) if case.way in reached.missing}
+
+
+async def run(
+    plan: Plan, reached: Reached, directory: Path, advance: Callable[[int, int], None]
+) -> dict[str, list[dict[str, float]]]:
     """
-    The figures of each round, by the name of the case, of what *plan* asks for.
+    The figures of each round, by the name of the case, of what *plan* asks for and there is a way to.
 
     All files are in *directory*; *advance* is called with the cases done and all cases. Raises ScenarioFailed. Whenever it
     ends, all processes that it started have ended.
     """
-    found = cases(plan)
+    found = [case for case in cases(plan) if case.way in reached.destinations]
     runs: dict[str, list[dict[str, float]]] = {case.name: [] for case in found}
     turns = in_turns(found, plan.rounds)
     for done, case in enumerate(turns):
         advance(done, len(turns))
         with TemporaryDirectory(dir=directory) as folder:
-            runs[case.name].append(await measured(case, url, folder))
+            runs[case.name].append(await measured(case, reached.destinations[case.way], folder))
     return runs
 
 
-async def measured(case: Case, url: str, folder: str) -> dict[str, float]:
+async def measured(case: Case, to: Destination, folder: str) -> dict[str, float]:
     """What one run of a case printed. It leads a process group, so that it never ends without those that it started."""
     module, *flags = case.arguments
     process = await asyncio.create_subprocess_exec(
-        *command(module, "--url", url, "--count", str(case.requests), "--directory", folder, *flags),
+        *command(module, "--url", *to.urls, "--count", str(case.requests), "--directory", folder, *flags),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(),
+        env=environment(**to.variables),
         start_new_session=True,
     )
     try:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 DATA = b'{"text":"'.ljust(498, b"x") + b'"}'  # 500 bytes
+EVENT_TYPE = "order.created"
 TASKS = 50  # that send or publish at the same time
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The flags that every scenario takes."""
+def arguments(description: str | None, *, urls: int | str = 1) -> argparse.ArgumentParser:
+    """The flags that every scenario takes; it calls so many *urls*, in the words of argparse."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--url", required=True, help="a receiver on loopback that answers 204")
+    parser.add_argument("--url", nargs=urls, required=True, help="a receiver on loopback that answers 204")
     parser.add_argument("--count", type=int, default=3_000, help="how many requests the receiver gets")
     parser.add_argument("--directory", type=Path, default=Path(), help="an empty one, for databases")
     return parser

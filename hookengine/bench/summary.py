@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hookengine.bench.cases import NAMES, PUBLISHERS, point, waiting
+from hookengine.bench.cases import PUBLISHERS, SCENARIOS, point, waiting
 from hookengine.bench.plot import Chart, Line
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Measured(NamedTuple):
     receiver: str
     machine: Mapping[str, Any]
     runs: Runs
+    left_out: Mapping[str, str]  # scenarios that this machine cannot run, each with the reason
 
 
 class Comparison(NamedTuple):
@@ -37,18 +38,17 @@ class Comparison(NamedTuple):
 
 
 def throughput(runs: Runs) -> list[dict[str, Any]]:
-    """The median rate of each scenario, its slowest and its fastest round, and its ratio to `bare`."""
-    bare = _median(runs, "bare", "rate")
+    """The median rate of each scenario, its slowest and its fastest round, and its ratio to `bare` on the same way."""
     return [
         {
             "scenario": name,
             "rate": _median(runs, name, "rate"),
             "slowest": min(each["rate"] for each in runs[name]),
             "fastest": max(each["rate"] for each in runs[name]),
-            "of_bare": _ratio(_median(runs, name, "rate"), bare),
+            "of_bare": _of_bare(runs, name),
             "cpu_us": _median(runs, name, "cpu_us"),
         }
-        for name in NAMES
+        for name in SCENARIOS
         if name in runs and name != "latency"
     ]
 
@@ -56,7 +56,11 @@ def throughput(runs: Runs) -> list[dict[str, Any]]:
 def comparisons(measured: Measured) -> list[Comparison]:
     """What is measured by something other than `bare`."""
     runs, backlog = measured.runs, measured.plan.backlog
-    found = []
+    found = [
+        _compared(f"rate, {name}", _of_bare(runs, name), "of bare", _of_bare(runs, scenario.model), scenario.model)
+        for name, scenario in SCENARIOS.items()
+        if name in runs and scenario.model is not None
+    ]
     if "latency" in runs:
         unit = _median(runs, "latency", "post_ms") + _median(runs, "latency", "commit_ms")
         for name in ("p50", "p99"):
@@ -89,9 +93,9 @@ def _median(runs: Runs, name: str, figure: str) -> float:
     return median(each[figure] for each in runs[name])
 
 
-def _ratio(value: float, beside: float) -> float:
-    return round(value / beside, 3)
+def _of_bare(runs: Runs, name: str) -> float:
+    return round(_median(runs, name, "rate") / _median(runs, SCENARIOS[name].yardstick, "rate"), 3)
 
 
 def _compared(figure: str, value: float, unit: str, beside: float, what: str) -> Comparison:
-    return Comparison(figure, value, unit, beside, what, _ratio(value, beside))
+    return Comparison(figure, value, unit, beside, what, round(value / beside, 3))

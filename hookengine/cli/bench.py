@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from hookengine.bench.cases import NAMES, Plan
+from hookengine.bench.cases import SCENARIOS, Plan
 
+_ONLY = "This scenario, and those that it is measured by, of which bare always is one; repeat it for more."
 _EXAMPLES = """\b
 hookengine bench
 hookengine bench --only embedded --only latency --rounds 1
@@ -28,7 +29,7 @@ def _writable(_context: click.Context, _parameter: click.Parameter, value: Path 
     "--count", type=click.IntRange(10, 1_000_000), default=3_000, show_default=True, help="Requests in each scenario."
 )
 @click.option("--rounds", type=click.IntRange(1, 9), default=3, show_default=True, help="Medians are over these.")
-@click.option("--only", multiple=True, type=click.Choice(NAMES), help="This scenario; repeat it for more. bare always runs.")
+@click.option("--only", multiple=True, type=click.Choice(tuple(SCENARIOS)), help=_ONLY)
 @click.option(
     "--backlog",
     type=click.IntRange(1, 10_000_000),
@@ -64,8 +65,9 @@ def bench(
     """
     Measure deliveries on this machine, as ratios to `bare`.
 
-    `bare` posts signed requests without a store and without a queue. All traffic is on loopback, to nginx if it is installed,
-    and nothing is left behind. Compare figures of one run only: machines differ, and so does one machine from hour to hour.
+    `bare` posts signed requests without a store and without a queue; to TLS and to 100 hosts there is one of its own. All
+    traffic is on loopback, to nginx if it is installed, and nothing is left behind. Compare figures of one run only: machines
+    differ, and so does one machine from hour to hour.
     """
     from hookengine.cli.figures import document, draw, measure, show  # noqa: PLC0415  # it loads an event loop and more
 

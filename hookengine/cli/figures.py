@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine.bench import plot
-from hookengine.bench.runner import machine, receiver, run
+from hookengine.bench.runner import left_out, machine, receiver, run
 from hookengine.bench.summary import Measured, charts, comparisons, throughput
 from hookengine.cli.output import printable, say, show_table
 from hookengine.cli.progress import progress
@@ -35,10 +35,11 @@ async def _measure(plan: Plan, directory: Path) -> Measured:
     _heed_signals()
     with TemporaryDirectory(prefix="hookengine-bench-", dir=directory) as name:
         folder = Path(name)
-        async with receiver(folder) as (called, url):
-            say(f"The receiver is {printable(called)}; files are in {printable(name)} until the end.")
+        async with receiver(folder) as reached:
+            say(f"The receiver is {printable(reached.name)}; files are in {printable(name)} until the end.")
             with progress("measuring") as advance:
-                return Measured(plan, called, machine(), await run(plan, url, folder, advance))
+                runs = await run(plan, reached, folder, advance)
+            return Measured(plan, reached.name, machine(), runs, left_out(plan, reached))
 
 
 def _heed_signals() -> None:
@@ -73,6 +74,8 @@ def show(measured: Measured) -> None:
                 for each in compared
             ],
         )
+    for name, reason in measured.left_out.items():
+        say(f"{name} is left out: {reason}.")
     say(f"Rates are deliveries a second; medians of {measured.plan.rounds}, of backlog one.")
 
 
@@ -87,6 +90,7 @@ def document(measured: Measured) -> str:
             "backlog": plan.backlog,
             "receiver": measured.receiver,
             "machine": measured.machine,
+            "left_out": measured.left_out,
             "scenarios": throughput(measured.runs),
             "comparisons": [each._asdict() for each in comparisons(measured)],
             "runs": measured.runs,
