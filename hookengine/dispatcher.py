@@ -295,6 +295,8 @@ class Dispatcher:
                     await asyncio.sleep(0)
                 else:
                     await self._sleep(now)
+                    # Those who waited for the same commit first: what they publish is on its way to the disk while this sends.
+                    await asyncio.sleep(0)
             if self._attempts:
                 await self._drained.wait()
         finally:

@@ -154,7 +154,7 @@ async def test_twenty_floods(world: World, row: Row) -> None:
 
 @pytest.mark.row("R52")
 def test_connection_that_ends_at_any_moment() -> None:
-    """A receiver that ends kept connections whenever it likes costs no delivery: none of five hundred is counted as failed."""
+    """A receiver that ends kept connections whenever it likes costs no delivery: none of hundreds is counted as failed."""
     chance = random.Random(52)
 
     async def whenever(peer: Peer) -> None:
@@ -170,14 +170,13 @@ def test_connection_that_ends_at_any_moment() -> None:
         async with receiver(whenever) as endpoint, asyncio.timeout(PATIENCE):
             request = Request(method="POST", url=endpoint.url, headers=(), body=b"{}")
             outcomes = []
-            for _ in range(500):
+            while len(outcomes) < 500 or endpoint.connections <= 50:
                 outcomes.append(await sender.attempt(request))
                 for _ in range(chance.randrange(40)):
                     await asyncio.sleep(0)
             await sender.close()
 
         assert {Accepted} == set(map(type, outcomes))
-        assert endpoint.connections > 50
 
     on_both_loops(scenario)
     assert KEEP_ALIVE < 5  # the shortest that servers have: uvicorn's, and Node's
