@@ -54,13 +54,13 @@ class Vault:
 
     def open(self, sealed: bytes, context: str) -> bytes:
         """What was sealed; raises StorageCorrupt if it was changed, moved, or sealed with a key that is not here."""
-        mark, nonce, body = sealed[1:5], sealed[5:17], sealed[17:]
-        cipher = self._ciphers.get(mark)
-        if sealed[:1] != _VERSION or cipher is None:
-            raise StorageCorrupt(f"the secrets of {context} were sealed with another key")
         try:
+            mark, nonce, body = sealed[1:5], sealed[5:17], sealed[17:]
+            cipher = self._ciphers.get(mark)
+            if sealed[:1] != _VERSION or cipher is None:
+                raise StorageCorrupt(f"the secrets of {context} were sealed with another key")
             return cipher.decrypt(nonce, body, context.encode())
-        except (InvalidTag, ValueError):  # ValueError: it is cut within the nonce
+        except (AttributeError, InvalidTag, TypeError, ValueError):  # cut within the nonce; or it, or its id, is no such thing
             raise StorageCorrupt(f"the secrets of {context} do not open") from None
 
     def check_value(self) -> bytes:

@@ -51,6 +51,12 @@ ErrorName = Annotated[str, _one_of(ErrorCode)]
 TriggerName = Annotated[str, _one_of(Trigger)]
 
 
+class JsonText(bytes):
+    """JSON that is put into an answer as it is."""
+
+    __slots__ = ()
+
+
 class Page(Struct, Generic[T], frozen=True, kw_only=True):
     """One page of a list, newest first; `next_cursor` is None on the last."""
 

@@ -11,6 +11,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from hookengine import views
 from hookengine.errors import Invalid, Malformed, Mistake, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType
 from hookengine.failpoints import failpoint
 from hookengine.jsontext import read_json, read_objects
@@ -20,7 +21,6 @@ from hookengine.validation import Problems, format_time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hookengine import views
     from hookengine.store import Answer
 
 JSON = "application/json"
@@ -173,8 +173,10 @@ def _plain(value: Any) -> Any:
     match value:
         case datetime():
             return format_time(round(value.timestamp() * 1000))
-        case bytes():
-            return orjson.Fragment(value)
+        case views.JsonText():
+            return orjson.Fragment(bytes(value))  # it takes no subclass
+        case bytes():  # where a text was, in a row that somebody edited
+            return value.decode("utf-8", "backslashreplace")
         case msgspec.Struct():
             omits = value.__struct_config__.omit_defaults
             return {

@@ -123,10 +123,12 @@ async def _are_many(db: aiosqlite.Connection, subscriptions: list[int]) -> bool:
 async def _kinds(db: aiosqlite.Connection, tenant: str | None, type: str | None) -> list[tuple[str, str]]:
     """The tenants and types of the events that are asked for; of each there may be some."""
     if tenant is None:
-        return [(row["tenant"], str(type)) for row in await _rows(db, sql.tenants_with_events, {})]
-    if type is None:
-        return [(tenant, row["type"]) for row in await _rows(db, sql.types_of_tenant, {"tenant": tenant})]
-    return [(tenant, type)]
+        found = [(row["tenant"], str(type)) for row in await _rows(db, sql.tenants_with_events, {})]
+    elif type is None:
+        found = [(tenant, row["type"]) for row in await _rows(db, sql.types_of_tenant, {"tenant": tenant})]
+    else:
+        found = [(tenant, type)]
+    return [kind for kind in found if all(isinstance(each, str) for each in kind)]  # nobody asks for what is none
 
 
 async def _range(db: aiosqlite.Connection, statement: str, part: Slice) -> _Range:

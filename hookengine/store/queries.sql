@@ -23,12 +23,13 @@ WHERE s.deleted_at IS NULL
 ORDER BY s.seq;
 
 -- last_keys
--- The newest key of each table that is numbered by commits. Turns in lines are numbered with the deliveries.
-SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions) AS subscriptions,
-       (SELECT coalesce(max(seq), 0) FROM events) AS events,
-       max((SELECT coalesce(max(seq), 0) FROM deliveries),
-           coalesce((SELECT value FROM meta WHERE name = 'last_turn'), 0)) AS deliveries,
-       (SELECT coalesce(max(seq), 0) FROM exchanges) AS exchanges;
+-- The newest key of each table that is numbered by commits, and that one can be; turns in lines are numbered with the deliveries.
+SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions WHERE seq < 1 << 62) AS subscriptions,
+       (SELECT coalesce(max(seq), 0) FROM events WHERE seq < 1 << 62) AS events,
+       max((SELECT coalesce(max(seq), 0) FROM deliveries WHERE seq < 1 << 62),
+           coalesce((SELECT value FROM meta WHERE name = 'last_turn' AND typeof(value) = 'integer' AND value < 1 << 62), 0)
+          ) AS deliveries,
+       (SELECT coalesce(max(seq), 0) FROM exchanges WHERE seq < 1 << 62) AS exchanges;
 
 -- heads
 -- The first pending delivery of each lane and priority: two index seeks each, however many rows wait.
@@ -62,6 +63,20 @@ CROSS JOIN deliveries AS d ON d.seq IN (
     SELECT seq FROM deliveries INDEXED BY deliveries_due
     WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority IN (0, 1, 2) AND due_at >= '')
 WHERE s.deleted_at IS NULL;
+
+-- stateless
+-- Deliveries in a state that there is not: before, between and behind the four that there are. Quoted, it is none.
+SELECT d.seq, d.id, d.event, d.subscription, quote(d.state), d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+FROM deliveries AS d
+WHERE d.seq IN (
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state < 'cancelled'
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'cancelled' AND state < 'failed'
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'failed' AND state < 'pending'
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'pending');
 
 -- refill
 -- The rows of a lane and priority from a mark on.
@@ -242,7 +257,7 @@ WHERE state = 'pending' AND state <> 'delivered' AND due_at > :now
 -- park
 -- Deliveries whose rows cannot be read; where they stood, so that the next can lead.
 UPDATE deliveries SET state = 'failed', finished_at = ?, failed_label = ?
-WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'pending'
+WHERE seq IN (SELECT value FROM json_each(?)) AND state NOT IN ('delivered', 'failed', 'cancelled')
 RETURNING subscription, batch, line;
 
 -- cancel_some

@@ -62,8 +62,9 @@ class Reader:
         return row["newest"] if isinstance(row["newest"], int) else 0
 
     async def misplaced(self) -> list[rows.Unreadable]:
-        """Waiting deliveries with a priority or a place that there is not: nobody would ever come to them."""
-        return rows.deliveries(await self._db.execute_fetchall(sql.misplaced))[1]
+        """Deliveries with a priority, a place or a state that there is not: nobody would ever come to them."""
+        found = [row for name in (sql.misplaced, sql.stateless) for row in await self._db.execute_fetchall(name)]
+        return rows.deliveries(found)[1]
 
     async def members(self, batches: list[int]) -> tuple[dict[int, list[models.Delivery]], list[rows.Unreadable]]:
         """What still goes with each of *batches*, in the order of its request; and the rows that cannot be read."""
@@ -114,7 +115,7 @@ class Reader:
             accepted_at=event.accepted_at,
             occurred_at=event.occurred_at,
             ordering_key=event.ordering_key,
-            data=rows.json_or_null(row["data"]),
+            data=rows.json_or_null(row["data"]) or b"",  # the column cannot be NULL
             deliveries=[views.EventDelivery(id=d["id"], subscription=d["subscription"], state=d["state"]) for d in went],
         )
 

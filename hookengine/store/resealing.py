@@ -31,7 +31,7 @@ async def reseal(db: aiosqlite.Connection, vault: Vault) -> int:
         for kind, key, context, sealed in await db.execute_fetchall(sql.sealed_otherwise, (vault.head,)):
             try:
                 text = vault.open(sealed, context)
-            except (StorageCorrupt, TypeError):  # TypeError: it is no bytes
+            except StorageCorrupt:
                 continue
             await db.execute(statements[kind], (vault.seal(text, context), key))
             count += 1

@@ -35,6 +35,10 @@ _DELIVERY = models.Delivery.__struct_fields__  # in the order of the columns
 _EVENT = models.Event.__struct_fields__
 _JSON = msgspec.json.Decoder(msgspec.Raw)  # only passes over it, which takes a third of a microsecond for a KiB
 
+# What reading a value that somebody edited may raise: of another type, no UTF-8, nested too deep, sealed for another row.
+_MOST = 1 << 40  # of what an edited number may be: in ms thirty years, so that sums stay within what SQLite holds
+_SPOILED = (msgspec.MsgspecError, RecursionError, StorageCorrupt, TypeError, ValueError)
+
 
 def json_text(value: object) -> str:
     """What SQLite's `json_each` takes."""
@@ -99,7 +103,7 @@ def replay(row: Sequence[Any]) -> Replay:
         seq, subscription, _, since, until, newest, cursor, made = row
         fields = {"since": since, "until": until, "newest": newest, "cursor": cursor, "made": made}
         return msgspec.convert(fields | {"seq": seq, "subscription": subscription, "states": states}, Replay)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except _SPOILED as error:
         raise StorageCorrupt(f"the replay in row {row[0]} cannot be read: {error}") from None
 
 
@@ -124,8 +128,8 @@ def event(row: Sequence[Any]) -> models.Event:
     """An event from the columns of `events_by_seq`; raises StorageCorrupt, naming the row."""
     try:
         event = msgspec.convert(dict(zip(_EVENT, row, strict=False)), models.Event, builtin_types=(bytes,))
-        _JSON.decode(event.data)  # it was checked when it was accepted, but is put into a body as it is
-    except msgspec.MsgspecError as error:
+        _check(event.data)  # it was checked when it was accepted, but is put into a body as it is
+    except _SPOILED as error:
         raise StorageCorrupt(f"event {row[1]} (row {row[0]}) cannot be read: {error}") from None
     return event
 
@@ -250,7 +254,7 @@ def _as(kind: Any, text: Any) -> Any:
     """What JSON *text* holds; None where there is none, or none that can be read: what else is known is shown."""
     try:
         return None if text is None else msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, TypeError):
+    except _SPOILED:
         return None
 
 
@@ -310,13 +314,14 @@ def _subscription(s: models.Subscription, vault: Vault) -> tuple[bytes, bytes]:
 def subscription(row: Row, vault: Vault) -> models.Subscription:
     """A subscription from the columns of `subscriptions`; raises StorageCorrupt, naming the row."""
     try:
-        fields: dict[str, Any] = {name: row[name] for name in _COLUMNS}
-        fields |= msgspec.json.decode(row["settings"])
+        fields: dict[str, Any] = orjson.loads(row["settings"])
+        orjson.dumps(fields)  # what cannot be written would spoil the list that it is in
         fields |= msgspec.json.decode(vault.open(row["sealed"], row["id"]))
+        fields |= {name: row[name] for name in _COLUMNS}  # last: whose settings they are is not theirs to say
         if fields["auth"] is not None:
             fields["auth"].setdefault("type", "basic")  # at first there was no other one, and it was not said
         return _checked(msgspec.convert(fields, models.Subscription, dec_hook=_secret))
-    except (msgspec.MsgspecError, TypeError, ValueError, StorageCorrupt) as error:
+    except _SPOILED as error:
         raise StorageCorrupt(f"subscription {row['id']} (row {row['seq']}) cannot be read: {error}") from error
 
 
@@ -324,8 +329,11 @@ def _checked(s: models.Subscription) -> models.Subscription:
     """*s*; raises ValueError for numbers with which it could not be served."""
     if s.rate_limit is not None:
         interval(s.rate_limit)
-    if s.max_concurrency < 1 or (s.timeout or 1) < 1 or min(s.retry_schedule or (0,)) < 0:
-        raise ValueError("max_concurrency, timeout or retry_schedule is out of range")
+    least = [(s.max_concurrency, 1), (s.timeout, 1), *((delay, 0) for delay in s.retry_schedule or ())]
+    if s.batch is not None:
+        least += [(s.batch.max_events, 1), (s.batch.max_wait, 0)]
+    if not all(number is None or low <= number <= _MOST for number, low in least):
+        raise ValueError("max_concurrency, timeout, retry_schedule or batch is out of range")
     return s
 
 
@@ -339,7 +347,7 @@ def access_token(row: Row, s: models.Subscription, vault: Vault) -> models.Acces
     try:
         fields = msgspec.json.decode(vault.open(row["sealed"], _access_token_context(s)))
         return msgspec.convert(fields, models.AccessToken, dec_hook=_secret)
-    except (msgspec.MsgspecError, TypeError, StorageCorrupt) as error:
+    except _SPOILED as error:
         raise StorageCorrupt(f"the access token of {s.id} cannot be read: {error}") from error
 
 
@@ -402,7 +410,7 @@ def tenant(row: Row, vault: Vault) -> models.Tenant:
     try:
         secrets = msgspec.json.decode(vault.open(row["sealed"], _tenant_context(row["name"])))
         return msgspec.convert(fields | {"secrets": secrets}, models.Tenant, dec_hook=_secret)
-    except (msgspec.MsgspecError, TypeError, StorageCorrupt) as error:
+    except _SPOILED as error:
         raise StorageCorrupt(f"the secrets of the tenant {row['name']} cannot be read: {error}") from error
 
 
@@ -436,14 +444,22 @@ def token(row: Row) -> Token:
     )
 
 
-def json_or_null(text: Any) -> Any:
+def _check(text: Any) -> None:
+    """Raise one of _SPOILED unless *text* is JSON."""
+    _JSON.decode(text)
+    if not isinstance(text, str):
+        str(text, "utf-8")  # the decoder passes over what is in texts
+
+
+def json_or_null(text: Any) -> views.JsonText | None:
     """JSON *text* that is put into an answer as it is; `null` in place of what is none, which would spoil the whole answer."""
+    if text is None:
+        return None
     try:
-        if text is not None:
-            _JSON.decode(text)
-    except (msgspec.MsgspecError, TypeError):
-        return b"null"
-    return text
+        _check(text)
+        return views.JsonText(text.encode() if isinstance(text, str) else text)
+    except _SPOILED:
+        return views.JsonText(b"null")
 
 
 def event_type_view(row: Row) -> views.EventType:
@@ -467,12 +483,12 @@ def receiver(row: Row) -> Receiver:
 def event_view(row: Row) -> views.Event:
     """An event from the columns of `list_events`."""
     return views.Event(
-        id=_text(row["id"]),
-        type=_text(row["type"]),
-        tenant=_text(row["tenant"]),
+        id=row["id"],
+        type=row["type"],
+        tenant=row["tenant"],
         accepted_at=moment(row["accepted_at"]),
         occurred_at=moment(row["occurred_at"]),
-        ordering_key=None if row["ordering_key"] is None else _text(row["ordering_key"]),
+        ordering_key=row["ordering_key"],
         deliveries=row["deliveries"],
     )
 
@@ -480,11 +496,11 @@ def event_view(row: Row) -> views.Event:
 def delivery_view(row: Row) -> views.Delivery:
     """A delivery from the columns of the view `deliveries_shown`."""
     return views.Delivery(
-        id=_text(row["id"]),
-        event=_text(row["event"]),
+        id=row["id"],
+        event=row["event"],
         subscription=row["subscription"],
-        tenant=_text(row["tenant"]),
-        type=_text(row["type"]),
+        tenant=row["tenant"],
+        type=row["type"],
         state=row["state"],
         attempt_count=row["attempt_count"],
         next_attempt_at=optional_moment(row["next_attempt_at"]),
@@ -492,8 +508,3 @@ def delivery_view(row: Row) -> views.Delivery:
         finished_at=optional_moment(row["finished_at"]),
         failed_label=msgspec.UNSET if row["failed_label"] is None else row["failed_label"],
     )
-
-
-def _text(value: Any) -> str:
-    """A column of texts; bytes in it would be taken for JSON, and spoil the whole answer."""
-    return value if isinstance(value, str) else str(value)
