@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from hookengine import views
     from hookengine.engine import Engine
+    from hookengine.models import Outcome
     from hookengine.receiver import Received
 
 pytestmark = [needs_c_parser, pytest.mark.alone]
@@ -169,7 +170,7 @@ def test_connection_that_ends_at_any_moment() -> None:
         sender = Sender(Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)))
         async with receiver(whenever) as endpoint, asyncio.timeout(PATIENCE):
             request = Request(method="POST", url=endpoint.url, headers=(), body=b"{}")
-            outcomes = []
+            outcomes: list[Outcome] = []
             while len(outcomes) < 500 or endpoint.connections <= 50:
                 outcomes.append(await sender.attempt(request))
                 for _ in range(chance.randrange(40)):

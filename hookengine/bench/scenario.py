@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from hookengine.clock import cpu_time, elapsed
+from hookengine.interpreter import tune
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -31,7 +32,8 @@ def arguments(description: str | None, *, urls: int | str = 1) -> argparse.Argum
 
 
 def print_figures(scenario: Coroutine[Any, Any, dict[str, float]]) -> None:
-    """Run *scenario*, and print the figures that it returns."""
+    """Run *scenario*, in an interpreter that is tuned as the daemon's, and print the figures that it returns."""
+    tune()
     print(json.dumps({name: round(value, 3) for name, value in uvloop.run(scenario).items()}))  # noqa: T201  # its result
 
 
