@@ -64,7 +64,7 @@ _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupt
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
-_DISABLED = SubscriptionState.DISABLED
+_DISABLED, _TRUSTED = SubscriptionState.DISABLED, Rank.TRUSTED
 
 
 class Dispatcher:
@@ -541,14 +541,11 @@ class Dispatcher:
         before, subscription = self._scheduler.standing(seq), self._store.writer.index.get(seq)
         if result.attempt is None or before is None or subscription is None:
             return None
-        return health.restand(
-            before,
-            counted or self._store.writer.health.get(seq, Health()),
-            result.attempt.outcome,
-            result.rules,
-            max_concurrency=subscription.max_concurrency,
-            now=now,
-        )
+        outcome, most = result.attempt.outcome, subscription.max_concurrency
+        if isinstance(outcome, Accepted) and before.rank is _TRUSTED and before.width >= most and not before.resume_at:
+            return None  # of nearly every delivery: it has all that there is
+        counters = counted or self._store.writer.health.get(seq, Health())
+        return health.restand(before, counters, outcome, result.rules, max_concurrency=most, now=now)
 
 
 def _pace(subscription: Subscription) -> float:
