@@ -147,21 +147,17 @@ class Attempting:
         target: Target,
         *,
         secrets: Callable[[], Sequence[SigningSecret]],
-        begun: Callable[..., None] | None = None,
     ) -> Ready:
         """
         One request for all of *members* that may go.
 
         *taken* is the one that was taken, which leads them where they are a batch. *secrets* may raise StorageCorrupt.
-        *begun* is called with the time, as `now`, where something goes.
         """
         now = self._clock.now()
         results, going = _sorted_out(taken, members, target, now)
         ready = Ready(head=None if taken.batch is None else taken, target=target, results=results, going=going, now=now)
         if not going:
             return ready
-        if begun is not None:
-            begun(now=now)
         delivery = going[0][0]
         try:
             ready.request = profiles.build(

@@ -484,8 +484,10 @@ class Dispatcher:
             return None
         failpoint("K07-taken")
         secrets = partial(self._store.writer.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
-        begun = partial(self._scheduler.begun, taken.seq) if target.subscription.rate_limit is not None else None
-        return self._attempting.prepare(taken, members, target, secrets=secrets, begun=begun)
+        ready = self._attempting.prepare(taken, members, target, secrets=secrets)
+        if ready.going and target.subscription.rate_limit is not None:
+            self._scheduler.begun(taken.seq, now=ready.now)
+        return ready
 
     async def _attempt(self, taken: Delivery, ready: Ready) -> None:
         results = await self._attempting.run(ready)

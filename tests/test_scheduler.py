@@ -1444,7 +1444,7 @@ class World:
         for subscription in self.subscriptions:
             self.enable(subscription)
         for _ in range(3_000):
-            if not self.disk:
+            if not self.disk and not self.in_flight:  # one that was overruled in flight is on disk no more
                 break
             self.settle()
             self.take(5)
