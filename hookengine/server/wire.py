@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import orjson
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hookengine.store import Answer
+
+Body = TypeVar("Body", bytes, bytearray)
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -65,7 +67,7 @@ async def read_body(request: web.Request, *media_types: str, limit: int, patienc
         request.writer.output_size = 0  # of the answer proper
     try:
         if request.content.is_eof():  # all of it is here, as of nearly every event: a timer would cost 15 µs
-            content = await _read(request, limit)
+            content = _no_more_than(limit, request.content.read_nowait())
         else:
             async with asyncio.timeout(patience):
                 content = await _read(request, limit)
@@ -83,9 +85,14 @@ async def _read(request: web.Request, limit: int) -> bytes:
     content = bytearray()
     async for chunk in request.content.iter_any():
         content += chunk
-        if len(content) > limit:
-            raise PayloadTooLarge(f"the body has more than the {limit} bytes that are taken")
+        _no_more_than(limit, content)
     return bytes(content)
+
+
+def _no_more_than(limit: int, content: Body) -> Body:
+    if len(content) > limit:
+        raise PayloadTooLarge(f"the body has more than the {limit} bytes that are taken")
+    return content
 
 
 def _check_media_type(request: web.Request, media_types: tuple[str, ...]) -> None:
