@@ -68,7 +68,7 @@ class Ready(Struct):
     *results* has those that do not go, and at the end all.
     """
 
-    head: Delivery | None  # that leads a batch
+    taken: Delivery  # which leads the others where they are a batch
     target: Target
     results: list[Result]
     going: list[tuple[Delivery, Event]]
@@ -155,7 +155,7 @@ class Attempting:
         """
         now = self._clock.now()
         results, going = _sorted_out(taken, members, target, now)
-        ready = Ready(head=None if taken.batch is None else taken, target=target, results=results, going=going, now=now)
+        ready = Ready(taken=taken, target=target, results=results, going=going, now=now)
         if not going:
             return ready
         delivery = going[0][0]
@@ -194,6 +194,7 @@ class Attempting:
         now = self._clock.now()
         ended_at = ready.now + duration if now >= ready.now else now  # it was set back meanwhile
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
+        head = _head(ready.taken)
         for delivery, event in going:
             attempt = Attempt(
                 number=delivery.attempt_count + 1,
@@ -212,7 +213,7 @@ class Attempting:
                     rules=target.rules,
                     profile=target.profile.name,
                     event=event,
-                    head=ready.head,
+                    head=head,
                     shares=len(going) > 1,
                 )
             )
@@ -231,7 +232,7 @@ def _sorted_out(
     taken: Delivery, members: list[Member], target: Target, now: int
 ) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
     """What becomes of those of *members* that do not go now, and those that do."""
-    head = None if taken.batch is None else taken
+    head = _head(taken)
     results: list[Result] = []
     going: list[tuple[Delivery, Event]] = []
     expired = False
@@ -250,6 +251,11 @@ def _sorted_out(
         elif after is not None:
             results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
     return results, going
+
+
+def _head(taken: Delivery) -> Delivery | None:
+    """What a result says of the delivery that was taken: that it leads a batch."""
+    return None if taken.batch is None else taken
 
 
 def _broken(detail: str) -> Broken:

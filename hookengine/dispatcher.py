@@ -292,11 +292,10 @@ class Dispatcher:
                 taken = self._scheduler.take(now, _TURN) if self._may_take() else []
                 if taken:
                     await self._start(taken)
-                    await asyncio.sleep(0)
                 else:
                     await self._sleep(now)
-                    # Those who waited for the same commit first: what they publish is on its way to the disk while this sends.
-                    await asyncio.sleep(0)
+                # Those who waited for the same commit first: what they publish is on its way to the disk while this sends.
+                await asyncio.sleep(0)
             if self._attempts:
                 await self._drained.wait()
         finally:
@@ -426,17 +425,16 @@ class Dispatcher:
                 self._put_back(delivery)
             return
         # All are prepared before the first goes: what prepares them finds itself in the processor's caches.
-        ready: list[tuple[Delivery, Ready]] = []
+        prepared: list[Ready] = []
         for delivery in taken:
             if delivery.batch is None:
                 group = [(delivery, events.get(delivery.event))]
             else:
                 group = [(each, events.get(each.event)) for each in batches.get(delivery.batch, ())]
-            prepared = self._prepare(delivery, group)
-            if prepared is not None:
-                ready.append((delivery, prepared))
-        for delivery, prepared in ready:
-            self._begin(self._attempt(delivery, prepared))
+            if (ready := self._prepare(delivery, group)) is not None:
+                prepared.append(ready)
+        for ready in prepared:
+            self._begin(self._attempt(ready))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -489,8 +487,8 @@ class Dispatcher:
             self._scheduler.begun(taken.seq, now=ready.now)
         return ready
 
-    async def _attempt(self, taken: Delivery, ready: Ready) -> None:
-        results = await self._attempting.run(ready)
+    async def _attempt(self, ready: Ready) -> None:
+        taken, results = ready.taken, await self._attempting.run(ready)
         failpoint("K11-ended")
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):

@@ -19,7 +19,7 @@ from hookengine.bench.bare import post_all
 from hookengine.bench.cases import Way
 from hookengine.bench.embedded import WIDTH, local_engine, publish_all, recorded
 from hookengine.bench.endpoint import endpoint
-from hookengine.bench.loopback import site
+from hookengine.bench.loopback import HOSTS, site
 from hookengine.bench.scenario import DATA, EVENT_TYPE, arguments, print_figures
 from hookengine.clock import elapsed
 
@@ -36,7 +36,7 @@ WARM = 50  # before anything counts: connections are made, and a new subscriptio
 
 async def latency(count: int, directory: Path) -> dict[str, float]:
     """The milliseconds of *count* events, and of a request and a commit alone; the receiver is our own, which can tell."""
-    async with endpoint(site(directory)) as receiver:
+    async with endpoint(site(directory, HOSTS[:1])) as receiver:
         [url] = receiver.urls[Way.PLAIN]
         posts = await post_alone(url)
         commits = list(commit_alone(directory / "commits.db"))

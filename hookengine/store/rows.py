@@ -35,8 +35,8 @@ _DELIVERY = models.Delivery.__struct_fields__  # in the order of the columns
 _EVENT = models.Event.__struct_fields__
 _JSON = msgspec.json.Decoder(msgspec.Raw)  # only passes over it, which takes a third of a microsecond for a KiB
 
-# What reading a value that somebody edited may raise: of another type, no UTF-8, nested too deep, sealed for another row.
 _MOST = 1 << 40  # of what an edited number may be: in ms thirty years, so that sums stay within what SQLite holds
+# What reading a value that somebody edited may raise: of another type, no UTF-8, nested too deep, sealed for another row.
 _SPOILED = (msgspec.MsgspecError, RecursionError, StorageCorrupt, TypeError, ValueError)
 
 
