@@ -269,9 +269,9 @@ async def test_expired_one_is_left_out(running_engine: Engine, journal: Journal)
     """What could not be sent by its time fails as expired, and the others go without it."""
     gate = Gate()
     async with Receiver([200, gate, 200]) as receiver:
-        await subscribe(running_engine, receiver, retry_schedule=["600ms"])
+        await subscribe(running_engine, receiver, retry_schedule=["3s"])
         now = (await running_engine.publish("nobody", 1, tenant="other")).accepted_at.timestamp()
-        brief = await publish(running_engine, 1, expires_at=_time(now + 0.4))
+        brief = await publish(running_engine, 1, expires_at=_time(now + 2))
         lasting = await publish(running_engine, 2)
         await gate.arrived()
         gate.answer(500)
