@@ -53,10 +53,12 @@ MAX_INFORMATIONAL = 8
 MAX_ANSWER = 128 * 1024  # bytes of one answer that are parsed at all
 MAX_BODY = 64 * 1024  # bytes of a body that are waited for
 KEPT_BODY = 16 * 1024
-MAX_FRAMING = 8 * 1024  # bytes that may come of a body before most of it has to be content
+MAX_FRAMING = 1024  # bytes that may come of a body before most of it has to be content
 
-# The parser cannot be interrupted. In this many bytes it finds no more than some 160 interim responses, half a millisecond.
-_SLICE = 4 * 1024
+# The parser cannot be interrupted. In the smaller part it finds no more than some thirty answers or two hundred chunks,
+# a fifth of a millisecond; what has been content so far may go on in larger ones.
+_SMALLEST_PART = 1024
+_LARGEST_PART = 16 * 1024
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VISIBLE = re.compile(r"[!-~]+")
@@ -200,38 +202,53 @@ class Wire(ResponseHandler):
             if data:
                 self.close()
             return
+        if self.overfull:
+            return
         if not self.received:
             self._first = data
-        room = 0 if self.overfull else MAX_ANSWER - self.received
+        room = MAX_ANSWER - self.received
         overflow = len(data) > room
-        if overflow:
-            data = data[:room]
-        framing = False
-        for start in range(0, len(data) or 1, _SLICE):  # also for no data: so aiohttp has the parser go on after a pause
-            part = data[start : start + _SLICE]
-            self.received += len(part)
-            super().data_received(part)
-            framing = self.received - self._body_at > MAX_FRAMING and self._is_framing()
-            if framing or self.overfull or self._exception is not None:
-                break
-        if overflow or framing:
+        if self._parse(data[:room] if overflow else data) or overflow:
             self._refuse_more()
         # aiohttp tells the reader of the head when the parser gives up, and leaves the reader of the body alone.
         if self._exception is not None and self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(self._exception)
 
-    def _is_framing(self) -> bool:
+    def _parse(self, data: bytes) -> bool:
         """
-        Whether most of what came of a body is chunk sizes and the like.
+        Parse *data*, and return True where most of the body is chunk sizes and the like, after which nothing more is parsed.
 
-        A byte of it costs a hundred times what a byte of content does, and a receiver can send as much of it as it likes.
+        A byte of these costs a hundred times what a byte of content does, and a receiver can send as much of it as it likes.
         """
-        return self._answered and self._payload is not None and 2 * self._payload.total_bytes < self.received - self._body_at
+        start = 0
+        while True:  # also for no data: so aiohttp has the parser go on after a pause
+            part = data[start : start + min(max(self._content, _SMALLEST_PART), _LARGEST_PART)]
+            start += len(part)
+            self.received += len(part)
+            super().data_received(part)
+            body = self.received - self._body_at
+            if self._answered and body > MAX_FRAMING and body > 2 * self._content:
+                return True
+            if self.overfull or self._exception is not None or start == len(data):
+                return False
 
-    def _refuse_more(self) -> None:
+    @property
+    def _content(self) -> int:
+        """Bytes of the body without its framing."""
+        return self._payload.total_bytes if self._answered and self._payload is not None else 0
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on where reading was paused; aiohttp calls this for every piece that is read, paused or not."""
+        if self._reading_paused and not self.overfull:
+            super().resume_reading(resume_parser)
+
+    def _take_no_more(self) -> None:
         self.overfull = True
         self.force_close()
         self._pause_transport_reading()
+
+    def _refuse_more(self) -> None:
+        self._take_no_more()
         if not self._answered:
             self.set_exception(HeadTooLarge())
         elif self._payload is not None and not self._payload.total_bytes:
@@ -241,8 +258,7 @@ class Wire(ResponseHandler):
         """Queue the answer; count what comes before it, and drop what comes after it."""
         code = data[0].code
         if self._answered or self._exception is not None:
-            self.overfull = True
-            self.force_close()
+            self._take_no_more()
         elif data[0].version not in _VERSIONS:  # the parser takes others too, of which nobody knows what they mean
             self.set_exception(BadStatusLine("", error="Neither HTTP/1.1 nor HTTP/1.0"))
         elif 100 <= code <= 199 and code != 101:

@@ -125,7 +125,12 @@ def kinds() -> dict[str, list[Row]]:
 
 
 async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
-    """Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as beside a good one."""
+    """
+    Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as beside a good one.
+
+    The good one closes its connections, as the hostile ones make us do: a dial costs as much as three requests.
+    """
+    good = "R38"
     tails = {}
     async with AsyncExitStack() as stack:
         urls = stack.enter_context(all_receivers())
@@ -143,7 +148,7 @@ async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
             found: list[list[float]] = [[], []]
             slower: dict[str, list[float]] = {}
             for row in cycle(hostile):
-                here = await sampled(both, [urls["healthy"], urls[row.id]])
+                here = await sampled(both, [urls[good], urls[row.id]])
                 slower.setdefault(row.id, []).append(median(here[1]) / median(here[0]))
                 for pooled, latencies in zip(found, here, strict=True):
                     pooled.extend(latencies)
@@ -154,8 +159,8 @@ async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
                     break
             assert {} == {id_: ratios for id_, ratios in slower.items() if median(ratios) > 3}  # of few samples
 
-    for kind, (good, beside) in tails.items():
-        print(f"{kind}: p99 {good * 1000:.2f} ms beside good ones, {beside * 1000:.2f} ms beside hostile ones")  # noqa: T201
+    for kind, (usual, beside) in tails.items():
+        print(f"{kind}: p99 {usual * 1000:.2f} ms beside good ones, {beside * 1000:.2f} ms beside hostile ones")  # noqa: T201
     assert {} == {kind: tail for kind, tail in tails.items() if not within(tail)}
 
 
