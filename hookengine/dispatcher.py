@@ -258,7 +258,6 @@ class Dispatcher:
             await store.writer.change(changes.turn_back)
         heads = await store.reader.heads()
         gatherers = await store.reader.gatherers()
-        store.writer.park(await store.reader.misplaced())
         paces = await self._paces(store)
         started_at = self._clock.now()
         for subscription in store.writer.index:

@@ -10,6 +10,7 @@ from hookengine.errors import StorageFailed, Unavailable
 from hookengine.models import SubscriptionState
 from hookengine.observers import Fault, Happening, Kinds, ReplayProgress, SubscriptionChanged
 from hookengine.store import changes, registry, replays
+from hookengine.store.strays import Search
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ BETWEEN_USES = 60_000  # ms between two writes of when a token was used
 PRUNED = 25  # deliveries of one step, in some 5 ms, most of which is its commit's sync: publishers do not notice
 RESTS = 6  # times as long as a step took: a seventh of the writer's time goes into upkeep, as long as that is enough
 LONGEST_REST = 0.05  # s: what comes quicker than small steps delete is deleted in larger ones
+SEARCH = (0.1, 3600.0)  # s between two steps of the search for strays: a hundredth of the writer's time; between two searches
 PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicker ones double what publishing takes
 
 
@@ -31,7 +33,7 @@ class Maintenance:
     Runs all kinds of upkeep in turns, a step to a commit and a rest after it, until nothing is left; then sleeps until a
     change or the next round.
 
-    Beside that it makes replays, a step at a time at their own pace.
+    Beside that it makes replays and searches for strays, a step at a time, each at a pace of its own.
     """
 
     hears: Kinds = (ReplayProgress, SubscriptionChanged)
@@ -66,6 +68,7 @@ class Maintenance:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._upkeep())
             group.create_task(self._replay())
+            group.create_task(self._search())
         if self._store.writer.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
 
@@ -117,6 +120,12 @@ class Maintenance:
             self._wake_replays.clear()
             did, _ = await self._once(replays.replay_some)
             await _within(PACE if did else EVERY, self._wake_replays)
+
+    async def _search(self) -> None:
+        search = Search()
+        while not self._stopping.is_set():
+            did, _ = await self._once(search)
+            await _within(SEARCH[0] if did else SEARCH[1], self._stopping)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

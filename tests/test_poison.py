@@ -43,6 +43,10 @@ MORE_DELIVERIES = DELIVERIES | {
     "state is the first of all": "state = ''",
     "state is between others": "state = 'held'",
     "state is no text": "state = x'ff'",
+    "follows nobody": "place = 2, batch = NULL, line = NULL",
+    "due_at beyond all": "due_at = 9223372036854775807",
+    "line is no text": "place = 2, line = x'ff'",
+    "batch is no number": "place = 2, batch = 'oops'",
 }
 EVENTS = {
     "data": "data = x'7b6f6f7073'",
@@ -154,7 +158,7 @@ ELSEWHERE = {
             "INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, created_at)"
             " VALUES (99, 'dlv_99', 98, 97, 'pending', 1, 0, 0)"
         ),
-        None,
+        "delivery dlv_99 (row 99)",
     ),
 }
 
@@ -295,6 +299,24 @@ async def test_other_rows_keep_nothing_up(tmp_path: Path, caplog: pytest.LogCapt
         lines = told(caplog)
     assert named == [where for where in named if 1 == len([line for line in lines if where in line])]
     assert len(lines) == len(named)
+
+
+@pytest.mark.row("F37")
+async def test_who_follows_nobody_leads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the head of a line was edited away, the next one leads, named in the log, and all arrive in their order."""
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        write(tmp_path / "hooks.db", "UPDATE deliveries SET line = 'elsewhere' WHERE seq = 25")
+        async with serving(tmp_path) as api:
+            states = await until_done(api)
+
+        assert {"delivered"} == set(states.values())
+        ids = [request.header("webhook-id") for request in receiver.requests]
+        assert [f"line-{n}" for n in range(2, 13)] == [
+            id_ for id_ in ids if id_ and id_.startswith("line") and id_ != "line-1"
+        ]
+    [line] = told(caplog)
+    assert "(row 26) followed nobody; now it leads" in line
 
 
 async def test_spoiled_attempts_are_shown(tmp_path: Path) -> None:

@@ -278,17 +278,28 @@ async def turn_back(tx: Transaction) -> int:
     return await tx.run(sql.turn_back, {"now": tx.now, "taken": taken, "batches": in_flight})
 
 
-def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[None]]:
-    """Give up the deliveries with these keys, whose rows cannot be read, and let the next of their batches and lines lead."""
+def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[set[int]]]:
+    """
+    Give up the deliveries with these keys, whose rows cannot be read, and let the next of their batches and lines lead.
 
-    async def step(tx: Transaction) -> None:
-        for subscription, batch, line in await tx.fetch(sql.park, (tx.now, retry.INTERNAL_ERROR, rows.json_text(deliveries))):
-            if batch is not None:
-                tx.promote(await tx.fetch(sql.promote, {"batch": batch}))
-            if line is not None:
-                tx.promote(await tx.fetch(sql.next_in_line, (subscription, line)))
+    The result is the keys of those that had not ended already.
+    """
+
+    async def step(tx: Transaction) -> set[int]:
+        parked = await tx.fetch(sql.park, (tx.now, retry.INTERNAL_ERROR, rows.json_text(deliveries)))
+        for _, subscription, batch, line in parked:
+            await lead(tx, subscription, batch, line)
+        return {seq for seq, *_ in parked}
 
     return step
+
+
+async def lead(tx: Transaction, subscription: int, batch: int | None, line: str | None) -> None:
+    """See to it that somebody leads this batch or line, or both."""
+    if batch is not None:
+        tx.promote(await tx.fetch(sql.promote, {"batch": batch}))
+    if line is not None:
+        tx.promote(await tx.fetch(sql.next_in_line, (subscription, line)))
 
 
 async def bring_forward(tx: Transaction) -> int:

@@ -42,42 +42,6 @@ CROSS JOIN deliveries AS d ON d.seq = (
     ORDER BY due_at, seq LIMIT 1)
 WHERE s.deleted_at IS NULL AND s.state = 'active';
 
--- misplaced
--- Pending deliveries to which nobody would come, by their place, priority, or time for a batch; a text is more than any number.
-SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
-FROM subscriptions AS s
-CROSS JOIN deliveries AS d ON d.seq IN (
-    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place < 0
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place > 2
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 0 AND priority < 0
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 0 AND priority > 2
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority < 0
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority > 2
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_due
-    WHERE state = 'pending' AND subscription = s.seq AND place = 1 AND priority IN (0, 1, 2) AND due_at >= '')
-WHERE s.deleted_at IS NULL;
-
--- stateless
--- Deliveries in a state that there is not: before, between and behind the four that there are. Quoted, it is none.
-SELECT d.seq, d.id, d.event, d.subscription, quote(d.state), d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
-FROM deliveries AS d
-WHERE d.seq IN (
-    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state < 'cancelled'
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'cancelled' AND state < 'failed'
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'failed' AND state < 'pending'
-    UNION ALL
-    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'pending');
-
 -- refill
 -- The rows of a lane and priority from a mark on.
 SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
@@ -254,11 +218,47 @@ WHERE state = 'pending' AND state <> 'delivered' AND due_at > :now
   AND seq NOT IN (SELECT value FROM json_each(:taken))
   AND (batch IS NULL OR batch NOT IN (SELECT value FROM json_each(:batches)));
 
+-- stateless
+-- Deliveries in a state that there is not: before, between and behind the four that there are. Quoted, it is none.
+SELECT d.seq, d.id, d.event, d.subscription, quote(d.state), d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+FROM deliveries AS d
+WHERE d.seq IN (
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state < 'cancelled'
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'cancelled' AND state < 'failed'
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'failed' AND state < 'pending'
+    UNION ALL
+    SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state <> 'delivered' AND state > 'pending');
+
+-- pending_after
+-- The next keys of pending deliveries.
+SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state = 'pending' AND state <> 'delivered' AND seq > ? ORDER BY seq LIMIT ?;
+
+-- strays
+-- Of the pending deliveries with these keys, those to which nobody would come, or that follow where nobody leads.
+SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+FROM json_each(?) AS looked_at
+CROSS JOIN deliveries AS d ON d.seq = looked_at.value
+LEFT JOIN subscriptions AS s ON s.seq = d.subscription
+WHERE s.deleted_at IS NULL
+  AND (d.place NOT IN (0, 1, 2) OR d.priority NOT IN (0, 1, 2) OR typeof(d.due_at) <> 'integer' OR d.due_at >= ? OR s.seq IS NULL
+       OR (d.place = 2 AND CASE
+           WHEN d.batch IS NOT NULL THEN NOT EXISTS (
+               SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = d.batch AND state = 'pending' AND place = 0)
+           WHEN d.line IS NOT NULL THEN d.seq = (
+               SELECT seq FROM deliveries INDEXED BY deliveries_in_line
+               WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line
+               ORDER BY turn LIMIT 1)
+           ELSE true END));
+
 -- park
 -- Deliveries whose rows cannot be read; where they stood, so that the next can lead.
 UPDATE deliveries SET state = 'failed', finished_at = ?, failed_label = ?
 WHERE seq IN (SELECT value FROM json_each(?)) AND state NOT IN ('delivered', 'failed', 'cancelled')
-RETURNING subscription, batch, line;
+RETURNING seq, subscription, batch, line;
 
 -- cancel_some
 -- Some of what a deleted subscription leaves behind.

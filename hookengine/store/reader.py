@@ -61,11 +61,6 @@ class Reader:
         (row,) = await self._db.execute_fetchall(sql.newest_moment)
         return row["newest"] if isinstance(row["newest"], int) else 0
 
-    async def misplaced(self) -> list[rows.Unreadable]:
-        """Deliveries with a priority, a place or a state that there is not: nobody would ever come to them."""
-        found = [row for name in (sql.misplaced, sql.stateless) for row in await self._db.execute_fetchall(name)]
-        return rows.deliveries(found)[1]
-
     async def members(self, batches: list[int]) -> tuple[dict[int, list[models.Delivery]], list[rows.Unreadable]]:
         """What still goes with each of *batches*, in the order of its request; and the rows that cannot be read."""
         found = await self._db.execute_fetchall(sql.members, (rows.json_text(batches),))

@@ -74,6 +74,12 @@ def deliveries(found: Iterable[Sequence[Any]]) -> tuple[list[models.Delivery], l
     return readable, unreadable
 
 
+def nobodys(d: models.Delivery) -> Unreadable:
+    """A delivery that can be read, and that nobody would come to."""
+    where = _where((d.seq, d.id))
+    return Unreadable(seq=d.seq, where=where, error=StorageCorrupt(f"{where} is nowhere that anybody would come to it"))
+
+
 def _where(row: Sequence[Any]) -> str:
     return f"delivery {row[1]} (row {row[0]})"
 

@@ -204,13 +204,14 @@ class Writer:
     def park(self, unreadable: list[rows.Unreadable]) -> None:
         """Give up deliveries whose rows cannot be read, and then tell of each: the rest flows."""
 
-        def tell(done: asyncio.Future[None]) -> None:
-            done.exception()  # where it cannot be written, they are found again
+        def tell(done: asyncio.Future[set[int]]) -> None:
+            unwritten = done.exception() is not None  # then they are found again
             for each in unreadable:
-                self.listener.unreadable(each.where, each.error)
+                if unwritten or each.seq in done.result():  # or another one has found it before
+                    self.listener.unreadable(each.where, each.error)
 
         if unreadable:
-            done: asyncio.Future[None] = self._loop.create_future()
+            done: asyncio.Future[set[int]] = self._loop.create_future()
             done.add_done_callback(tell)
             self._changes.append((changes.park([each.seq for each in unreadable]), done))
             self._work.set()

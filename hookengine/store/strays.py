@@ -1,0 +1,53 @@
+"""Strays: pending deliveries to which nobody would come, because somebody edited their rows or those they follow."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hookengine.errors import StorageCorrupt
+from hookengine.models import Place
+from hookengine.store import changes, rows
+from hookengine.store.queries import sql
+
+if TYPE_CHECKING:
+    from hookengine.models import Delivery
+    from hookengine.store.transaction import Transaction
+
+LOOKED_AT = 250  # deliveries of one step, in a millisecond
+
+_BEFORE_ALL = -(1 << 63)
+_NEVER = 253_402_300_800_000  # ms since the epoch: the year 10000
+
+
+class Search:
+    """
+    Looks at what is pending, some of it in each step, and begins anew once it is through.
+
+    Owns nothing but how far it is. Nothing else would find them: a row is read when its turn comes, and theirs never does.
+    """
+
+    def __init__(self) -> None:
+        self._after = _BEFORE_ALL
+
+    async def __call__(self, tx: Transaction) -> int:
+        """Give up those that cannot be read, and let those that follow nobody lead; how many it looked at, 0 at the end."""
+        if self._after == _BEFORE_ALL:
+            tx.read(await tx.fetch(sql.stateless))
+        keys = [seq for (seq,) in await tx.fetch(sql.pending_after, (self._after, LOOKED_AT))]
+        self._after = keys[-1] if keys else _BEFORE_ALL
+        if keys:
+            for each in tx.read(await tx.fetch(sql.strays, (rows.json_text(keys), _NEVER))):
+                await _mend(tx, each)
+        return len(keys)
+
+
+async def _mend(tx: Transaction, stray: Delivery) -> None:
+    found = rows.nobodys(stray)
+    if stray.place is not Place.FOLLOWING or (stray.batch is None and stray.line is None):
+        tx.unreadable.append(found)
+        return
+    await changes.lead(tx, stray.subscription, stray.batch, stray.line)
+    tx.after.append(
+        partial(tx.listener.unreadable, found.where, StorageCorrupt(f"{found.where} followed nobody; now it leads"))
+    )
