@@ -125,12 +125,8 @@ def kinds() -> dict[str, list[Row]]:
 
 
 async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
-    """
-    Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as beside a good one.
-
-    The good one closes its connections, as the hostile ones make us do: a dial costs as much as three requests.
-    """
-    good = "R38"
+    """Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as beside a good one."""
+    good = "R38"  # it closes its connections, as the hostile ones make us do: a dial costs as much as three requests
     tails = {}
     async with AsyncExitStack() as stack:
         urls = stack.enter_context(all_receivers())
