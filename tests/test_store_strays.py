@@ -66,6 +66,20 @@ async def test_line_without_a_head(tmp_path: Path, edit: str) -> None:
         assert f"(row {rest[0]})" in where
 
 
+@pytest.mark.parametrize("turn", ["NULL", "-1", "x'ff'"])
+@pytest.mark.parametrize("seq", [1, 2])
+async def test_line_with_a_head_elsewhere(tmp_path: Path, seq: int, turn: str) -> None:
+    """A head that does not stand first any more still leads: nobody else does beside it."""
+    async with opened(tmp_path) as place:
+        await place.subscribe(ordering=Ordering.FIFO)
+        await place.publish(*drafts(3))
+        write(place.path, f"UPDATE deliveries SET turn = {turn} WHERE seq = {seq}")
+        await search(place)
+
+        assert [(1, Place.LANE), (2, Place.FOLLOWING), (3, Place.FOLLOWING)] == pending(place)
+        assert [] == place.listener.all("promoted") + place.listener.all("unreadable")
+
+
 async def test_batch_without_a_head(tmp_path: Path) -> None:
     """So it is with a batch."""
     async with opened(tmp_path, gathers=lambda one: one.batch is not None) as place:

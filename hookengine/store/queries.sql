@@ -252,6 +252,9 @@ WHERE s.deleted_at IS NULL
                SELECT seq FROM deliveries INDEXED BY deliveries_in_line
                WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line
                ORDER BY turn LIMIT 1)
+               AND NOT EXISTS (
+                   SELECT 1 FROM deliveries INDEXED BY deliveries_in_line
+                   WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line AND place = 0)
            ELSE true END));
 
 -- park
