@@ -1,4 +1,4 @@
-"""What the benchmark asks of the interpreter."""
+"""What the daemon asks of the interpreter."""
 
 from __future__ import annotations
 

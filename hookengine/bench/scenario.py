@@ -32,7 +32,7 @@ def arguments(description: str | None, *, urls: int | str = 1) -> argparse.Argum
 
 
 def print_figures(scenario: Coroutine[Any, Any, dict[str, float]]) -> None:
-    """Run *scenario*, in an interpreter that is tuned for it, and print the figures that it returns."""
+    """Run *scenario*, in an interpreter that is tuned as the daemon's, and print the figures that it returns."""
     tune()
     print(json.dumps({name: round(value, 3) for name, value in uvloop.run(scenario).items()}))  # noqa: T201  # its result
 

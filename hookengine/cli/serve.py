@@ -34,6 +34,7 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
     from hookengine.cli.daemon import run_daemon, run_loop  # noqa: PLC0415
     from hookengine.cli.logs import make_logger, never_waiting  # noqa: PLC0415
     from hookengine.engine import Engine  # noqa: PLC0415
+    from hookengine.interpreter import tune  # noqa: PLC0415
 
     config = load(file, environ=os.environ, listen=listen, dev=dev)
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
@@ -47,6 +48,7 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
             outlet.on_dropped = lambda count: logger.warning("log_dropped", lines=count)
         try:
             engine = Engine.from_file(config, data=data, logger=logger)
+            tune()
             run_loop(run_daemon(engine, data, greet))
         except HookEngineError as error:
             return report(error)

@@ -70,6 +70,11 @@ class _Connection(web.RequestHandler):
             self._keepalive_handle.cancel()
             self._keepalive_handle = self._loop.call_at(latest, self._process_keepalive)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on where reading was paused; aiohttp calls this for every body that is read, paused or not."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def pause_writing(self) -> None:
         """Wait for the client, but not for ever: it may take nothing more, also of what is left when the connection ends."""
         super().pause_writing()
