@@ -117,6 +117,7 @@ VALID = [
     request("POST", "/v1/subscriptions", b'{"url":"http://127.0.0.1:8099/","event_types":["a.*"],"timeout":"5s"}'),
     request("PATCH", "/v1/subscriptions/sub_x", b'{"headers":{"X-A":"b"}}', If_Match='"1"'),
     request("GET", "/v1/deliveries?limit=2&state=failed&since=2026-01-01T00:00:00Z"),
+    request("POST", "/v1/events", b'{"type":"a","data":1}').replace(b"Connection: close\r\n", b"") + request("GET", "/livez"),
     request("POST", "/v1/events", b"", Content_Type="application/json", Transfer_Encoding="chunked") + b"2\r\n{}\r\n0\r\n\r\n",
 ]
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hookengine.errors import StartError
 from hookengine.server import asked, routes
+from hookengine.server.express import Express
 from hookengine.server.limits import InHand, Limit
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hookengine.access import Principal
     from hookengine.config import Config
     from hookengine.service import Service
+    from hookengine.store import Receipt
 
 _KEEP_ALIVE = 30.0  # s that an idle connection is kept
 _LINGER = 2.0  # s in which the rest of a refused upload is read
@@ -38,9 +40,11 @@ class _Connection(web.RequestHandler):
     _wire: asyncio.WriteTransport | None = None  # aiohttp lets go of its own when it has asked for the end
     _taking: asyncio.TimerHandle | None = None
 
-    def __init__(self, manager: web.Server, patience: asked.Patience, **options: Any) -> None:
+    def __init__(self, manager: web.Server, patience: asked.Patience, express: Express, **options: Any) -> None:
         super().__init__(manager, **options)
         self._patience = patience
+        self._express = express
+        self._accepting: asyncio.Future[list[Receipt]] | None = None  # what the client waits for, of `express`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take *transport*, unless there are too many already."""
@@ -61,14 +65,63 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take *data*; what begins a head without ending it brings forward the time at which an idle connection ends."""
+        waiter, self._waiter = self._waiter, None  # aiohttp would go on with what came, and we may do so ourselves
         super().data_received(data)
+        self._waiter = waiter
+        self._go_on()
         latest = self._loop.time() + self._patience.head
-        if self._waiter is None or self._waiter.done() or self._keepalive_handle is None:
+        if not self._is_idle() or self._keepalive_handle is None:
             return
         if latest < self._next_keepalive_close_time:
             self._next_keepalive_close_time = latest
             self._keepalive_handle.cancel()
             self._keepalive_handle = self._loop.call_at(latest, self._process_keepalive)
+
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._waiter.done() and self._accepting is None
+
+    def _go_on(self) -> None:
+        """Begin with the next request, if there is one and nothing is under way."""
+        if not self._messages or not self._is_idle():
+            return
+        message, body = self._messages[0]
+        accepting = None if self._paused else self._express.take(message, body, self._loop.time())
+        if accepting is None:
+            assert self._waiter is not None  # noqa: S101  # of one that is idle
+            self._waiter.set_result(None)
+            return
+        self._messages.popleft()
+        self._accepting = accepting
+        self._request_in_progress = True
+        accepting.add_done_callback(self._answer)
+        # As aiohttp does once it has taken a request.
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    def _answer(self, accepted: asyncio.Future[list[Receipt]]) -> None:
+        """Tell the client of an event that `express` took, and do what aiohttp does between two requests."""
+        self._accepting = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        if accepted.cancelled():
+            self.force_close()
+        elif self.transport is not None:
+            answer, last = self._express.answer(accepted)
+            self.transport.write(answer)
+            self._close = self._close or last
+        if self._close:
+            self.force_close()  # what was written goes out before
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._go_on()
+
+    def _process_keepalive(self) -> None:
+        if self._accepting is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Go on where reading was paused; aiohttp calls this for every body that is read, paused or not."""
@@ -180,6 +233,7 @@ class Server:
             "access_log": None,
             "auto_decompress": False,
         }
+        self._express = Express(app)
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_PATIENCE, **self._options)
         self._door: Door | None = None
         self.url = ""
@@ -191,8 +245,8 @@ class Server:
         await self._runner.setup()
         handler, loop = self._runner.server, asyncio.get_running_loop()
         assert handler is not None  # noqa: S101  # setup() made it
-        options = self._options
-        await door.open(lambda: _Connection(handler, self.patience, loop=loop, **options))
+        options, express = self._options, self._express
+        await door.open(lambda: _Connection(handler, self.patience, express, loop=loop, **options))
         name, number = door.addresses[0]
         self.url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import HttpVersion10, web
 from msgspec import UNSET, Struct, UnsetType
@@ -26,10 +26,15 @@ from hookengine.server.wire import dump
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from logging import Logger
 
     from hookengine.errors import Mistake
 
+AnyResponse = TypeVar("AnyResponse", bound=web.StreamResponse)
+
 MEDIA_TYPE = "application/problem+json"
+
+_EXPECTED = (RequestError, StorageCorrupt, StorageFailed, web.HTTPException)
 
 BEGUN = web.RequestKey("begun", bool)  # set once an answer that goes on has begun: there is no place for another
 
@@ -124,24 +129,36 @@ def internal_error() -> web.Response:
 async def tell_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """The one place where exceptions become answers."""
+    """Whatever a handler raises becomes an answer."""
     try:
         _check_version(request)
         response = await handler(request)
-    except RequestError as error:
-        response = problem(error)
-    except StorageCorrupt as error:
-        request.app.logger.exception("request_failed")
-        response = _problem(500, error.code, error.detail, (), {})
-    except StorageFailed as error:
-        response = problem(StorageUnavailable(error.detail))
-    except web.HTTPException as refused:
-        response = problem_of(refused)
-    except Exception:
-        if BEGUN in request:  # the connection tells of it, by its end
+    except Exception as error:
+        if BEGUN in request and not isinstance(error, _EXPECTED):  # the connection tells of it, by its end
             raise
-        request.app.logger.exception("request_failed")
-        response = internal_error()
+        response = answer_to(error, request.app.logger)
+    return finished(response)
+
+
+def answer_to(error: Exception, log: Logger) -> web.Response:
+    """The answer that tells of *error*; faults of ours go into *log*."""
+    match error:
+        case RequestError():
+            return problem(error)
+        case StorageCorrupt():
+            log.error("request_failed", exc_info=error)
+            return _problem(500, error.code, error.detail, (), {})
+        case StorageFailed():
+            return problem(StorageUnavailable(error.detail))
+        case web.HTTPException():
+            return problem_of(error)
+        case _:
+            log.error("request_failed", exc_info=error)
+            return internal_error()
+
+
+def finished(response: AnyResponse) -> AnyResponse:
+    """*response* with what every answer has."""
     if response.status in {413, 503}:
         response.force_close()
     for name, value in SAFE.items():

@@ -142,10 +142,21 @@ class Writer:
         A repetition with *key* gets the Answer whose body *render* made for the first. A cancelled caller may have been heard
         all the same. Raises EventExists, IdempotencyMismatch, Overloaded, StorageUnavailable, StorageFailed.
         """
+        try:
+            publication = self.submit(drafts, key=key, render=render)
+        except (Overloaded, StorageUnavailable):
+            await asyncio.sleep(0)  # whoever tries again without a pause must not keep the loop from making room
+            raise
+        accepted: list[Receipt] | Answer = await publication
+        return accepted
+
+    def submit(
+        self, drafts: list[Draft], *, key: Key | None = None, render: Callable[[list[Receipt]], bytes] | None = None
+    ) -> asyncio.Future[Any]:
+        """The same, without waiting: what `publish` will return."""
         self._check()
         refusal = self._refusal()
         if refusal is not None:
-            await asyncio.sleep(0)  # whoever tries again without a pause must not keep the loop from making room
             raise refusal
         publication = _Publication(drafts, key, render, self._loop.create_future())
         failpoint("K02-checked")
@@ -153,7 +164,7 @@ class Writer:
         self._waiting += len(drafts)
         self._waiting_bytes += publication.size
         self._work.set()
-        return await publication.done
+        return publication.done
 
     def _refusal(self) -> Overloaded | StorageUnavailable | None:
         """Why nothing more is taken now."""
