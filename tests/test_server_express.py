@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
+import time
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from api import JSON, SILENCE, Api, read_raw, serving
+from hostile import on_both_loops
 from patience import PATIENCE
 
 from hookengine.config import Server
@@ -252,3 +255,34 @@ async def test_half_a_request_after_a_whole_one(api: Api, taken: Taken) -> None:
 
         assert [202, 202] == [first[0], second[0]]
         assert [True, False] == taken.found
+
+
+def test_client_that_is_quicker_than_the_handler(tmp_path: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The route answers, and before it waits for more there is more: that is taken as well, and answered after it."""
+    finish = listener._Connection.finish_response
+
+    async def linger(*given: Any) -> Any:
+        finished = await finish(*given)
+        time.sleep(0.01)  # noqa: ASYNC251  # for the client, who is in another thread
+        return finished
+
+    def ask(host: str, port: int, token: bytes) -> bytes:
+        with closing(socket.create_connection((host, port), PATIENCE)) as sock:
+            answers = b""
+            for number, asked in enumerate([LIVE, plain(), LIVE, plain(), plain()], 1):
+                sock.sendall(asked.replace(b"{token}", token))
+                while answers.count(b"HTTP/1.1 ") < number or not answers.endswith(b"}"):
+                    answers += sock.recv(65536)
+            return answers
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as api:
+            assert api.engine.url is not None
+            host, _, port = api.engine.url.removeprefix("http://").rpartition(":")
+            answers = await asyncio.to_thread(ask, host, int(port), api.token.encode())
+
+        assert [b"200", b"202", b"200", b"202", b"202"] == [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]]
+        assert [False, True, False, True, True] == taken.found[-5:]
+
+    monkeypatch.setattr(listener._Connection, "finish_response", linger)
+    on_both_loops(scenario)  # uvloop looks at sockets before tasks go on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -44,6 +45,7 @@ class _Connection(web.RequestHandler):
         super().__init__(manager, **options)
         self._patience = patience
         self._express = express
+        self._coming: deque[Any] = deque()  # requests that are kept from aiohttp's handler until it waits
         self._accepting: asyncio.Future[list[Receipt]] | None = None  # what the client waits for, of `express`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -82,7 +84,25 @@ class _Connection(web.RequestHandler):
 
     def _go_on(self) -> None:
         """Begin with the next request, if there is one and nothing is under way."""
-        if not self._messages or not self._is_idle():
+        if self._coming:
+            self._coming += self._messages
+            self._messages.clear()
+        elif self._is_idle():
+            self._begin()
+        elif self._waiter is None and not self._request_in_progress and len(self._messages) == 1 and not self._buffer_paused:
+            # The client was quicker than aiohttp's handler, which has answered, and in this pass comes to wait for more.
+            self._coming.append(self._messages.popleft())
+            self._loop.call_soon(self._come)
+
+    def _come(self) -> None:
+        """The handler waits by now, or what came waits for it."""
+        self._messages.extendleft(reversed(self._coming))
+        self._coming.clear()
+        if self._is_idle():
+            self._begin()
+
+    def _begin(self) -> None:
+        if not self._messages:
             return
         message, body = self._messages[0]
         accepting = None if self._paused else self._express.take(message, body, self._loop.time())
@@ -116,7 +136,8 @@ class _Connection(web.RequestHandler):
             self.force_close()  # what was written goes out before
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._go_on()
+        if self._is_idle():
+            self._begin()
 
     def _process_keepalive(self) -> None:
         if self._accepting is not None:
