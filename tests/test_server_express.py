@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
-import time
+import threading
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any, Self
 
@@ -259,11 +259,11 @@ async def test_half_a_request_after_a_whole_one(api: Api, taken: Taken) -> None:
 
 def test_client_that_is_quicker_than_the_handler(tmp_path: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     """The route answers, and before it waits for more there is more: that is taken as well, and answered after it."""
-    finish = listener._Connection.finish_response
+    finish, sent = listener._Connection.finish_response, threading.Semaphore(0)
 
     async def linger(*given: Any) -> Any:
         finished = await finish(*given)
-        time.sleep(0.01)  # noqa: ASYNC251  # for the client, who is in another thread
+        sent.acquire(timeout=PATIENCE)  # by the client, who is in another thread
         return finished
 
     def ask(host: str, port: int, token: bytes) -> bytes:
@@ -271,6 +271,8 @@ def test_client_that_is_quicker_than_the_handler(tmp_path: Path, taken: Taken, m
             answers = b""
             for number, asked in enumerate([LIVE, plain(), LIVE, plain(), plain()], 1):
                 sock.sendall(asked.replace(b"{token}", token))
+                if number in {2, 4}:  # after an answer of the route's
+                    sent.release()
                 while answers.count(b"HTTP/1.1 ") < number or not answers.endswith(b"}"):
                     answers += sock.recv(65536)
             return answers
