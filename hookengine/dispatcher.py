@@ -221,6 +221,7 @@ class Dispatcher:
     def _lead(self, delivery: Delivery) -> None:
         """Let it wait in its lane, or, while its batch or line is in flight, for the end of that."""
         if not self._flights.promote(delivery):
+            self._scheduler.discard(delivery)  # somebody may have edited a row that waits here
             self._scheduler.push(delivery, now=self._clock.now())
 
     def composed(self, asked: Compose, composed: Composed | None) -> None:
@@ -403,9 +404,13 @@ class Dispatcher:
 
     async def _start(self, taken: list[Delivery]) -> None:
         """Begin an attempt for each; what is not in memory of their batches and events is read in one statement each."""
+        begun = [delivery for delivery in taken if self._flights.begin(delivery)]
         for delivery in taken:
-            self._flights.begin(delivery)
             self._gathering.resume(delivery.subscription)
+        if len(begun) < len(taken):
+            for seq in {delivery.seq for delivery in taken} - {delivery.seq for delivery in begun}:
+                self._scheduler.release(seq, None, now=self._clock.now())
+            taken = begun
         events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
         try:
             batches = await self._members(taken)
@@ -447,7 +452,8 @@ class Dispatcher:
             return {}
         members, unreadable = await self._store.reader.members([head.batch for head in heads if head.batch is not None])
         self._store.writer.park(unreadable)
-        return members
+        endpoints = {head.batch: head.subscription for head in heads}  # to which nothing of others goes, whatever rows say
+        return {batch: [each for each in group if each.subscription == endpoints[batch]] for batch, group in members.items()}
 
     def _ended(self, attempt: asyncio.Task[None]) -> None:
         self._attempts.discard(attempt)

@@ -20,6 +20,7 @@ class _Batch(Struct):
 
     head: Delivery  # that leads it now
     changed: set[int] = field(default_factory=set)  # those of its deliveries that somebody has changed
+    waiting: list[Delivery] = field(default_factory=list)  # heads beside it, of rows that somebody has edited
 
 
 class Flights:
@@ -46,14 +47,26 @@ class Flights:
         """The batches in flight."""
         return list(self._batches)
 
-    def begin(self, head: Delivery) -> None:
-        """A delivery, or the batch that it leads, is taken."""
-        if head.batch is None:
-            self._alone[head.seq] = head
-            if head.line is not None:
-                self._lines[head.subscription, head.line] = None
-        else:
+    def begin(self, head: Delivery) -> bool:
+        """
+        A delivery, or the batch that it leads, is taken.
+
+        False if that or its line is in flight already, as only rows that somebody has edited can have it: it does not go now.
+        """
+        if head.batch is not None:
+            if head.batch in self._batches:
+                self._batches[head.batch].waiting.append(head)
+                return False
             self._batches[head.batch] = _Batch(head)
+            return True
+        if head.line is not None:
+            line = (head.subscription, head.line)
+            if line in self._lines:
+                self._lines[line] = head
+                return False
+            self._lines[line] = None
+        self._alone[head.seq] = head
+        return True
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether it is in flight, by itself or in a batch, also in one that it has left since."""
@@ -87,14 +100,18 @@ class Flights:
         is_changed = head.seq in self._changed
         if is_changed:
             self._changed[head.seq] = head
+        elif head.seq in self._alone:  # somebody has edited its row: its own end says what becomes of it
+            return True
         if head.line is not None:
             line = (head.subscription, head.line)
             if line in self._lines and not is_changed:  # else its own end lets it go
                 self._lines[line] = head
             return line in self._lines or is_changed
         batch = self._batches.get(head.batch or 0)
-        if batch is not None:
+        if batch is not None and batch.head.subscription == head.subscription:
             batch.head = head
+        elif batch is not None:
+            batch.waiting.append(head)
         return batch is not None or is_changed
 
     def are_changed(self, deliveries: Iterable[Delivery]) -> bool:
@@ -119,6 +136,7 @@ class Flights:
             return back if heir is None else [*back, heir]
         batch = self._batches.pop(head.batch)
         left = {} if recorded else {batch.head.seq: batch.head}
+        left |= {other.seq: other for other in batch.waiting if other.seq not in recorded}
         for seq in batch.changed:
             after = self._changed.pop(seq)
             if seq not in recorded and (seq in left or after.batch is None):

@@ -257,3 +257,23 @@ def test_member_that_is_brought_forward_and_leads() -> None:
     made.promote(leads)
 
     assert [leads] == made.end(HEAD)
+
+
+def test_second_head_of_a_line_waits_for_the_first() -> None:
+    """Of two that lead one line, as only edited rows have it, the second goes when the first has ended."""
+    made = Flights()
+    first, second = delivery(1, line="a"), delivery(2, line="a")
+
+    assert [True, False] == [made.begin(first), made.begin(second)]
+    assert [second] == made.end(first, {1})
+
+
+def test_second_head_of_a_batch_goes_with_the_first() -> None:
+    """Of two that lead one batch the second goes with the first, or after it where it was none of it."""
+    made = Flights()
+
+    assert [True, False] == [made.begin(delivery(1, batch=1)), made.begin(delivery(2, batch=1))]
+    assert [] == made.end(delivery(1, batch=1), {1, 2})
+    made.begin(HEAD)
+    made.begin(stranger := delivery(2, batch=1))
+    assert [stranger] == made.end(HEAD, {1})

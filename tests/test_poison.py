@@ -302,6 +302,51 @@ async def test_other_rows_keep_nothing_up(tmp_path: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.row("F37")
+@pytest.mark.parametrize(
+    ("edit", "failed"),
+    [
+        pytest.param("place = 0", {}, id="two heads"),
+        pytest.param("batch = 123456789", {"line-2": "failed"}, id="in a batch as well"),
+        pytest.param("place = 1", {"line-2": "failed"}, id="gathered as well"),
+        pytest.param("due_at = 200000000000000", {"line-2": "failed"}, id="due in the year 8307"),
+    ],
+)
+async def test_lines_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture, edit: str, failed: dict[str, str]) -> None:
+    """Whatever is done to one delivery of a line, the others arrive once, in their order, and what is given up is named."""
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        write(tmp_path / "hooks.db", f"UPDATE deliveries SET {edit} WHERE seq = 26")
+        async with serving(tmp_path) as api:
+            states = await until_done(api)
+
+        assert failed == {event: state for event, state in states.items() if state != "delivered"}
+        ids = [request.header("webhook-id") for request in receiver.requests]
+        assert [f"line-{n}" for n in range(1, 13) if f"line-{n}" not in failed] == [
+            id_ for id_ in ids if (id_ or "").startswith("line")
+        ]
+    assert len(failed) == len([line for line in told(caplog) if "(row 26)" in line])
+
+
+@pytest.mark.row("F37")
+async def test_batch_takes_nothing_of_others(tmp_path: Path) -> None:
+    """A delivery that was put into the batch of another subscription goes to its own, by itself; two heads go once."""
+    async with Receiver() as receiver:
+        await prepare(tmp_path, receiver.url)
+        write(
+            tmp_path / "hooks.db",
+            "UPDATE deliveries SET place = 2, batch = 37 WHERE seq IN (2, 39); UPDATE deliveries SET place = 0, batch = 37"
+            " WHERE seq IN (37, 38)",
+        )
+        async with serving(tmp_path) as api:
+            states = await until_done(api)
+
+        assert {"delivered"} == set(states.values())
+        assert 1 == [request.header("webhook-id") for request in receiver.requests].count("plain-2")
+        bodies = [request.body for request in receiver.requests if request.header("webhook-id") is None]
+        assert [1] * 12 == [sum(body.count(b'"batch-%d"' % n) for body in bodies) for n in range(1, 13)]
+
+
+@pytest.mark.row("F37")
 async def test_who_follows_nobody_leads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the head of a line was edited away, the next one leads, named in the log, and all arrive in their order."""
     async with Receiver() as receiver:

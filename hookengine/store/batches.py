@@ -69,7 +69,7 @@ async def leave(tx: Transaction, before: Delivery) -> None:
     """A delivery has left its batch, or has ended: if it was the head, another one leads."""
     if before.batch is None or before.place is not Place.LANE:
         return
-    tx.promote(await tx.fetch(sql.promote, {"batch": before.batch}))
+    tx.promote(await tx.fetch(sql.promote, {"batch": before.batch, "subscription": before.subscription}))
 
 
 async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery]:

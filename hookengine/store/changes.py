@@ -297,7 +297,7 @@ def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[set[int]]]:
 async def lead(tx: Transaction, subscription: int, batch: int | None, line: str | None) -> None:
     """See to it that somebody leads this batch or line, or both."""
     if batch is not None:
-        tx.promote(await tx.fetch(sql.promote, {"batch": batch}))
+        tx.promote(await tx.fetch(sql.promote, {"batch": batch, "subscription": subscription}))
     if line is not None:
         tx.promote(await tx.fetch(sql.next_in_line, (subscription, line)))
 

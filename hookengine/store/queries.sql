@@ -91,9 +91,12 @@ WHERE d.state = 'pending';
 -- promote
 -- The head of a batch has left it: the next one leads, if that is not settled already.
 UPDATE deliveries SET place = 0
-WHERE seq = (SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = :batch AND state = 'pending')
+WHERE seq = (
+    SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_batch
+    WHERE batch = :batch AND state = 'pending' AND subscription = :subscription)
   AND NOT EXISTS (
-      SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = :batch AND state = 'pending' AND place = 0)
+      SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch
+      WHERE batch = :batch AND state = 'pending' AND subscription = :subscription AND place = 0)
 RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
           finished_at, failed_label, place, batch, line;
 
@@ -237,25 +240,31 @@ WHERE d.seq IN (
 SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state = 'pending' AND state <> 'delivered' AND seq > ? ORDER BY seq LIMIT ?;
 
 -- strays
--- Of the pending deliveries with these keys, those to which nobody would come, or that follow where nobody leads.
-SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
-FROM json_each(?) AS looked_at
-CROSS JOIN deliveries AS d ON d.seq = looked_at.value
-LEFT JOIN subscriptions AS s ON s.seq = d.subscription
-WHERE s.deleted_at IS NULL
-  AND (d.place NOT IN (0, 1, 2) OR d.priority NOT IN (0, 1, 2) OR typeof(d.due_at) <> 'integer' OR d.due_at >= ? OR s.seq IS NULL
-       OR (d.place = 2 AND CASE
-           WHEN d.batch IS NOT NULL THEN NOT EXISTS (
-               SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch WHERE batch = d.batch AND state = 'pending' AND place = 0)
-           WHEN d.line IS NOT NULL THEN d.seq = (
-               SELECT seq FROM deliveries INDEXED BY deliveries_in_line
-               WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line
-               ORDER BY turn LIMIT 1)
-               AND NOT EXISTS (
-                   SELECT 1 FROM deliveries INDEXED BY deliveries_in_line
-                   WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line AND place = 0)
-           ELSE true END));
+-- Of the pending deliveries with these keys, those to which nobody would come; with whether they follow where nobody leads.
+WITH looked_at AS (
+    SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
+           d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line,
+           d.place = 2 AND CASE
+               WHEN d.batch IS NOT NULL THEN NOT EXISTS (
+                   SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch
+                   WHERE batch = d.batch AND subscription = d.subscription AND state = 'pending' AND place = 0)
+               WHEN d.line IS NOT NULL THEN d.seq = (
+                   SELECT seq FROM deliveries INDEXED BY deliveries_in_line
+                   WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line
+                   ORDER BY turn LIMIT 1)
+                   AND NOT EXISTS (
+                       SELECT 1 FROM deliveries INDEXED BY deliveries_in_line
+                       WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line
+                         AND place = 0)
+               ELSE true END AS is_led_by_nobody,
+           d.place NOT IN (0, 1, 2) OR d.priority NOT IN (0, 1, 2) OR typeof(d.due_at) <> 'integer' OR d.due_at >= :never
+               OR s.seq IS NULL OR (d.place = 2 AND d.batch IS NULL AND d.line IS NULL)
+               OR (d.line IS NOT NULL AND (d.batch IS NOT NULL OR d.place = 1)) AS is_nowhere
+    FROM json_each(:keys) AS key
+    CROSS JOIN deliveries AS d ON d.seq = key.value
+    LEFT JOIN subscriptions AS s ON s.seq = d.subscription
+    WHERE s.deleted_at IS NULL)
+SELECT * FROM looked_at WHERE is_led_by_nobody OR is_nowhere;
 
 -- park
 -- Deliveries whose rows cannot be read; where they stood, so that the next can lead.

@@ -37,7 +37,7 @@ _JSON = msgspec.json.Decoder(msgspec.Raw)  # only passes over it, which takes a 
 
 _MOST = 1 << 40  # of what an edited number may be: in ms thirty years, so that sums stay within what SQLite holds
 # What reading a value that somebody edited may raise: of another type, no UTF-8, nested too deep, sealed for another row.
-_SPOILED = (msgspec.MsgspecError, RecursionError, StorageCorrupt, TypeError, ValueError)
+_SPOILED = (msgspec.MsgspecError, OverflowError, RecursionError, StorageCorrupt, TypeError, ValueError)
 
 
 def json_text(value: object) -> str:
@@ -57,9 +57,12 @@ def delivery(row: Sequence[Any]) -> models.Delivery:
     """A delivery from the columns of `refill` and `delivery`; raises StorageCorrupt, naming the row."""
     try:
         # Checked, because the scheduler must be able to compare it; and in a third of the time that its enums take alone.
-        return msgspec.convert(dict(zip(_DELIVERY, row, strict=False)), models.Delivery)
+        d = msgspec.convert(dict(zip(_DELIVERY, row, strict=False)), models.Delivery)
     except msgspec.ValidationError as error:
         raise StorageCorrupt(f"{_where(row)} cannot be read: {error}") from None
+    if d.line is not None and (d.batch is not None or d.place is models.Place.GATHERING):
+        raise StorageCorrupt(f"{_where(row)} cannot be read: it stands both in a line and in a batch")
+    return d
 
 
 def deliveries(found: Iterable[Sequence[Any]]) -> tuple[list[models.Delivery], list[Unreadable]]:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hookengine.errors import StorageCorrupt
-from hookengine.models import Place
 from hookengine.store import changes, rows
 from hookengine.store.queries import sql
 
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
 LOOKED_AT = 250  # deliveries of one step, in a millisecond
 
 _BEFORE_ALL = -(1 << 63)
-_NEVER = 253_402_300_800_000  # ms since the epoch: the year 10000
+_NEVER = (
+    100 * 365 * 86_400_000
+)  # ms from now: nobody can choose such a time, and a clock that starts at 1970 is not so far off
 
 
 class Search:
@@ -36,18 +37,17 @@ class Search:
             tx.read(await tx.fetch(sql.stateless))
         keys = [seq for (seq,) in await tx.fetch(sql.pending_after, (self._after, LOOKED_AT))]
         self._after = keys[-1] if keys else _BEFORE_ALL
-        if keys:
-            for each in tx.read(await tx.fetch(sql.strays, (rows.json_text(keys), _NEVER))):
-                await _mend(tx, each)
+        found = await tx.fetch(sql.strays, {"keys": rows.json_text(keys), "never": tx.now + _NEVER}) if keys else []
+        nowhere = {row[0] for row in found if row[-1]}
+        for each in tx.read(found):
+            if each.seq in nowhere:
+                tx.unreadable.append(rows.nobodys(each))
+            else:
+                await _lead(tx, each)
         return len(keys)
 
 
-async def _mend(tx: Transaction, stray: Delivery) -> None:
-    found = rows.nobodys(stray)
-    if stray.place is not Place.FOLLOWING or (stray.batch is None and stray.line is None):
-        tx.unreadable.append(found)
-        return
+async def _lead(tx: Transaction, stray: Delivery) -> None:
+    where = rows.nobodys(stray).where
     await changes.lead(tx, stray.subscription, stray.batch, stray.line)
-    tx.after.append(
-        partial(tx.listener.unreadable, found.where, StorageCorrupt(f"{found.where} followed nobody; now it leads"))
-    )
+    tx.after.append(partial(tx.listener.unreadable, where, StorageCorrupt(f"{where} followed nobody; now it leads")))
