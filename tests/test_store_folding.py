@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from storage import Opened, drafts, io_error, opened
 
-from hookengine.errors import StorageFailed
-from hookengine.store.folding import Folding, write_anew
+from hookengine.errors import StorageFailed, StorageUnavailable
+from hookengine.store.folding import Folding, rows_in, write_anew
+from hookengine.store.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,3 +129,30 @@ def test_wal_is_written_anew(tmp_path: Path) -> None:
 
     assert content == wal.read_bytes()
     assert 0 < wal.stat().st_mtime
+
+
+async def test_wal_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk has no room for events, the WAL gives its own back, and events are taken again."""
+    async with opened(tmp_path) as place:
+        wal = tmp_path / "hooks.db-wal"
+        await place.subscribe()
+        await place.publish(*drafts(100))
+        held = wal.stat().st_size
+        monkeypatch.setattr(place.store.writer._space, "lack", lambda _: None if wal.stat().st_size < held else "full")
+        with pytest.raises(StorageUnavailable):
+            await place.publish()
+        await place.publish()
+
+        assert 0 < wal.stat().st_size < held
+
+
+@pytest.mark.parametrize(
+    ("disk", "rows"), [(6 << 20, 69), (32 << 20, 372), (512 << 20, 5957), (1 << 30, 7_500), (1 << 40, 7_500)]
+)
+def test_small_disks_have_small_wals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: int, rows: int) -> None:
+    """The WAL takes an eighth of the disk at most, and on large disks what is quickest."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=disk >> 12, f_frsize=1 << 12))
+    space = Space(tmp_path / "hooks.db", bytes)
+
+    assert rows == rows_in(space.of_wal())
+    assert space.of_wal() <= disk // 8

@@ -69,11 +69,15 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[], None]) -> N
 
 @contextmanager
 def announced(data: Path, url: str) -> Iterator[None]:
-    """For as long as it lasts, a file in *data* says where this process's server is."""
+    """For as long as it lasts, a file in *data* says where this process's server is; on a full disk it does without."""
     path = data / "daemon.json"
     fresh = data / f"daemon.json.{os.getpid()}"
-    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
-    fresh.replace(path)
+    try:
+        fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        say(f"{path} cannot be written ({error.strerror}): give other verbs --url {url}")
     try:
         yield
     finally:

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-# Some 3,000 pages where commits are large, some 12,000 (48 MiB) where each has one event. Nothing is committed meanwhile, and
+# Some 3,000 pages where commits are large, some 20,000 (80 MiB) where each has one event. Nothing is committed meanwhile, and
 # to fold a third as much takes two thirds of the time.
 _ROWS = 7_500
+_BYTES_OF_A_ROW = 11 << 10  # that it takes in a WAL of small commits
 _PAGE = 4_096
 _LARGE = 16_384  # pages of the WAL that wait to be folded, 64 MiB, when it is time that somebody hears of it
+
+
+def rows_in(size: int) -> int:
+    """How many rows a WAL of *size* bytes may hold before it has to be folded; no more than is good on a large disk."""
+    return min(_ROWS, size // _BYTES_OF_A_ROW)
 
 
 class Folding:
@@ -39,6 +45,11 @@ class Folding:
     def is_due(self) -> bool:
         """Whether there is enough to fold."""
         return self._db.total_changes - self._folded + self._bytes // _PAGE >= self._every
+
+    async def empty(self) -> None:
+        """Copy all of the WAL into the file, and give its room back to the disk; raises sqlite3.Error."""
+        self._folded, self._bytes = self._db.total_changes, 0
+        await self._db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def fold(self) -> str | None:
         """

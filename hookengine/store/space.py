@@ -38,6 +38,10 @@ class Space:
             self._lack = self._look()
         return self._lack
 
+    def of_wal(self) -> int:
+        """Bytes that the WAL may take of the disk."""
+        return self._of_disk(1 << 40, 8)
+
     def has_reserve(self) -> bool:
         """Whether the reserve is there, or can be taken now."""
         size = self._of_disk(_RESERVE, 64)

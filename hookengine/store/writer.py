@@ -21,7 +21,7 @@ from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.database import execute_promptly
-from hookengine.store.folding import Folding
+from hookengine.store.folding import Folding, rows_in
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
 from hookengine.store.transaction import Transaction
@@ -115,9 +115,10 @@ class Writer:
         self._db = db
         self._clock = clock
         self._keys = keys
-        self._folding = Folding(db)
+        self._folding = Folding(db, every=rows_in(space.of_wal()))
         self._space = space
         self._lacks: str | None = None  # what was last told of that
+        self._is_cramped = False  # whether the WAL's room is wanted back
         self.listener = listener
         self._loop = asyncio.get_running_loop()
         self._publications: deque[_Publication] = deque()
@@ -315,6 +316,9 @@ class Writer:
         self._in_hand = []
         if self._folding.is_due:
             await self._fold()
+        if self._is_cramped:
+            self._is_cramped = False
+            await self._empty_wal()
 
     def _some_publications(self) -> list[_Publication]:
         taken: list[_Publication] = []
@@ -339,6 +343,7 @@ class Writer:
         error = StorageUnavailable(f"the storage takes no events: {lack}")
         if self._lacks is None:
             self._lacks = lack
+            self._is_cramped = True
             self.listener.unreadable("room for events", error)
         _refuse(publications, error)
         return []
@@ -470,6 +475,7 @@ class Writer:
                 await asyncio.sleep(self._rest)
 
     async def _probe(self) -> None:
+        await self._empty_wal()  # which may be what the disk is full of
         try:
             await self._db.execute("BEGIN IMMEDIATE")
             await self._db.execute(sql.set_meta, _PROBE)
@@ -559,6 +565,12 @@ class Writer:
         else:
             if grown is not None:
                 self.listener.unreadable("folding the WAL", StorageUnavailable(grown))
+
+    async def _empty_wal(self) -> None:
+        try:
+            await self._folding.empty()
+        except (sqlite3.Error, MemoryError) as error:
+            raise_if_fatal(error)  # else it is as full as it was
 
     async def _roll_back(self, error: Exception) -> None:
         raise_if_fatal(error)
