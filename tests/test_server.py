@@ -181,6 +181,15 @@ async def test_wrong_method(api: Api, method: str, path: str, allowed: str) -> N
     assert set(allowed.split(",")) == set(answer.headers["Allow"].split(","))
 
 
+@pytest.mark.parametrize("target", [b"127.0.0.1:80", b"/v1/events", b"*"])
+@pytest.mark.row("I59")
+async def test_connect(api: Api, target: bytes) -> None:
+    """No path lets a client through to somewhere else."""
+    answer = await api.send(b"CONNECT %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+
+    assert_problem(read_raw(answer), 405, "method_not_allowed")
+
+
 @pytest.mark.parametrize(
     "id_",
     [

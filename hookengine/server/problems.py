@@ -131,7 +131,7 @@ async def tell_errors(
 ) -> web.StreamResponse:
     """Whatever a handler raises becomes an answer."""
     try:
-        _check_version(request)
+        _check_line(request)
         response = await handler(request)
     except Exception as error:
         if BEGUN in request and not isinstance(error, _EXPECTED):  # the connection tells of it, by its end
@@ -166,15 +166,19 @@ def finished(response: AnyResponse) -> AnyResponse:
     return response
 
 
-def _check_version(request: web.Request) -> None:
+def _check_line(request: web.Request) -> None:
     if request.version < HttpVersion10:  # whose answers have neither status nor headers
         raise Malformed("send HTTP/1.1", code="unsupported_version")
+    if request.method == "CONNECT":  # it names no path of ours, so that no route can say which methods it takes
+        raise MethodNotAllowed
 
 
 def _headers(error: RequestError) -> dict[str, str]:
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ""
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UnsupportedMediaType):

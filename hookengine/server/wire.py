@@ -12,7 +12,15 @@ import orjson
 from aiohttp import web
 
 from hookengine import views
-from hookengine.errors import Invalid, Malformed, Mistake, PayloadTooLarge, PreconditionFailed, UnsupportedMediaType
+from hookengine.errors import (
+    Invalid,
+    Malformed,
+    Mistake,
+    PayloadTooLarge,
+    PreconditionFailed,
+    StorageCorrupt,
+    UnsupportedMediaType,
+)
 from hookengine.failpoints import failpoint
 from hookengine.jsontext import read_json, read_objects
 from hookengine.service import RequestKey, request_digest
@@ -165,8 +173,12 @@ def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None =
 
 
 def repeated(first: Answer) -> web.Response:
-    """The first answer again."""
-    return web.Response(body=first.body, status=first.status, headers={"Idempotent-Replayed": "true"}, content_type=JSON)
+    """The first answer again; raises StorageCorrupt where somebody has edited what was kept of it."""
+    status: Any = first.status
+    body: Any = first.body
+    if not (isinstance(status, int) and status in range(200, 600) and isinstance(body, bytes)):
+        raise StorageCorrupt("the answer that was kept for this Idempotency-Key cannot be read")
+    return web.Response(body=body, status=status, headers={"Idempotent-Replayed": "true"}, content_type=JSON)
 
 
 def tag(subscription: views.Subscription) -> dict[str, str]:

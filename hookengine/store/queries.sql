@@ -660,8 +660,9 @@ WHERE (description, example, deprecated) IS NOT (excluded.description, excluded.
 DELETE FROM event_types WHERE type = ?;
 
 -- statistics_of
--- What became of the attempts and deliveries of one subscription in some hours.
-SELECT state, label, status_code, error_code, bucket, sum(count) AS count
+-- What became of the attempts and deliveries of one subscription in some hours; an edited count must not overflow.
+SELECT subscription, state, label, status_code, error_code, bucket,
+       sum(CASE WHEN typeof(count) = 'integer' THEN min(count, 1 << 40) END) AS count
 FROM statistics
 WHERE subscription = ? AND hour >= ? AND hour < ?
 GROUP BY state, label, status_code, error_code, bucket;

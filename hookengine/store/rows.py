@@ -389,15 +389,12 @@ def ended_row(subscription: int, hour: int, count: int, state: models.DeliverySt
 
 
 def tally(row: Row) -> Tally:
-    """A count from the columns of `statistics_of`."""
-    return Tally(
-        state=row["state"],
-        label=row["label"],
-        status_code=row["status_code"],
-        error_code=row["error_code"],
-        bucket=row["bucket"],
-        count=row["count"],
-    )
+    """A count from the columns of `statistics_of`; raises StorageCorrupt, naming the subscription."""
+    fields = dict(row)
+    try:
+        return msgspec.convert(fields, Tally)
+    except msgspec.ValidationError as error:
+        raise StorageCorrupt(f"the statistics of subscription {fields['subscription']} cannot be read: {error}") from None
 
 
 def _secret(wanted: type, value: Any) -> Any:
