@@ -18,6 +18,7 @@ from hookengine.config import Server
 from hookengine.engine import DATABASE
 from hookengine.server import listener
 from hookengine.server.express import Express
+from hookengine.service.events import EventOperations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -184,6 +185,16 @@ async def test_event_that_exists(api: Api, taken: Taken) -> None:
         assert [202, 409, 202] == [status for status, _ in answers]
         assert b'"code":"event_exists"' in answers[1][1]
         assert [True] * 3 == taken.found
+
+
+async def test_fault_of_its_own(api: Api, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails here alone does not fail the request."""
+    monkeypatch.setattr(EventOperations, "hand_in", None)
+    async with Client(api) as client:
+        client.send(plain())
+        [(status, _)] = await client.answers(1)
+
+    assert ([False], 202) == (taken.found, status)
 
 
 async def test_storage_that_takes_nothing(api: Api, tmp_path: Path, taken: Taken) -> None:
