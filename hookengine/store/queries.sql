@@ -256,7 +256,7 @@ WITH looked_at AS (
                        SELECT 1 FROM deliveries INDEXED BY deliveries_in_line
                        WHERE state = 'pending' AND line IS NOT NULL AND subscription = d.subscription AND line = d.line
                          AND place = 0)
-               ELSE true END AS is_led_by_nobody,
+               END AS is_led_by_nobody,
            d.place NOT IN (0, 1, 2) OR d.priority NOT IN (0, 1, 2) OR typeof(d.due_at) <> 'integer' OR d.due_at >= :never
                OR s.seq IS NULL OR (d.place = 2 AND d.batch IS NULL AND d.line IS NULL)
                OR (d.line IS NOT NULL AND (d.batch IS NOT NULL OR d.place = 1)) AS is_nowhere

@@ -77,10 +77,9 @@ def deliveries(found: Iterable[Sequence[Any]]) -> tuple[list[models.Delivery], l
     return readable, unreadable
 
 
-def nobodys(d: models.Delivery) -> Unreadable:
-    """A delivery that can be read, and that nobody would come to."""
-    where = _where((d.seq, d.id))
-    return Unreadable(seq=d.seq, where=where, error=StorageCorrupt(f"{where} is nowhere that anybody would come to it"))
+def where(d: models.Delivery) -> str:
+    """What names the row of *d*."""
+    return _where((d.seq, d.id))
 
 
 def _where(row: Sequence[Any]) -> str:

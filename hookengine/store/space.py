@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _RESERVE = 4 << 20  # or a 64th of a small disk
 _LOW = 256 << 20  # or a 20th of a small disk
+_WAL = 128 << 20  # or an eighth of a small disk
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _EVERY = 1.0  # s between two looks
 
@@ -40,7 +41,7 @@ class Space:
 
     def of_wal(self) -> int:
         """Bytes that the WAL may take of the disk."""
-        return self._of_disk(1 << 40, 8)
+        return self._of_disk(_WAL, 8)
 
     def has_reserve(self) -> bool:
         """Whether the reserve is there, or can be taken now."""

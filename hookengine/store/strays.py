@@ -10,15 +10,12 @@ from hookengine.store import changes, rows
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from hookengine.models import Delivery
     from hookengine.store.transaction import Transaction
 
 LOOKED_AT = 250  # deliveries of one step, in a millisecond
 
 _BEFORE_ALL = -(1 << 63)
-_NEVER = (
-    100 * 365 * 86_400_000
-)  # ms from now: nobody can choose such a time, and a clock that starts at 1970 is not so far off
+_NEVER = 100 * 365 * 86_400_000  # ms from now, which nobody can choose; not even a clock that begins in 1970 is so far off
 
 
 class Search:
@@ -40,14 +37,12 @@ class Search:
         found = await tx.fetch(sql.strays, {"keys": rows.json_text(keys), "never": tx.now + _NEVER}) if keys else []
         nowhere = {row[0] for row in found if row[-1]}
         for each in tx.read(found):
+            where = rows.where(each)
             if each.seq in nowhere:
-                tx.unreadable.append(rows.nobodys(each))
+                error = StorageCorrupt(f"{where} is nowhere that anybody would come to it")
+                tx.unreadable.append(rows.Unreadable(seq=each.seq, where=where, error=error))
             else:
-                await _lead(tx, each)
+                await changes.lead(tx, each.subscription, each.batch, each.line)
+                error = StorageCorrupt(f"{where} followed nobody; now it leads")
+                tx.after.append(partial(tx.listener.unreadable, where, error))
         return len(keys)
-
-
-async def _lead(tx: Transaction, stray: Delivery) -> None:
-    where = rows.nobodys(stray).where
-    await changes.lead(tx, stray.subscription, stray.batch, stray.line)
-    tx.after.append(partial(tx.listener.unreadable, where, StorageCorrupt(f"{where} followed nobody; now it leads")))

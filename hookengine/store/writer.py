@@ -317,7 +317,6 @@ class Writer:
         if self._folding.is_due:
             await self._fold()
         if self._is_cramped:
-            self._is_cramped = False
             await self._empty_wal()
 
     def _some_publications(self) -> list[_Publication]:
@@ -471,11 +470,12 @@ class Writer:
                 self.listener.unrecorded(group, error)
         elif results:
             self._results.extendleft(reversed(results))
-            if not (getattr(error, "sqlite_errorname", "") in _NO_ROOM and self._space.give_up()):
+            if not (self._is_cramped and self._space.give_up()):
                 await asyncio.sleep(self._rest)
 
     async def _probe(self) -> None:
-        await self._empty_wal()  # which may be what the disk is full of
+        if self._is_cramped:  # by the WAL, it may be
+            await self._empty_wal()
         try:
             await self._db.execute("BEGIN IMMEDIATE")
             await self._db.execute(sql.set_meta, _PROBE)
@@ -489,6 +489,7 @@ class Writer:
 
     def _fails(self, error: Exception) -> None:
         self.listener.storage(error)
+        self._is_cramped = getattr(error, "sqlite_errorname", "") in _NO_ROOM
         self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
 
     def _works(self) -> None:
@@ -567,6 +568,7 @@ class Writer:
                 self.listener.unreadable("folding the WAL", StorageUnavailable(grown))
 
     async def _empty_wal(self) -> None:
+        self._is_cramped = False
         try:
             await self._folding.empty()
         except (sqlite3.Error, MemoryError) as error:
