@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import storage
 import structlog
 from patience import PATIENCE
 
@@ -202,18 +202,12 @@ async def limit_pages(engine: Engine, pages: int | None) -> None:
 
 def rows(folder: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
     """What *statement* gives on a connection of its own: only what is committed."""
-    with closing(sqlite3.connect(folder / DATABASE)) as db:
-        return db.execute(statement, values).fetchall()
+    return storage.rows(folder / DATABASE, statement, *values)
 
 
 async def edit(folder: Path, script: str) -> None:
     """Change the file behind the engine's back; in a thread, because it may have to wait for the engine's lock."""
-
-    def execute() -> None:
-        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
-            db.executescript(script)
-
-    await asyncio.to_thread(execute)
+    await asyncio.to_thread(storage.write, folder / DATABASE, script)
 
 
 def numbers(requests: Iterable[Received]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import engines
 import pytest
 from api import Api, serving
 from patience import PATIENCE
@@ -375,7 +376,7 @@ async def test_what_needs_the_row_names_it(tmp_path: Path, edit: str) -> None:
         made = await api.subscribe(receiver.url)
         event = await api.made("/v1/events", {"type": "a", "data": 1}, headers=key)
         await api.engine.wait(event["id"], PATIENCE)
-        await asyncio.to_thread(write, tmp_path / "hooks.db", f"UPDATE {edit}")  # the engine may be about to commit something
+        await engines.edit(tmp_path, f"UPDATE {edit}")
         stats = await api("GET", f"/v1/subscriptions/{made['id']}/stats")
         again = await api("POST", "/v1/events", {"type": "a", "data": 1}, headers=key)
 
@@ -397,7 +398,7 @@ async def test_counts_do_not_overflow(tmp_path: Path) -> None:
             "INSERT INTO statistics SELECT subscription, hour - 1, state, label, status_code, error_code, bucket, count"
             " FROM statistics"
         )
-        await asyncio.to_thread(write, tmp_path / "hooks.db", edits)
+        await engines.edit(tmp_path, edits)
 
         assert 200 == (await api("GET", f"/v1/subscriptions/{made['id']}/stats?since=1970-01-01T00:00:00Z")).status
 
@@ -413,7 +414,7 @@ async def test_spoiled_attempts_are_shown(tmp_path: Path) -> None:
                 "trigger = x'ff'", "number = x'ff'", "error_code = x'ff', error_detail = x'ff'", "request = 'oops'",
                 "request = '[1]'", "response = x'ff'", "body = 'text'", "at = 'then'", "request = NULL"
             ):  # fmt: skip
-                write(tmp_path / "hooks.db", f"UPDATE attempts SET {edit} WHERE delivery = 2")
+                await engines.edit(tmp_path, f"UPDATE attempts SET {edit} WHERE delivery = 2")
                 answer = await api("GET", f"/v1/deliveries/{spoiled['id']}")
 
                 assert (200, 200) == (answer.status, answer.json["attempts"][0]["status_code"]), edit
