@@ -101,6 +101,10 @@ class Resolver(AbstractResolver):
             raise answer.with_traceback(None)
         return list(answer)
 
+    def asks_for(self, host: str) -> bool:
+        """Whether a lookup of *host* is still on its way."""
+        return any(name == host.lower() for name, _, _ in self._running)
+
     async def close(self) -> None:
         """Let nobody wait any longer; to be called last, after the connector."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -232,6 +232,8 @@ class Sender:
             return Interrupted()
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
+        if code is ErrorCode.TIMEOUT_CONNECT and self._resolver.asks_for(self._target(url).origin.url.raw_host or ""):
+            code = ErrorCode.DNS_TEMPORARY  # the time for the attempt was over before that for the lookup
         unresolved = code is ErrorCode.DNS_TEMPORARY and self._lookups_fail()
         if unresolved:
             code = ErrorCode.LOCAL_NETWORK

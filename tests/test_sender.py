@@ -419,6 +419,25 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
     assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.unresolved)
 
 
+@pytest.mark.row("F39")
+async def test_dns_outage_is_ours_with_little_time() -> None:
+    """So it is where the time for the attempt is over before the lookup is given up."""
+    released = threading.Event()
+
+    def hang(_host: str) -> list[str]:
+        released.wait(10)
+        return []
+
+    resolver = looking_up(hang)
+    sender = Sender(LOOPBACK, resolver=resolver)
+    resolver.last_answer_at = asyncio.get_running_loop().time() - 31
+    outcome = await sender.attempt(request("http://Hooks.acme.example:8080/", timeout=100))
+    released.set()
+    await sender.close()
+
+    assert (Interrupted, ErrorCode.LOCAL_NETWORK) == ending(outcome)
+
+
 @pytest.mark.alone
 @pytest.mark.row("R63")
 @pytest.mark.row("F39")
@@ -447,7 +466,7 @@ async def test_hanging_lookups_delay_nobody_else() -> None:
 
     assert isinstance(outcome, Accepted)
     assert took < 0.4
-    assert {(Unreachable, ErrorCode.TIMEOUT_CONNECT)} == set(map(ending, ended))
+    assert {(Unreachable, ErrorCode.DNS_TEMPORARY)} == set(map(ending, ended))
 
 
 @pytest.mark.parametrize(
