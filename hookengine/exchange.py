@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections import defaultdict, deque
 from enum import Enum
 from functools import lru_cache, partial
+from itertools import chain
 from ssl import SSLError
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiohttp.abc import AbstractResolver
+    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection, SocketFactoryType
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
@@ -101,10 +104,11 @@ class Target:
     Not frozen data: it holds aiohttp's own request object, of which the pool reads the origin.
     """
 
-    __slots__ = ("host", "origin", "path")
+    __slots__ = ("host", "key", "origin", "path")
 
     def __init__(self, url: URL, loop: asyncio.AbstractEventLoop) -> None:
         self.origin = ClientRequest("GET", url.origin(), loop=loop)
+        self.key = self.origin.connection_key  # the same for all URLs of one origin
         self.host = url.host_port_subcomponent or ""
         self.path = url.raw_path_qs
         for part in (self.host, self.path):
@@ -159,6 +163,8 @@ class Wire(ResponseHandler):
 
     Owned by the exchange that took it from the pool; nobody's while it is idle.
     """
+
+    connection: Connection  # what aiohttp's pool gave us this in
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -297,7 +303,8 @@ class Pool(TCPConnector):
     """
     aiohttp's connection pool, with our protocol in its connections.
 
-    To be made inside the running loop that uses it.
+    To be made inside the running loop that uses it. Between two exchanges a connection rests here: aiohttp's bookkeeping, and
+    its turns through all connections, were a twelfth of a delivery (docs/performance.md).
     """
 
     def __init__(
@@ -310,28 +317,63 @@ class Pool(TCPConnector):
         # No limit: how many requests go out at once, and to whom, is the scheduler's to say.
         super().__init__(
             limit=0,
-            keepalive_timeout=KEEP_ALIVE,
             ssl=ssl,
             resolver=resolver,
             use_dns_cache=False,  # the resolver remembers by itself
             socket_factory=socket_factory,
         )
         self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop))
+        # By origin, since when each rests by the loop's clock; the last used at the end.
+        self._resting: defaultdict[ConnectionKey, deque[tuple[Wire, float]]] = defaultdict(deque)
+        self._sweeping: asyncio.TimerHandle | None = None
 
-    async def take(self, target: Target) -> Connection:
-        """A connection, idle or new."""
-        return await self.connect(target.origin, [], _CONNECTING)
+    async def take(self, target: Target) -> Wire:
+        """A connection, idle or new; of idle ones the last used, so that those that are not needed grow old."""
+        resting = self._resting.get(target.key)
+        while resting:
+            wire, since = resting.pop()
+            if wire.transport is not None and self._loop.time() - since <= KEEP_ALIVE:
+                return wire
+            wire.connection.close()
+        connection = await self.connect(target.origin, [], _CONNECTING)
+        wire = cast("Wire", connection.protocol)
+        wire.connection = connection
+        return wire
 
-    async def take_new(self, target: Target) -> Connection:
+    def give_back(self, wire: Wire, target: Target) -> None:
+        """Keep a connection, whose exchange is over, for the next request to the same origin."""
+        if self._closed:
+            wire.connection.close()
+            return
+        wire.rest()
+        self._resting[target.key].append((wire, self._loop.time()))
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(KEEP_ALIVE, self._sweep)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close all connections, also those in use."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for wire, _ in chain.from_iterable(self._resting.values()):
+            wire.connection.close()
+        self._resting.clear()
+        await super().close(abort_ssl=abort_ssl)
+
+    def _sweep(self) -> None:
+        """Close those that have rested for too long."""
+        oldest = self._loop.time() - KEEP_ALIVE
+        for key, resting in tuple(self._resting.items()):
+            while resting and resting[0][1] <= oldest:
+                resting.popleft()[0].connection.close()
+            if not resting:
+                del self._resting[key]
+        self._sweeping = self._loop.call_later(KEEP_ALIVE, self._sweep) if self._resting else None
+
+    async def take_new(self, target: Target) -> Wire:
         """A connection that has carried nothing yet; idle ones to the same origin are closed."""
-        while wire_of(connection := await self.take(target)).served:
-            connection.close()
-        return connection
-
-
-def wire_of(connection: Connection) -> Wire:
-    """The protocol of a connection of `Pool`."""
-    return cast("Wire", connection.protocol)
+        while (wire := await self.take(target)).served:
+            wire.connection.close()
+        return wire
 
 
 class Exchange:
@@ -361,21 +403,19 @@ class Exchange:
         *deadline* is moved nearer once the head is there. Raises what aiohttp and the event loop raise; from the moment that
         there is a `response`, nothing but what ends the waiting.
         """
-        connection = await pool.take(target)
-        wire = wire_of(connection)
+        wire = await pool.take(target)
         if wire.served:
             try:
-                return await self._converse(connection, wire, request, deadline)
+                return await self._converse(pool, target, wire, request, deadline)
             except (ClientConnectionError, OSError):
                 # The other side closed the idle connection while we took it (RFC 9112, section 9.3.1): not its refusal.
                 if wire.received:
                     raise
             self.phase = Phase.CONNECT
-            connection = await pool.take_new(target)
-            wire = wire_of(connection)
-        return await self._converse(connection, wire, request, deadline)
+            wire = await pool.take_new(target)
+        return await self._converse(pool, target, wire, request, deadline)
 
-    async def _converse(self, connection: Connection, wire: Wire, request: bytes, deadline: Deadline) -> Response:
+    async def _converse(self, pool: Pool, target: Target, wire: Wire, request: bytes, deadline: Deadline) -> Response:
         self.phase = Phase.ANSWER
         reusable = False
         try:
@@ -392,12 +432,11 @@ class Exchange:
             reusable = wire.reusable
         finally:
             if reusable:
-                wire.rest()
-                connection.release()
+                pool.give_back(wire, target)
             else:
                 if wire.unsent:
                     self.phase = Phase.SEND
-                connection.close()
+                wire.connection.close()
         return self._response(self._head)
 
     def _response(self, head: RawResponseMessage) -> Response:

@@ -64,7 +64,7 @@ class World(Struct):
 
     def files(self) -> int:
         """How many descriptors are open, but for the connections that are kept for the next request."""
-        return open_files() - sum(map(len, self.engine._running.dispatcher._sender._pool._conns.values()))
+        return open_files() - sum(map(len, self.engine._running.dispatcher._sender._pool._resting.values()))
 
     async def settled(self) -> None:
         """Return when all descriptors that attempts had are given back."""

@@ -17,6 +17,7 @@ from hostile import answers, on_both_loops, receiver, response
 from patience import PATIENCE
 from yarl import URL
 
+from hookengine import exchange
 from hookengine.deadline import Deadlines
 from hookengine.exchange import (
     Exchange,
@@ -28,7 +29,6 @@ from hookengine.exchange import (
     Unsendable,
     Wire,
     compose,
-    wire_of,
 )
 
 if TYPE_CHECKING:
@@ -343,10 +343,8 @@ def test_parser_is_kept(said: bytes, *, kept: bool) -> None:
         client = Client()
         async with receiver(answers(said, hostile.OK, hostile.OK)) as good:
             await client.send(good.url)
-            connection = await client.pool.take(aim(good.url))
-            wire = wire_of(connection)
+            [[(wire, _)]] = client.pool._resting.values()
             parser = wire._parser
-            connection.release()
             seen = [await client.send(good.url) for _ in range(2)]
             is_kept = wire._parser is parser
             await client.close()
@@ -375,18 +373,49 @@ def test_stale_connection(behaviour: hostile.Behaviour) -> None:
     on_both_loops(scenario)
 
 
+async def test_connections_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection used last carries the next request; those that have rested for too long are closed, then or in time."""
+    client = Client()
+    async with receiver(hostile.healthy) as good:
+        first, second = [await client.pool.take(aim(good.url)) for _ in range(2)]
+        client.pool.give_back(first, aim(good.url))
+        client.pool.give_back(second, aim(good.url))
+        assert second is await client.pool.take(aim(good.url))
+        client.pool.give_back(second, aim(good.url))
+        monkeypatch.setattr(exchange, "KEEP_ALIVE", 0)
+        third = await client.pool.take(aim(good.url))
+        assert (first.connection.closed, second.connection.closed, third.served) == (True, True, 0)
+        client.pool.give_back(third, aim(good.url))
+        client.pool._sweep()
+        assert (third.connection.closed, {}, None) == (True, client.pool._resting, client.pool._sweeping)
+        await client.close()
+        await good.settled()
+
+
+async def test_connection_given_back_late() -> None:
+    """An exchange that ends after the pool has been closed leaves nothing behind."""
+    client = Client()
+    async with receiver(hostile.healthy) as good:
+        wire = await client.pool.take(aim(good.url))
+        await client.close()
+        client.pool.give_back(wire, aim(good.url))
+        await good.settled()
+
+    assert wire.connection.closed
+    assert not client.pool._resting
+
+
 async def test_only_new_connections() -> None:
     """`take_new` closes what is idle to that origin and returns a connection that has carried nothing."""
     client = Client()
     async with receiver(hostile.healthy) as good:
         await client.send(good.url)
-        connection = await client.pool.take_new(aim(good.url))
-        served = wire_of(connection).served
-        connection.close()
+        wire = await client.pool.take_new(aim(good.url))
+        wire.connection.close()
         await client.close()
         await good.settled()
 
-    assert (0, 2) == (served, good.connections)
+    assert (0, 2) == (wire.served, good.connections)
 
 
 def test_answer_begun_is_not_asked_for_again() -> None:
@@ -444,17 +473,12 @@ def test_pool_makes_our_wires() -> None:
     async def scenario() -> None:
         client = Client()
         async with receiver(hostile.healthy) as good:
-            connection = await client.pool.take(aim(good.url))
-            assert isinstance(connection.protocol, Wire)
-            connection.close()
+            wire = await client.pool.take(aim(good.url))
+            assert isinstance(wire, Wire)
+            wire.connection.close()
             await client.close()
             await good.settled()
 
-        assert (0, 0, 4.0, False) == (
-            client.pool.limit,
-            client.pool.limit_per_host,
-            client.pool._keepalive_timeout,
-            client.pool.use_dns_cache,
-        )
+        assert (0, 0, False) == (client.pool.limit, client.pool.limit_per_host, client.pool.use_dns_cache)
 
     on_both_loops(scenario)

@@ -48,7 +48,7 @@ def test_hostile_receiver(row: Row) -> None:
             outcome = await sender.attempt(request(bad.url, timeout=row.timeout, size=row.size))
             took = loop.time() - begun
             afterwards = await sender.attempt(request(good.url))
-            reusable = sum(map(len, sender._pool._conns.values())) - 1
+            reusable = sum(map(len, sender._pool._resting.values())) - 1
             await sender.close()
             await bad.settled()
 
@@ -233,7 +233,7 @@ def test_connection_closed_while_idle(behaviour: Behaviour) -> None:
         async with receiver(behaviour) as bad:
             sender = Sender(LOOPBACK)
             first = await sender.attempt(request(bad.url))
-            [[(wire, _)]] = sender._pool._conns.values()
+            [[(wire, _)]] = sender._pool._resting.values()
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*filter(None, [wire.closed]), return_exceptions=True)
             second = await sender.attempt(request(bad.url))
