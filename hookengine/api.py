@@ -81,7 +81,7 @@ class Api:
             "expires_at": expires_at,
             "subscriptions": None if subscriptions is None else list(subscriptions),
         }
-        return (await self._service.publish_values(OWNER, [event], single=True))[0]
+        return await self._service.publish_value(OWNER, event)
 
     async def publish_batch(self, events: Sequence[Mapping[str, Any]]) -> list[Event]:
         """Accept up to 1,000 events, all or none; each is a mapping of `publish`'s parameters."""

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import orjson
 from msgspec.structs import replace
 
-from hookengine.models import HIDDEN, Accepted, AccessToken, Request, Secret, SecretBytes, TokenAnswer, response_of
+from hookengine.models import HIDDEN, Accepted, AccessToken, Request, Secret, SecretBytes, TokenAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -80,7 +80,7 @@ def conceal(outcome: Outcome, request: Request) -> Outcome:
     if not isinstance(outcome, Accepted) and outcome.error is not None:  # it may quote what could not be read
         error = replace(outcome.error, detail=repeated.sub(HIDDEN, outcome.error.detail))
         outcome = replace(outcome, error=error)
-    answer = response_of(outcome)
+    answer = outcome.response
     if answer is not None:
         headers = tuple((name, repeated.sub(HIDDEN, value)) for name, value in answer.headers)
         body = re.sub(repeated.pattern.encode(), HIDDEN.encode(), answer.body)

@@ -23,7 +23,6 @@ from hookengine.models import (
     Refused,
     SecretBytes,
     Unreachable,
-    response_of,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ class Bearers:
 
 def _answer(outcome: Outcome) -> Response | None:
     """The answer of a token server, which does not show itself."""
-    response = response_of(outcome)
+    response = outcome.response
     return None if response is None else replace(response, body=SecretBytes(response.body))
 
 

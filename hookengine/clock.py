@@ -6,6 +6,7 @@ import secrets
 import time
 
 _POOL = 4096  # random bytes fetched at once: a system call for each id took a tenth of an id's time
+_JITTER = secrets.SystemRandom()
 # The first digit behind the version with its two upper bits set to the variant (RFC 9562, 4.1).
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
@@ -27,14 +28,13 @@ class Clock:
     One per engine; not for use from several threads.
     """
 
-    __slots__ = ("_counter", "_head", "_last", "_pool", "_used")
+    __slots__ = ("_counter", "_head", "_last", "_tails")
 
     def __init__(self) -> None:
         self._last = 0  # ms of the newest id
         self._head = ""  # of ids with that time, up to the version
         self._counter = 0
-        self._pool = ""
-        self._used = 0
+        self._tails: list[str] = []  # of ids to come: the variant and 62 random bits
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -54,8 +54,9 @@ class Clock:
             self._start(self._last + 1)
         else:
             self._counter += 1
-        tail = self._random_digits()
-        return f"{prefix}_{self._head}{self._counter:03x}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
+        if not self._tails:
+            self._tails = _new_tails()
+        return f"{prefix}_{self._head}{self._counter:03x}-{self._tails.pop()}"
 
     def _start(self, ms: int) -> None:
         self._last, self._counter = ms, 0
@@ -63,15 +64,14 @@ class Clock:
 
     def random(self) -> float:
         """A number in [0, 1), for jitter."""
-        return (int(self._random_digits(), 16) >> 11) * 2.0**-53
+        return _JITTER.random()
 
     def new_bytes(self, count: int) -> bytes:
         """*count* bytes fit for a secret."""
         return secrets.token_bytes(count)
 
-    def _random_digits(self) -> str:
-        """64 random bits in hexadecimal, none used twice."""
-        if self._used >= len(self._pool):
-            self._pool, self._used = secrets.token_hex(_POOL), 0
-        self._used += 16
-        return self._pool[self._used - 16 : self._used]
+
+def _new_tails() -> list[str]:
+    digits = secrets.token_hex(_POOL)
+    groups = (digits[start : start + 16] for start in range(0, len(digits), 16))
+    return [f"{_VARIANT[group[0]]}{group[1:4]}-{group[4:]}" for group in groups]

@@ -224,7 +224,7 @@ def check_named(problems: Problems, **names: str) -> None:
     """Whether what *names* says, a `type` or a `tenant` in a path, may be the name of something of the user's."""
     found = Problems()
     draft = found.convert(_Named, names)
-    _check_not_ours(found, draft, "")
+    _check_not_ours(found, draft.fields.type, draft.fields.tenant, "")
     for mistake in found.mistakes:
         problems.mistakes.append(Mistake(parameter=(mistake.pointer or "")[1:], code=mistake.code, detail=mistake.detail))
 
@@ -285,8 +285,9 @@ class TrialInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: int) -> None:
     """What an event must hold beside the forms of its members."""
-    _check_not_ours(problems, draft, at)
-    deliver_at, expires_at = draft.get("deliver_at"), draft.get("expires_at")
+    event = draft.fields
+    _check_not_ours(problems, event.type, event.tenant, at)
+    deliver_at, expires_at = event.deliver_at, event.expires_at
     if deliver_at is not None and deliver_at > now + LATEST_DELIVERY:
         problems.add(at + "/deliver_at", "too_late", "an event can be delivered at most 365 days from now")
     # One that has passed is no mistake: the event is accepted, and shown as expired.
@@ -294,9 +295,8 @@ def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: i
         problems.add(at + "/expires_at", "invalid_value", "expires_at must lie after deliver_at")
 
 
-def _check_not_ours(problems: Problems, draft: Draft[Any], at: str) -> None:
-    type_, tenant = draft.get("type"), draft.get("tenant")
-    if isinstance(type_, str) and _OUR_TYPE.match(type_):
+def _check_not_ours(problems: Problems, type: str | None, tenant: str | None, at: str) -> None:
+    if type is not None and _OUR_TYPE.match(type):
         problems.add(at + "/type", "reserved_type", f"types that start with '{OURS}.' are the engine's own")
     if tenant == OURS:
         problems.add(at + "/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")

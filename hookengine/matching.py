@@ -97,6 +97,7 @@ class Index:
         self.fifo: set[int] = set()  # the keys of those that want order
         self._gathers = gathers
         self._by_seq: dict[int, Subscription] = {}
+        self.get = self._by_seq.get  # the subscription with a key, or None; asked several times for every delivery
         self._by_id: dict[str, Subscription] = {}
         self._wanting: dict[tuple[str, str], dict[int, Subscription]] = {}  # by tenant and pattern
         self._counts: Counter[str] = Counter()  # by tenant
@@ -131,10 +132,6 @@ class Index:
         """Forget the subscription with key *seq*."""
         self._forget_matches()
         self._forget(self._by_seq.pop(seq))
-
-    def get(self, seq: int) -> Subscription | None:
-        """The subscription with key *seq*."""
-        return self._by_seq.get(seq)
 
     def by_id(self, id: str) -> Subscription | None:  # the field's name
         """The subscription with this public id."""

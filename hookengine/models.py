@@ -11,7 +11,7 @@ in the order of commits; it never leaves the engine. What users see is in `views
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct, field
 
@@ -176,6 +176,7 @@ class Refused(Struct, frozen=True, kw_only=True, gc=False):
 class Unreachable(Struct, frozen=True, kw_only=True, gc=False):
     """No answer came; `token_answer` is set where a token server's answer is why the endpoint was not asked."""
 
+    response: ClassVar[None] = None  # as of all outcomes, so that whoever wants it need not ask for the kind
     error: AttemptError
     token_answer: TokenAnswer | None = None
 
@@ -183,6 +184,7 @@ class Unreachable(Struct, frozen=True, kw_only=True, gc=False):
 class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
     """The attempt was cut by us, by a stop or by a fault of this machine: it is not the endpoint's and spends nothing."""
 
+    response: ClassVar[None] = None
     error: AttemptError | None = None
     unresolved: bool = False  # no name server answers, which keeps those back that have names, and nobody else
 
@@ -190,6 +192,7 @@ class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
 class Broken(Struct, frozen=True, kw_only=True, gc=False):
     """A fault in our own code or in a stored row: the delivery is parked. Shown to users as `interrupted`."""
 
+    response: ClassVar[None] = None
     error: AttemptError
 
 
@@ -202,14 +205,6 @@ OUTCOME_NAMES: dict[type, str] = {
     Interrupted: "interrupted",
     Broken: "interrupted",
 }
-
-
-_ANSWERED = (Accepted, Refused)
-
-
-def response_of(outcome: Outcome) -> Response | None:
-    """What the endpoint answered, where that could be read."""
-    return outcome.response if isinstance(outcome, _ANSWERED) else None
 
 
 class Rules(Struct, frozen=True, kw_only=True, gc=False):

@@ -27,20 +27,18 @@ if TYPE_CHECKING:
 _CREDENTIALS = ("password", "client_secret")  # members of `auth`
 
 
-def shown_events(receipts: list[Receipt]) -> list[views.Event]:
-    """Accepted events."""
-    return [
-        views.Event(
-            id=receipt.event.id,
-            type=receipt.event.type,
-            tenant=receipt.event.tenant,
-            accepted_at=moment(receipt.event.accepted_at),
-            occurred_at=moment(receipt.event.occurred_at),
-            ordering_key=receipt.event.ordering_key,
-            deliveries=receipt.deliveries,
-        )
-        for receipt in receipts
-    ]
+def shown_event(receipt: Receipt) -> views.Event:
+    """An accepted event."""
+    event = receipt.event
+    return views.Event(
+        id=event.id,
+        type=event.type,
+        tenant=event.tenant,
+        accepted_at=moment(event.accepted_at),
+        occurred_at=moment(event.occurred_at),
+        ordering_key=event.ordering_key,
+        deliveries=receipt.deliveries,
+    )
 
 
 def shown_subscription(s: models.Subscription, health: Health) -> views.Subscription:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, Struct
 
 from hookengine import views
-from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, SubscriptionState, Trigger, response_of
+from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, SubscriptionState, Trigger
 from hookengine.observers import AttemptFinished, DeliveryOverruled, Kinds, SubscriptionChanged
 from hookengine.views import moment, optional_moment
 
@@ -202,7 +202,7 @@ def shown(item: Item, id: str, names: Mapping[str, str] | None) -> views.StreamI
 
 def _ending(attempt: Attempt) -> Ending:
     outcome = attempt.outcome
-    response = response_of(outcome)
+    response = outcome.response
     return Ending(
         attempt.number,
         attempt.at,

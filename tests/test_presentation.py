@@ -13,7 +13,7 @@ from hookengine.access import Principal, Scope, Token
 from hookengine.models import BasicAuth, DisabledReason, Health, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.presentation import (
     shown_attempt,
-    shown_events,
+    shown_event,
     shown_secret,
     shown_subscription,
     shown_tenant,
@@ -91,7 +91,7 @@ def test_token_answer() -> None:
 
 def test_events() -> None:
     """An accepted event is shown with the number of its deliveries, without its data."""
-    [shown] = shown_events([Receipt(event=EVENT, deliveries=2)])
+    shown = shown_event(Receipt(event=EVENT, deliveries=2))
 
     expected = views.Event(
         id="evt_1",

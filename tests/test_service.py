@@ -75,8 +75,7 @@ def event(**members: Any) -> dict[str, Any]:
 
 async def publish(service: Service, by: Principal = OWNER, **members: Any) -> views.Event:
     """One accepted event."""
-    [accepted] = await service.publish_values(by, [event(**members)], single=True)
-    return accepted
+    return await service.publish_value(by, event(**members))
 
 
 async def subscribe(service: Service, by: Principal = OWNER, url: str = URL, **members: Any) -> views.Subscription:
@@ -101,6 +100,7 @@ def key(body: bytes, name: str = "k", path: str = "/v1/events") -> RequestKey:
 
 OPERATIONS: dict[str, tuple[Scope, Operation]] = {
     "publish": (Scope.EVENTS_WRITE, lambda s, by: s.publish_values(by, [event()])),
+    "publish_value": (Scope.EVENTS_WRITE, lambda s, by: s.publish_value(by, event())),
     "event": (Scope.EVENTS_READ, lambda s, by: s.event(by, "evt_none")),
     "events": (Scope.EVENTS_READ, lambda s, by: s.events(by, {})),
     "explain": (Scope.EVENTS_READ, lambda s, by: s.explain(by, "evt_none", {})),
@@ -373,7 +373,7 @@ async def test_mistakes_have_their_index(service: Service) -> None:
     with pytest.raises(Invalid) as batch:
         await service.publish_values(OWNER, [event(), wrong])
     with pytest.raises(Invalid) as single:
-        await service.publish_values(OWNER, [wrong], single=True)
+        await service.publish_value(OWNER, wrong)
 
     assert [("/1/type", "invalid_value"), ("/1/extra", "unknown_member")] == places(batch.value)
     assert [("/type", "invalid_value"), ("/extra", "unknown_member")] == places(single.value)

@@ -10,7 +10,7 @@ from aiohttp.http import RawRequestMessage
 
 from hookengine.access import Scope
 from hookengine.failpoints import failpoint
-from hookengine.presentation import shown_events
+from hookengine.presentation import shown_event
 from hookengine.server import asked
 from hookengine.server.events import accepted_event
 from hookengine.server.problems import answer_to, finished
@@ -73,7 +73,7 @@ class Express:
         """What the client is sent, once that is done, and whether its connection ends with it."""
         try:
             [receipt] = accepted.result()
-            return _message(self._head, accepted_event(shown_events([receipt])[0])), False
+            return _message(self._head, accepted_event(shown_event(receipt))), False
         except Exception as error:  # noqa: BLE001  # each has its answer
             response = finished(answer_to(error, self._logger))
             return _message(_head(response), cast("bytes", response.body)), response.keep_alive is False

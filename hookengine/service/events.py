@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hookengine import inputs, validation, views
 from hookengine.access import Principal, Scope
-from hookengine.errors import EventNotFound
+from hookengine.errors import EventNotFound, HookEngineError
 from hookengine.inputs import EventInput
 from hookengine.models import DeliveryState
 from hookengine.paging import Query, page
-from hookengine.presentation import shown_events
+from hookengine.presentation import shown_event
 from hookengine.service.operations import Operations, RequestKey, json_text
 from hookengine.store import Answer, Draft, Key, Receipt
 from hookengine.validation import Problems
@@ -50,12 +50,12 @@ class EventOperations(Operations):
         read = self._read(by, events, problems, single=single)
         keyed = None if key is None else self._key(by, key, read[0][1] if single else None)
         if problems.mistakes and (before := await self._accepted_before(read, keyed)) is not None:
-            return before if isinstance(before, Answer) else shown_events(before)
+            return before if isinstance(before, Answer) else _shown(before)
         drafts = [self._draft(problems.require(draft), tenant) for draft, tenant in read]
         made = await self._store.writer.publish(
-            drafts, key=keyed, render=None if render is None else lambda receipts: render(shown_events(receipts))
+            drafts, key=keyed, render=None if render is None else lambda receipts: render(_shown(receipts))
         )
-        return made if isinstance(made, Answer) else shown_events(made)
+        return made if isinstance(made, Answer) else _shown(made)
 
     def hand_in(self, by: Principal, event: Mapping[str, Any]) -> asyncio.Future[list[Receipt]]:
         """
@@ -66,14 +66,27 @@ class EventOperations(Operations):
         """
         self._require(by, Scope.EVENTS_WRITE, changing=True)
         problems = Problems()
-        [(draft, tenant)] = self._read(by, [event], problems, single=True)
+        draft, tenant = self._read_one(by, event, problems, "", now=self._clock.now())
         return self._store.writer.submit([self._draft(problems.require(draft), tenant)])
 
-    async def publish_values(
+    async def publish_value(self, by: Principal, event: Mapping[str, Any]) -> views.Event:
+        """`publish` for one event of Python values: `data` as bytes is JSON text, or else printed; times may be datetimes."""
+        given = _as_json(event)
+        try:
+            accepted = self.hand_in(by, given)
+        except HookEngineError:
+            return (await self._publish_values(by, [given], single=True))[0]
+        [receipt] = await accepted
+        return shown_event(receipt)
+
+    async def publish_values(self, by: Principal, events: Sequence[Mapping[str, Any]]) -> list[views.Event]:
+        """The same for several events, all or none."""
+        return await self._publish_values(by, [_as_json(event) for event in events])
+
+    async def _publish_values(
         self, by: Principal, events: Sequence[Mapping[str, Any]], *, single: bool = False
     ) -> list[views.Event]:
-        """The same for Python values: `data` as bytes is JSON text, anything else is printed; times may be datetimes."""
-        accepted = await self.publish(by, [_as_json(event) for event in events], single=single)
+        accepted = await self.publish(by, events, single=single)
         assert not isinstance(accepted, Answer)  # noqa: S101  # there was no key
         return accepted
 
@@ -118,17 +131,23 @@ class EventOperations(Operations):
             problems.add("", "too_many_elements", f"expected at most {MOST_EVENTS} elements")
             problems.raise_if_any()
         now = self._clock.now()
-        read = []
-        for position, members in enumerate(events):
-            at = "" if single else f"/{position}"
-            draft = problems.convert(EventInput, members, at)
-            inputs.check_event(problems, draft, at, now=now)
-            if self._config.delivery.strict_event_types:
-                inputs.check_listed(problems, draft.get("type"), at + "/type", self._store.writer.event_types)
-            tenant = self._own_tenant(by, draft.get("tenant"))
-            self._check_chosen(problems, draft.get("subscriptions"), tenant, at)
-            read.append((draft, tenant))
-        return read
+        return [
+            self._read_one(by, members, problems, "" if single else f"/{position}", now=now)
+            for position, members in enumerate(events)
+        ]
+
+    def _read_one(
+        self, by: Principal, members: Mapping[str, Any], problems: Problems, at: str, *, now: int
+    ) -> tuple[validation.Draft[EventInput], str]:
+        draft = problems.convert(EventInput, members, at)
+        event = draft.fields
+        inputs.check_event(problems, draft, at, now=now)
+        if self._config.delivery.strict_event_types:
+            inputs.check_listed(problems, event.type, at + "/type", self._store.writer.event_types)
+        tenant = self._own_tenant(by, event.tenant)
+        if event.subscriptions:
+            self._check_chosen(problems, event.subscriptions, tenant, at)
+        return draft, tenant
 
     async def _accepted_before(
         self, read: list[tuple[validation.Draft[EventInput], str]], key: Key | None
@@ -166,15 +185,18 @@ class EventOperations(Operations):
         )
 
 
+def _shown(receipts: list[Receipt]) -> list[views.Event]:
+    return [shown_event(receipt) for receipt in receipts]
+
+
 def _as_json(event: Mapping[str, Any]) -> Mapping[str, Any]:
     """A published Python event as HTTP would have brought it; None is what was not given."""
     if type(event) is not dict and not isinstance(event, Mapping):
         return event  # which is told as a mistake with all others
-    members = {
-        name: value.isoformat() if name in _TIMES and isinstance(value, date) else value
-        for name, value in event.items()
-        if value is not None
-    }
+    members = {name: value for name, value in event.items() if value is not None}
+    for name in _TIMES & members.keys():
+        if isinstance(members[name], date):
+            members[name] = members[name].isoformat()
     if "data" in event:
         members["data"] = json_text(event["data"])
     return members

@@ -9,7 +9,7 @@ from hookengine.access import Principal, Scope
 from hookengine.errors import EventNotFound
 from hookengine.inputs import EventReplayInput, ReplayInput
 from hookengine.paging import Query, cursor_of
-from hookengine.presentation import shown_events, shown_explained
+from hookengine.presentation import shown_event, shown_explained
 from hookengine.service.operations import Operations, RequestKey
 from hookengine.store import Answer, Replay, replays
 from hookengine.validation import Problems
@@ -78,10 +78,10 @@ class ReplayOperations(Operations):
             own,
             None if chosen is None else frozenset(chosen),
             key=keyed,
-            render=None if render is None else lambda receipt: render(shown_events([receipt])[0]),
+            render=None if render is None else lambda receipt: render(shown_event(receipt)),
         )
         made = await self._store.writer.change(step)
-        return made if isinstance(made, Answer) else shown_events([made])[0]
+        return made if isinstance(made, Answer) else shown_event(made)
 
     async def replay(
         self,

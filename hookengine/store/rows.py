@@ -11,7 +11,7 @@ import orjson
 from hookengine import models, views
 from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
-from hookengine.models import OUTCOME_NAMES, Accepted, Secret, response_of
+from hookengine.models import OUTCOME_NAMES, Accepted, Secret
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
@@ -172,7 +172,7 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exc
     *content* is `exchanged`, or without anything where that is kept under the number *exchange*.
     """
     outcome = attempt.outcome
-    response = response_of(outcome)
+    response = outcome.response
     error = None if isinstance(outcome, Accepted) else outcome.error
     return (
         delivery_seq,
@@ -191,7 +191,7 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exc
 
 def exchanged(attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
     """What was sent and what was answered; credentials do not get into it."""
-    request, response = attempt.request, response_of(attempt.outcome)
+    request, response = attempt.request, attempt.outcome.response
     return (
         None if request is None else _request(request, profile),
         None if response is None else (response.headers, response.truncated),

@@ -77,7 +77,9 @@ class _Publication:
         self.drafts = drafts
         self.key = key
         self.render = render
-        self.size = sum([len(draft.data) for draft in drafts])
+        self.size = 0
+        for draft in drafts:
+            self.size += len(draft.data)
         self.done = done
 
 
