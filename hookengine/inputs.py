@@ -29,7 +29,18 @@ from hookengine.models import (
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
 from hookengine.signing import check_secret
-from hookengine.validation import Draft, Duration, Problems, Rate, Time, did_you_mean, format_duration, pointer, quoted
+from hookengine.validation import (
+    Draft,
+    Duration,
+    Problems,
+    Rate,
+    Time,
+    decoder,
+    did_you_mean,
+    format_duration,
+    pointer,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -108,6 +119,9 @@ class EventInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deliver_at: Time | None = None
     expires_at: Time | None = None
     subscriptions: Annotated[list[AnyText], Meta(max_length=1000)] | None = None
+
+
+EVENT_DECODER = decoder(EventInput)
 
 
 class BasicAuthInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="basic", tag_field="type"):

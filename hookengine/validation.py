@@ -492,6 +492,13 @@ def _decode(type_: Any, value: Any) -> Any:
     return parse(value)
 
 
+def decoder(type_: type[S]) -> msgspec.json.Decoder[S]:
+    """Makes a *type_* of JSON texts, where `Problems.convert` would find nothing wrong with it; else a ValidationError."""
+    if not _is_exact(type_):
+        raise TypeError(f"msgspec alone does not tell whether a {type_.__name__} is right")
+    return msgspec.json.Decoder(type_, dec_hook=_decode)
+
+
 def _bare(hint: Any) -> tuple[Any, tuple[Meta, ...]]:
     if get_origin(hint) is Annotated:
         return hint.__origin__, tuple(meta for meta in hint.__metadata__ if isinstance(meta, Meta))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 from msgspec.structs import replace
 
 from hookengine import inputs, models
+from hookengine.errors import Malformed
 from hookengine.inputs import EventInput, EventTypeInput, RotationInput, SubscriptionInput, TokenInput
+from hookengine.jsontext import read_json
 from hookengine.models import BasicAuth, OAuth2, Ordering, Priority, Secret, SigningSecret, SubscriptionState, WhileDisabled
 from hookengine.netguard import Policy
 from hookengine.profiles import PROFILES
@@ -190,6 +195,58 @@ def test_times_of_an_event(members: dict[str, int], expected: list[str]) -> None
     found = event_mistakes(**{name: Time(value) for name, value in members.items()})
 
     assert expected == [pointer for pointer, _ in found]
+
+
+ODD: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, 0, 1.5, "", "a b", "\ud800", "\u00e9", ["\ud800"], [1], {}, "x" * 200, 2**70]
+)
+MEMBERS = {
+    "tenant": "acme",
+    "id": "evt-1",
+    "occurred_at": "2026-01-01T00:00:00Z",
+    "priority": "high",
+    "ordering_key": "k\u00e9",
+    "deliver_at": "2026-01-01T00:00:00Z",
+    "subscriptions": ["sub_1"],
+}
+
+
+@st.composite
+def events(draw: st.DrawFn) -> dict[str, Any]:
+    """The members of an event, of which one may be odd, missing, or unknown."""
+    some = draw(st.lists(st.sampled_from(sorted(MEMBERS)), unique=True))
+    made: dict[str, Any] = {"type": "order.created", "data": {"n": [1]}} | {name: MEMBERS[name] for name in some}
+    name = draw(st.sampled_from([None, *made, "unknown"]))
+    if name is not None:
+        made[name] = draw(ODD)
+    if draw(st.integers(0, 5)) == 0:
+        del made[draw(st.sampled_from(sorted(made)))]
+    return made
+
+
+@given(events(), st.booleans(), st.sampled_from(["", ',"type":"twice"', ',"\\u0069d":"i"']))
+def test_event_is_decoded_as_it_is_converted(members: dict[str, Any], ascii_only: bool, more: str) -> None:
+    """An event that is decoded at once is the one that its members make, and one that is wrong is left to them."""
+    text = (json.dumps(members, ensure_ascii=ascii_only)[:-1] + (more if members else "") + "}").encode(
+        "utf-8", "surrogatepass"
+    )
+
+    def read(**how: Any) -> Any:
+        try:
+            return read_json(text, **how)
+        except Malformed as error:
+            return error.code
+
+    plain, decoded = read(), read(decoder=inputs.EVENT_DECODER)
+    if isinstance(plain, str):
+        assert plain == decoded
+        return
+    whole = Problems().convert(EventInput, plain).whole
+    if whole is None:
+        assert plain == decoded
+    else:
+        assert whole == decoded
+        assert bytes(whole.data) == bytes(decoded.data)
 
 
 def test_place_of_an_event() -> None:

@@ -22,6 +22,7 @@ from hookengine.validation import (
     Problems,
     Time,
     Wrong,
+    decoder,
     did_you_mean,
     format_duration,
     format_time,
@@ -691,3 +692,15 @@ def test_any_input_is_converted_or_refused(raw: Any) -> None:
     draft, mistakes = converted(Wanted, raw)
 
     assert (draft.whole is None) == bool(mistakes)
+
+
+class _Loose(Struct):
+    """What msgspec alone would admit infinity to."""
+
+    number: float
+
+
+def test_decoder_is_for_what_is_exact() -> None:
+    """Nothing is decoded at once of which msgspec admits what `convert` would refuse."""
+    with pytest.raises(TypeError, match="a _Loose is right"):
+        decoder(_Loose)

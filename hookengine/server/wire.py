@@ -22,6 +22,7 @@ from hookengine.errors import (
     UnsupportedMediaType,
 )
 from hookengine.failpoints import failpoint
+from hookengine.inputs import EVENT_DECODER
 from hookengine.jsontext import read_json, read_objects
 from hookengine.service import RequestKey, request_digest
 from hookengine.validation import Problems, format_time
@@ -126,9 +127,14 @@ def read_nothing(body: bytes) -> None:
     problems.require(problems.convert(Nothing, read_object(body, optional=True)))
 
 
-def read_array(body: bytes, *, ndjson: bool) -> list[Any]:
-    """The elements of an array, or the lines, of objects of ours."""
-    return read_objects(body, ndjson=ndjson)
+def read_event(body: bytes) -> Any:
+    """An event, or where something is wrong with it what it is in its place."""
+    return read_json(body, decoder=EVENT_DECODER)
+
+
+def read_events(body: bytes, *, ndjson: bool) -> list[Any]:
+    """The same for the elements of an array, or for lines."""
+    return read_objects(body, ndjson=ndjson, decoder=EVENT_DECODER)
 
 
 def read_key(request: web.Request, body: bytes) -> RequestKey | None:
@@ -186,6 +192,11 @@ def tag(subscription: views.Subscription) -> dict[str, str]:
     return {"ETag": f'"{subscription.version}"'}
 
 
+def printed(moment: datetime) -> str:
+    """A time as answers have it."""
+    return format_time(round(moment.timestamp() * 1000))
+
+
 def dump(value: Any) -> bytes:
     """JSON text: times in milliseconds, absent members left out, a producer's data as it was."""
     return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
@@ -194,7 +205,7 @@ def dump(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     match value:
         case datetime():
-            return format_time(round(value.timestamp() * 1000))
+            return printed(value)
         case views.JsonText():
             return orjson.Fragment(bytes(value))  # it takes no subclass
         case bytes():  # where a text was, in a row that somebody edited

@@ -27,13 +27,16 @@ _TIMES = {"occurred_at", "deliver_at", "expires_at"}
 _FINAL = {DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED}
 
 
+Given = Mapping[str, Any] | EventInput  # an event as somebody published it: its members, or what they are if they are right
+
+
 class EventOperations(Operations):
     """Of events."""
 
     async def publish(
         self,
         by: Principal,
-        events: Sequence[Mapping[str, Any]],
+        events: Sequence[Given],
         *,
         single: bool = False,
         key: RequestKey | None = None,
@@ -57,7 +60,7 @@ class EventOperations(Operations):
         )
         return made if isinstance(made, Answer) else _shown(made)
 
-    def hand_in(self, by: Principal, event: Mapping[str, Any]) -> asyncio.Future[list[Receipt]]:
+    def hand_in(self, by: Principal, event: Given) -> asyncio.Future[list[Receipt]]:
         """
         Accept one event as `publish` does, without waiting for the disk.
 
@@ -124,7 +127,7 @@ class EventOperations(Operations):
                     await changed.wait()
 
     def _read(
-        self, by: Principal, events: Sequence[Mapping[str, Any]], problems: Problems, *, single: bool
+        self, by: Principal, events: Sequence[Given], problems: Problems, *, single: bool
     ) -> list[tuple[validation.Draft[EventInput], str]]:
         """Each event as far as it is valid, with its tenant."""
         if len(events) > MOST_EVENTS:
@@ -132,21 +135,21 @@ class EventOperations(Operations):
             problems.raise_if_any()
         now = self._clock.now()
         return [
-            self._read_one(by, members, problems, "" if single else f"/{position}", now=now)
-            for position, members in enumerate(events)
+            self._read_one(by, event, problems, "" if single else f"/{position}", now=now)
+            for position, event in enumerate(events)
         ]
 
     def _read_one(
-        self, by: Principal, members: Mapping[str, Any], problems: Problems, at: str, *, now: int
+        self, by: Principal, event: Given, problems: Problems, at: str, *, now: int
     ) -> tuple[validation.Draft[EventInput], str]:
-        draft = problems.convert(EventInput, members, at)
-        event = draft.fields
+        draft = validation.Draft(event, {}) if isinstance(event, EventInput) else problems.convert(EventInput, event, at)
+        known = draft.fields
         inputs.check_event(problems, draft, at, now=now)
         if self._config.delivery.strict_event_types:
-            inputs.check_listed(problems, event.type, at + "/type", self._store.writer.event_types)
-        tenant = self._own_tenant(by, event.tenant)
-        if event.subscriptions:
-            self._check_chosen(problems, event.subscriptions, tenant, at)
+            inputs.check_listed(problems, known.type, at + "/type", self._store.writer.event_types)
+        tenant = self._own_tenant(by, known.tenant)
+        if known.subscriptions:
+            self._check_chosen(problems, known.subscriptions, tenant, at)
         return draft, tenant
 
     async def _accepted_before(
