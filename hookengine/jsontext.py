@@ -101,7 +101,9 @@ def _elements(raw: bytes, most: int) -> list[bytes]:
         if "at most" in str(error):
             _refuse_number(most)
         raise Invalid(mistakes=(Mistake(code="invalid_type", detail="expected an array", pointer=""),)) from None
-    return [bytes(element) for element in msgspec.structs.astuple(array) if element is not UNSET]
+    elements = msgspec.structs.astuple(array)
+    count = elements.index(UNSET) if UNSET in elements else len(elements)
+    return [bytes(element) for element in elements[:count]]
 
 
 @lru_cache(maxsize=8)

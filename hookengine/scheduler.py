@@ -25,7 +25,9 @@ PREFETCH = 1_000  # ms: rows due within this are fetched ahead of their time
 OVERTAKING = 100  # times that what is due is overtaken by higher priorities, before one of it goes
 FROM_THE_START: Mark = (0, 0)
 _PRIORITIES = tuple(Priority)
-_TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
+# Names of their own, because looking up a member of an enum takes longer than all else.
+_TRUSTED, _UNTRIED, _FAILING = Rank
+_NORMAL = Priority.NORMAL
 _NOTHING_ON_DISK: list[Mark | None] = [None, None, None]
 
 _Entry = tuple[int, int, Delivery]  # (due_at, seq, delivery); `seq` is unique, so deliveries are never compared
@@ -89,6 +91,12 @@ class _Lane:
 
     def next_queue(self, now: int, overtaking: int) -> deque[_Entry] | None:
         """The queue whose head goes now: the first that is due, or one behind it that was overtaken *overtaking* times."""
+        high, normal, low = self.queues
+        if normal and not high and not low and self.marks == _NOTHING_ON_DISK:  # as it mostly is
+            if normal[0][0] > now:
+                return None
+            self.overtaken[_NORMAL] = 0
+            return normal
         chosen: int | None = None
         for priority, queue in enumerate(self.queues):
             in_memory = queue and queue[0][0] <= now
@@ -356,6 +364,8 @@ class Scheduler:
         if seq in self._unrecorded:
             self._unrecorded.remove(seq)
             lane.unrecorded -= 1
+            if standing is None and lane.open:
+                return  # it was looked at when that went well, and nothing of it has changed now
         else:
             self._give_back(lane)
         if standing is not None:
