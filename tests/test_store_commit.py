@@ -166,7 +166,8 @@ def test_settling_expects_what_was_taken(db: sqlite3.Connection, state: str, due
 
 def attempt(delivery: int, outcome: str, error_code: str | None, made: Commit) -> tuple[Any, ...]:
     """A row of attempts."""
-    request, response = ("POST", "https://x.example", (("a", "b"),), "standard", 7), ((("c", "d"),), False)
+    request = made.place(b'["POST","https://x.example",[["a","b"]],"standard",7]')
+    response = made.place(b'[[["c","d"]],false]')
     return (delivery, 1, 2, 3, "auto", outcome, None, error_code, None, request, response, made.place(b"body"))
 
 

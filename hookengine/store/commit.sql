@@ -47,7 +47,9 @@ BEGIN
 
     -- What the deliveries of a batch share of their attempts.
     INSERT INTO exchanges (seq, request, response, body)
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+    SELECT json_extract(value, '$[0]'),
+           CAST(substr(new.bytes, json_extract(value, '$[1][0]'), json_extract(value, '$[1][1]')) AS TEXT),
+           CAST(substr(new.bytes, json_extract(value, '$[2][0]'), json_extract(value, '$[2][1]')) AS TEXT),
            substr(new.bytes, json_extract(value, '$[3][0]'), json_extract(value, '$[3][1]'))
     FROM json_each(new.exchanges);
 
@@ -55,7 +57,9 @@ BEGIN
                           response, body, exchange)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
            json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'),
-           json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'),
+           json_extract(value, '$[8]'),
+           CAST(substr(new.bytes, json_extract(value, '$[9][0]'), json_extract(value, '$[9][1]')) AS TEXT),
+           CAST(substr(new.bytes, json_extract(value, '$[10][0]'), json_extract(value, '$[10][1]')) AS TEXT),
            substr(new.bytes, json_extract(value, '$[11][0]'), json_extract(value, '$[11][1]')), json_extract(value, '$[12]')
     FROM json_each(new.attempts);
 

@@ -190,11 +190,15 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exc
 
 
 def exchanged(attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
-    """What was sent and what was answered; credentials do not get into it."""
+    """
+    What was sent and what was answered; credentials do not get into it.
+
+    Both as JSON that is printed here: SQLite would read and print it twice, in a quarter of a commit's time.
+    """
     request, response = attempt.request, attempt.outcome.response
     return (
-        None if request is None else _request(request, profile),
-        None if response is None else (response.headers, response.truncated),
+        None if request is None else commit.place(orjson.dumps(_request(request, profile))),
+        None if response is None else commit.place(orjson.dumps((response.headers, response.truncated))),
         None if response is None else commit.place(response.body),
     )
 
@@ -251,34 +255,12 @@ class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     exchange: int | None = None  # set where others share it: deliveries of one batch
 
 
-def stored_attempt(row: Row) -> StoredAttempt:
+def stored_attempt(row: Sequence[Any]) -> StoredAttempt:
     """An attempt from the columns of `attempts_of_delivery`."""
     *columns, request, response, body = tuple(row)
-    kept = body if isinstance(body, bytes) else None
-    return _stored_attempt(columns, _as(_REQUEST, request), _as(_RESPONSE, response), kept)
-
-
-def _as(kind: Any, text: Any) -> Any:
-    """What JSON *text* holds; None where there is none, or none that can be read: what else is known is shown."""
-    try:
-        return None if text is None else msgspec.json.decode(text, type=kind)
-    except _SPOILED:
-        return None
-
-
-def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
-    """An attempt as it would be recorded: what is shown of one that is not stored is the same."""
-    commit = Commit()
-    _, *columns, request, response, body, exchange = attempt_row(0, attempt, exchanged(attempt, profile, commit))
-    return _stored_attempt([*columns, exchange], request, response, commit.bytes_at(body))
-
-
-def _stored_attempt(
-    columns: Sequence[Any], request: Sequence[Any] | None, response: Sequence[Any] | None, body: bytes | None
-) -> StoredAttempt:
     number, at, duration, trigger, outcome, status_code, error_code, error_detail, exchange = columns
-    method, url, headers, profile, checksum = request or (None, None, [], None, 0)
-    response_headers, truncated = response or (None, False)
+    method, url, headers, profile, checksum = _as(_REQUEST, request) or (None, None, [], None, 0)
+    response_headers, truncated = _as(_RESPONSE, response) or (None, False)
     return StoredAttempt(
         number=number,
         at=at,
@@ -295,9 +277,24 @@ def _stored_attempt(
         checksum=checksum,
         response_headers=None if response_headers is None else [(name, value) for name, value in response_headers],
         truncated=truncated,
-        body=body,
+        body=body if isinstance(body, bytes) else None,
         exchange=exchange,
     )
+
+
+def _as(kind: Any, text: Any) -> Any:
+    """What JSON *text* holds; None where there is none, or none that can be read: what else is known is shown."""
+    try:
+        return None if text is None else msgspec.json.decode(text, type=kind)
+    except _SPOILED:
+        return None
+
+
+def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
+    """An attempt as it would be recorded: what is shown of one that is not stored is the same."""
+    commit = Commit()
+    _, *columns, request, response, body, exchange = attempt_row(0, attempt, exchanged(attempt, profile, commit))
+    return stored_attempt((*columns, exchange, *map(commit.bytes_at, (request, response, body))))
 
 
 def changed_subscription_row(s: models.Subscription, vault: Vault, commit: Commit) -> Values:
