@@ -6,7 +6,6 @@ import secrets
 import time
 
 _POOL = 4096  # random bytes fetched at once: a system call for each id took a tenth of an id's time
-_JITTER = secrets.SystemRandom()
 # The first digit behind the version with its two upper bits set to the variant (RFC 9562, 4.1).
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
@@ -55,7 +54,7 @@ class Clock:
         else:
             self._counter += 1
         if not self._tails:
-            self._tails = _new_tails()
+            self._tails = self._new_tails()
         return f"{prefix}_{self._head}{self._counter:03x}-{self._tails.pop()}"
 
     def _start(self, ms: int) -> None:
@@ -64,14 +63,13 @@ class Clock:
 
     def random(self) -> float:
         """A number in [0, 1), for jitter."""
-        return _JITTER.random()
+        return (int.from_bytes(self.new_bytes(8), "big") >> 11) * 2.0**-53
 
     def new_bytes(self, count: int) -> bytes:
         """*count* bytes fit for a secret."""
         return secrets.token_bytes(count)
 
-
-def _new_tails() -> list[str]:
-    digits = secrets.token_hex(_POOL)
-    groups = (digits[start : start + 16] for start in range(0, len(digits), 16))
-    return [f"{_VARIANT[group[0]]}{group[1:4]}-{group[4:]}" for group in groups]
+    def _new_tails(self) -> list[str]:
+        digits = self.new_bytes(_POOL).hex()
+        groups = (digits[start : start + 16] for start in range(0, len(digits), 16))
+        return [f"{_VARIANT[group[0]]}{group[1:4]}-{group[4:]}" for group in groups]

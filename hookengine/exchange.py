@@ -342,7 +342,7 @@ class Pool(TCPConnector):
 
     def give_back(self, wire: Wire, target: Target) -> None:
         """Keep a connection, whose exchange is over, for the next request to the same origin."""
-        if self._closed:
+        if self.closed:
             wire.connection.close()
             return
         wire.rest()

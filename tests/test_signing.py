@@ -406,7 +406,7 @@ def test_tolerance_can_be_set() -> None:
 def test_now_is_the_wall_clock() -> None:
     """Without `now` a request of this moment passes and one of the vector's year does not."""
     verify(BODY, signed("standard", SECRET, at=int(time.time())), SECRET)
-    with pytest.raises(VerificationError, match=r"the timestamp is \d+ days \d+ hours? old"):
+    with pytest.raises(VerificationError, match=r"the timestamp is \d+ days .*old"):
         verify(BODY, signed("standard", SECRET), SECRET)
 
 

@@ -109,9 +109,6 @@ class SimulatedClock(Clock):
         """*count* bytes that the seed gives."""
         return self._rng.randbytes(count)
 
-    def _random_digits(self) -> str:
-        return f"{self._rng.getrandbits(64):016x}"
-
 
 class _Thread:
     """
