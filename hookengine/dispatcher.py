@@ -500,7 +500,7 @@ class Dispatcher:
             self._put_back(taken, after=results[-1])
             return
         if attempt is not None and isinstance(attempt.outcome, Accepted):
-            self._scheduler.went_well(taken.seq, now=attempt.at + attempt.duration)
+            self._scheduler.went_well(taken.seq, now=self._clock.now())
             self._wake.set()
         self._store.writer.record(*results)
 

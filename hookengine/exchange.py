@@ -1,5 +1,5 @@
 """
-One HTTP/1.1 request and its answer, over a connection of aiohttp's own pool and through aiohttp's own parser.
+One HTTP/1.1 request and its answer, over a connection of aiohttp's connector and through aiohttp's parser.
 
 `ClientSession` does the same for twice the CPU (docs/performance.md). What it guards is guarded here, and what it
 does not guard as well: floods of interim responses, answers without end, and bytes that arrive before anything was asked.
@@ -303,8 +303,8 @@ class Pool(TCPConnector):
     """
     aiohttp's connection pool, with our protocol in its connections.
 
-    To be made inside the running loop that uses it. Between two exchanges a connection rests here: aiohttp's bookkeeping, and
-    its turns through all connections, were a twelfth of a delivery (docs/performance.md).
+    To be made inside the running loop that uses it. Between two exchanges a connection rests here, without aiohttp's
+    bookkeeping (docs/performance.md).
     """
 
     def __init__(
@@ -332,7 +332,8 @@ class Pool(TCPConnector):
         resting = self._resting.get(target.key)
         while resting:
             wire, since = resting.pop()
-            if wire.transport is not None and self._loop.time() - since <= KEEP_ALIVE:
+            transport = wire.transport
+            if transport is not None and not transport.is_closing() and self._loop.time() - since <= KEEP_ALIVE:
                 return wire
             wire.connection.close()
         connection = await self.connect(target.origin, [], _CONNECTING)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     _Answer = tuple[ResolveResult, ...] | BaseException
     _Flight = tuple[asyncio.Future[_Answer], asyncio.TimerHandle]
 
+WAITING = "waiting for a lookup"
+
 _THREADS = 32  # as many names can hang without delaying the others
 _DEADLINE = 3.0  # seconds; getaddrinfo cannot be cancelled, so only the wait for it ends
 _MOST_ADDRESSES = 16  # of one answer
@@ -88,22 +90,22 @@ class Resolver(AbstractResolver):
         The addresses of *host*, up to 16, each of which may be called.
 
         Raises LookupFailed, and what `admit` raises. Callers of the same lookup share it; one that is cancelled leaves it to
-        the others.
+        the others, and the cancellation has the note WAITING.
         """
         loop = asyncio.get_running_loop()
         key = (host.lower(), port, int(family))
         until, answer = self._kept.get(key, (0.0, ()))
         if loop.time() >= until:
             shared, _ = self._flights.get(key) or self._take_off(key, loop)
-            answer = await asyncio.shield(shared)
+            try:
+                answer = await asyncio.shield(shared)
+            except asyncio.CancelledError as cut:
+                cut.add_note(WAITING)
+                raise
         if isinstance(answer, BaseException):
             # One object for many callers: without this its traceback grows with each of them.
             raise answer.with_traceback(None)
         return list(answer)
-
-    def asks_for(self, host: str) -> bool:
-        """Whether a lookup of *host* is still on its way."""
-        return any(name == host.lower() for name, _, _ in self._running)
 
     async def close(self) -> None:
         """Let nobody wait any longer; to be called last, after the connector."""

@@ -364,8 +364,8 @@ class Scheduler:
         if seq in self._unrecorded:
             self._unrecorded.remove(seq)
             lane.unrecorded -= 1
-            if standing is None and lane.open:
-                return  # it was looked at when that went well, and nothing of it has changed now
+            if standing is None and lane.open and lane.marks == _NOTHING_ON_DISK:
+                return  # it was looked at when that went well; what waits for its time has a timer
         else:
             self._give_back(lane)
         if standing is not None:

@@ -32,7 +32,7 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.netguard import AddressBlocked, Policy, UrlRefused, admit, socket_factory, vet_url
-from hookengine.resolver import LookupFailed, Resolver
+from hookengine.resolver import WAITING, LookupFailed, Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,8 +232,6 @@ class Sender:
             return Interrupted()
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
-        if code is ErrorCode.TIMEOUT_CONNECT and self._resolver.asks_for(self._target(url).origin.url.raw_host or ""):
-            code = ErrorCode.DNS_TEMPORARY  # the time for the attempt was over before that for the lookup
         unresolved = code is ErrorCode.DNS_TEMPORARY and self._lookups_fail()
         if unresolved:
             code = ErrorCode.LOCAL_NETWORK
@@ -284,7 +282,8 @@ def error_code(error: Exception, phase: Phase, *, tls: bool) -> ErrorCode:
             oversize = cause.message.startswith(_OVERSIZE)
             code = ErrorCode.RESPONSE_HEADER_TOO_LARGE if oversize else ErrorCode.MALFORMED_RESPONSE
         case TimeoutError():
-            code = _TIMEOUTS[phase]
+            waited_for_lookup = WAITING in getattr(cause.__cause__, "__notes__", ())
+            code = ErrorCode.DNS_TEMPORARY if waited_for_lookup else _TIMEOUTS[phase]
         case aiohttp.ClientProxyConnectionError():
             code = ErrorCode.PROXY_ERROR
         case aiohttp.ClientConnectorDNSError():

@@ -35,13 +35,13 @@ async def publish(engine: Engine, count: int, *, key: str | None = None) -> list
 async def delivered(engine: Engine, events: list[views.Event]) -> None:
     """Return once each is."""
     for event in events:
-        [delivery] = await engine.wait(event.id, PATIENCE)
-        assert "delivered" == delivery.state
+        assert {"delivered"} == {delivery.state for delivery in await engine.wait(event.id, PATIENCE)}
 
 
-async def begun(engine: Engine) -> list[int]:
+async def begun(engine: Engine, subscription: str | None = None) -> list[int]:
     """When each attempt began, in order: at an endpoint they may be nearer to each other, by what the way took."""
-    deliveries = [await engine.delivery(each.id) for each in (await engine.deliveries(limit=250)).data]
+    page = await engine.deliveries(limit=250, subscription=subscription)
+    deliveries = [await engine.delivery(each.id) for each in page.data]
     return sorted(round(each.at.timestamp() * 1000) for delivery in deliveries for each in delivery.attempts or [])
 
 
@@ -221,6 +221,19 @@ async def test_rate_limit_is_never_passed(running_engine: Engine) -> None:
     assert 30 == len(receiver.requests) == len(at)
     assert all(later - earlier > 1000 for earlier, later in zip(at, at[25:], strict=False))
     assert at[-1] - at[0] < 1.5 * 29 * 40
+
+
+async def test_pace_is_kept_beside_others(running_engine: Engine) -> None:
+    """Whatever else is sent, no two requests begin nearer to each other than the limit says."""
+    async with Receiver() as receiver:
+        limited = await running_engine.subscribe(receiver.url, rate_limit="50/s")
+        for _ in range(19):
+            await running_engine.subscribe(receiver.url)
+        await delivered(running_engine, await publish(running_engine, 30))
+
+    at = await begun(running_engine, subscription=limited.id)
+    assert 30 == len(at)
+    assert all(later - earlier >= 20 for earlier, later in pairwise(at))
 
 
 async def test_others_do_not_wait(running_engine: Engine) -> None:

@@ -386,6 +386,18 @@ async def test_what_needs_the_row_names_it(tmp_path: Path, edit: str) -> None:
 
 
 @pytest.mark.row("F37")
+async def test_event_is_repeated_whatever_its_row_says(tmp_path: Path) -> None:
+    """Who publishes an event again is answered as the first time, with what can be read of a row that was edited."""
+    async with serving(tmp_path) as api:
+        again = {"type": "a", "data": 1, "id": "again"}
+        first = await api.made("/v1/events", again)
+        await engines.edit(tmp_path, "UPDATE events SET type = x'61ff'")
+        answer = await api("POST", "/v1/events", again)
+
+    assert (202, first["id"], "a\\xff") == (answer.status, answer.json["id"], answer.json["type"])
+
+
+@pytest.mark.row("F37")
 async def test_counts_do_not_overflow(tmp_path: Path) -> None:
     """Counts beyond all are shown as many."""
     async with Receiver() as receiver, serving(tmp_path) as api:

@@ -8,6 +8,7 @@ import inspect
 import socket
 import ssl
 import threading
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from hookengine.resolver import LookupFailed, Resolver
 from hookengine.sender import Sender, _detail, error_code, has_ipv4_route, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 LOOPBACK = Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
@@ -304,6 +305,19 @@ async def test_nobody_listens() -> None:
     assert (Unreachable, ErrorCode.CONNECT_REFUSED) == ending(outcome)
 
 
+@contextmanager
+def unanswered() -> Iterator[int]:
+    """A port that answers no connect: its backlog is full."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = listening.getsockname()[1]
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        yield port
+
+
 @pytest.mark.row("R66")
 def test_full_backlog() -> None:
     """A connect that nobody answers ends with the attempt's own time."""
@@ -315,15 +329,8 @@ def test_full_backlog() -> None:
 
         assert (Unreachable, ErrorCode.TIMEOUT_CONNECT) == ending(outcome)
 
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
-        port = listening.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(("127.0.0.1", port))
+    with unanswered() as port:
         on_both_loops(scenario)
-        for each in waiting:
-            each.close()
 
 
 @pytest.mark.parametrize(
@@ -417,6 +424,33 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
 
     assert expected == ending(outcome)
     assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.unresolved)
+
+
+async def test_connect_is_no_lookup() -> None:
+    """A connect that hangs is told as that, also while somebody else waits for a lookup of the same name."""
+    released = threading.Event()
+    asked: list[str] = []
+
+    def found(host: str) -> list[str]:
+        asked.append(host)
+        if len(asked) > 1:
+            released.wait(10)
+        return ["127.0.0.1"]
+
+    resolver = looking_up(found)
+    sender = Sender(LOOPBACK, resolver=resolver)
+    with unanswered() as port:
+        url = f"http://hooks.acme.example:{port}/"
+        await resolver.resolve("hooks.acme.example", port, socket.AF_UNSPEC)
+        first = asyncio.create_task(sender.attempt(request(url, timeout=400)))
+        await asyncio.sleep(0)  # it has what is remembered
+        resolver._kept.clear()
+        second = asyncio.create_task(sender.attempt(request(url, timeout=300)))
+        outcomes = await asyncio.gather(first, second)
+    released.set()
+    await sender.close()
+
+    assert [ErrorCode.TIMEOUT_CONNECT, ErrorCode.DNS_TEMPORARY] == [ending(outcome)[1] for outcome in outcomes]
 
 
 @pytest.mark.row("F39")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-import orjson
 from aiohttp import web
 
 from hookengine import views
@@ -58,15 +57,15 @@ async def show_event(request: web.Request) -> web.Response:
 
 
 def accepted_event(event: views.Event) -> bytes:
-    """The answer to who published or replayed *event*: as `dump` prints a `views.AcceptedEvent`, in half of the time."""
-    return orjson.dumps(
-        {
-            "id": event.id,
-            "type": event.type,
-            "tenant": event.tenant,
-            "accepted_at": wire.printed(event.accepted_at),
-            "deliveries": event.deliveries,
-        }
+    """The answer to who published or replayed *event*."""
+    return wire.dump(
+        views.AcceptedEvent(
+            id=event.id,
+            type=event.type,
+            tenant=event.tenant,
+            accepted_at=event.accepted_at,
+            deliveries=event.deliveries,
+        )
     )
 
 

@@ -192,11 +192,6 @@ def tag(subscription: views.Subscription) -> dict[str, str]:
     return {"ETag": f'"{subscription.version}"'}
 
 
-def printed(moment: datetime) -> str:
-    """A time as answers have it."""
-    return format_time(round(moment.timestamp() * 1000))
-
-
 def dump(value: Any) -> bytes:
     """JSON text: times in milliseconds, absent members left out, a producer's data as it was."""
     return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
@@ -205,7 +200,7 @@ def dump(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     match value:
         case datetime():
-            return printed(value)
+            return format_time(round(value.timestamp() * 1000))
         case views.JsonText():
             return orjson.Fragment(bytes(value))  # it takes no subclass
         case bytes():  # where a text was, in a row that somebody edited
