@@ -8,22 +8,19 @@ does not guard as well: floods of interim responses, answers without end, and by
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections import defaultdict, deque
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from ssl import SSLError
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import ClientConnectionError, ClientPayloadError, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ClientRequest
 from aiohttp.http_exceptions import BadStatusLine
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
-from hookengine import __version__
 from hookengine.failpoints import failpoint
 from hookengine.models import Response
 
@@ -33,19 +30,17 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
 
     from aiohttp.abc import AbstractResolver
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection, SocketFactoryType
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
-    from yarl import URL
 
     from hookengine.deadline import Deadline
+    from hookengine.message import Target
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
-USER_AGENT = f"hookengine/{__version__}"
 
 CONNECT_BUDGET = 5.0  # s for lookup, TCP and TLS together
 KEEP_ALIVE = 4.0  # s; many servers close an idle connection after 5
@@ -63,22 +58,7 @@ MAX_FRAMING = 1024  # bytes that may come of a body before most of it has to be 
 _SMALLEST_PART = 1024
 _LARGEST_PART = 16 * 1024
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VISIBLE = re.compile(r"[!-~]+")
-
-# Ours to set. But for the first they decide where a message ends or goes (RFC 9112, sections 6 and 9): two opinions on that
-# are request smuggling.
-_OWNED = frozenset({
-    *("accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer"),
-    *("transfer-encoding", "upgrade"),
-})  # fmt: skip
-_BODILESS = frozenset({"GET"})
-
 _CONNECTING = ClientTimeout(total=None, connect=CONNECT_BUDGET)
-
-
-class Unsendable(ValueError):
-    """The request cannot be written as one unambiguous HTTP message; the text holds no values."""
 
 
 class TooManyInformational(Exception):
@@ -95,66 +75,6 @@ class Phase(Enum):
     CONNECT = "connect"
     SEND = "send"  # the receiver had not taken the whole request
     ANSWER = "answer"
-
-
-class Target:
-    """
-    Where a URL points: what the pool needs for a connection, and what the head of a request says of it.
-
-    Not frozen data: it holds aiohttp's own request object, of which the pool reads the origin.
-    """
-
-    __slots__ = ("host", "key", "origin", "path")
-
-    def __init__(self, url: URL, loop: asyncio.AbstractEventLoop) -> None:
-        self.origin = ClientRequest("GET", url.origin(), loop=loop)
-        self.key = self.origin.connection_key  # the same for all URLs of one origin
-        self.host = url.host_port_subcomponent or ""
-        self.path = url.raw_path_qs
-        for part in (self.host, self.path):
-            if _VISIBLE.fullmatch(part) is None:
-                raise Unsendable("the URL cannot stand in the head of a request")
-
-
-def compose(method: str, target: Target, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
-    """
-    The bytes of a request.
-
-    Raises Unsendable where a name, a value or the body would let the receiver see another message than the one meant.
-    """
-    names, values = zip(*headers, strict=True) if headers else ((), ())
-    template, lines = _template(method, names)
-    if method not in _BODILESS:
-        values += (len(body),)
-    elif body:
-        raise Unsendable(f"{method} carries no body")
-    head = template % (target.path, target.host, *values)
-    if head.count("\r") != lines or head.count("\n") != lines or "\0" in head:
-        raise Unsendable("a header value holds a line break or NUL")
-    try:
-        return head.encode("latin-1") + body
-    except UnicodeEncodeError:
-        raise Unsendable("a header value has characters outside Latin-1") from None
-
-
-@lru_cache(maxsize=1024)
-def _template(method: str, names: tuple[str, ...]) -> tuple[str, int]:
-    """The head of a request with `%s` for what changes between requests, and its number of lines."""
-    for name in (method, *names):
-        if _TOKEN.fullmatch(name) is None:
-            raise Unsendable(f"not a token: {name[:100]!r}")
-    given = {name.lower() for name in names}
-    if owned := given & _OWNED:
-        raise Unsendable(f"{min(owned)} is not the caller's to set")
-    lines = [f"{method} %s HTTP/1.1", "Host: %s"]
-    if "user-agent" not in given:
-        lines.append(f"User-Agent: {USER_AGENT}")
-    lines.append("Accept-Encoding: identity")
-    lines += [name.replace("%", "%%") + ": %s" for name in names]
-    if method not in _BODILESS:
-        lines.append("Content-Length: %d")
-    lines += ["", ""]
-    return "\r\n".join(lines), len(lines) - 1
 
 
 class Wire(ResponseHandler):

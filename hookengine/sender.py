@@ -19,7 +19,8 @@ from hookengine.auth import bearing, conceal
 from hookengine.bearers import Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
-from hookengine.exchange import Exchange, HeadTooLarge, Phase, Pool, Target, TooManyInformational, Unsendable, compose
+from hookengine.exchange import Exchange, HeadTooLarge, Phase, Pool, TooManyInformational
+from hookengine.message import Target, Unsendable, compose
 from hookengine.models import (
     Accepted,
     AccessToken,
