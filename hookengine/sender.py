@@ -134,7 +134,7 @@ SENTENCES = {
     ErrorCode.MALFORMED_RESPONSE: "The answer cannot be read as HTTP/1.1.",
     ErrorCode.RESPONSE_HEADER_TOO_LARGE: "The answer has a header over 8190 bytes, more than 128 of them, or no end of them.",
     ErrorCode.TOO_MANY_INFORMATIONAL: "More than 8 interim (1xx) responses came before the answer.",
-    ErrorCode.LOCAL_NETWORK: "This machine has no network.",
+    ErrorCode.LOCAL_NETWORK: "This machine has no network, or no name server that answers.",
     ErrorCode.LOCAL_RESOURCES: "This machine is short of file descriptors, ports or memory.",
 }
 # aiohttp's parser takes what follows an answer for the next one.
