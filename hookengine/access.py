@@ -78,6 +78,10 @@ class Tokens:
         """The token of *user*."""
         return self._by_user.get(user)
 
+    def admit(self, key: bytes, principal: Principal) -> None:
+        """Let *principal* in, whose token has the digest *key* and is not stored; before the first request."""
+        self.principals[key] = principal
+
     def put(self, token: Token) -> None:
         """Let *token* open what it opens."""
         self.principals[token.digest] = token.principal

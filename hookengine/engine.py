@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import ChainMap
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -284,9 +283,9 @@ class Engine(Api):
         )
         server = None
         if door is not None:
-            owner = {digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)): OWNER}
-            tokens = ChainMap(owner, store.writer.tokens.principals)
-            server = Server(service, tokens=tokens, config=config)
+            tokens = store.writer.tokens
+            tokens.admit(digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)), OWNER)
+            server = Server(service, tokens=tokens.principals, config=config)
             await server.start(door)
             stack.push_async_callback(server.close)
             stack.push_async_callback(sender.close)  # before it, so that whoever waits for a test is answered

@@ -173,6 +173,16 @@ def test_tokens_are_found_by_digest_and_user() -> None:
     assert ([bob], {bob.digest: bob.principal}) == (list(tokens), tokens.principals)
 
 
+def test_owner_has_no_stored_token() -> None:
+    """Who is admitted gets in, is none of those who were given a token, and leaves no trace."""
+    tokens = Tokens([token("ana")])
+    tokens.admit(digest("of_a_file"), OWNER)
+    tokens.use(OWNER, 90)
+
+    assert OWNER is authenticate("Bearer of_a_file", tokens.principals, now=0)
+    assert (["ana"], []) == ([each.principal.user for each in tokens], tokens.unwritten(1))
+
+
 def test_uses_are_remembered() -> None:
     """The last use is known at once, and given to be written only when the written one is old enough."""
     tokens = Tokens([token("ana"), token("bob", last_used_at=50), token("eve")])
