@@ -38,8 +38,8 @@ def read_json(raw: bytes, *, kept: frozenset[str] = _KEPT, decoder: Decoder[Any]
     """
     The value of a JSON text (RFC 8259) of ours: of an object, its members, those in *kept* as the bytes they are.
 
-    With a *decoder* that is what it makes of the object, if it can: the same in a third of the time. What it decodes has no
-    objects in its members, whose own members would not be looked at, but for those in *kept*.
+    With a *decoder* that is what it makes of the object, if it can. What it decodes has no objects in its members, whose own
+    members would not be looked at, but for those in *kept*.
 
     Raises Malformed with the code invalid_encoding, invalid_json, json_too_deep or duplicate_key. Integers beyond 64 bits and
     floats beyond doubles come back as some integer beyond 64 bits and as infinity, which `Problems` refuses.
@@ -135,9 +135,11 @@ def _read(raw: bytes, kept: frozenset[str], decoder: Decoder[Any] | None) -> Any
     if kept.isdisjoint(members):
         return _value(raw)
     # Beside key and value, each member takes two quotes, a colon, and a comma or (once) the closing brace. A text longer than
-    # that has a member twice, whose first value is lost here, or a key written with escapes.
+    # that has a member twice, whose first value is lost here, or a key written with escapes; or blanks between them.
     content = b"".join((*members.values(), "".join(members).encode()))
-    if len(raw.translate(None, _BLANKS)) > len(content.translate(None, _BLANKS)) + 4 * len(members) + 1:
+    framing = 4 * len(members) + 1
+    is_longer = len(raw) > len(content) + framing
+    if is_longer and len(raw.translate(None, _BLANKS)) > len(content.translate(None, _BLANKS)) + framing:
         _members(_PAIRS.raw_decode(str(raw, "utf-8").lstrip())[0])
     if decoder is not None:
         try:  # of every event, and `suppress` takes as long as the decoding

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     _Answer = tuple[ResolveResult, ...] | BaseException
     _Flight = tuple[asyncio.Future[_Answer], asyncio.TimerHandle]
 
-WAITING = "waiting for a lookup"
+WAITING = "waiting for a lookup"  # what it says of a cancellation that it got it then
 
 _THREADS = 32  # as many names can hang without delaying the others
 _DEADLINE = 3.0  # seconds; getaddrinfo cannot be cancelled, so only the wait for it ends
