@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from statistics import quantiles
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,10 +26,10 @@ MIB = 1 << 20
 
 
 class Delays:
-    """How long each event took to arrive at one endpoint; a step of a receiver's script."""
+    """How long the last of those sent together took to arrive at one endpoint; a step of a receiver's script."""
 
     def __init__(self) -> None:
-        self.found: list[float] = []
+        self.found: dict[float, float] = {}  # by when they were sent
         self._sent: dict[bytes, float] = {}
         self._loop = asyncio.get_running_loop()
         self._none_waits = asyncio.Event()
@@ -37,14 +37,16 @@ class Delays:
     def __call__(self, request: Received) -> int:
         """Success, but for one path."""
         if request.path == "/0":
-            self.found.append(self._loop.time() - self._sent.pop(request.body.rpartition(b":")[2].rstrip(b"}")))
+            sent_at = self._sent.pop(request.body.rpartition(b":")[2].rstrip(b"}"))
+            self.found[sent_at] = self._loop.time() - sent_at
             if not self._sent:
                 self._none_waits.set()
         return 500 if request.path == "/failing" else 200
 
     def sends(self, numbers: range) -> None:
         """Events with these *numbers* go now."""
-        self._sent |= {b"%d" % number: self._loop.time() for number in numbers}
+        now = self._loop.time()
+        self._sent |= {b"%d" % number: now for number in numbers}
         self._none_waits.clear()
 
     async def all_arrived(self) -> None:
@@ -74,12 +76,13 @@ async def test_soak(tmp_path: Path, launcher: Launcher) -> None:
                 receiver.requests.clear()  # nothing is kept of a long run
                 assert not await daemon.ended_within(begun + (tick + 1) / TICKS - loop.time())
             await delays.all_arrived()
-            found.append((daemon.memory(), daemon.descriptors(), quantiles(delays.found, n=100)[98]))
+            # The median, because a machine that stands still for a moment is not a daemon that slows down.
+            found.append((daemon.memory(), daemon.descriptors(), median(delays.found.values())))
 
     _, (memory, files, before), (more_memory, more_files, after) = found
     print(  # noqa: T201  # shown with -s
-        f"{(more_memory - memory) / MIB:.1f} MiB more; p99 {before * 1000:.1f} and {after * 1000:.1f} ms"
+        f"{(more_memory - memory) / MIB:.1f} MiB more; {before * 1000:.1f} and {after * 1000:.1f} ms"
     )
     assert more_memory - memory <= 8 * MIB + MIB * SECONDS / 3_600
     assert more_files <= files + 2
-    assert after <= 3 * before
+    assert after <= 2 * before
