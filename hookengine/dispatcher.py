@@ -404,13 +404,14 @@ class Dispatcher:
 
     async def _start(self, taken: list[Delivery]) -> None:
         """Begin an attempt for each; what is not in memory of their batches and events is read in one statement each."""
-        begun = [delivery for delivery in taken if self._flights.begin(delivery)]
+        begun: list[Delivery] = []
         for delivery in taken:
             self._gathering.resume(delivery.subscription)
-        if len(begun) < len(taken):
-            for seq in {delivery.seq for delivery in taken} - {delivery.seq for delivery in begun}:
-                self._scheduler.release(seq, None, now=self._clock.now())
-            taken = begun
+            if self._flights.begin(delivery):
+                begun.append(delivery)
+            else:
+                self._scheduler.release(delivery.seq, None, now=self._clock.now())
+        taken = begun
         events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
         try:
             batches = await self._members(taken)
