@@ -17,6 +17,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from patience import PATIENCE
+from yarl import URL
+
+from hookengine.message import Target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -196,6 +199,11 @@ def flooding(behaviour: Behaviour) -> Iterator[str]:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}/hook"
         finally:
             process.kill()
+
+
+def aim(url: str) -> Target:
+    """Where *url*, of a receiver for instance, points; inside the running loop."""
+    return Target(URL(url, encoded=True), asyncio.get_running_loop())
 
 
 def on_both_loops(scenario: Callable[[], Coroutine[None, None, None]]) -> None:

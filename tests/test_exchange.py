@@ -13,9 +13,8 @@ import pytest
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.resolver import ThreadedResolver
 from c_parser import needs_c_parser
-from hostile import answers, on_both_loops, receiver, response
+from hostile import aim, answers, on_both_loops, receiver, response
 from patience import PATIENCE
-from yarl import URL
 
 from hookengine import exchange
 from hookengine.deadline import Deadlines
@@ -27,7 +26,7 @@ from hookengine.exchange import (
     TooManyInformational,
     Wire,
 )
-from hookengine.message import Target, compose
+from hookengine.message import compose
 
 if TYPE_CHECKING:
     from hookengine.models import Response
@@ -57,11 +56,6 @@ class Client:
         """End all connections."""
         await self.pool.close()
         self.deadlines.close()
-
-
-def aim(url: str) -> Target:
-    """Where *url* points."""
-    return Target(URL(url, encoded=True), asyncio.get_running_loop())
 
 
 def test_exchange() -> None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from yarl import URL
+from hostile import aim
 
-from hookengine.message import Target, Unsendable, compose
+from hookengine.message import Unsendable, compose
 
 UNSAFE_BYTES = "\r\n\0"
-
-
-def aim(url: str) -> Target:
-    """Where *url* points."""
-    return Target(URL(url, encoded=True), asyncio.get_running_loop())
 
 
 @pytest.mark.parametrize(
