@@ -45,6 +45,7 @@ class Recovered:
         self.excess = max(self.excess, self._here - 1 - self.answered)
         if self.most == 1:
             self.alone += 1
+            return Reply(delay=0.2)  # so that a second one, which has to dial first, comes while this one is here
         return Reply(delay=0.005)
 
     def leave(self, _: Received, __: Reply) -> None:
