@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EVERY = 30.0  # s between rounds that nothing asked for
 BETWEEN_USES = 60_000  # ms between two writes of when a token was used
 PRUNED = 25  # deliveries of one step, in some 5 ms, most of which is its commit's sync: publishers do not notice
-RESTS = 6  # times as long as a step took: a seventh of the writer's time goes into upkeep, as long as that is enough
+RESTS = 6  # times as long as a step took: a seventh of the writer's time goes into each of the two, if that is enough
 LONGEST_REST = 0.05  # s: what comes quicker than small steps delete is deleted in larger ones
 SEARCH = (0.1, 3600.0)  # s between two steps of the search for strays: a hundredth of the writer's time; between two searches
 PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicker ones double what publishing takes
@@ -30,8 +30,8 @@ PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicke
 
 class Maintenance:
     """
-    Runs all kinds of upkeep in turns, a step to a commit and a rest after it, until nothing is left; then sleeps until a
-    change or the next round.
+    Runs what follows from changes of subscriptions, and in rounds the other kinds of upkeep, in turns, a step to a commit and
+    a rest after it, until nothing is left.
 
     Beside that it makes replays and searches for strays, a step at a time, each at a pace of its own.
     """
@@ -41,9 +41,9 @@ class Maintenance:
     def __init__(self, store: Store, *, retention: int, observe: Callable[[Happening], None]) -> None:
         self._store = store
         self._observe = observe
-        self._steps: tuple[_Step, ...] = (
-            changes.bring_forward,
-            changes.cancel_rest,
+        # Apart, because a step that finds nothing to do takes its time of the writer as well.
+        self._following: tuple[_Step, ...] = (changes.bring_forward, changes.cancel_rest)
+        self._regular: tuple[_Step, ...] = (
             changes.expire,
             changes.prune(retention, at_least=PRUNED),
             changes.span,
@@ -66,7 +66,8 @@ class Maintenance:
     async def run(self) -> None:
         """Work until `stop`; at last, write down what must not wait for a round that does not come."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._upkeep())
+            group.create_task(self._follow())
+            group.create_task(self._keep_up())
             group.create_task(self._replay())
             group.create_task(self._search())
         if self._store.writer.tokens.unwritten(0):
@@ -77,17 +78,25 @@ class Maintenance:
         for event in (self._stopping, self._wake, self._wake_replays):
             event.set()
 
-    async def _upkeep(self) -> None:
+    async def _follow(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            while await self._turn():
-                pass
+            await self._work_off(self._following)
             await _within(EVERY, self._wake)
 
-    async def _turn(self) -> bool:
+    async def _keep_up(self) -> None:
+        while not self._stopping.is_set():
+            await self._work_off(self._regular)
+            await _within(EVERY, self._stopping)
+
+    async def _work_off(self, steps: tuple[_Step, ...]) -> None:
+        while await self._turn(steps):
+            pass
+
+    async def _turn(self, steps: tuple[_Step, ...]) -> bool:
         """One step of each kind: none of them waits until another has nothing left. Whether any found something."""
         found = False
-        for step in self._steps:
+        for step in steps:
             if self._stopping.is_set():
                 return False
             did, took = await self._once(step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import socket
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -340,6 +341,7 @@ def _read(address: str) -> _Address:
     return ip_address(address)
 
 
+@lru_cache(maxsize=1024)  # it is asked before and at every dial, of which it would be a tenth
 def _refusal(address: _Address, policy: Policy) -> str | None:
     """Why *address* may not be dialled; an IPv6 address that wraps a forbidden IPv4 address is never opened."""
     reason = _default_refusal(address)

@@ -48,7 +48,7 @@ def upkeep(place: Opened, heard: list[Happening] | None = None, *steps: Step) ->
     """Upkeep of *place*, with other *steps* where a test needs them, told of changes as the engine would."""
     made = Maintenance(place.store, retention=30 * DAY, observe=(heard if heard is not None else []).append)
     if steps:
-        made._steps = steps
+        made._following, made._regular = steps, ()
 
     def tell(name: str) -> None:
         if name == "changed":
@@ -274,6 +274,28 @@ async def test_other_news_do_not_wake_it(place: Opened) -> None:
     asleep(DeliveryOverruled(delivery=delivery))
 
     assert not asleep._wake.is_set()
+
+
+async def test_a_change_wakes_only_what_follows_from_it(place: Opened) -> None:
+    """What comes in rounds anyhow does not take its time of the writer whenever a subscription is changed."""
+    order: asyncio.Queue[str] = asyncio.Queue()
+
+    def step(name: str) -> Step:
+        async def run(_: Transaction) -> int:
+            order.put_nowait(name)
+            return 0
+
+        return run
+
+    working = upkeep(place)
+    working._following, working._regular = (step("following"),), (step("regular"),)
+    async with running(working):
+        assert {"following", "regular"} == {await order.get() for _ in range(2)}
+        for _ in range(2):
+            working(SubscriptionChanged(before=DISABLED, after=ACTIVE))
+            assert "following" == await order.get()
+
+    assert order.empty()
 
 
 async def test_it_looks_again_by_itself(place: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

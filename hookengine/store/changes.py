@@ -367,21 +367,27 @@ def prune(retention: int, *, at_least: int = STEP) -> Callable[[Transaction], Aw
         size = min(STEP, max(at_least, made))
         before = tx.now - retention
         found = await tx.fetch(sql.finished_before, (before, size))
-        deliveries = rows.json_text([row[0] for row in found])
-        shared = {exchange for (exchange,) in await tx.fetch(sql.exchanges_of, (deliveries,))}
-        pruned = await tx.run(sql.prune_attempts, (deliveries,))
-        if shared:
-            pruned += await tx.run(sql.prune_exchanges, (rows.json_text(list(shared)),))
-        pruned += await tx.run(sql.prune_deliveries, (deliveries,))
-        failpoint("K22-half")
-        pruned += await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
+        pruned = await _prune_deliveries(tx, found) if found else 0
         pruned += await tx.run(sql.prune_unwanted_events, (before, size))
         pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, size))
         pruned += await tx.run(sql.prune_statistics, (hour_of(before), size))
-        await tx.run(sql.prune_spans)
+        if pruned:
+            await tx.run(sql.prune_spans)
         return pruned
 
     return step
+
+
+async def _prune_deliveries(tx: Transaction, found: list[Any]) -> int:
+    """Delete the deliveries in the rows *found*, with their attempts, and their events if nobody else has these."""
+    deliveries = rows.json_text([row[0] for row in found])
+    shared = {exchange for (exchange,) in await tx.fetch(sql.exchanges_of, (deliveries,))}
+    pruned = await tx.run(sql.prune_attempts, (deliveries,))
+    if shared:
+        pruned += await tx.run(sql.prune_exchanges, (rows.json_text(list(shared)),))
+    pruned += await tx.run(sql.prune_deliveries, (deliveries,))
+    failpoint("K22-half")
+    return pruned + await tx.run(sql.prune_events, (rows.json_text([row[1] for row in found]),))
 
 
 async def span(tx: Transaction) -> int:

@@ -108,8 +108,9 @@ def note_uses(every: int) -> Callable[[Transaction], Awaitable[int]]:
 
     async def step(tx: Transaction) -> int:
         used = tx.tokens.unwritten(every)
-        await tx.run_many(sql.use_token, [(at, user) for user, at in used])
-        tx.after.append(lambda: tx.tokens.written(used))
+        if used:
+            await tx.run_many(sql.use_token, [(at, user) for user, at in used])
+            tx.after.append(lambda: tx.tokens.written(used))
         return len(used)
 
     return step

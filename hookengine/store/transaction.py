@@ -54,8 +54,8 @@ class Transaction:
 
     async def run(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> int:
         """Execute *statement*; the number of rows that it changed."""
-        async with self._db.execute(statement, values if isinstance(values, dict) else tuple(values)) as cursor:
-            return cursor.rowcount
+        # Its cursor is not closed, for which SQLite's thread would be asked, and waited for, once more.
+        return (await self._db.execute(statement, values if isinstance(values, dict) else tuple(values))).rowcount
 
     async def write(self, commit: Commit) -> None:
         """Write the rows of *commit*."""

@@ -24,7 +24,7 @@ ENDPOINTS = 60
 WAITING = 50  # deliveries for each of them
 SAMPLES = 600
 SAMPLES_OF_A_ROW = 9
-FEWEST, MOST = 100, 500  # samples of a kind of rows
+FEWEST, MOST = 100, 1000  # samples of a kind of rows
 
 
 class Healthy:
@@ -125,13 +125,12 @@ def kinds() -> dict[str, list[Row]]:
 
 
 async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
-    """Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as beside a good one."""
-    good = "R38"  # it closes its connections, as the hostile ones make us do: a dial costs as much as three requests
+    """Beside hostile receivers of each kind, with deliveries under way, a healthy endpoint is served as it is alone."""
     tails = {}
     async with AsyncExitStack() as stack:
         urls = stack.enter_context(all_receivers())
         both = []
-        for name in ("beside a good one", "beside a hostile one"):
+        for name in ("alone", "beside"):
             (tmp_path / name).mkdir()
             daemon = await stack.enter_async_context(Daemon(tmp_path / name))
             both.append((daemon, healthy := Healthy(daemon)))
@@ -144,7 +143,7 @@ async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
             found: list[list[float]] = [[], []]
             slower: dict[str, list[float]] = {}
             for row in cycle(hostile):
-                here = await sampled(both, [urls[good], urls[row.id]])
+                here = await sampled(both, urls[row.id])
                 slower.setdefault(row.id, []).append(median(here[1]) / median(here[0]))
                 for pooled, latencies in zip(found, here, strict=True):
                     pooled.extend(latencies)
@@ -155,8 +154,8 @@ async def test_hostile_receivers_do_no_harm(tmp_path: Path) -> None:
                     break
             assert {} == {id_: ratios for id_, ratios in slower.items() if median(ratios) > 3}  # of few samples
 
-    for kind, (usual, beside) in tails.items():
-        print(f"{kind}: p99 {usual * 1000:.2f} ms beside good ones, {beside * 1000:.2f} ms beside hostile ones")  # noqa: T201
+    for kind, (alone, beside) in tails.items():
+        print(f"{kind}: p99 {alone * 1000:.2f} ms alone, {beside * 1000:.2f} ms beside them")  # noqa: T201  # shown with -s
     assert {} == {kind: tail for kind, tail in tails.items() if not within(tail)}
 
 
@@ -165,17 +164,14 @@ def within(tails: list[float]) -> bool:
     return tails[1] <= 2 * tails[0]
 
 
-async def sampled(both: list[tuple[Daemon, Healthy]], urls: list[str]) -> list[list[float]]:
-    """Latencies of the healthy endpoint of each daemon while twenty events go to its one of *urls*, the daemons in turns."""
-    made = []
-    settings = {"timeout": "1s", "retry_schedule": ["1h"], "max_concurrency": 20}
-    for (daemon, _), url in zip(both, urls, strict=True):
-        made.append(await daemon.subscribe(url, event_types=["other"], **settings))
-        await daemon.ask("POST", "/v1/events/batch", [{"type": "other", "data": n} for n in range(20)])
+async def sampled(both: list[tuple[Daemon, Healthy]], url: str) -> list[list[float]]:
+    """Latencies of the healthy endpoint of each daemon, in turns, while the second one has twenty events for *url*."""
+    daemon = both[1][0]
+    id_ = await daemon.subscribe(url, event_types=["other"], timeout="1s", retry_schedule=["1h"], max_concurrency=20)
+    await daemon.ask("POST", "/v1/events/batch", [{"type": "other", "data": n} for n in range(20)])
     latencies: list[list[float]] = [[], []]
     for _ in range(SAMPLES_OF_A_ROW):
         for (_, healthy), found in zip(both, latencies, strict=True):
             found.append(await healthy.latency())
-    for (daemon, _), id_ in zip(both, made, strict=True):
-        await daemon.ask("DELETE", f"/v1/subscriptions/{id_}")
+    await daemon.ask("DELETE", f"/v1/subscriptions/{id_}")
     return latencies
