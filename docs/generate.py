@@ -103,7 +103,7 @@ def errors_page() -> str:
         "Why an attempt did not succeed. `unreachable` and `refused` count as failures; `interrupted` is our own fault, or a",
         "stop: it counts for nothing.",
         "",
-        *_table(("code", "outcome", "says"), ((f"`{c}`", f"`{_outcome(c)}`", _said(c)) for c in sorted(ErrorCode))),
+        *_table(("code", "outcome", "says"), ((f"`{c}`", _outcome(c), _said(c)) for c in sorted(ErrorCode))),
         "",
         "## Exit statuses",
         "",
@@ -131,8 +131,10 @@ def _problems() -> Iterator[tuple[str, ...]]:
 
 def _outcome(code: ErrorCode) -> str:
     if code in sender.REFUSALS:
-        return "refused"
-    return "interrupted" if code in {*sender.OURS, ErrorCode.INTERNAL_ERROR} else "unreachable"
+        return "`refused`"
+    if code is ErrorCode.DNS_TEMPORARY:
+        return "`unreachable`; `interrupted` while no other name gets an answer either"
+    return "`interrupted`" if code in {*sender.OURS, ErrorCode.INTERNAL_ERROR} else "`unreachable`"
 
 
 def _said(code: ErrorCode) -> str:

@@ -36,6 +36,10 @@ Load = Callable[[int, OAuth2], AccessToken | None]
 Save = Callable[[int, OAuth2, AccessToken], Awaitable[None]]
 
 
+# Seconds in which a renewal that ran out of time finds out whether that was this machine's fault: one more lookup.
+_GRACE = 3.5
+
+
 class Source:
     """
     Where the attempts of one subscription have their token from.
@@ -98,7 +102,7 @@ class Bearers:
         renewal = source.renewal
         if renewal is None:
             renewal = source.renewal = self._begin(self._renew(source, within))
-        await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()))
+        await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()) + _GRACE)
         if not renewal.done():
             return _failed("No access token came about in time.")
         return Interrupted() if renewal.cancelled() else renewal.result()

@@ -79,11 +79,13 @@ class Resolver(AbstractResolver):
         self._admit = admit
         self._lookup = lookup
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hookengine-lookup")  # starts them when needed
+        self._probing = ThreadPoolExecutor(1, thread_name_prefix="hookengine-probe")  # not behind lookups that hang
         # All below is touched in the event loop only.
         self._running: dict[_Key, Future[tuple[ResolveResult, ...]]] = {}  # until the thread is back, however late
         self._flights: dict[_Key, _Flight] = {}  # what callers wait for: until the answer or the deadline
         self._kept: dict[_Key, tuple[float, _Answer]] = {}  # until when, and what; oldest first
         self.last_answer_at: float | None = None  # loop time at which a lookup of any name was last answered, also with "no"
+        self._found: list[_Key] = []  # the last two names that had addresses, to ask for them once more
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """
@@ -96,7 +98,7 @@ class Resolver(AbstractResolver):
         key = (host.lower(), port, int(family))
         until, answer = self._kept.get(key, (0.0, ()))
         if loop.time() >= until:
-            shared, _ = self._flights.get(key) or self._take_off(key, loop)
+            shared, _ = self._flights.get(key) or self._take_off(key, loop, self._threads)
             try:
                 answer = await asyncio.shield(shared)
             except asyncio.CancelledError as cut:
@@ -107,20 +109,36 @@ class Resolver(AbstractResolver):
             raise answer.with_traceback(None)
         return list(answer)
 
+    async def answers(self, host: str) -> bool:
+        """
+        Whether name servers answer at all, which *host* got nothing from.
+
+        Another name, the last one that had addresses, is looked up anew, and waited for as long as any. False also where
+        there is none.
+        """
+        others = [key for key in self._found if key[0] != _absolute(host)]
+        if not others:
+            return False
+        loop = asyncio.get_running_loop()
+        shared, _ = self._flights.get(others[-1]) or self._take_off(others[-1], loop, self._probing)
+        answer = await asyncio.shield(shared)
+        return not isinstance(answer, LookupFailed) or answer.error not in _NO_ANSWER
+
     async def close(self) -> None:
         """Let nobody wait any longer; to be called last, after the connector."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._probing):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._running.clear()
         for key in tuple(self._flights):
             self._settle(key, LookupFailed(ErrorCode.LOCAL_RESOURCES))
 
-    def _take_off(self, key: _Key, loop: asyncio.AbstractEventLoop) -> _Flight:
+    def _take_off(self, key: _Key, loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor) -> _Flight:
         flight = (loop.create_future(), loop.call_later(_DEADLINE, self._give_up, key, loop))
         self._flights[key] = flight
         try:
             # A lookup that still hangs is joined, not repeated: one name holds one thread.
             if key not in self._running:
-                self._running[key] = self._threads.submit(self._ask, key)
+                self._running[key] = threads.submit(self._ask, key)
                 self._running[key].add_done_callback(partial(self._report, loop, key))
         except RuntimeError:
             # No thread to be had, or closed.
@@ -164,6 +182,9 @@ class Resolver(AbstractResolver):
         error = failure.error if isinstance(failure, LookupFailed) else None
         if error not in _NO_ANSWER:
             self.last_answer_at = loop.time()
+        if failure is None:
+            found = (_absolute(key[0]), *key[1:])
+            self._found = [*(known for known in self._found if known[0] != found[0]), found][-2:]
         if error is not ErrorCode.LOCAL_RESOURCES:
             self._keep(key, failure or running.result(), loop.time())
         self._settle(key, failure or running.result())
@@ -188,3 +209,12 @@ class Resolver(AbstractResolver):
         if len(self._kept) >= _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = (now + (_KEEP_FAILURE if isinstance(answer, BaseException) else _KEEP_ADDRESSES), answer)
+
+
+def _absolute(host: str) -> str:
+    """
+    *host* as it is asked for once more.
+
+    The dot at its end keeps what is known of the name itself, and has name servers asked also for what stands in a file here.
+    """
+    return f"{host.lower().removesuffix('.')}."

@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 
 _KNOWN_URLS = 4096
 
-# While no lookup of any name has got an answer for this long, the outage is ours; after a day it is the names'.
-_DNS_OUTAGE = (30.0, 24 * 3600.0)  # s
+# While no lookup of any name gets an answer, that is our trouble, which has its own name after a while; after a day it is the
+# names'.
+_DNS_OUTAGE = 30.0  # s
+_LONGEST_DNS_OUTAGE = 24 * 3600.0
 
 _PREVIEW = 100  # characters of what could not be parsed
 _DEFAULT_RULES = Rules()
@@ -193,7 +195,7 @@ class Sender:
                 response = await exchange.run(self._pool, target, message, deadline)
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
-            outcome = verdict(answered, rules) if answered else self._failure(error, exchange.phase, request.url)
+            outcome = verdict(answered, rules) if answered else await self._failure(error, exchange.phase, request.url)
         else:
             outcome = verdict(response, rules)
         return conceal(outcome, request) if request.hidden else outcome
@@ -228,13 +230,13 @@ class Sender:
                 return outcome
             refused = token
 
-    def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
+    async def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
             return Interrupted()
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
-        unresolved = code is ErrorCode.DNS_TEMPORARY and self._lookups_fail()
-        if unresolved:
+        unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
+        if unresolved and self._silence >= _DNS_OUTAGE:
             code = ErrorCode.LOCAL_NETWORK
         elif code is ErrorCode.LOCAL_NETWORK and self._routed():
             # An address of a network that this machine is not part of, such as IPv6: out of reach, but not an outage.
@@ -242,16 +244,20 @@ class Sender:
         reason = AttemptError(code=code, detail=_detail(code, error, host))
         if code in REFUSALS:
             return Refused(error=reason)
-        if code in OURS:
+        if unresolved or code in OURS:
             return Interrupted(error=reason, unresolved=unresolved)
         if code is ErrorCode.INTERNAL_ERROR:
             return Broken(error=reason)
         return Unreachable(error=reason)
 
-    def _lookups_fail(self) -> bool:
-        """Whether no lookup of any name gets an answer."""
-        least, most = _DNS_OUTAGE
-        return least <= self._loop.time() - (self._resolver.last_answer_at or self._started_at) <= most
+    async def _is_name_outage(self, host: str) -> bool:
+        """Whether no name gets an answer, so that *host*, which got none, is not to blame."""
+        return self._silence <= _LONGEST_DNS_OUTAGE and not await self._resolver.answers(host.partition(":")[0])
+
+    @property
+    def _silence(self) -> float:
+        """The seconds for which no lookup of any name has got an answer."""
+        return self._loop.time() - (self._resolver.last_answer_at or self._started_at)
 
 
 def verdict(response: Response, rules: Rules) -> Accepted | Refused:

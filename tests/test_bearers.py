@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from engines import Gate
 from msgspec.structs import replace
 from patience import PATIENCE
 from storage import NOW, SetClock
-from test_sender import LOOPBACK, ending
+from test_sender import LOOPBACK, ending, looking_up
 
 from hookengine import auth
 from hookengine.bearers import Bearers, _answer
@@ -511,6 +512,34 @@ async def test_faults_of_this_machine_stay_that(ended: Outcome) -> None:
         until = asyncio.get_running_loop().time() + PATIENCE
 
         assert ended == await bearers.token(source, refused=None, within=1000, until=until)
+
+
+@pytest.mark.row("F39")
+async def test_dead_name_servers_are_not_the_token_servers_fault() -> None:
+    """Also where there was less time for the attempt than a lookup has."""
+    released = threading.Event()
+
+    def hang(_host: str) -> list[str]:
+        released.wait(10)
+        return []
+
+    async with TokenServer() as server:
+        sender = Sender(LOOPBACK, resolver=looking_up(hang))
+        oauth2 = replace(server.oauth2(), token_url="http://tokens.acme.example/")
+        outcome = await sender.attempt(
+            Request(
+                method="POST",
+                url="http://127.0.0.1:9/",
+                headers=(auth.UNSET_TOKEN,),
+                body=b"{}",
+                timeout=100,
+                authorization=Authorization(subscription=1, oauth2=oauth2),
+            )
+        )
+        released.set()
+        await sender.close()
+
+    assert (Interrupted, ErrorCode.DNS_TEMPORARY) == ending(outcome)
 
 
 async def test_fault_in_a_renewal_is_the_end_of_the_attempt_only() -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hookengine.engine import Engine
 
 NAMES = 20
-SILENCE = 31  # s; from 30 on it is our machine's trouble
 
 
 class NameServer:
@@ -35,17 +34,22 @@ class NameServer:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
 
-def silence(engine: Engine) -> NameServer:
-    """Let no name server have answered for a while, nor answer *engine* now."""
+async def silence(engine: Engine, seconds: int | None) -> NameServer:
+    """Let name servers not answer *engine* now; that they did was so many *seconds* ago, or never."""
     resolver = engine._running.dispatcher._attempting._sender._resolver
     resolver._lookup = server = NameServer()
-    resolver.last_answer_at = asyncio.get_running_loop().time() - SILENCE
+    if seconds is not None:
+        server.answers = True
+        await resolver.resolve("other.example")
+        server.answers = False
+        resolver.last_answer_at = asyncio.get_running_loop().time() - seconds
     return server
 
 
 @pytest.mark.alone
 @pytest.mark.row("F39")
-async def test_dead_resolver(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [None, 1, 31])  # from 30 on it has another name
+async def test_dead_resolver(tmp_path: Path, seconds: int | None) -> None:
     """Beside twenty names that nobody resolves an address is served as ever; they lose nothing, and go on by themselves."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[float] = asyncio.Queue()
@@ -64,7 +68,7 @@ async def test_dead_resolver(tmp_path: Path) -> None:
     async with Receiver(note) as receiver, running(tmp_path, journal := Journal()) as made:
         await made.subscribe(f"{receiver.url}/healthy", event_types=["healthy"])
         before = [await latency() for _ in range(60)]
-        server = silence(made)
+        server = await silence(made, seconds)
         port = receiver.url.rpartition(":")[2]
         ids = [(await made.subscribe(f"http://dead{n}.example:{port}/", event_types=["named"])).id for n in range(NAMES)]
         for _ in range(10):

@@ -132,9 +132,14 @@ async def running(
         await engine.stop(drain=0)
 
 
+def resolver_of(engine: Engine) -> Resolver:
+    """What looks names up."""
+    return engine._running.dispatcher._sender._resolver
+
+
 def forget_names(engine: Engine) -> None:
     """Let the answers that are kept grow old."""
-    engine._running.dispatcher._sender._resolver._kept.clear()
+    resolver_of(engine)._kept.clear()
 
 
 def oauth2(token_url: str, **more: Any) -> dict[str, Any]:
@@ -421,10 +426,11 @@ def test_failing_lookup_opens_nothing(tmp_path: Path, error: OSError, code: str)
 
     async def scenario() -> None:
         names = Names()
-        names.answers["hooks.acme.com"] = error
+        names.answers |= {"hooks.acme.com": error, "alive.acme.com": ["1.1.1.1"], "alive.acme.com.": ["1.1.1.1"]}
         async with Canary() as canary, running(tmp_path, names) as engine:
             sub = await engine.subscribe(f"http://hooks.acme.com:{canary.port}/", retry_schedule=[])
             assert [] == names.asked
+            await resolver_of(engine).resolve("alive.acme.com")  # without it the outage would be ours
             await sent_to(engine, sub)
             names.answers["hooks.acme.com"] = ["127.0.0.1"]
             forget_names(engine)

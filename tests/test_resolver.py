@@ -502,6 +502,66 @@ def test_last_answer(names: Names, answer: list[Entry] | Exception, answered: bo
     run(scenario, names)
 
 
+# Whether name servers answer at all.
+
+
+@pytest.mark.parametrize(
+    ("known", "answer", "answers"),
+    [
+        pytest.param([], addresses("1.1.1.1"), False, id="no name is known"),
+        pytest.param(["hooks.acme.com"], addresses("1.1.1.1"), False, id="only the name itself"),
+        pytest.param(["HOOKS.acme.com."], addresses("1.1.1.1"), False, id="itself, written otherwise"),
+        pytest.param(["other.acme.com"], addresses("1.1.1.1"), True, id="another"),
+        pytest.param(["other.acme.com", "hooks.acme.com"], addresses("1.1.1.1"), True, id="another before it"),
+        pytest.param(["other.acme.com"], addresses("10.0.0.1"), True, id="refused now"),
+        pytest.param(["other.acme.com"], socket.gaierror(socket.EAI_NONAME, ""), True, id="gone"),
+        pytest.param(["other.acme.com"], socket.gaierror(socket.EAI_AGAIN, ""), False, id="neither"),
+        pytest.param(["other.acme.com"], OSError(errno.EMFILE, ""), False, id="local"),
+    ],
+)
+async def test_another_name_tells_whether_name_servers_answer(
+    names: Names, known: list[str], answer: list[Entry] | Exception, answers: bool
+) -> None:
+    """A name that had addresses before is asked for anew, and what is kept of it stays."""
+    resolver = Resolver(public_only, lookup=names)
+    for host in known:
+        await resolver.resolve(host)
+    names.answers["other.acme.com"] = names.answers["other.acme.com."] = answer
+    asked = len(names.asked)
+    for times in (1, 2):
+        assert answers is await resolver.answers("hooks.acme.com")
+        assert ["other.acme.com."] * times * ("other.acme.com" in known) == names.asked[asked:]
+    for host in known:
+        assert await resolver.resolve(host)
+    await resolver.close()
+
+
+def test_hanging_names_do_not_hide_that_name_servers_answer(names: Names) -> None:
+    """The question has a thread of its own, is asked once for all who wait, and given up like any."""
+    dead = [f"dead{n}.acme.com" for n in range(THREADS)]
+    for host in dead:
+        names.hang(host)
+
+    async def scenario(loop: ShiftedLoop, resolver: Resolver) -> None:
+        await resolver.resolve("other.acme.com")
+        for host in dead:
+            ask(resolver, host)
+        for host in dead:
+            await names.reached(host)
+        assert await resolver.answers(dead[0])
+
+        names.hang("other.acme.com.")
+        waiting = [asyncio.create_task(resolver.answers(host)) for host in dead[:2]]
+        await names.reached("other.acme.com.")
+        await turn()
+        assert not any(each.done() for each in waiting)
+        loop.ahead += 3.1
+        assert [False, False] == await asyncio.gather(*waiting)
+        assert ["other.acme.com."] * 2 == names.asked[-2:]
+
+    run(scenario, names)
+
+
 async def test_tracebacks_do_not_grow(names: Names) -> None:
     """A kept failure that is raised many times does not collect the callers' tracebacks."""
     names.answers["hooks.acme.com"] = socket.gaierror(socket.EAI_NONAME, "")

@@ -78,10 +78,12 @@ def looking_up(found: Callable[[str], list[str]]) -> Resolver:
     return Resolver(partial(admit, policy=LOOPBACK), lookup=lookup)
 
 
-def failing_with(number: int) -> Resolver:
-    """A resolver for which libc answers with an error."""
+def failing_with(number: int, *, but: str | None = None) -> Resolver:
+    """A resolver for which libc answers with an error for every name *but* one."""
 
-    def fail(_host: str) -> list[str]:
+    def fail(host: str) -> list[str]:
+        if host.removesuffix(".") == but:
+            return ["127.0.0.1"]
         raise socket.gaierror(number, "so says libc")
 
     return looking_up(fail)
@@ -396,8 +398,10 @@ async def test_own_listener_is_not_called() -> None:
     ],
 )
 async def test_lookup_fails(number: int, code: ErrorCode) -> None:
-    """A lookup's failure has its own name."""
-    sender = Sender(LOOPBACK, resolver=failing_with(number))
+    """A lookup's failure has its own name, and is the endpoint's where another name is answered."""
+    resolver = failing_with(number, but="alive.example")
+    sender = Sender(LOOPBACK, resolver=resolver)
+    await resolver.resolve("alive.example")
     outcome = await sender.attempt(request("http://hooks.acme.example/"))
     await sender.close()
 
@@ -407,7 +411,8 @@ async def test_lookup_fails(number: int, code: ErrorCode) -> None:
 @pytest.mark.parametrize(
     ("silent_for", "expected"),
     [
-        pytest.param(29, (Unreachable, ErrorCode.DNS_TEMPORARY), id="29 s"),
+        pytest.param(0, (Interrupted, ErrorCode.DNS_TEMPORARY), id="never"),
+        pytest.param(29, (Interrupted, ErrorCode.DNS_TEMPORARY), id="29 s"),
         pytest.param(31, (Interrupted, ErrorCode.LOCAL_NETWORK), id="31 s"),
         pytest.param(24 * 3600 - 5, (Interrupted, ErrorCode.LOCAL_NETWORK), id="a day"),
         pytest.param(24 * 3600 + 5, (Unreachable, ErrorCode.DNS_TEMPORARY), id="over a day"),
@@ -415,15 +420,30 @@ async def test_lookup_fails(number: int, code: ErrorCode) -> None:
 )
 @pytest.mark.row("F39")
 async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcome], ErrorCode]) -> None:
-    """While no name at all has got an answer for 30 s, and for a day at most, a failed lookup is no endpoint's fault."""
+    """While no name gets an answer, for a day at most, a failed lookup is no endpoint's fault; after 30 s it says so."""
     resolver = failing_with(socket.EAI_AGAIN)
     sender = Sender(LOOPBACK, resolver=resolver)
-    resolver.last_answer_at = asyncio.get_running_loop().time() - silent_for
+    if silent_for:
+        resolver._found = [("hooks.acme.example.", 80, 0), ("other.acme.example.", 80, 0)]
+        resolver.last_answer_at = asyncio.get_running_loop().time() - silent_for
     outcome = await sender.attempt(request("http://hooks.acme.example/"))
     await sender.close()
 
     assert expected == ending(outcome)
     assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.unresolved)
+
+
+@pytest.mark.row("F39")
+async def test_dns_outage_ends_with_the_first_answer() -> None:
+    """Also after a long silence a name is to blame where another one gets an answer."""
+    resolver = failing_with(socket.EAI_AGAIN, but="alive.example")
+    sender = Sender(LOOPBACK, resolver=resolver)
+    await resolver.resolve("alive.example")
+    resolver.last_answer_at = asyncio.get_running_loop().time() - 31
+    outcome = await sender.attempt(request("http://hooks.acme.example/"))
+    await sender.close()
+
+    assert (Unreachable, ErrorCode.DNS_TEMPORARY) == ending(outcome)
 
 
 async def test_connect_is_no_lookup() -> None:
