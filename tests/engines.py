@@ -6,7 +6,7 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import storage
 import structlog
@@ -165,10 +165,11 @@ async def blocked_writer(engine: Engine, *behind: Coroutine[Any, Any, Any]) -> A
 
 
 @asynccontextmanager
-async def blocked_reader(engine: Engine) -> AsyncIterator[None]:
-    """Let nothing be read while the block lasts."""
+async def blocked_reader(engine: Engine, name: Literal["reader", "viewer"] = "reader") -> AsyncIterator[None]:
+    """Let this reader read nothing while the block lasts."""
     released = threading.Event()
-    held = asyncio.create_task(engine._running.store.reader._db._execute(released.wait, PATIENCE))  # type: ignore[no-untyped-call]  # aiosqlite's way to its thread
+    db = getattr(engine._running.store, name)._db
+    held = asyncio.create_task(db._execute(released.wait, PATIENCE))  # aiosqlite's way to its thread
     await asyncio.sleep(0)
     try:
         yield

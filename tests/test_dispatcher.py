@@ -615,6 +615,18 @@ async def test_cancelled_before_it_began(tmp_path: Path, journal: Journal) -> No
         assert [0, 2] == numbers(receiver.requests)
 
 
+async def test_who_looks_at_lists_holds_nothing_up(tmp_path: Path) -> None:
+    """While a list is read that takes long, events are accepted, known by their ids, and delivered, also from the disk."""
+    async with running(tmp_path, payload_cache=0) as engine, Receiver() as receiver:
+        await engine.subscribe(receiver.url)
+        async with blocked_reader(engine, "viewer"):
+            for n in (1, 1, 2):
+                await engine.publish("order.created", {"n": n}, id=f"evt_{n}")
+            await receiver.wait(2, PATIENCE)
+
+        assert [1, 2] == numbers(receiver.requests)
+
+
 async def test_disabled_before_it_began(tmp_path: Path, journal: Journal) -> None:
     """A delivery whose subscription is disabled while its payload is read is held, and goes after the enable."""
     async with running(tmp_path, journal, payload_cache=0) as engine, Receiver() as receiver:

@@ -120,8 +120,8 @@ async def test_metrics(api: Api) -> None:
 
 @pytest.mark.row("F42")
 async def test_metrics_read_nothing(api: Api) -> None:
-    """A scrape asks neither the reader nor the writer of the database: it is answered while both are held up."""
-    async with blocked_writer(api.engine), blocked_reader(api.engine):
+    """A scrape asks neither the readers nor the writer of the database: it is answered while all are held up."""
+    async with blocked_writer(api.engine), blocked_reader(api.engine), blocked_reader(api.engine, "viewer"):
         for _ in range(100):
             assert 200 == (await api("GET", "/metrics")).status
 
@@ -313,7 +313,7 @@ async def test_fault_within_a_stream(api: Api, caplog: pytest.LogCaptureFixture)
     """A fault while a stream goes on is logged, and ends the connection without a second answer in it."""
     async with second(api) as (server, port), following(api, "/v1/stream?types=*", port=port) as read, Receiver() as receiver:
         await api.subscribe(receiver.url)
-        broken = api.engine._running.store.reader._db
+        broken = api.engine._running.store.viewer._db
         await broken._execute(broken._conn.close)  # type: ignore[no-untyped-call]  # its thread goes on
         await api.publish()
         async with asyncio.timeout(PATIENCE):

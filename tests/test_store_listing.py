@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from itertools import product
+from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storage import DAY, HOUR, NOW, Opened, SetClock, drafts, opened
+from storage import DAY, DELIVERED, HOUR, NO_ANSWER, NOW, Opened, SetClock, drafts, opened, result
 
 from hookengine.models import SubscriptionState
 from hookengine.store import BEFORE_ALL, Slice, changes, listing
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from hookengine.models import Outcome
     from hookengine.store import Transaction
 
 ROWS = 20_000
@@ -153,6 +154,37 @@ async def test_many_that_wait_are_not_sorted(tmp_path: Path, monkeypatch: pytest
         await place.edit(made, state=SubscriptionState.DISABLED)
         found, _ = await place.store.reader.deliveries(Slice(limit=50), state="held", subscription=made.seq)
         assert waiting == [each.id for each in found]
+
+
+OUTCOMES: tuple[Outcome, ...] = (DELIVERED, NO_ANSWER)
+
+
+@pytest.mark.parametrize("many", [listing.MANY, 20])
+@pytest.mark.parametrize("piece", [listing.PIECE, 7, 1])
+async def test_pieces_of_a_walk_make_the_same_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, many: int
+) -> None:
+    """However a list is walked through, it has what reads as what was asked for, newest first, once."""
+    monkeypatch.setattr(listing, "PIECE", piece)
+    monkeypatch.setattr(listing, "MANY", many)
+    async with opened(tmp_path) as place:
+        made = [await place.subscribe() for _ in range(5)]
+        for _ in range(3):
+            _, *rest = await place.deliver(*drafts(3))
+            await place.record(*(result(each, outcome) for each, outcome in zip(rest, cycle(OUTCOMES), strict=False)))
+        for disabled in made[1:3]:
+            await place.edit(disabled, state=SubscriptionState.DISABLED)
+        for deleted in made[3:5]:
+            await place.store.writer.change(changes.delete_subscription(deleted.id, None))
+        for state, limit in product(STATES, (1, 4, 50)):
+            pages: list[Any] = []
+            before: int | None = BEFORE_ALL
+            while before is not None:
+                found, before = await place.store.viewer.deliveries(Slice(limit=limit, before=before), state=state)
+                pages += found
+            expected = place.rows("SELECT id FROM deliveries_shown WHERE ?1 IS NULL OR state = ?1 ORDER BY seq DESC", state)
+            assert expected == [(each.id,) for each in pages]
+            assert expected or state == "failed"
 
 
 # Spans.

@@ -26,13 +26,13 @@ class DeliveryOperations(Operations):
     async def delivery(self, by: Principal, id: str) -> views.Delivery:
         """One delivery with its attempts."""
         self._require(by, Scope.EVENTS_READ)
-        found = await self._store.reader.delivery(id, by.tenant)
+        found = await self._store.viewer.delivery(id, by.tenant)
         if found is None:
             raise DeliveryNotFound
         delivery, seq, event_seq = found
-        own = (await self._store.reader.events_by_seq([event_seq]))[0].values()
-        attempts = await self._store.reader.attempts(seq)
-        shared = await self._store.reader.events_of([each.exchange for each in attempts if each.exchange is not None])
+        own = (await self._store.viewer.events_by_seq([event_seq]))[0].values()
+        attempts = await self._store.viewer.attempts(seq)
+        shared = await self._store.viewer.events_of([each.exchange for each in attempts if each.exchange is not None])
         subscription = self._store.writer.index.by_id(delivery.subscription)
         shown = [
             shown_attempt(
@@ -50,14 +50,14 @@ class DeliveryOperations(Operations):
         part = asked.slice(self._tenant(by, asked.text("tenant")))
         subscription = event = None
         if (id_ := asked.text("subscription")) is not None:
-            subscription = await self._store.reader.subscription_key(id_, part.tenant)
+            subscription = await self._store.viewer.subscription_key(id_, part.tenant)
             if subscription is None:
                 return page([], None)
         if (id_ := asked.text("event")) is not None:
-            event = await self._store.reader.event_key(id_, part.tenant)
+            event = await self._store.viewer.event_key(id_, part.tenant)
             if event is None:
                 return page([], None)
-        found, after = await self._store.reader.deliveries(part, state=state, subscription=subscription, event=event)
+        found, after = await self._store.viewer.deliveries(part, state=state, subscription=subscription, event=event)
         return page(found, after)
 
     async def retry(self, by: Principal, id: str) -> views.Delivery:
@@ -73,7 +73,7 @@ class DeliveryOperations(Operations):
         return await self._brief(id)
 
     async def _brief(self, id: str) -> views.Delivery:
-        found = await self._store.reader.delivery(id, None)
+        found = await self._store.viewer.delivery(id, None)
         if found is None:
             raise DeliveryNotFound
         return found[0]

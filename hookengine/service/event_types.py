@@ -29,7 +29,7 @@ class EventTypeOperations(Operations):
     async def event_type(self, by: Principal, type: str) -> views.EventType:
         """One event type."""
         self._require(by, Scope.EVENTS_READ)
-        found = await self._store.reader.event_type(type)
+        found = await self._store.viewer.event_type(type)
         if found is None:
             raise EventTypeNotFound
         return found
@@ -37,7 +37,7 @@ class EventTypeOperations(Operations):
     async def event_types(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.EventType]:
         """A page of event types, newest first."""
         self._require(by, Scope.EVENTS_READ)
-        return page(*await self._store.reader.event_types(Query(query, set()).slice(None)))
+        return page(*await self._store.viewer.event_types(Query(query, set()).slice(None)))
 
     async def set_event_type(self, by: Principal, type: str, given: Mapping[str, Any]) -> tuple[views.EventType, bool]:
         """Declare a type, or describe it anew, whole; with it comes whether it was made by this."""

@@ -96,7 +96,7 @@ class EventOperations(Operations):
     async def event(self, by: Principal, id: str, *, tenant: str | None = None) -> views.EventDetail:
         """One event, with what it carries and where it went."""
         self._require(by, Scope.EVENTS_READ)
-        found = await self._store.reader.event(id, self._tenant(by, tenant))
+        found = await self._store.viewer.event(id, self._tenant(by, tenant))
         if found is None:
             raise EventNotFound
         return found
@@ -106,20 +106,20 @@ class EventOperations(Operations):
         self._require(by, Scope.EVENTS_READ)
         asked = Query(query, {"type", "tenant", "since", "until"})
         part = asked.slice(self._tenant(by, asked.text("tenant")))
-        found, after = await self._store.reader.events(part, type=asked.text("type"))
+        found, after = await self._store.viewer.events(part, type=asked.text("type"))
         return page(found, after)
 
     async def wait(self, by: Principal, id: str, timeout: float) -> list[views.Delivery]:  # noqa: ASYNC109
         """The deliveries of an event once each is final; TimeoutError after *timeout* s, and as soon as one is held."""
         self._require(by, Scope.EVENTS_READ)
-        seq = await self._store.reader.event_key(id, by.tenant)
+        seq = await self._store.viewer.event_key(id, by.tenant)
         if seq is None:
             raise EventNotFound
         with self._waiters.watch(seq) as changed:
             async with asyncio.timeout(timeout):
                 while True:
                     changed.clear()
-                    deliveries = await self._store.reader.deliveries_of(seq)
+                    deliveries = await self._store.viewer.deliveries_of(seq)
                     if all(delivery.state in _FINAL for delivery in deliveries):
                         return deliveries
                     if any(delivery.state == DeliveryState.HELD for delivery in deliveries):

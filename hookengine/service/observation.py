@@ -117,7 +117,7 @@ class Stream:
 
     async def _names(self, deliveries: list[int]) -> dict[int, Any]:
         try:
-            return await self._store.reader.names(deliveries)
+            return await self._store.viewer.names(deliveries)
         except (sqlite3.Error, ValueError):  # the second is aiosqlite's, of a connection that is closed
             if self._follower.ended:
                 return {}

@@ -32,17 +32,17 @@ class ReplayOperations(Operations):
         asked = Query(query, {"tenant", "subscription"})
         part = asked.slice(self._tenant(by, asked.text("tenant")))
         wanted = asked.text("subscription")
-        found = await self._store.reader.explained(id, part.tenant)
+        found = await self._store.viewer.explained(id, part.tenant)
         if found is None:
             raise EventNotFound
         event, chosen = found
         most = part.limit + 1  # one more tells whether there is a next page
-        gone = await self._store.reader.deleted_receivers(event.seq, before=part.before, limit=most, subscription=wanted)
+        gone = await self._store.viewer.deleted_receivers(event.seq, before=part.before, limit=most, subscription=wanted)
         known = [s for s in self._subscriptions_of(event, wanted) if s.seq < part.before]
         both: list[Subscription | Receiver] = [*known, *gone]
         both.sort(key=lambda each: -each.seq)
         shown = both[: part.limit]
-        went = await self._store.reader.deliveries_to(event.seq, [each.seq for each in shown])
+        went = await self._store.viewer.deliveries_to(event.seq, [each.seq for each in shown])
         return views.Explanation(
             event=event.id,
             subscriptions=[shown_explained(each, event, went.get(each.seq, []), chosen=chosen) for each in shown],
@@ -67,7 +67,7 @@ class ReplayOperations(Operations):
         problems = Problems()
         draft = problems.convert(EventReplayInput, given)
         own = self._tenant(by, tenant)
-        found = await self._store.reader.explained(id, own)
+        found = await self._store.viewer.explained(id, own)
         if found is None:
             raise EventNotFound
         chosen = draft.get("subscriptions")
@@ -113,9 +113,9 @@ class ReplayOperations(Operations):
             states=tuple(dict.fromkeys(wanted.states or DEFAULT_STATES)),
             since=None if since is None else int(since),
             until=None if until is None else int(until),
-            newest=await self._store.reader.newest_delivery(),
+            newest=await self._store.viewer.newest_delivery(),
         )
-        count = await self._store.reader.count_replayable(replay)
+        count = await self._store.viewer.count_replayable(replay)
         if dry_run:
             return views.Replay(count=count)
         rendered = None if render is None else lambda number: render(views.Replay(count=number))

@@ -33,8 +33,8 @@ class StatisticsOperations(Operations):
         part = Query(query, {"since", "until"}, paged=False).slice(by.tenant)
         subscription = self._subscription(by, id)
         since = hour_of(self._clock.now() - DEFAULT_RANGE if part.since is None else part.since)
-        summary = Summary(await self._store.reader.statistics(subscription.seq, since=since, until=part.until))
-        waiting = await self._store.reader.pending(subscription.seq, most=_MOST_PENDING)
+        summary = Summary(await self._store.viewer.statistics(subscription.seq, since=since, until=part.until))
+        waiting = await self._store.viewer.pending(subscription.seq, most=_MOST_PENDING)
         return shown_stats(
             subscription,
             self._store.writer.health.get(subscription.seq, Health()),

@@ -122,6 +122,7 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     try:
         for pragma in _READER:
             await db.execute(pragma)
+        await _value(db, "PRAGMA user_version")  # opens its files, for which there may be no descriptor later
     except BaseException:
         await db.close()
         raise

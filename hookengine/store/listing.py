@@ -2,7 +2,8 @@
 Pages of events and deliveries out of millions.
 
 What is asked for is mostly among the newest, so these are looked through first. A filter that few of them pass is answered by
-an index of what it names; a time by the spans that upkeep has made (see `changes.span`), which bound the keys.
+an index of what it names; a time by the spans that upkeep has made (see `changes.span`), which bound the keys. What has to
+walk through all rows does so in pieces, so that others are read between them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 NEWEST = 200  # rows that are looked through before an index of what is asked for, in a third of a millisecond
-MANY = 5_000  # pending deliveries of a subscription that are not sorted: its newest rows are mostly among them
+MANY = 5_000  # pending deliveries of subscriptions that are not sorted: the newest rows are mostly among them
+PIECE = 10_000  # keys that a walk goes through at once, in some 10 ms
 
 Found = tuple[list["Row"], int | None]  # a page, and the key to go on from
+_Asked = tuple[str, dict[str, Any]]  # a statement and its values
 
 # How a state that is shown may be stored; see the view.
 _STORED: dict[str | None, tuple[str | None, ...]] = {
@@ -76,7 +79,7 @@ async def deliveries(
         values = {"tenant": part.tenant, "state": state, "event": event, "subscription": subscription}
         return cut(await _rows(db, sql.list_deliveries_of_event, _values(part, _Range(0, part.before, 0)) | values), part)
     keys = await _range(db, sql.range_of_deliveries, part)
-    values = _values(part, keys) | {"state": state}
+    values = _values(part, keys) | {"state": state, "before": min(keys.before, keys.newest + 1)}
     if subscription is not None:
         return await _of_subscriptions(db, part, values, [subscription])
     if part.tenant is not None:
@@ -86,9 +89,14 @@ async def deliveries(
         theirs = await _rows(db, sql.subscriptions_of_tenant, {"tenant": part.tenant})
         return await _of_subscriptions(db, part, values, [row["seq"] for row in theirs])
     if state is None or state == "delivered":  # most rows are
-        return cut(await _rows(db, sql.list_deliveries, values), part)
-    stored = _STORED.get(state, ())
-    return await _merged(db, part, [(sql.list_deliveries_in_state, values | {"stored": each}) for each in stored])
+        return cut(await _walk(db, sql.list_deliveries, values), part)
+    asked = []
+    for stored in _STORED.get(state, ()):
+        if stored == "pending" and state != stored:
+            asked += await _of_those_that_wait(db, values)
+        else:
+            asked.append((sql.list_deliveries_in_state, values | {"stored": stored}))
+    return await _merged(db, part, asked)
 
 
 async def _of_subscriptions(db: aiosqlite.Connection, part: Slice, values: dict[str, Any], subscriptions: list[int]) -> Found:
@@ -97,7 +105,7 @@ async def _of_subscriptions(db: aiosqlite.Connection, part: Slice, values: dict[
     for stored in _STORED.get(values["state"], ()):
         if stored in ("failed", "cancelled"):
             statement = sql.list_deliveries_given_up
-        elif stored == "pending" and not await _are_many(db, subscriptions):
+        elif stored == "pending" and await _pending(db, wanted) < MANY:
             statement = sql.list_deliveries_waiting
         else:
             statement = sql.list_deliveries_of_subscriptions
@@ -105,19 +113,43 @@ async def _of_subscriptions(db: aiosqlite.Connection, part: Slice, values: dict[
     return await _merged(db, part, asked)
 
 
-async def _merged(db: aiosqlite.Connection, part: Slice, asked: list[tuple[str, dict[str, Any]]]) -> Found:
+async def _of_those_that_wait(db: aiosqlite.Connection, values: dict[str, Any]) -> list[_Asked]:
+    """Of what waits, and reads as held or cancelled: few subscriptions are disabled, or just deleted."""
+    found = await _rows(db, sql.subscriptions_that_wait, {"deleted": values["state"] == "cancelled"})
+    wanted = values | {"subscriptions": rows.json_text([row["seq"] for row in found])}
+    count = await _pending(db, wanted)
+    if count == 0:
+        return []
+    if count < MANY:
+        return [(sql.list_deliveries_waiting, wanted)]
+    return [(sql.list_deliveries_in_state, values | {"stored": "pending"})]
+
+
+async def _merged(db: aiosqlite.Connection, part: Slice, asked: list[_Asked]) -> Found:
     found: dict[int, Row] = {}  # by key: one that is cancelled between two reads comes twice
     for statement, values in asked:
-        found |= {row["seq"]: row for row in await _rows(db, statement, values)}
+        look = _walk if statement in (sql.list_deliveries_in_state, sql.list_deliveries_of_subscriptions) else _rows
+        found |= {row["seq"]: row for row in await look(db, statement, values)}
     return cut([found[seq] for seq in sorted(found, reverse=True)], part)
 
 
-async def _are_many(db: aiosqlite.Connection, subscriptions: list[int]) -> bool:
-    """Whether one subscription, if it is one, has so many pending deliveries that they are better not sorted."""
-    if len(subscriptions) != 1:
-        return False
-    (row,) = await _rows(db, sql.count_pending, (*subscriptions, MANY))
-    return bool(row["count"] >= MANY)
+async def _walk(db: aiosqlite.Connection, statement: str, values: dict[str, Any]) -> list[Row]:
+    """What *statement* finds, newest first, looked for in a piece after the other."""
+    found: list[Row] = []
+    before = values["before"]
+    while True:
+        first = max(values["first"], before - PIECE)
+        piece = {"first": first, "before": before, "limit": values["limit"] - len(found)}
+        found += await _rows(db, statement, values | piece)
+        if len(found) >= values["limit"] or first <= values["first"]:
+            return found
+        before = first
+
+
+async def _pending(db: aiosqlite.Connection, wanted: dict[str, Any]) -> int:
+    """How many deliveries of these subscriptions wait; MANY stands for that and more."""
+    (row,) = await _rows(db, sql.count_pending, {"subscriptions": wanted["subscriptions"], "most": MANY})
+    return int(row["count"])
 
 
 async def _kinds(db: aiosqlite.Connection, tenant: str | None, type: str | None) -> list[tuple[str, str]]:

@@ -544,6 +544,12 @@ WHERE (:tenant IS NULL OR shown.tenant = :tenant) AND (:state IS NULL OR shown.s
 ORDER BY shown.seq DESC
 LIMIT :limit;
 
+-- subscriptions_that_wait
+-- The keys of the subscriptions whose pending deliveries read otherwise: as cancelled if they are deleted, else as held.
+SELECT s.seq FROM subscriptions AS s
+WHERE iif(:deleted, s.deleted_at IS NOT NULL, s.deleted_at IS NULL AND s.state = 'disabled')
+  AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq);
+
 -- subscriptions_of_tenant
 -- The keys of a tenant's subscriptions, deleted ones too: their history stays readable.
 SELECT seq FROM subscriptions WHERE tenant = :tenant;
@@ -668,9 +674,11 @@ WHERE subscription = ? AND hour >= ? AND hour < ?
 GROUP BY state, label, status_code, error_code, bucket;
 
 -- count_pending
--- How many deliveries of one subscription wait, up to a number.
+-- How many deliveries of some subscriptions wait, up to a number.
 SELECT count(*) AS count
-FROM (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = ? LIMIT ?);
+FROM (SELECT 1 FROM json_each(:subscriptions) AS wanted
+      CROSS JOIN deliveries AS d INDEXED BY deliveries_due ON d.state = 'pending' AND d.subscription = wanted.value
+      LIMIT :most);
 
 -- insert_replays
 -- New deliveries of events that were accepted before.

@@ -37,7 +37,8 @@ class Reader:
     """
     Reads, in the order asked; sees every commit that was told before.
 
-    One connection: a page is read in under a millisecond, and a second one would only wait for the same disk.
+    There are two: nobody who looks at a list stands before what a delivery or a publication needs. None of what they read is
+    one long statement (see `listing`).
     """
 
     def __init__(self, db: aiosqlite.Connection) -> None:
@@ -218,7 +219,8 @@ class Reader:
 
     async def pending(self, subscription: int, *, most: int) -> int:
         """How many deliveries of the subscription with this key wait; *most* stands for that and more."""
-        (row,) = await self._db.execute_fetchall(sql.count_pending, (subscription, most))
+        values = {"subscriptions": rows.json_text([subscription]), "most": most}
+        (row,) = await self._db.execute_fetchall(sql.count_pending, values)
         return int(row["count"])
 
     async def _one(self, statement: str, values: dict[str, Any]) -> Row | None:

@@ -39,7 +39,7 @@ CHECK_VALUE = "vault_check"  # the name of what tells whether a key is the right
 
 
 class Store:
-    """One SQLite file, with the one writer, the reader, and the key that opens its secrets."""
+    """One SQLite file, with the one writer, two readers, and the key that opens its secrets."""
 
     def __init__(
         self,
@@ -67,7 +67,8 @@ class Store:
         self._task: asyncio.Task[None] | None = None
         self._has_told = False  # whether `failed` has raised StorageFailed
         self.writer: Writer
-        self.reader: Reader
+        self.reader: Reader  # of what deliveries and publications wait for
+        self.viewer: Reader  # of what people look at, which may be much
 
     async def open(self, listener: Listener) -> None:
         """Take the file; raises AlreadyRunning, DatabaseTooNew, KeyUnusable or StartError, and leaves nothing open then."""
@@ -104,15 +105,15 @@ class Store:
         failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
         self.resealed = await reseal(db, vault)
-        reading = await open_reader(self.path)
-        self._connections.append(reading)
+        reading, viewing = await open_reader(self.path), await open_reader(self.path)
+        self._connections += [reading, viewing]
         index, health = await self._subscriptions(reading, vault)
         (keys,) = await reading.execute_fetchall(sql.last_keys)
         self.is_new = fresh
         self._whereabouts = Whereabouts(self.path)
         if (kind := shared_by(self.path)) is not None:
             self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
-        self.reader = Reader(reading)
+        self.reader, self.viewer = Reader(reading), Reader(viewing)
         self.writer = Writer(
             db,
             clock=self._clock,
