@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import orjson
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -361,9 +361,9 @@ def check_subscription(
     url = draft.get("url")
     if vet and isinstance(url, str):
         _vet(problems, "/url", url, policy)
-    given = draft.get("auth")
-    if isinstance(given, OAuthInput):
-        _check_oauth2(problems, given, policy, kept_auth)
+    oauth2 = draft.nested("auth", OAuthInput)
+    if oauth2 is not None:
+        _check_oauth2(problems, oauth2, policy, kept_auth)
     name = profile_name(draft.get("profile"), default_profile)
     profile = profiles.get(name)
     if profile is None:
@@ -375,11 +375,11 @@ def check_subscription(
     if not ours and draft.get("tenant") == OURS:
         detail = f"the tenant '{OURS}' is the engine's own: its events take a token with admin"
         problems.add("/tenant", "reserved_tenant", detail)
-    _check_headers(problems, draft.get("headers"), draft.get("auth"), profile)
+    _check_headers(problems, draft, profile)
     timeout = draft.get("timeout")
     if timeout is not None and not 100 <= timeout <= 300_000:  # ms
         problems.add("/timeout", "invalid_value", "expected 100ms to 5m")
-    for position, delay in enumerate(draft.get("retry_schedule") or ()):
+    for position, delay in draft.items("retry_schedule"):
         if delay > 30 * 86_400_000:  # ms
             problems.add(pointer("retry_schedule", position), "invalid_value", "expected at most 30d")
     for member in ("metadata", "key_values"):
@@ -395,18 +395,18 @@ def _vet(problems: Problems, at: str, url: str, policy: Policy) -> None:
         problems.add(at, "invalid_url", refused.detail)
 
 
-def _check_oauth2(problems: Problems, given: OAuthInput, policy: Policy, kept: models.Auth | None) -> None:
+def _check_oauth2(problems: Problems, given: Any, policy: Policy, kept: models.Auth | None) -> None:
     known = {kept.token_url, kept.refresh_url} if isinstance(kept, OAuth2) else set()
     for member in ("token_url", "refresh_url"):
         url = getattr(given, member)
         if url is not None and url not in known:
             _vet(problems, f"/auth/{member}", url, policy)
     for member in ("username", "password"):
-        there = getattr(given, member) is not None
-        if given.grant == "password" and not there:
-            problems.add(f"/auth/{member}", "missing_member", f"'{member}' is missing: it belongs to the grant 'password'")
-        elif given.grant != "password" and there:
-            problems.add(f"/auth/{member}", "unused_member", f"only the grant 'password' has a {member}")
+        at, there = f"/auth/{member}", getattr(given, member) is not None
+        if given.grant == "password" and not there and not problems.has(at):
+            problems.add(at, "missing_member", f"'{member}' is missing: it belongs to the grant 'password'")
+        elif given.grant not in (None, "password") and there:
+            problems.add(at, "unused_member", f"only the grant 'password' has a {member}")
     if given.expires_in is not None and given.expires_in < 1000:  # ms
         problems.add("/auth/expires_in", "invalid_value", "expected at least 1s")
 
@@ -475,11 +475,11 @@ def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profi
         problems.add("/key_values", "too_large", f"with them the URL is longer than {LONGEST_URL} characters")
 
 
-def _check_headers(
-    problems: Problems, headers: Mapping[str, str] | None, auth: AuthInput | None, profile: Profile | None
-) -> None:
+def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile | None) -> None:
+    headers: dict[str, str] = dict(draft.items("headers"))
     if not headers:
         return
+    has_auth = any(draft.nested("auth", kind) is not None for kind in get_args(AuthInput))
     if len(headers) > _MOST_HEADERS or sum(len(n) + len(v) for n, v in headers.items()) > _HEADER_BYTES:
         problems.add("/headers", "too_large", f"expected at most {_MOST_HEADERS} headers of together {_HEADER_BYTES} bytes")
     signing = {each.lower() for each in _header_names(profile)}
@@ -490,7 +490,7 @@ def _check_headers(
             problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself")
         elif not HEADER_NAME.fullmatch(name):
             problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
-        elif lower == "authorization" and auth is not None:
+        elif lower == "authorization" and has_auth:
             problems.add(at, "conflicting_auth", "give either auth or a header of your own")
         elif lower in seen:
             problems.add(at, "duplicate_header", f"{quoted(name)} is there twice, in other letters")

@@ -168,22 +168,57 @@ def _cut(text: str) -> str:
 
 
 _ARRAYS = (list, tuple)
-_BAD: Any = object()  # in place of a value that is wrong
+_NOTHING: Mapping[str, Any] = {}
+
+
+class _Bad:
+    """In place of a value that is wrong; *rest* is a Draft of it, or the right members of an array or of another object."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self, rest: Any = None) -> None:
+        self.rest = rest
+
+
+_BAD: Any = _Bad()  # of which nothing is right
+
+
+def _is_bad(value: Any) -> bool:
+    return isinstance(value, _Bad)
 
 
 class Draft(Generic[S]):
     """An S as far as it is valid."""
 
-    __slots__ = ("fields", "whole")
+    __slots__ = ("_wrong", "fields", "type", "whole")
 
-    def __init__(self, whole: S | None, values: Mapping[str, Any]) -> None:
+    def __init__(self, type_: type[S], whole: S | None, values: Mapping[str, Any] = _NOTHING) -> None:
+        self.type = type_
         self.whole = whole  # None: something in it is wrong
-        self.fields: Any = _Valid(values) if whole is None else whole  # as attributes, None where it is wrong or missing
+        self.fields: Any = whole  # as attributes, None where it is wrong or missing
+        self._wrong = _NOTHING  # what of these is right, by field
+        if whole is None:
+            self._wrong = {name: value.rest for name, value in values.items() if _is_bad(value)}
+            self.fields = _Valid({name: value for name, value in values.items() if name not in self._wrong})
 
     def get(self, name: str) -> Any:
         """The value of field *name*, or its default; None where it is wrong, missing or UNSET."""
         value = getattr(self.fields, name)
         return None if value is UNSET else value
+
+    def items(self, name: str) -> Iterable[tuple[Any, Any]]:
+        """The members of the array or object in field *name* by position or name, without those that are wrong."""
+        value = self._wrong.get(name) if name in self._wrong else self.get(name)
+        if value is None or isinstance(value, Draft):
+            return ()
+        return value.items() if isinstance(value, Mapping) else enumerate(value)
+
+    def nested(self, name: str, type_: type[Struct]) -> Any:
+        """The fields of the *type_* in field *name*, None where they are wrong or missing; None if there is no such."""
+        value = self._wrong.get(name) if name in self._wrong else self.get(name)
+        if isinstance(value, Draft):
+            return value.fields if value.type is type_ else None
+        return value if isinstance(value, type_) else None
 
 
 class _Valid:
@@ -213,6 +248,10 @@ class Problems:
         if not self._is_full:
             self.mistakes.append(Mistake(code=code, detail=detail, pointer=pointer))
 
+    def has(self, pointer: str) -> bool:
+        """Whether there is a mistake at *pointer*."""
+        return any(mistake.pointer == pointer for mistake in self.mistakes)
+
     def raise_if_any(self) -> None:
         """Raise Invalid with every mistake, if there are any."""
         if self.mistakes:
@@ -232,7 +271,7 @@ class Problems:
         A value of UNSET counts as absent.
         """
         whole = _at_once(type_, raw)
-        return self._struct(type_, raw, pointer) if whole is _BAD else Draft(whole, {})
+        return self._struct(type_, raw, pointer) if whole is _BAD else Draft(type_, whole)
 
     @property
     def _is_full(self) -> bool:
@@ -240,10 +279,10 @@ class Problems:
 
     def _struct(self, type_: type[S], raw: Any, at: str) -> Draft[S]:
         if isinstance(raw, type_):
-            return Draft(raw, {})
+            return Draft(type_, raw)
         if not isinstance(raw, Mapping):
             self.add(at, "invalid_type", f"expected an object, got {_kind(raw)}")
-            return Draft(None, {})
+            return Draft(type_, None)
         fields, config, before = _fields(type_), type_.__struct_config__, len(self.mistakes)
         values: dict[str, Any] = {}
         given = {name: value for name, value in raw.items() if value is not UNSET and name != config.tag_field}
@@ -258,11 +297,11 @@ class Problems:
                 self.add(at + pointer(name), "missing_member", f"{quoted(name)} is missing")
         if len(self.mistakes) == before and not self._is_full:
             try:
-                return Draft(type_(**values), {})
+                return Draft(type_, type_(**values))
             except ValueError as error:  # from __post_init__
                 self.add(at, getattr(error, "code", "invalid_value"), str(error))
-        valid = {name: value for name, value in values.items() if value is not _BAD}
-        return Draft(None, {field.name: _default(field) for field in fields.values() if field.name not in values} | valid)
+        defaults = {field.name: _default(field) for field in fields.values() if field.name not in values}
+        return Draft(type_, None, defaults | values)
 
     def _unknown(self, name: Any, known: Iterable[str], at: str) -> None:
         if self._is_full:
@@ -321,8 +360,8 @@ class Problems:
         member = structs[0].__struct_config__.tag_field
         if member is None or not isinstance(raw, Mapping):
             struct = next((struct for struct in structs if isinstance(raw, struct)), structs[0])
-            whole = self._struct(struct, raw, at).whole
-            return _BAD if whole is None else whole
+            draft = self._struct(struct, raw, at)
+            return _Bad(draft) if draft.whole is None else draft.whole
         by_tag = {struct.__struct_config__.tag: struct for struct in structs}
         tag = _BAD
         if member in raw:
@@ -331,15 +370,16 @@ class Problems:
             self.add(at + pointer(member), "missing_member", f"{quoted(member)} is missing")
         if tag is _BAD and len(structs) > 1:
             return _BAD
-        whole = self._struct(by_tag.get(tag, structs[0]), raw, at).whole
-        return _BAD if whole is None or tag is _BAD else whole
+        draft = self._struct(by_tag.get(tag, structs[0]), raw, at)
+        return _Bad(draft) if draft.whole is None or tag is _BAD else draft.whole
 
     def _array(self, origin: Any, metas: tuple[Meta, ...], item: Any, raw: Any, at: str) -> Any:
         elements = self._leaf(_annotated(list[Any], metas), raw, at)
         if elements is _BAD:
             return _BAD
         values = [self._value(item, element, f"{at}/{i}") for i, element in enumerate(elements)]
-        return _BAD if any(value is _BAD for value in values) else origin(values)
+        right = {i: value for i, value in enumerate(values) if not _is_bad(value)}
+        return origin(values) if len(right) == len(values) else _Bad(right)
 
     def _object(self, metas: tuple[Meta, ...], hints: tuple[Any, ...], raw: Any, at: str) -> Any:
         members = self._leaf(_annotated(dict[Any, Any], metas), raw, at)
@@ -351,7 +391,8 @@ class Problems:
                 return _BAD
             below = at + pointer(name)
             values[self._value(hints[0], name, below)] = self._value(hints[1], value, below)
-        return _BAD if _BAD in values or any(value is _BAD for value in values.values()) else values
+        right = {name: value for name, value in values.items() if not _is_bad(name) and not _is_bad(value)}
+        return values if len(right) == len(values) else _Bad(right)
 
     def _anything(self, raw: Any, at: str, level: int = 0) -> Any:
         """*raw* if it can be printed as JSON."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -395,7 +397,20 @@ async def test_events_that_are_none(running_engine: Engine, events: Any) -> None
     assert ("/0", "invalid_type") == (raised.value.mistakes[0].pointer, raised.value.mistakes[0].code)
 
 
-@pytest.mark.parametrize("data", [{1, 2}, 2**70, "\ud800", {"a": object()}])
+@dataclass
+class Measured:
+    """What orjson prints as an object."""
+
+    value: float
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *({1, 2}, 2**70, "\ud800", {"a": object()}),
+        *(math.nan, -math.inf, {"a": [None, (1.0, math.inf)]}, Measured(math.nan)),
+    ],
+)
 async def test_data_that_cannot_be_printed(running_engine: Engine, data: object) -> None:
     """What orjson cannot print is refused with its reason, as one of our own errors."""
     with pytest.raises(Malformed, match="cannot be printed as JSON"):

@@ -732,6 +732,22 @@ def test_auth_of_another_type_replaces_the_one_before() -> None:
             id="client",
         ),
         pytest.param({"fields": {"token": "x"}}, [("/auth/fields/token", "unknown_member")], id="fields"),
+        pytest.param(
+            {"grant": "password", "token_url": "http://10.0.0.1/", "client_id": 1, "username": "", "expires_in": "1ms"},
+            [
+                ("/auth/client_id", "invalid_type"),
+                ("/auth/username", "invalid_value"),
+                ("/auth/token_url", "invalid_url"),
+                ("/auth/password", "missing_member"),
+                ("/auth/expires_in", "invalid_value"),
+            ],
+            id="of form and of meaning",
+        ),
+        pytest.param(
+            {"grant": 1, "refresh_url": "ftp://x", "password": "p"},
+            [("/auth/grant", "invalid_type"), ("/auth/refresh_url", "invalid_url")],
+            id="nothing belongs to no grant",
+        ),
     ],
 )
 def test_oauth2(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
@@ -743,6 +759,22 @@ def test_oauth2_beside_a_header_of_ones_own() -> None:
     """Two Authorization headers would contradict each other."""
     assert [("/headers/Authorization", "conflicting_auth")] == subscription_mistakes(
         auth=OAUTH2, headers={"Authorization": "Bearer x"}
+    )
+
+
+def test_what_is_right_of_a_wrong_member_is_looked_at() -> None:
+    """A mistake in the form of one header, delay or credential hides none in the meaning of those beside it."""
+    assert [
+        ("/auth/client_secret", "missing_member"),
+        ("/headers/X-A", "invalid_type"),
+        ("/retry_schedule/0", "invalid_value"),
+        ("/headers/Host", "reserved_header"),
+        ("/headers/Authorization", "conflicting_auth"),
+        ("/retry_schedule/1", "invalid_value"),
+    ] == subscription_mistakes(
+        auth={name: value for name, value in OAUTH2.items() if name != "client_secret"},
+        headers={"X-A": 1, "Host": "x", "Authorization": "y"},
+        retry_schedule=["soon", "31d"],
     )
 
 

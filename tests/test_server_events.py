@@ -439,6 +439,17 @@ async def test_all_mistakes_of_a_batch(api: Api) -> None:
     assert [("/0/data", "missing_member"), ("/2/x", "unknown_member"), ("/2/type", "missing_member")] == answer.places
 
 
+async def test_subscriptions_that_are_no_ids_hide_none_that_are_unknown(api: Api) -> None:
+    """Of an array in which something is wrong the rest is looked at too."""
+    answer = await refused(api, "/v1/events", event(subscriptions=["sub_nope", 3, "sub_none"]))
+
+    assert [
+        ("/subscriptions/1", "invalid_type"),
+        ("/subscriptions/0", "unknown_subscription"),
+        ("/subscriptions/2", "unknown_subscription"),
+    ] == answer.places
+
+
 async def test_batch_is_all_or_nothing(api: Api) -> None:
     """An event id that is taken with other content keeps the whole batch out."""
     await api.publish(tenant="whole", id="taken")

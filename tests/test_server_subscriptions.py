@@ -329,7 +329,11 @@ WRONG = [
     pytest.param({"timeout": "1.5s"}, [("/timeout", "invalid_value")], id="timeout fraction"),
     pytest.param({"timeout": "99ms"}, [("/timeout", "invalid_value")], id="timeout short"),
     pytest.param({"timeout": "301s"}, [("/timeout", "invalid_value")], id="timeout long"),
-    pytest.param({"retry_schedule": ["1s", "31d", "x"]}, [("/retry_schedule/2", "invalid_value")], id="schedule"),
+    pytest.param(
+        {"retry_schedule": ["1s", "31d", "x"]},
+        [("/retry_schedule/1", "invalid_value"), ("/retry_schedule/2", "invalid_value")],
+        id="schedule",
+    ),
     pytest.param({"retry_schedule": ["1s", "31d"]}, [("/retry_schedule/1", "invalid_value")], id="schedule long"),
     pytest.param({"retry_schedule": ["1s"] * 51}, [("/retry_schedule", "invalid_value")], id="51 retries"),
     pytest.param({"disable_after_failures": 0}, [("/disable_after_failures", "invalid_value")], id="never"),

@@ -142,14 +142,17 @@ class EventOperations(Operations):
     def _read_one(
         self, by: Principal, event: Given, problems: Problems, at: str, *, now: int
     ) -> tuple[validation.Draft[EventInput], str]:
-        draft = validation.Draft(event, {}) if isinstance(event, EventInput) else problems.convert(EventInput, event, at)
+        if isinstance(event, EventInput):
+            draft = validation.Draft(EventInput, event)
+        else:
+            draft = problems.convert(EventInput, event, at)
         known = draft.fields
         inputs.check_event(problems, draft, at, now=now)
         if self._config.delivery.strict_event_types:
             inputs.check_listed(problems, known.type, at + "/type", self._store.writer.event_types)
         tenant = self._own_tenant(by, known.tenant)
-        if known.subscriptions:
-            self._check_chosen(problems, known.subscriptions, tenant, at)
+        if known.subscriptions or draft.whole is None:
+            self._check_chosen(problems, draft, tenant, at)
         return draft, tenant
 
     async def _accepted_before(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from msgspec import Raw, Struct
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from hookengine.sender import Sender
     from hookengine.store import Store
     from hookengine.stream import Ring
-    from hookengine.validation import Problems
+    from hookengine.validation import Draft, Problems
 
 
 DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one that replaced it
@@ -43,8 +45,24 @@ def json_text(value: object) -> Raw:
         text = bytes(value) if isinstance(value, _TEXTS) else orjson.dumps(value)
     except TypeError as error:  # orjson's, with the reason
         raise Malformed(f"the value cannot be printed as JSON: {error}", code="invalid_json") from error
+    if b"null" in text and not _is_finite(value):  # orjson prints what is no number as null
+        raise Malformed("the value cannot be printed as JSON: NaN and infinities are no numbers there", code="invalid_json")
     check_json(text)
     return Raw(text)
+
+
+def _is_finite(value: object) -> bool:
+    match value:
+        case float():
+            return isfinite(value)
+        case dict():
+            return all(map(_is_finite, value.values()))
+        case list() | tuple():
+            return all(map(_is_finite, value))
+        case _ if is_dataclass(value):
+            return all(_is_finite(getattr(value, field.name)) for field in fields(value))
+        case _:
+            return True
 
 
 class RequestKey(Struct, frozen=True, kw_only=True):
@@ -132,8 +150,8 @@ class Operations:
     def _own_tenant(self, by: Principal, given: str | None) -> str:
         return self._tenant(by, given) or DEFAULT_TENANT
 
-    def _check_chosen(self, problems: Problems, chosen: list[str] | None, tenant: str, at: str) -> None:
-        for position, id_ in enumerate(chosen or ()):
+    def _check_chosen(self, problems: Problems, draft: Draft[Any], tenant: str, at: str) -> None:
+        for position, id_ in draft.items("subscriptions"):
             subscription = self._store.writer.index.by_id(id_)
             if subscription is None or subscription.tenant != tenant:
                 problems.add(

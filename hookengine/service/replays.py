@@ -71,7 +71,7 @@ class ReplayOperations(Operations):
         if found is None:
             raise EventNotFound
         chosen = draft.get("subscriptions")
-        self._check_chosen(problems, chosen, found[0].tenant, "")
+        self._check_chosen(problems, draft, found[0].tenant, "")
         problems.require(draft)
         step = replays.replay_event(
             id,
