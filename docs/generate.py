@@ -134,6 +134,8 @@ def _outcome(code: ErrorCode) -> str:
         return "`refused`"
     if code is ErrorCode.DNS_TEMPORARY:
         return "`unreachable`; `interrupted` while no other name gets an answer either"
+    if code is ErrorCode.PROXY_ERROR:
+        return "`unreachable`, which moves no counter of the endpoint; `interrupted` while the proxy is out of reach"
     return "`interrupted`" if code in {*sender.OURS, ErrorCode.INTERNAL_ERROR} else "`unreachable`"
 
 

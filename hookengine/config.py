@@ -84,7 +84,7 @@ def _proxy(text: str) -> Secret:
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The HTTP API and the dashboard."""
+    """The HTTP API."""
 
     listen: Annotated[
         str, Meta(description="Where to listen: `HOST:PORT`. Port 0 takes any free one.", extra={"parse": _listen})

@@ -13,9 +13,10 @@ from hookengine.api import Api
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
-from hookengine.errors import ConfigInvalid, StartError
+from hookengine.errors import StartError
 from hookengine.failpoints import failpoint
 from hookengine.maintenance import Maintenance
+from hookengine.message import Proxy
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
 from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Observers, Waiters, host_logger
@@ -211,8 +212,6 @@ class Engine(Api):
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         """Every part in the order of need; the stack closes them in reverse."""
         config = self._config
-        if config.security.proxy is not None:  # to pass it over would let requests out another way than the operator means
-            raise ConfigInvalid("security.proxy is not supported yet: unset it, or requests would go out without it")
         clock = self._make_clock()
         waiters = Waiters()
         metrics = Metrics()
@@ -247,7 +246,8 @@ class Engine(Api):
         async def keep(subscription: int, auth: OAuth2, token: AccessToken) -> None:
             await store.writer.change(changes.keep_access_token(subscription, auth, token))
 
-        sender = self._make_sender(policy, clock=clock, load=kept, save=keep)
+        proxy = None if config.security.proxy is None else Proxy.of(config.security.proxy)
+        sender = self._make_sender(policy, proxy=proxy, clock=clock, load=kept, save=keep)
         stack.push_async_callback(sender.close)
         scheduler = Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size)
         dispatcher = Dispatcher(
@@ -272,7 +272,10 @@ class Engine(Api):
             await dispatcher.load(store)
         if store.resealed:
             observe(KeyChanged(count=store.resealed))
-        for found in (*store.unreadable, *store.doubts):
+        doubts = list(store.doubts)
+        if proxy is not None:
+            doubts.append(f"all requests go through {proxy.url}, which decides which addresses are called")
+        for found in (*store.unreadable, *doubts):
             observe(Fault(where="start", error=str(found)))
         for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
             observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))

@@ -232,7 +232,7 @@ class Pool(TCPConnector):
         *,
         ssl: ssl.SSLContext,
         resolver: AbstractResolver,
-        socket_factory: SocketFactoryType,
+        socket_factory: SocketFactoryType | None,
     ) -> None:
         # No limit: how many requests go out at once, and to whom, is the scheduler's to say.
         super().__init__(

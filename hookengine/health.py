@@ -10,6 +10,7 @@ from hookengine.models import (
     Accepted,
     Broken,
     DisabledReason,
+    ErrorCode,
     Health,
     Interrupted,
     Outcome,
@@ -35,6 +36,8 @@ def count(health: Health, outcome: Outcome, *, now: int) -> Health:
     match outcome:
         case Accepted():
             return replace(health, consecutive_failures=0, last_success_at=now, failing_since=None)
+        case Unreachable(error=error) if error.code is ErrorCode.PROXY_ERROR:
+            return health
         case Refused() | Unreachable():
             return replace(
                 health,

@@ -6,15 +6,17 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from aiohttp import encode_basic_auth, hdrs
 from aiohttp.client_reqrep import ClientRequest
+from msgspec import Struct
+from yarl import URL
 
 from hookengine import __version__
+from hookengine.models import Secret
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
-
-    from yarl import URL
 
 USER_AGENT = f"hookengine/{__version__}"
 
@@ -34,20 +36,43 @@ class Unsendable(ValueError):
     """The request cannot be written as one unambiguous HTTP message; the text holds no values."""
 
 
+class Proxy(Struct, frozen=True):
+    """An HTTP proxy that all requests go through (RFC 9110, section 3.7)."""
+
+    url: URL  # without credentials
+    headers: tuple[tuple[str, Secret], ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> Proxy:
+        """The one that the URL *text* names, which may hold a user and a password."""
+        url = URL(text)
+        if url.user is None:
+            return cls(url)
+        credentials = Secret(encode_basic_auth(url.user, url.password or "", "utf-8"))
+        return cls(url.with_user(None), ((hdrs.PROXY_AUTHORIZATION, credentials),))
+
+
 class Target:
     """
     Where a URL points: what the pool needs for a connection, and what the head of a request says of it.
 
-    Not frozen data: it holds aiohttp's own request object, of which the pool reads the origin.
+    Not frozen data: it holds aiohttp's own request object, of which the pool reads the origin, and the way through *proxy*.
     """
 
-    __slots__ = ("host", "key", "origin", "path")
+    __slots__ = ("headers", "host", "key", "origin", "path")
 
-    def __init__(self, url: URL, loop: asyncio.AbstractEventLoop) -> None:
-        self.origin = ClientRequest("GET", url.origin(), loop=loop)
+    def __init__(self, url: URL, loop: asyncio.AbstractEventLoop, proxy: Proxy | None = None) -> None:
+        if proxy is None:
+            self.origin = ClientRequest("GET", url.origin(), loop=loop)
+        else:
+            self.origin = ClientRequest("GET", url.origin(), loop=loop, proxy=proxy.url, proxy_headers=dict(proxy.headers))
         self.key = self.origin.connection_key  # the same for all URLs of one origin
         self.host = url.host_port_subcomponent or ""
         self.path = url.raw_path_qs
+        self.headers: tuple[tuple[str, str], ...] = ()  # of every request
+        if proxy is not None and url.scheme == "http":  # what has TLS goes through a tunnel, whose other end is the receiver
+            self.path = f"http://{self.host}{self.path}"  # absolute-form: RFC 9112, section 3.2.2
+            self.headers = proxy.headers
         for part in (self.host, self.path):
             if _VISIBLE.fullmatch(part) is None:
                 raise Unsendable("the URL cannot stand in the head of a request")
@@ -59,6 +84,8 @@ def compose(method: str, target: Target, headers: Sequence[tuple[str, str]], bod
 
     Raises Unsendable where a name, a value or the body would let the receiver see another message than the one meant.
     """
+    if target.headers:
+        headers = (*headers, *target.headers)
     names, values = zip(*headers, strict=True) if headers else ((), ())
     template, lines = _template(method, names)
     if method not in _BODILESS:

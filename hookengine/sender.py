@@ -20,7 +20,7 @@ from hookengine.bearers import Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
 from hookengine.exchange import Exchange, HeadTooLarge, Phase, Pool, TooManyInformational
-from hookengine.message import Target, Unsendable, compose
+from hookengine.message import Proxy, Target, Unsendable, compose
 from hookengine.models import (
     Accepted,
     AccessToken,
@@ -154,14 +154,16 @@ class Sender:
     """
     The client pool and the attempts that use it.
 
-    To be made inside the running loop, and closed there. *tls* is what every https connection is made with; *routed* says
-    whether this machine has a network at all. *load* and *save* keep the access tokens of endpoints, as `Bearers` says.
+    To be made inside the running loop, and closed there. With a *proxy* no address is dialled but its own, so the policy is
+    held to the URL alone. *tls* is what every https connection is made with; *routed* says whether this machine has a network
+    at all. *load* and *save* keep the access tokens of endpoints, as `Bearers` says.
     """
 
     def __init__(
         self,
         policy: Policy,
         *,
+        proxy: Proxy | None = None,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
         routed: Callable[[], bool] | None = None,
@@ -170,13 +172,15 @@ class Sender:
         save: Save | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._resolver = resolver or Resolver(partial(admit, policy=policy))
-        self._pool = Pool(ssl=tls or tls_context(), resolver=self._resolver, socket_factory=socket_factory(policy))
+        self._has_proxy = proxy is not None
+        self._resolver = resolver or Resolver(_admit_any if proxy else partial(admit, policy=policy))
+        dial = None if proxy else socket_factory(policy)
+        self._pool = Pool(ssl=tls or tls_context(), resolver=self._resolver, socket_factory=dial)
         self._deadlines = Deadlines()
         self._routed = routed or has_ipv4_route
         self._started_at = self._loop.time()
         # The verdict on a URL is always the same, and takes as long as the rest of an attempt.
-        self._target = lru_cache(_KNOWN_URLS)(partial(_aim, policy=policy, loop=self._loop))
+        self._target = lru_cache(_KNOWN_URLS)(partial(_aim, policy=policy, loop=self._loop, proxy=proxy))
         self._bearers = Bearers(self.attempt, now=(clock or Clock()).now, load=load, save=save)
 
     async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES) -> Outcome:
@@ -233,6 +237,8 @@ class Sender:
     async def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
             return Interrupted()
+        if self._has_proxy and isinstance(error, aiohttp.ClientProxyConnectionError | LookupFailed):
+            return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
         unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
@@ -321,8 +327,12 @@ def has_ipv4_route() -> bool:
     return True
 
 
-def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop) -> Target:
-    return Target(vet_url(url, policy), loop)
+def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop, proxy: Proxy | None) -> Target:
+    return Target(vet_url(url, policy), loop, proxy)
+
+
+def _admit_any(_address: str, _port: int) -> None:
+    """The operator has chosen the proxy."""
 
 
 def _cause(error: Exception) -> Exception:

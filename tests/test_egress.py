@@ -22,12 +22,13 @@ from hostile import answers, receiver, response
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE
+from proxies import forward_proxy
 
 from hookengine import netguard
 from hookengine.config import Config, Security
 from hookengine.engine import DATABASE, Engine
 from hookengine.envelopes import with_query
-from hookengine.errors import ConfigInvalid, EndpointVerificationFailed, Invalid
+from hookengine.errors import EndpointVerificationFailed, Invalid
 from hookengine.receiver import Receiver, Reply
 from hookengine.resolver import Resolver
 
@@ -519,16 +520,25 @@ def test_hints_are_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.row("SR26")
-def test_proxy_is_not_passed_over(tmp_path: Path) -> None:
-    """A configured proxy, which is not supported yet, keeps the engine from starting: no request goes out past it."""
+@pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
+def test_proxy_is_not_passed_over(tmp_path: Path, way: Way) -> None:
+    """With a proxy nothing else is dialled, whatever a request goes out for, and no name is looked up."""
+    names = Names()
 
     async def scenario() -> None:
-        async with Canary() as canary:
-            config = Config(security=Security(proxy=f"http://127.0.0.1:{canary.port}"))  # type: ignore[arg-type]  # as text
-            with pytest.raises(ConfigInvalid, match="proxy"):
-                await Engine(tmp_path / DATABASE, config=config).start()
+        async with forward_proxy(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as proxy:
+            ports.append(proxy.port)
+            config = Config(security=Security(allow_http=True, proxy=f"http://127.0.0.1:{proxy.port}"))  # type: ignore[arg-type]  # as text
+            async with Engine(tmp_path / DATABASE, config=config) as engine:
+                resolver_of(engine)._lookup = names
+                await way(engine, "http://hooks.acme.com:8099/")
+            assert proxy.asked
 
-    assert [] == watched(scenario)
+    ports: list[int] = []
+    dials = set(watched(scenario))
+
+    assert {("127.0.0.1", port) for port in ports} == dials
+    assert [] == names.asked
 
 
 @pytest.mark.row("SR28", "SR31")

@@ -192,7 +192,7 @@ async def test_rights_that_are_missing(in_memory: Path, name: str, mode: int) ->
     """A start that may not write, or read, says what and where, and the same start goes well with the rights."""
     folder = in_memory / "data"
     folder.mkdir()
-    for _ in range(2):  # the first makes the files, the second loads what a start on them needs: Python's own may be unreadable
+    for _ in range(2):  # makes the files, and loads what a start on them needs, which then cannot be read
         async with engine(folder, serve="127.0.0.1:0"):
             pass
     spoiled = folder / name

@@ -1,0 +1,206 @@
+"""Attempts through a proxy: who is asked for what, and whose fault a refusal is."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import hostile
+import pytest
+from certificates import Authority, server_context
+from engines import LOOPBACK as ALLOWED
+from engines import Journal
+from hostile import on_both_loops, receiver
+from msgspec.structs import replace
+from patience import PATIENCE
+from proxies import forward_proxy
+
+from hookengine.config import Config
+from hookengine.engine import DATABASE, Engine
+from hookengine.message import Proxy
+from hookengine.models import Accepted, AttemptError, ErrorCode, Interrupted, Request, Secret, Unreachable
+from hookengine.netguard import Policy
+from hookengine.receiver import Receiver
+from hookengine.sender import Sender, tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from hookengine.models import Outcome
+
+HOST = "hooks.acme.com"
+OPEN = Policy(allow_http=True)
+REFUSALS = [
+    pytest.param(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", id="403"),
+    pytest.param(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno", id="407"),
+    pytest.param(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n", id="502"),
+    pytest.param(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", id="redirect"),
+    pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", id="204"),
+]
+
+pytestmark = pytest.mark.row("SR26")
+
+
+def request(port: int, *, scheme: str = "http", host: str = HOST) -> Request:
+    """A delivery."""
+    return Request(method="POST", url=f"{scheme}://{host}:{port}/hook?a=1", headers=(("X-A", "b"),), body=b"{}", timeout=5000)
+
+
+@asynccontextmanager
+async def sending(port: int, *, credentials: str = "", authority: Authority | None = None) -> AsyncIterator[Sender]:
+    """A sender whose proxy listens at *port*."""
+    tls = tls_context()
+    if authority is not None:
+        tls.load_verify_locations(cadata=authority.pem)
+    sender = Sender(OPEN, proxy=Proxy.of(f"http://{credentials}127.0.0.1:{port}"), tls=tls)
+    try:
+        yield sender
+    finally:
+        await sender.close()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom the sender trusts."""
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+async def test_plain_requests_are_passed_on() -> None:
+    """A request without TLS has the whole URL in its first line, and the receiver gets it as ever; connections are kept."""
+    async with receiver(hostile.healthy) as good, forward_proxy() as proxy, sending(proxy.port) as sender:
+        outcomes = [await sender.attempt(request(good.port)) for _ in range(2)]
+
+    assert [Accepted, Accepted] == [type(outcome) for outcome in outcomes]
+    assert [f"POST http://{HOST}:{good.port}/hook?a=1 HTTP/1.1"] == proxy.asked
+    assert 1 == good.connections
+    assert b"POST /hook?a=1 HTTP/1.1" == good.requests[0].partition(b"\r\n")[0]
+    assert b"Host: %b:%d\r\n" % (HOST.encode(), good.port) in good.requests[0]
+
+
+async def test_tls_goes_through_a_tunnel(authority: Authority) -> None:
+    """What has TLS is between us and the receiver, whose certificate is verified; the tunnel is kept for the next request."""
+    tls = server_context(authority.issue(HOST))
+    async with receiver(hostile.healthy, tls=tls) as good, forward_proxy() as proxy:
+        async with sending(proxy.port, authority=authority) as sender:
+            outcomes = [await sender.attempt(request(good.port, scheme="https")) for _ in range(2)]
+        async with sending(proxy.port) as sender:
+            stranger = await sender.attempt(request(good.port, scheme="https"))
+
+    assert [Accepted, Accepted] == [type(outcome) for outcome in outcomes]
+    assert [f"CONNECT {HOST}:{good.port} HTTP/1.1"] * 2 == proxy.asked
+    assert isinstance(stranger, Unreachable)
+    assert ErrorCode.TLS_UNTRUSTED == stranger.error.code
+
+
+def test_proxy_with_tls(authority: Authority) -> None:
+    """The way to the proxy may have TLS of its own, around that to the receiver, on both event loops."""
+    tls = tls_context()
+    tls.load_verify_locations(cadata=authority.pem)
+    outcomes: list[Outcome] = []
+
+    async def scenario() -> None:
+        async with (
+            receiver(hostile.healthy) as plain,
+            receiver(hostile.healthy, tls=server_context(authority.issue(HOST))) as secure,
+            forward_proxy(tls=server_context(authority.issue("127.0.0.1"))) as proxy,
+        ):
+            sender = Sender(OPEN, proxy=Proxy.of(f"https://127.0.0.1:{proxy.port}"), tls=tls)
+            outcomes.append(await sender.attempt(request(plain.port)))
+            outcomes.append(await sender.attempt(request(secure.port, scheme="https")))
+            await sender.close()
+
+    on_both_loops(scenario)
+
+    assert [Accepted] * 4 == [type(outcome) for outcome in outcomes]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_credentials_are_the_proxys(scheme: str, authority: Authority) -> None:
+    """User and password go to the proxy alone: with the request for a tunnel, or with each that is passed on."""
+    tls = server_context(authority.issue(HOST)) if scheme == "https" else None
+    async with (
+        receiver(hostile.healthy, tls=tls) as good,
+        forward_proxy() as proxy,
+        sending(proxy.port, credentials="me:p%40ss@", authority=authority) as sender,
+    ):
+        outcome = await sender.attempt(request(good.port, scheme=scheme))
+
+    assert isinstance(outcome, Accepted)
+    assert ["Basic bWU6cEBzcw=="] == proxy.credentials
+    assert scheme == "http" or b"Authorization" not in good.requests[0]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_no_tunnel_is_the_proxys_refusal(refusal: bytes) -> None:
+    """Whatever else than 200 it answers, nothing goes to the receiver, and the attempt says who refused."""
+    async with receiver(hostile.healthy) as good, forward_proxy(refusal) as proxy, sending(proxy.port) as sender:
+        outcome = await sender.attempt(request(good.port, scheme="https"))
+
+    assert isinstance(outcome, Unreachable)
+    assert ErrorCode.PROXY_ERROR == outcome.error.code
+    assert 0 == good.connections
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_dead_proxy_is_our_trouble(scheme: str) -> None:
+    """Where nothing goes out at all no attempt is spent."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with sending(port) as sender:
+        outcome = await sender.attempt(request(8099, scheme=scheme))
+
+    assert outcome == Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://169.254.169.254/", "http://localhost/", "http://127.0.0.1/"])
+async def test_urls_are_vetted_as_ever(url: str) -> None:
+    """The proxy is not asked for what the text of a URL forbids."""
+    async with forward_proxy() as proxy, sending(proxy.port) as sender:
+        outcome = await sender.attempt(replace(request(1), url=url))
+
+    assert isinstance(outcome, Unreachable)
+    assert [] == proxy.asked
+
+
+async def test_engine_with_a_proxy(tmp_path: Path) -> None:
+    """Deliveries go through it, the start warns of it without its password, and its refusals are not the endpoints'."""
+    journal = Journal()
+    async with Receiver() as good, forward_proxy() as proxy:
+        security = replace(ALLOWED, proxy=Secret(f"http://me:hush@127.0.0.1:{proxy.port}"))
+        async with Engine(tmp_path / DATABASE, config=Config(security=security), logger=journal.logger) as engine:
+            port = int(good.url.rpartition(":")[2])
+            await engine.subscribe(f"http://{HOST}:{port}/", event_types=["a"])
+            tunnelled = await engine.subscribe(f"https://{HOST}:8099/", event_types=["b"], retry_schedule=[])
+            event = await engine.publish("a", {"n": 1})
+            assert ["delivered"] == [each.state for each in await engine.wait(event.id, PATIENCE)]
+            proxy.refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+            [refused] = await engine.wait((await engine.publish("b", 1)).id, PATIENCE)
+            attempts = (await engine.delivery(refused.id)).attempts or []
+            counters = await engine.subscription(tunnelled.id)
+
+    assert [b'{"n":1}'] == [each.body.rpartition(b'"data":')[2][:-1] for each in good.requests]
+    assert ("failed", 1, 0) == (refused.state, refused.attempt_count, counters.consecutive_failures)
+    assert ["proxy_error"] == [each.error.code for each in attempts if each.error is not None]
+    warned = [line["error"] for line in journal.all("fault")]
+    assert [f"all requests go through http://127.0.0.1:{proxy.port}, which decides which addresses are called"] == warned
+
+
+async def test_proxy_that_comes_back(tmp_path: Path) -> None:
+    """While the proxy is away deliveries wait, without an attempt, and go when it is there again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    security = replace(ALLOWED, proxy=Secret(f"http://127.0.0.1:{port}"))
+    journal = Journal()
+    async with (
+        Receiver() as good,
+        Engine(tmp_path / DATABASE, config=Config(security=security), logger=journal.logger) as engine,
+    ):
+        await engine.subscribe(f"http://{HOST}:{good.url.rpartition(':')[2]}/")
+        event = await engine.publish("a", 1)
+        await journal.until("local_trouble")
+        async with forward_proxy(port=port):
+            [delivery] = await engine.wait(event.id, PATIENCE)
+
+    assert ("delivered", 1) == (delivery.state, delivery.attempt_count)
