@@ -19,7 +19,7 @@ from hookengine.maintenance import Maintenance
 from hookengine.message import Proxy
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
-from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Observers, Waiters, host_logger
+from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Observers, ProxyInUse, Waiters, host_logger
 from hookengine.profiles import batching
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
@@ -272,10 +272,9 @@ class Engine(Api):
             await dispatcher.load(store)
         if store.resealed:
             observe(KeyChanged(count=store.resealed))
-        doubts = list(store.doubts)
         if proxy is not None:
-            doubts.append(f"all requests go through {proxy.url}, which decides which addresses are called")
-        for found in (*store.unreadable, *doubts):
+            observe(ProxyInUse(url=str(proxy.url)))
+        for found in (*store.unreadable, *store.doubts):
             observe(Fault(where="start", error=str(found)))
         for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
             observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))

@@ -78,6 +78,12 @@ class KeyChanged(Struct, frozen=True, kw_only=True, gc=False):
     count: int
 
 
+class ProxyInUse(Struct, frozen=True, kw_only=True, gc=False):
+    """All requests go through this proxy: it decides which addresses are called."""
+
+    url: str
+
+
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
     """Something in our own code or in a stored row is wrong; `where` names it."""
 
@@ -94,6 +100,7 @@ Happening = (
     | StorageTrouble
     | LocalTrouble
     | KeyChanged
+    | ProxyInUse
     | Fault
 )
 
@@ -220,6 +227,8 @@ class LogObserver:
                 self._log.warning("local_trouble", error=error, pause_ms=pause)
             case KeyChanged(count=count):
                 self._log.info("key_changed", resealed=count)
+            case ProxyInUse(url=url):
+                self._log.warning("proxy_in_use", url=url)
             case Fault(where=where, error=error):
                 self._log.error("fault", where=where, error=error)
             case _:
@@ -296,7 +305,7 @@ class MetricsObserver:
                 self._metrics.held_off()
             case Fault():
                 self._metrics.fault()
-            case ReplayProgress() | KeyChanged():
+            case ReplayProgress() | KeyChanged() | ProxyInUse():
                 pass  # the deliveries that it makes are counted with their commits
             case _:
                 assert_never(happening)

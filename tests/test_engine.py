@@ -22,7 +22,7 @@ import pytest
 import structlog
 from engines import LOOPBACK, Gate, Journal, blocked_writer, edit, engine, rows, running
 from patience import PATIENCE
-from storage import Faulty, files, io_error
+from storage import Faulty, io_error
 
 from hookengine.client import Client
 from hookengine.config import Config, Plan
@@ -41,7 +41,7 @@ from hookengine.errors import (
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 ROOT = Path(__file__).parent.parent
 
@@ -561,7 +561,7 @@ async def test_failed_sync_ends_the_engine(tmp_path: Path, complaints: list[str]
 
 @pytest.mark.alone
 @pytest.mark.parametrize("stopping", [False, True], ids=["running", "stopping"])
-@pytest.mark.parametrize("connection", [0, 1], ids=["writer", "reader"])
+@pytest.mark.parametrize("connection", [0, 1, 2], ids=["writer", "reader", "viewer"])
 async def test_dead_thread_ends_the_engine(connection: int, stopping: bool, tmp_path: Path, complaints: list[str]) -> None:
     """When a thread of SQLite's dies, the engine and whoever waits hear of it within two seconds, and a new start works."""
     gate = Gate()
@@ -575,7 +575,12 @@ async def test_dead_thread_ends_the_engine(connection: int, stopping: bool, tmp_
         db = made._running.store._connections[connection]
         begun = asyncio.get_running_loop().time()
         db._tx.put_nowait((None, lambda: aiosqlite.core._STOP_RUNNING_SENTINEL))
-        asked = asyncio.create_task(made.delivery("dlv_1") if connection else made.publish("order.created", {"n": 2}))
+        waits_for: tuple[Callable[[], Coroutine[Any, Any, Any]], ...] = (
+            lambda: made.publish("order.created", {"n": 2}),
+            made._running.store.reader.heads,
+            lambda: made.delivery("dlv_1"),
+        )
+        asked = asyncio.create_task(waits_for[connection]())
         await asyncio.sleep(0)
         if stopping:
             async with asyncio.timeout(PATIENCE):
@@ -698,16 +703,6 @@ def test_from_file_says_what_is_wrong(tmp_path: Path) -> None:
         Engine.from_file(config, data=tmp_path / "data")
     with pytest.raises(StartError, match="cannot be made"):
         Engine.from_file(None, data=config / "data")
-
-
-async def test_proxy_is_not_passed_over(tmp_path: Path) -> None:
-    """While requests cannot go through a proxy, an engine that is told to use one does not start, and makes nothing."""
-    engine = Engine(tmp_path / DATABASE, config=Config.load(flags={"security.proxy": "http://127.0.0.1:3128"}))
-
-    with pytest.raises(ConfigInvalid, match="proxy is not supported yet"):
-        await engine.start()
-
-    assert {} == files(tmp_path)
 
 
 async def test_requests_do_not_lead_back(tmp_path: Path) -> None:

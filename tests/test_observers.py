@@ -46,6 +46,7 @@ from hookengine.observers import (
     LocalTrouble,
     LogObserver,
     MetricsObserver,
+    ProxyInUse,
     ReplayProgress,
     StorageTrouble,
     SubscriptionChanged,
@@ -169,6 +170,10 @@ LINES: dict[str, tuple[Happening, tuple[str, str, dict[str, Any]]]] = {
     "this machine": (
         LocalTrouble(error="local_resources: no file descriptors", pause=100),
         ("local_trouble", "warning", {"error": "local_resources: no file descriptors", "pause_ms": 100}),
+    ),
+    "proxy": (
+        ProxyInUse(url="http://proxy.internal:3128"),
+        ("proxy_in_use", "warning", {"url": "http://proxy.internal:3128"}),
     ),
     "key changed": (KeyChanged(count=3), ("key_changed", "info", {"resealed": 3})),
     "fault": (

@@ -183,8 +183,7 @@ async def test_engine_with_a_proxy(tmp_path: Path) -> None:
     assert [b'{"n":1}'] == [each.body.rpartition(b'"data":')[2][:-1] for each in good.requests]
     assert ("failed", 1, 0) == (refused.state, refused.attempt_count, counters.consecutive_failures)
     assert ["proxy_error"] == [each.error.code for each in attempts if each.error is not None]
-    warned = [line["error"] for line in journal.all("fault")]
-    assert [f"all requests go through http://127.0.0.1:{proxy.port}, which decides which addresses are called"] == warned
+    assert [f"http://127.0.0.1:{proxy.port}"] == [line["url"] for line in journal.all("proxy_in_use")]
 
 
 async def test_proxy_that_comes_back(tmp_path: Path) -> None:
