@@ -81,7 +81,7 @@ class Engine(Api):
         logger: structlog.typing.FilteringBoundLogger | None = None,
     ) -> Engine:
         """
-        The daemon's engine.
+        The daemon's engine: it serves the HTTP API at `server.listen` too.
 
         *config* is a TOML file, or what was read from one; *data* is a directory, made (0700) if need be.
         """

@@ -30,7 +30,7 @@ def find_program() -> Callable[[str], str]:
     """
 
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")  # where nginx often is
         if path is not None:
             return path
         if os.environ.get("HOOKENGINE_REQUIRE_TOOLS"):

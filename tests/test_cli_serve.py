@@ -263,7 +263,9 @@ def test_serve_stops_when_nobody_reads_its_words() -> None:
         pytest.param(None, "bad.toml cannot be read: No such file or directory", id="missing"),
     ],
 )
-@pytest.mark.parametrize("argv", [["serve", "--config", "bad.toml"], ["check-config", "bad.toml"]], ids=["serve", "check"])
+@pytest.mark.parametrize(
+    "argv", [["serve", "--config", "bad.toml"], ["check-config", "bad.toml"], ["check-config", "--config", "bad.toml"]]
+)
 def test_bad_configuration_is_status_78(
     capsys: pytest.CaptureFixture[str], argv: list[str], content: str | None, words: str
 ) -> None:

@@ -189,6 +189,8 @@ def test_every_sideways_import_is_needed() -> None:
 def test_every_module_has_one_layer() -> None:
     """No module stands twice in the list of layers."""
     assert sum(map(len, LAYERS)) == len(LAYER_OF)
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - {"__init__"} == LAYER_OF.keys()
 
 
 @pytest.mark.parametrize(

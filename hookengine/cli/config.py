@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @click.command("check-config")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-def check_config(*, file: Path | None) -> None:
+@click.option("--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The same FILE, as `serve` takes it.")
+def check_config(*, file: Path | None, named: Path | None) -> None:
     """
     Check the configuration.
 
@@ -27,6 +28,9 @@ def check_config(*, file: Path | None) -> None:
     # Imported here, since it loads all types of options.
     from hookengine.config import OPTIONS, sources, written  # noqa: PLC0415
 
+    if None not in (file, named):
+        raise click.UsageError("give the file once")
+    file = file or named
     config = load(file, environ=os.environ)
     places = sources(file, environ=os.environ, flags={})
     show_table(
