@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hookengine.errors import StorageFailed, Unavailable
 from hookengine.models import SubscriptionState
 from hookengine.observers import Fault, Happening, Kinds, ReplayProgress, SubscriptionChanged
-from hookengine.store import changes, registry, replays
+from hookengine.store import registry, replays, upkeep
 from hookengine.store.strays import Search
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ class Maintenance:
         self._store = store
         self._observe = observe
         # Apart, because a step that finds nothing to do takes its time of the writer as well.
-        self._following: tuple[_Step, ...] = (changes.bring_forward, changes.cancel_rest)
+        self._following: tuple[_Step, ...] = (upkeep.bring_forward, upkeep.cancel_rest)
         self._regular: tuple[_Step, ...] = (
-            changes.expire,
-            changes.prune(retention, at_least=PRUNED),
-            changes.span,
+            upkeep.expire,
+            upkeep.prune(retention, at_least=PRUNED),
+            upkeep.span,
             registry.note_uses(BETWEEN_USES),
         )
         self._wake = asyncio.Event()

@@ -16,7 +16,7 @@ from patience import PATIENCE
 
 from hookengine.errors import HookEngineError
 from hookengine.receiver import Received, Receiver
-from hookengine.store import changes
+from hookengine.store import changes, upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -203,7 +203,7 @@ class History:
 
     async def upkeep(self) -> None:
         """Its steps, out of turn."""
-        for change in (changes.expire, changes.bring_forward):
+        for change in (upkeep.expire, upkeep.bring_forward):
             await self.engine._running.store.writer.change(change)
 
     async def restart(self) -> None:

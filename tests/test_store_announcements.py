@@ -16,7 +16,7 @@ from hookengine import verify
 from hookengine.matching import Index
 from hookengine.models import Delivery
 from hookengine.receiver import Receiver
-from hookengine.store import changes
+from hookengine.store import upkeep
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.batch import Batch, Keys
 from hookengine.vault import Vault
@@ -137,7 +137,7 @@ async def test_delivery_expired(tmp_path: Path) -> None:
         expires_at = "2020-01-01T00:00:00Z"
         first = await made.publish("order.created", {}, tenant="served", expires_at=expires_at)
         second = await made.publish("order.paid", {}, tenant="held", expires_at=expires_at)
-        await made._running.store.writer.change(changes.expire)  # as the next round of upkeep does
+        await made._running.store.writer.change(upkeep.expire)  # as the next round of upkeep does
         requests = await ours.wait(2)
 
     found = {data["subscription"]: data for _, data in told(requests)}

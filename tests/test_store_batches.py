@@ -12,7 +12,7 @@ from hookengine import retry
 from hookengine.gathering import Compose, Composed
 from hookengine.models import Batching, DeliveryState, Place, Priority, Rules, SubscriptionState
 from hookengine.scheduler import Refill
-from hookengine.store import Recorded, Result, batches, changes, replays
+from hookengine.store import Recorded, Result, batches, changes, replays, upkeep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -381,9 +381,9 @@ async def test_expired_ones_leave(tmp_path: Path) -> None:
         await place.compose(asked(made))
         place.clock.time += 5
         place.listener.batches_in_flight = [1]
-        assert 1 == await place.store.writer.change(changes.expire)
+        assert 1 == await place.store.writer.change(upkeep.expire)
         place.listener.batches_in_flight = []
-        assert 2 == await place.store.writer.change(changes.expire)
+        assert 2 == await place.store.writer.change(upkeep.expire)
 
         assert [(3, Place.LANE, 1)] == places(place)
         assert [3] == seqs(place.listener.all("promoted"))
@@ -413,7 +413,7 @@ async def test_enabling_brings_batches_forward_whole(tmp_path: Path) -> None:
         made = await place.edit(made, state=SubscriptionState.DISABLED)
         place.clock.time += 7
         await place.edit(made, state=SubscriptionState.ACTIVE)
-        while await place.store.writer.change(changes.bring_forward):
+        while await place.store.writer.change(upkeep.bring_forward):
             pass
 
         assert {NOW + 7} == {each.due_at for each in await members(place, 1)}
@@ -426,7 +426,7 @@ async def test_deleting_cancels_what_waits_for_a_batch(tmp_path: Path) -> None:
         made, _, _ = await composed(place)
         await place.publish()
         await place.store.writer.change(changes.delete_subscription(made.id, "acme"))
-        while await place.store.writer.change(changes.cancel_rest):
+        while await place.store.writer.change(upkeep.cancel_rest):
             pass
 
         assert [("cancelled", 4)] == place.rows("SELECT state, count(*) FROM deliveries GROUP BY 1")
@@ -441,11 +441,11 @@ async def test_what_is_shared_goes_with_the_last(tmp_path: Path) -> None:
         place.clock.time += HOUR
         group = await members(place, 1)
         await record(place, results(group[0], group, DELIVERED, at=place.clock.time))
-        while await place.store.writer.change(changes.prune(HOUR - SECOND)):
+        while await place.store.writer.change(upkeep.prune(HOUR - SECOND)):
             pass
         assert [(2, 4)] == place.rows("SELECT (SELECT count(*) FROM exchanges), (SELECT count(*) FROM attempts)")
         place.clock.time += HOUR
-        while await place.store.writer.change(changes.prune(HOUR - SECOND)):
+        while await place.store.writer.change(upkeep.prune(HOUR - SECOND)):
             pass
 
         assert [(0, 0)] == place.rows("SELECT (SELECT count(*) FROM exchanges), (SELECT count(*) FROM deliveries)")
@@ -484,7 +484,7 @@ async def test_unreadable_row_keeps_nobody_in_a_batch(tmp_path: Path) -> None:
         place.clock.time += 10
         for state in (SubscriptionState.DISABLED, SubscriptionState.ACTIVE):
             made = await place.edit(made, state=state)
-        assert 1 == await place.store.writer.change(changes.bring_forward)
+        assert 1 == await place.store.writer.change(upkeep.bring_forward)
         assert [(1, NOW + 10), (3, NOW + 10)] == place.rows("SELECT seq, due_at FROM deliveries WHERE seq <> 2 ORDER BY seq")
 
         await place.store.writer.change(changes.cancel_delivery(head.id, "acme"))

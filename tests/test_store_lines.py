@@ -11,7 +11,7 @@ from storage import DELIVERED, HOUR, NO_ANSWER, NOW, Opened, draft, drafts, open
 from hookengine.errors import DeliveryStateConflict
 from hookengine.models import Delivery, Ordering, Place, Priority, Rules, SubscriptionState
 from hookengine.scheduler import Refill
-from hookengine.store import Replay, changes, replays
+from hookengine.store import Replay, changes, replays, upkeep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ async def test_taken_out_of_the_line(tmp_path: Path, way: str, leaver: int) -> N
             await place.store.writer.change(changes.cancel_delivery(deliveries[leaver].id, "acme"))
         else:
             place.clock.time += 5
-            await place.store.writer.change(changes.expire)
+            await place.store.writer.change(upkeep.expire)
 
         rest = [each.seq for each in deliveries if each is not deliveries[leaver]]
         assert [rest[0]] == [each.seq for each in await in_lane(place, made)]

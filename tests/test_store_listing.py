@@ -10,7 +10,7 @@ import pytest
 from storage import DAY, DELIVERED, HOUR, NO_ANSWER, NOW, Opened, SetClock, drafts, opened, result
 
 from hookengine.models import SubscriptionState
-from hookengine.store import BEFORE_ALL, Slice, changes, listing
+from hookengine.store import BEFORE_ALL, Slice, changes, listing, upkeep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ async def full(folder: Path) -> AsyncIterator[Opened]:
         for tenant in ("large", "small", "large"):
             await place.subscribe(tenant=tenant)
         await place.store.writer.change(fill)
-        while await place.store.writer.change(changes.span):
+        while await place.store.writer.change(upkeep.span):
             pass
         yield place
 
@@ -96,7 +96,7 @@ async def cost(place: Opened, kind: str, part: dict[str, Any], more: dict[str, A
 
 async def test_no_list_walks_through_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a page is filtered by, and however few rows there are of that, it costs no more than some of the rows."""
-    monkeypatch.setattr(changes, "SPAN", 500)
+    monkeypatch.setattr(upkeep, "SPAN", 500)
     costs: dict[str, int] = {}
     async with full(tmp_path) as place:
         for times in TIMES:
@@ -192,13 +192,13 @@ async def test_pieces_of_a_walk_make_the_same_pages(
 
 async def test_spans_hold_where_the_clock_went_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where later rows have earlier times, those of a time are found all the same, in spans and behind them."""
-    monkeypatch.setattr(changes, "SPAN", 4)
+    monkeypatch.setattr(upkeep, "SPAN", 4)
     async with opened(tmp_path) as place:
         await place.subscribe()
         for minutes in (0, 10, 20, 30, 5, 15, 25, 0, 40, 12):
             place.clock.time = NOW + minutes * 60_000
             await place.publish(*drafts(3))
-        while await place.store.writer.change(changes.span):
+        while await place.store.writer.change(upkeep.span):
             pass
         assert [("deliveries", 28), ("events", 28)] == place.rows("SELECT kind, max(last) FROM spans GROUP BY 1 ORDER BY 1")
         for since, until in product([None, *range(0, 45, 5)], repeat=2):
@@ -217,17 +217,17 @@ async def test_spans_hold_where_the_clock_went_back(tmp_path: Path, monkeypatch:
 
 async def test_pruned_keys_leave_no_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are free again after a restart are not known by the times of rows that are gone."""
-    monkeypatch.setattr(changes, "SPAN", 2)
+    monkeypatch.setattr(upkeep, "SPAN", 2)
     async with opened(tmp_path) as place:  # nobody wants these events, so they go by themselves
         await place.publish(*drafts(6))
-        assert 1 == await place.store.writer.change(changes.span)
+        assert 1 == await place.store.writer.change(upkeep.span)
         place.clock.time += 2 * HOUR
-        while await place.store.writer.change(changes.prune(HOUR)):
+        while await place.store.writer.change(upkeep.prune(HOUR)):
             pass
         assert [] == place.rows("SELECT * FROM spans")
     async with opened(tmp_path, clock=SetClock(NOW + DAY)) as place:
         await place.publish(*drafts(3))
         assert [(1,), (2,), (3,)] == place.rows("SELECT seq FROM events")
-        assert 1 == await place.store.writer.change(changes.span)
+        assert 1 == await place.store.writer.change(upkeep.span)
         found, _ = await place.store.reader.events(Slice(limit=50, since=NOW + DAY))
         assert 3 == len(found)

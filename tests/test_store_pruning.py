@@ -8,7 +8,7 @@ import pytest
 from storage import DAY, DELIVERED, NOW, SetClock, draft, drafts, opened, result, rows
 
 from hookengine.errors import AlreadyRunning
-from hookengine.store import changes, pruning
+from hookengine.store import changes, pruning, upkeep
 from hookengine.store.pruning import finished, prune
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def test_pages_of_what_is_gone_are_used_again(tmp_path: Path) -> None:
             await place.store.writer._fold()
             sizes.append(place.path.stat().st_size)
             place.clock.time += 31 * DAY
-            while await place.store.writer.change(changes.prune(30 * DAY, at_least=25)):
+            while await place.store.writer.change(upkeep.prune(30 * DAY, at_least=25)):
                 pass
 
     assert sizes[0] > 500 * 2000

@@ -12,7 +12,7 @@ from hookengine.errors import EventNotFound, IdempotencyMismatch, SubscriptionNo
 from hookengine.models import Delivery, DeliveryState, Priority, Rules, SubscriptionState, Trigger, WhileDisabled
 from hookengine.scheduler import Refill
 from hookengine.store import Answer, Key, Replay, changes, replays
-from hookengine.store.changes import STEP
+from hookengine.store.upkeep import STEP
 
 if TYPE_CHECKING:
     from pathlib import Path

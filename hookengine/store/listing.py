@@ -2,7 +2,7 @@
 Pages of events and deliveries out of millions.
 
 What is asked for is mostly among the newest, so these are looked through first. A filter that few of them pass is answered by
-an index of what it names; a time by the spans that upkeep has made (see `changes.span`), which bound the keys. What has to
+an index of what it names; a time by the spans that upkeep has made (see `upkeep.span`), which bound the keys. What has to
 walk through all rows does so in pieces, so that others are read between them.
 """
 

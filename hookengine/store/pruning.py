@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from hookengine.store import changes
+from hookengine.store import upkeep
 from hookengine.store.inspection import opened
 from hookengine.store.queries import sql
 from hookengine.store.store import Store
@@ -73,13 +73,13 @@ async def prune(
     await store.open(_Nobody())
     try:
         change = store.writer.change
-        while await change(changes.cancel_rest):
+        while await change(upkeep.cancel_rest):
             pass
         before = await change(_counts)
         total, steps = await change(lambda tx: _finished(tx, retention)), 0
-        while await change(changes.prune(retention)):
+        while await change(upkeep.prune(retention)):
             steps += 1
-            progress(min(total, steps * changes.STEP), total)
+            progress(min(total, steps * upkeep.STEP), total)
         after = await change(_counts)
         while await change(_give_back):
             pass

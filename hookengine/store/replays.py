@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hookengine.errors import EventNotFound, StorageCorrupt
 from hookengine.models import DeliveryState, Priority
 from hookengine.store import rows
-from hookengine.store.changes import STEP, answered, subscription_of
+from hookengine.store.changes import answered, subscription_of
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key, Receipt, Replay, line_of
 from hookengine.store.queries import sql
+from hookengine.store.upkeep import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
