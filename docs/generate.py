@@ -135,7 +135,7 @@ def _outcome(code: ErrorCode) -> str:
     if code is ErrorCode.DNS_TEMPORARY:
         return "`unreachable`; `interrupted` while no other name gets an answer either"
     if code is ErrorCode.PROXY_ERROR:
-        return "`unreachable`, which moves no counter of the endpoint; `interrupted` while the proxy is out of reach"
+        return "`unreachable`, which moves no counter; `interrupted` where the proxy refuses connections or is not found"
     return "`interrupted`" if code in {*sender.OURS, ErrorCode.INTERNAL_ERROR} else "`unreachable`"
 
 

@@ -237,9 +237,9 @@ class Sender:
     async def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
             return Interrupted()
-        if self._has_proxy and isinstance(error, aiohttp.ClientProxyConnectionError | LookupFailed):
-            return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
+        if self._has_proxy and _concerns_the_proxy(error, code):
+            return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
         unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
         if unresolved and self._silence >= _DNS_OUTAGE:
@@ -329,6 +329,11 @@ def has_ipv4_route() -> bool:
 
 def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop, proxy: Proxy | None) -> Target:
     return Target(vet_url(url, policy), loop, proxy)
+
+
+def _concerns_the_proxy(error: Exception, code: ErrorCode) -> bool:
+    """Whether what is the only host to be looked up and dialled where there is a proxy could not be."""
+    return code is ErrorCode.DNS_TEMPORARY or isinstance(error, LookupFailed | aiohttp.ClientProxyConnectionError)
 
 
 def _admit_any(_address: str, _port: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import hostile
 import pytest
@@ -22,6 +22,7 @@ from hookengine.message import Proxy
 from hookengine.models import Accepted, AttemptError, ErrorCode, Interrupted, Request, Secret, Unreachable
 from hookengine.netguard import Policy
 from hookengine.receiver import Receiver
+from hookengine.resolver import Resolver
 from hookengine.sender import Sender, tls_context
 
 if TYPE_CHECKING:
@@ -152,6 +153,24 @@ async def test_dead_proxy_is_our_trouble(scheme: str) -> None:
         outcome = await sender.attempt(request(8099, scheme=scheme))
 
     assert outcome == Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+
+
+@pytest.mark.parametrize("error", [socket.EAI_NONAME, socket.EAI_AGAIN])
+async def test_proxy_that_cannot_be_found_is_our_trouble(error: int) -> None:
+    """Its name is the only one that is looked up here."""
+    asked: list[str] = []
+
+    def lookup(host: str, *_: object, **__: object) -> NoReturn:
+        asked.append(host)
+        raise socket.gaierror(error, "so says libc")
+
+    resolver = Resolver(lambda *_: None, lookup=lookup)
+    sender = Sender(OPEN, proxy=Proxy.of("http://proxy.internal:3128"), resolver=resolver)
+    outcome = await sender.attempt(request(8099))
+    await sender.close()
+
+    assert outcome == Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+    assert ["proxy.internal"] == asked
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://169.254.169.254/", "http://localhost/", "http://127.0.0.1/"])
