@@ -1479,7 +1479,8 @@ def on_terminal(typed: bytes, *argv: str, **environ: str) -> Ended:
     """Run a verb as a child with a terminal of its own, type once it has asked, and return all that it showed."""
     ours, theirs = pty.openpty()
     script = (
-        "import fcntl, sys, termios; from hookengine.cli import main; "
+        "import fcntl, signal, sys, termios; from hookengine.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # tests that run in the background ignore it
         "fcntl.ioctl(0, termios.TIOCSCTTY, 0); sys.exit(main(sys.argv[1:]))"
     )
     with subprocess.Popen(
