@@ -8,6 +8,7 @@ walk through all rows does so in pieces, so that others are read between them.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 NEWEST = 200  # rows that are looked through before an index of what is asked for, in a third of a millisecond
 MANY = 5_000  # pending deliveries of subscriptions that are not sorted: the newest rows are mostly among them
-PIECE = 10_000  # keys that a walk goes through at once, in some 10 ms
+PIECE = 10_000  # keys that a walk goes through at once, at least: in some 10 ms where it has to look at each
+QUICK = 0.005  # s
 
 Found = tuple[list["Row"], int | None]  # a page, and the key to go on from
 _Asked = tuple[str, dict[str, Any]]  # a statement and its values
+_WALKS = (sql.list_deliveries_in_state, sql.list_deliveries_of_subscriptions)
 
 # How a state that is shown may be stored; see the view.
 _STORED: dict[str | None, tuple[str | None, ...]] = {
@@ -128,22 +131,26 @@ async def _of_those_that_wait(db: aiosqlite.Connection, values: dict[str, Any]) 
 async def _merged(db: aiosqlite.Connection, part: Slice, asked: list[_Asked]) -> Found:
     found: dict[int, Row] = {}  # by key: one that is cancelled between two reads comes twice
     for statement, values in asked:
-        look = _walk if statement in (sql.list_deliveries_in_state, sql.list_deliveries_of_subscriptions) else _rows
+        # By its index each of the others touches little more than it finds.
+        is_walk = statement in _WALKS and values["stored"] is not None
+        look = _walk if is_walk else _rows
         found |= {row["seq"]: row for row in await look(db, statement, values)}
     return cut([found[seq] for seq in sorted(found, reverse=True)], part)
 
 
 async def _walk(db: aiosqlite.Connection, statement: str, values: dict[str, Any]) -> list[Row]:
-    """What *statement* finds, newest first, looked for in a piece after the other."""
+    """What *statement* finds, newest first, in pieces one after the other: larger ones where there is little in them."""
+    loop = asyncio.get_running_loop()
     found: list[Row] = []
-    before = values["before"]
+    before, size = values["before"], PIECE
     while True:
-        first = max(values["first"], before - PIECE)
+        first, began = max(values["first"], before - size), loop.time()
         piece = {"first": first, "before": before, "limit": values["limit"] - len(found)}
         found += await _rows(db, statement, values | piece)
         if len(found) >= values["limit"] or first <= values["first"]:
             return found
         before = first
+        size = size * 2 if loop.time() - began < QUICK else max(PIECE, size // 2)
 
 
 async def _pending(db: aiosqlite.Connection, wanted: dict[str, Any]) -> int:
