@@ -105,8 +105,10 @@ class Store:
         failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
         self.resealed = await reseal(db, vault)
-        reading, viewing = await open_reader(self.path), await open_reader(self.path)
-        self._connections += [reading, viewing]
+        reading = await open_reader(self.path)
+        self._connections.append(reading)
+        viewing = await open_reader(self.path)
+        self._connections.append(viewing)
         index, health = await self._subscriptions(reading, vault)
         (keys,) = await reading.execute_fetchall(sql.last_keys)
         self.is_new = fresh
