@@ -8,10 +8,13 @@ answers to them.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from bisect import bisect_left
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from functools import lru_cache
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, quote_plus
 
 import orjson
 from msgspec.structs import replace
@@ -31,6 +34,7 @@ _LONGEST_LIFETIME = 10 * 365 * 86_400  # s
 _MOST_FIELDS = 50
 _LONGEST_FIELD = 100  # characters
 _SHORTEST = 8  # characters of a credential that is looked for
+_BEGINNING = 12  # characters of one that are not shown either, where the rest was cut off
 
 # More than RFC 6750, 2.1 admits, and still one word of a header.
 _TOKEN = re.compile(r"[!-~]{1,12000}")
@@ -67,25 +71,73 @@ def bearing(request: Request, token: AccessToken, *, timeout: int) -> Request:
 
 def conceal(outcome: Outcome, request: Request) -> Outcome:
     """
-    *outcome* with `***` wherever the endpoint repeats a credential of *request*: as it was sent, or without its scheme.
+    *outcome* with `***` wherever the endpoint repeats a credential of *request*: as it was sent, a word of it, the password
+    in it, in the spellings of JSON, URLs and HTML, and where it is cut off.
 
     So it is not stored in the clear. What is shorter than 8 characters is left: it would make an answer unreadable.
     """
-    sent = [value for name, value in request.headers if name.lower() in request.hidden]
-    texts = {text for value in sent for text in (value, value.rpartition(" ")[2]) if len(text) >= _SHORTEST}
-    credentials = sorted(texts, key=len, reverse=True)  # none hides a part of a longer one
-    if not credentials:
+    spellings = _spellings(tuple([value for name, value in request.headers if name.lower() in request.hidden]))
+    if spellings is None:
         return outcome
-    repeated = re.compile("|".join(map(re.escape, credentials)))
     if not isinstance(outcome, Accepted) and outcome.error is not None:  # it may quote what could not be read
-        error = replace(outcome.error, detail=repeated.sub(HIDDEN, outcome.error.detail))
+        error = replace(outcome.error, detail=_hidden(outcome.error.detail, spellings))
         outcome = replace(outcome, error=error)
     answer = outcome.response
     if answer is not None:
-        headers = tuple((name, repeated.sub(HIDDEN, value)) for name, value in answer.headers)
-        body = re.sub(repeated.pattern.encode(), HIDDEN.encode(), answer.body)
+        headers = tuple((name, _hidden(value, spellings)) for name, value in answer.headers)
+        body = _hidden(answer.body.decode("utf-8", "surrogateescape"), spellings).encode("utf-8", "surrogateescape")
         outcome = replace(outcome, response=replace(answer, headers=headers, body=body))
     return outcome
+
+
+class _Spellings(NamedTuple):
+    texts: list[str]
+    beginning: re.Pattern[str]
+
+
+@lru_cache(maxsize=1024)  # it is asked after every attempt of a subscription that has any
+def _spellings(sent: tuple[str, ...]) -> _Spellings | None:
+    """How what was *sent* may be repeated; None where there is nothing that could be found."""
+    texts = set(sent)
+    for value in sent:
+        texts |= set(value.split(" "))
+        if value.startswith("Basic "):
+            with suppress(ValueError):  # another's scheme of this name
+                texts.add(b64decode(value[6:]).decode().partition(":")[2])
+    found: set[str] = set()
+    for text in texts:
+        escaped = orjson.dumps(text).decode()[1:-1]
+        found |= {
+            text,
+            text.upper(),
+            text.lower(),
+            escaped,
+            escaped.replace("/", "\\/"),
+            escape(text),
+            escape(text, quote=False),
+        }
+        found |= {quote(text), quote(text, safe=""), quote_plus(text)}
+    long = [each for each in found if len(each) >= _SHORTEST]
+    if not long:
+        return None
+    return _Spellings(long, re.compile("|".join({re.escape(each[:_BEGINNING]) for each in long})))
+
+
+def _hidden(text: str, spellings: _Spellings) -> str:
+    """*text* with `***` in place of each of *spellings*, also where only a long beginning of it is there."""
+    parts, at = [], 0
+    while found := spellings.beginning.search(text, at):
+        place = found.start()
+        size = max([_agree(text, place, each) for each in spellings.texts if text.startswith(each[:_BEGINNING], place)])
+        parts += [text[at:place], HIDDEN]
+        at = place + size
+    return "".join(parts) + text[at:] if parts else text
+
+
+def _agree(text: str, at: int, spelling: str) -> int:
+    """How many characters of *text* from *at* on are those of *spelling*; halving what they may be finds it."""
+    most = min(len(spelling), len(text) - at)
+    return bisect_left(range(1, most + 1), True, key=lambda size: not text.startswith(spelling[:size], at))
 
 
 def renew(oauth2: OAuth2, token: AccessToken | None, *, now: int) -> Generator[Request, Response, AccessToken]:
@@ -144,8 +196,11 @@ def _token_request(url: str, headers: Sequence[tuple[str, str]], body: str) -> R
 
 def _read(oauth2: OAuth2, response: Response, refresh_token: Secret | None, *, now: int) -> AccessToken:
     members = _members(response.body)
-    names = [name[:_LONGEST_FIELD] for name in members or ()]
-    answer = TokenAnswer(status_code=response.status, fields=tuple(names[:_MOST_FIELDS]))
+    asked_with = _spellings(tuple([each for each in (oauth2.client_secret, oauth2.password, refresh_token) if each]))
+    names = [*(members or ())][:_MOST_FIELDS]
+    if asked_with is not None:
+        names = [_hidden(name, asked_with) for name in names]
+    answer = TokenAnswer(status_code=response.status, fields=tuple([name[:_LONGEST_FIELD] for name in names]))
     detail, read = _message(oauth2, response, members)
     if detail is None:
         detail = _unusable(read)

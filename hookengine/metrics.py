@@ -132,7 +132,7 @@ class Metrics:
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """All of it as a scraper that accepts *accept* reads it, and the media type."""
-        encode, media_type = choose_encoder(accept)
+        encode, media_type = choose_encoder(accept if accept.isascii() else "")
         return encode(self.registry), media_type
 
     def collect(self) -> Iterable[Metric]:

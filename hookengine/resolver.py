@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -17,7 +19,6 @@ from hookengine.models import ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     _Lookup = Callable[..., Sequence[tuple[int, int, int, str, tuple[Any, ...]]]]
     _Key = tuple[str, int, int]  # host in lower case, port, family
@@ -66,20 +67,78 @@ class LookupFailed(HookEngineError):
         self.error = error
 
 
+class _Threads:
+    """
+    At most *most* threads that work, and start when they are needed.
+
+    Unlike those of an executor they are daemons: the interpreter does not wait at its exit for one that hangs in a lookup.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._started = 0  # touched in the event loop only, as is the next
+        self._closed = False
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._lock = Lock()
+        self._idle = 0  # threads that wait for work, less what waits for a thread
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Let a thread do *work*; raises RuntimeError where there is none to be had."""
+        if self._closed:
+            raise RuntimeError("closed")
+        with self._lock:
+            self._idle -= 1
+            is_short = self._idle < 0
+        done: Future[Any] = Future()
+        if is_short and self._started < self._most:
+            try:
+                Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
+            except RuntimeError:
+                if not self._started:
+                    self._became_idle()
+                    raise
+            else:
+                self._started += 1
+        self._work.put((done, partial(work, *arguments)))
+        return done
+
+    def close(self) -> None:
+        """Begin with nothing more; what a thread has begun goes on."""
+        self._closed = True
+        for _ in range(self._started):
+            self._work.put(None)
+
+    def _became_idle(self) -> None:
+        with self._lock:
+            self._idle += 1
+
+    def _run(self) -> None:
+        self._became_idle()
+        while (found := self._work.get()) is not None and not self._closed:
+            done, work = found
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work())
+                except BaseException as error:  # noqa: BLE001  # it is the asker's
+                    done.set_exception(error)
+            self._became_idle()
+
+
 class Resolver(AbstractResolver):
     """
     Resolves names for one TCPConnector, in one event loop.
 
     `admit(address, port)` raises for an address that must not be called: one such address refuses the whole answer. Give it
     to the connector by name, with `use_dns_cache=False`; without, aiohttp picks its own resolver. A thread that hangs in a
-    lookup outlives `close`, and the interpreter waits for it at its exit.
+    lookup outlives `close`.
     """
 
     def __init__(self, admit: Callable[[str, int], None], *, lookup: _Lookup = socket.getaddrinfo) -> None:
         self._admit = admit
         self._lookup = lookup
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hookengine-lookup")  # starts them when needed
-        self._probing = ThreadPoolExecutor(1, thread_name_prefix="hookengine-probe")  # not behind lookups that hang
+        self._threads = _Threads(_THREADS, "hookengine-lookup")
+        self._probing = _Threads(1, "hookengine-probe")  # not behind lookups that hang
         # All below is touched in the event loop only.
         self._running: dict[_Key, Future[tuple[ResolveResult, ...]]] = {}  # until the thread is back, however late
         self._flights: dict[_Key, _Flight] = {}  # what callers wait for: until the answer or the deadline
@@ -126,13 +185,13 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """Let nobody wait any longer; to be called last, after the connector."""
-        for threads in (self._threads, self._probing):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+        self._probing.close()
         self._running.clear()
         for key in tuple(self._flights):
             self._settle(key, LookupFailed(ErrorCode.LOCAL_RESOURCES))
 
-    def _take_off(self, key: _Key, loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor) -> _Flight:
+    def _take_off(self, key: _Key, loop: asyncio.AbstractEventLoop, threads: _Threads) -> _Flight:
         flight = (loop.create_future(), loop.call_later(_DEADLINE, self._give_up, key, loop))
         self._flights[key] = flight
         try:

@@ -30,6 +30,7 @@ from hookengine.models import (
     Interrupted,
     Refused,
     Rules,
+    SecretBytes,
     Unreachable,
 )
 from hookengine.netguard import AddressBlocked, Policy, UrlRefused, admit, socket_factory, vet_url
@@ -67,6 +68,12 @@ _TIMEOUTS = {
     Phase.CONNECT: ErrorCode.TIMEOUT_CONNECT,
     Phase.SEND: ErrorCode.TIMEOUT_SEND,
     Phase.ANSWER: ErrorCode.TIMEOUT_RESPONSE,
+}
+
+# What a proxy that is asked for a tunnel may do in place of answering 200. The rest of what befalls a connection is of TLS.
+_OF_THE_WAY = {
+    *REFUSALS,
+    *(ErrorCode.TIMEOUT_CONNECT, ErrorCode.CONNECT_REFUSED, ErrorCode.RESET, ErrorCode.DISCONNECTED, ErrorCode.PROXY_ERROR),
 }
 
 # Surely this machine's. What a firewall or a router says of one destination (EACCES, EPERM, EHOSTUNREACH) is not: one URL
@@ -200,9 +207,14 @@ class Sender:
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
             outcome = verdict(answered, rules) if answered else await self._failure(error, exchange.phase, request.url)
+            _let_go(error)
         else:
             outcome = verdict(response, rules)
-        return conceal(outcome, request) if request.hidden else outcome
+            if self._has_proxy and response.status == 407:  # no receiver's to answer: RFC 9110, section 15.5.8
+                refusal = AttemptError(code=ErrorCode.PROXY_ERROR, detail=SENTENCES[ErrorCode.PROXY_ERROR])
+                outcome = Unreachable(error=refusal)
+        # What a token server says is not shown, but read: a new token may begin as the old one does.
+        return conceal(outcome, request) if request.hidden and not isinstance(request.body, SecretBytes) else outcome
 
     def forget(self, subscription: int) -> None:
         """Let go of what is known of a subscription (its seq), because it was deleted."""
@@ -240,6 +252,8 @@ class Sender:
         code = error_code(error, phase, tls=url.lower().startswith("https:"))
         if self._has_proxy and _concerns_the_proxy(error, code):
             return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+        if self._has_proxy and phase is Phase.CONNECT and code in _OF_THE_WAY:
+            code = ErrorCode.PROXY_ERROR
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
         unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
         if unresolved and self._silence >= _DNS_OUTAGE:
@@ -275,6 +289,21 @@ def verdict(response: Response, rules: Rules) -> Accepted | Refused:
     if 300 <= status <= 399 and response.header("location"):
         code, detail = ErrorCode.REDIRECT_NOT_FOLLOWED, f"The endpoint answered {status}; redirects are not followed."
     return Refused(error=AttemptError(code=code, detail=detail), response=response)
+
+
+def _let_go(error: BaseException) -> None:
+    """
+    Free what the tracebacks of *error* hold, such as the request.
+
+    aiohttp's frames and errors know each other, so they would wait for the collector, each with a body of up to a megabyte.
+    """
+    found: list[BaseException | None] = [error]
+    for each in found:
+        if each is None or each.__traceback__ is None:
+            continue
+        traceback.clear_frames(each.__traceback__)
+        each.__traceback__ = None
+        found += [each.__cause__, each.__context__, *(each.exceptions if isinstance(each, BaseExceptionGroup) else ())]
 
 
 def _is_unauthorized(outcome: Outcome) -> bool:

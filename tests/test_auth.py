@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import traceback
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, quote_plus
 
 import orjson
 import pytest
@@ -375,6 +376,42 @@ def test_repeated_credential_is_concealed(said: str, kept: str) -> None:
     assert Refused(error=AttemptError(code=error.code, detail=f"no HTTP: {kept}"), response=concealed) == refused
     assert isinstance(told := conceal(Unreachable(error=error), request), Unreachable)
     assert f"no HTTP: {kept}" == told.error.detail
+
+
+SLASHED = 'Token s3cr/t"&<one>-two words-of-it'
+
+
+@pytest.mark.row("R78")
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        pytest.param(orjson.dumps(SLASHED).decode(), '"***"', id="JSON"),
+        pytest.param(orjson.dumps(SLASHED).decode().replace("/", "\\/"), '"***"', id="JSON of PHP"),
+        pytest.param(quote(SLASHED), "***", id="URL"),
+        pytest.param(quote_plus(SLASHED), "***", id="form"),
+        pytest.param(html.escape(SLASHED), "***", id="HTML"),
+        pytest.param(SLASHED.upper(), "***", id="upper case"),
+        pytest.param(f"first {SLASHED.split()[1]} and {SLASHED.split()[2]}", "first *** and ***", id="words"),
+        pytest.param(f"cut: {SLASHED[:-1]}", "cut: ***", id="cut by one"),
+        pytest.param(f"cut: {SLASHED[:12]}", "cut: ***", id="cut after twelve"),
+        pytest.param(f"cut: {SLASHED[:11]}", f"cut: {SLASHED[:11]}", id="cut after eleven"),
+        pytest.param(f"{SLASHED[:20]}, {SLASHED}", "***, ***", id="cut and whole"),
+    ],
+)
+def test_repeated_credential_is_concealed_in_every_spelling(said: str, kept: str) -> None:
+    """What an endpoint prints as JSON, in a URL or a page, in parts, or cut, is not kept either."""
+    answer = Accepted(response=Response(status=200, headers=(("X-Echo", said),), body=said.encode(), truncated=True))
+    told = conceal(answer, sent(("X-Key", SLASHED), hidden=("x-key",)))
+
+    assert told.response == Response(status=200, headers=(("X-Echo", kept),), body=kept.encode(), truncated=True)
+
+
+def test_password_is_concealed() -> None:
+    """Of basic credentials the password is not kept either, wherever an endpoint names it."""
+    name, value = basic(BasicAuth(username="me", password=Secret("p:assword/1")))
+    answer = Accepted(response=Response(status=401, headers=(), body=b"me/p:assword/1 is wrong", truncated=False))
+
+    assert b"me/*** is wrong" == conceal(answer, sent((name, value))).response.body  # type: ignore[union-attr]  # an answer came
 
 
 def test_only_credentials_are_concealed() -> None:

@@ -237,6 +237,7 @@ def test_lines_are_few() -> None:
         pytest.param(
             "application/openmetrics-text; version=1.0.0, text/plain;q=0.5", "application/openmetrics-text", id="new"
         ),
+        pytest.param("application/openmetrics-text; version=\udcff", "text/plain", id="no text"),
     ],
 )
 def test_both_formats_can_be_read(accept: str, media_type: str) -> None:

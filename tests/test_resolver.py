@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -617,3 +618,30 @@ async def test_threads_start_when_needed(names: Names) -> None:
     await resolver.resolve("hooks.acme.com")
     assert before + 1 == threading.active_count()
     await resolver.close()
+
+
+HANGING = """
+import asyncio, time
+from hookengine.resolver import Resolver
+
+async def main():
+    resolver = Resolver(lambda *_: None, lookup=lambda *_, **__: time.sleep(60))
+    asking = asyncio.create_task(resolver.resolve("hooks.acme.com"))
+    await asyncio.sleep(0.1)
+    await resolver.close()
+    asking.cancel()
+
+asyncio.run(main())
+"""
+
+
+async def test_hanging_lookup_does_not_hold_the_exit_up() -> None:
+    """A process ends although a thread of it waits for a name server, which may take minutes."""
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGING)
+    try:
+        async with asyncio.timeout(20):
+            assert 0 == await child.wait()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import inspect
 import socket
 import ssl
+import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from c_parser import needs_c_parser
 from certificates import Authority, server_context
 from hostile import answers, on_both_loops, receiver, response
+from msgspec.structs import replace
 from multidict import CIMultiDict, CIMultiDictProxy
 from patience import PATIENCE
 from yarl import URL
@@ -387,6 +390,32 @@ async def test_own_listener_is_not_called() -> None:
 
     assert (Unreachable, ErrorCode.SELF_CONNECTION) == ending(outcome)
     assert 0 == own.connections
+
+
+@pytest.mark.parametrize(
+    "behaviour", [None, answers(b"garbage\r\n\r\n"), hostile.reset_in_head, hostile.endless_headers, hostile.healthy]
+)
+async def test_attempt_lets_go_of_its_request(behaviour: hostile.Behaviour | None) -> None:
+    """However it ends, nothing of it waits for the collector: bodies are large, and may be many."""
+    body = b"x" * 1000
+    async with AsyncExitStack() as stack:
+        if behaviour is None:
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        else:
+            url = (await stack.enter_async_context(receiver(behaviour))).url
+        sender = Sender(LOOPBACK)
+        gc.collect()
+        gc.disable()
+        try:
+            before = sys.getrefcount(body)
+            await sender.attempt(replace(request(url), body=body))
+            after = sys.getrefcount(body)
+        finally:
+            gc.enable()
+        await sender.close()
+
+    assert before == after
 
 
 @pytest.mark.parametrize(

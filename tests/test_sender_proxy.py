@@ -33,12 +33,17 @@ if TYPE_CHECKING:
 
 HOST = "hooks.acme.com"
 OPEN = Policy(allow_http=True)
+UNAUTHORIZED = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno"
 REFUSALS = [
     pytest.param(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", id="403"),
-    pytest.param(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno", id="407"),
+    pytest.param(UNAUTHORIZED, id="407"),
     pytest.param(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n", id="502"),
     pytest.param(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", id="redirect"),
     pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", id="204"),
+    pytest.param(b"garbage\r\n\r\n", id="no HTTP"),
+    pytest.param(b"HTTP/1.1 200", id="closes"),
+    pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, id="1xx"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nX: %b\r\n\r\n" % (b"x" * 10_000), id="header too large"),
 ]
 
 pytestmark = pytest.mark.row("SR26")
@@ -142,6 +147,15 @@ async def test_no_tunnel_is_the_proxys_refusal(refusal: bytes) -> None:
     assert isinstance(outcome, Unreachable)
     assert ErrorCode.PROXY_ERROR == outcome.error.code
     assert 0 == good.connections
+
+
+async def test_proxy_that_wants_credentials() -> None:
+    """407 is the proxy's, also where it passes requests on."""
+    async with receiver(hostile.healthy) as good, forward_proxy(UNAUTHORIZED) as proxy, sending(proxy.port) as sender:
+        outcome = await sender.attempt(request(good.port))
+
+    assert isinstance(outcome, Unreachable)
+    assert ErrorCode.PROXY_ERROR == outcome.error.code
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

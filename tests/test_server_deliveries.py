@@ -13,6 +13,7 @@ from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply
+from hookengine.store import reader
 from hookengine.validation import format_time, parse_time
 
 if TYPE_CHECKING:
@@ -119,6 +120,22 @@ async def test_attempt(api: Api) -> None:
     assert (True, 16_384) == (first["response"]["truncated"], len(first["response"]["body"].replace("\\xff", "?")))
     assert first["response"]["body"].startswith("\\xff<b>xxx")
     assert [] == [secret for secret in (b"word-1", b"key-1", b"YW5uOndvcmQtMQ") if secret in answer.body]
+
+
+async def test_large_bodies_of_many_attempts_are_not_repeated(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one answer shows of sent bodies has a bound, the last attempts first, and so has the number of attempts."""
+    async with Receiver(500) as receiver:
+        await api.subscribe(receiver.url, tenant="large", retry_schedule=["0ms"] * 5)
+        event = await api.publish(tenant="large", data="x" * 600_000)
+        await api.engine.wait(event["id"], PATIENCE)
+        [found] = (await api("GET", f"/v1/deliveries?event={event['id']}")).json["data"]
+        attempts = (await api("GET", f"/v1/deliveries/{found['id']}")).json["attempts"]
+        monkeypatch.setattr(reader, "_MOST_ATTEMPTS", 4)
+        last = (await api("GET", f"/v1/deliveries/{found['id']}")).json["attempts"]
+
+    assert [1, 2, 3, 4, 5, 6] == [each["number"] for each in attempts]
+    assert [True] * 4 + [False] * 2 == [each["request"]["body"] is None for each in attempts]
+    assert [3, 4, 5, 6] == [each["number"] for each in last]
 
 
 @pytest.mark.parametrize("path", ["", "/retry", "/cancel"])

@@ -301,3 +301,25 @@ async def test_slow_storm_of_wrong_tokens_leaves_others_alone(tmp_path: Path) ->
         assert {202} == {answer.status for answer in accepted}
         assert {401, 429} == {answer.status for answer in await storm}
         assert 100 == api.counts()["events"]
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/livez", "/docs", "/v1/events"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_expectation_that_is_no_text(api: Api, caplog: pytest.LogCaptureFixture, method: str, path: str) -> None:
+    """Without a token, with a route or without, it is no fault of ours."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\nExpect: ".encode()
+    answer = await api.send(head + b"\xff\r\n\r\n")
+
+    assert answer.split(b" ")[1] in {b"417", b"401"}
+    assert [] == caplog.records
+
+
+@pytest.mark.parametrize(
+    "value", ["application/json; charset*=utf-16'en'utf-8", "application/json;0*1*", "application/json; x*0*=1"]
+)
+async def test_media_type_that_no_parser_takes(api: Api, caplog: pytest.LogCaptureFixture, value: str) -> None:
+    """What Python's parser for mail stumbles over is another media type, not a fault of ours."""
+    answer = await api("POST", "/v1/events", {"type": "a", "data": 1}, headers={"Content-Type": value})
+
+    assert answer.status in {202, 415}
+    assert [] == caplog.records

@@ -425,4 +425,11 @@ def stored_attempt(db: sqlite3.Connection, made: models.Attempt, profile: str | 
     one = Commit()
     one.attempts.append(rows.attempt_row(1, made, rows.exchanged(made, profile, one)))
     db.execute(sql.commit, one.values())
-    return rows.stored_attempt(db.execute(sql.attempts_of_delivery, (1,)).fetchone())
+    return rows.stored_attempt(db.execute(sql.attempts_of_delivery, (1, 1)).fetchone())
+
+
+@pytest.mark.parametrize("moment", [2**63 - 1, -(2**63), 10**15])
+def test_event_of_no_time_cannot_be_read(moment: int) -> None:
+    """A time that cannot be printed would fail whoever prints it: the row is named instead."""
+    with pytest.raises(StorageCorrupt, match=r"event evt_1 \(row 1\) cannot be read"):
+        rows.event((1, "evt_1", "acme", "a", b"1", NOW, moment, None))

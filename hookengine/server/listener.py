@@ -169,6 +169,8 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002  # aiohttp's, with the client's bytes in it
     ) -> web.StreamResponse:
         """A problem of *status*, after which the connection is closed."""
+        if isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
+            status = 417  # where there is no route aiohttp repeats the expectation, whatever its bytes
         if status >= 500:  # a fault of ours
             self.log_exception("request_failed", exc_info=exc)
         if request.writer.output_size > 0:

@@ -106,8 +106,12 @@ def _no_more_than(limit: int, content: Body) -> Body:
 
 def _check_media_type(request: web.Request, media_types: tuple[str, ...]) -> None:
     given = request.headers.get("Content-Type", "")
-    charset = (request.charset or "utf-8").lower()
-    if not given or request.content_type not in media_types or charset not in {"utf-8", "utf8"}:
+    try:
+        charset = (request.charset or "utf-8").lower()
+        wanted = request.content_type in media_types and charset in {"utf-8", "utf8"}
+    except Exception:  # noqa: BLE001  # aiohttp reads it with a parser for mail, which may raise anything
+        wanted = False
+    if not given or not wanted:
         raise UnsupportedMediaType(f"send {' or '.join(media_types)} in UTF-8")
 
 

@@ -20,11 +20,18 @@ if TYPE_CHECKING:
     from hookengine import views
 
 
+_MOST_BODIES = 1 << 20  # characters of requests' bodies that one answer shows, beside the one that it ends with
+
+
 class DeliveryOperations(Operations):
     """Of deliveries."""
 
     async def delivery(self, by: Principal, id: str) -> views.Delivery:
-        """One delivery with its attempts."""
+        """
+        One delivery with its attempts, the last 250 of them.
+
+        Their requests' bodies are there as far as they have together one MiB, those of the last attempts first.
+        """
         self._require(by, Scope.EVENTS_READ)
         found = await self._store.viewer.delivery(id, by.tenant)
         if found is None:
@@ -34,13 +41,16 @@ class DeliveryOperations(Operations):
         attempts = await self._store.viewer.attempts(seq)
         shared = await self._store.viewer.events_of([each.exchange for each in attempts if each.exchange is not None])
         subscription = self._store.writer.index.by_id(delivery.subscription)
-        shown = [
-            shown_attempt(
-                each, [*own] if each.exchange is None else shared.get(each.exchange, []), subscription, self._profiles
-            )
-            for each in attempts
-        ]
-        return replace(delivery, attempts=shown)
+        shown: list[views.Attempt] = []
+        room = _MOST_BODIES
+        for each in reversed(attempts):
+            events = [*own] if each.exchange is None else shared.get(each.exchange, [])
+            # What is gone cannot be shown: so it is with what there is no room for.
+            made = shown_attempt(each, events if room > 0 else [], subscription, self._profiles)
+            if made.request is not None and made.request.body is not None:
+                room -= len(made.request.body)
+            shown.append(made)
+        return replace(delivery, attempts=shown[::-1])
 
     async def deliveries(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Delivery]:
         """A page of deliveries, newest first."""

@@ -568,13 +568,14 @@ LIMIT :limit;
 SELECT * FROM deliveries_shown WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant);
 
 -- attempts_of_delivery
--- Every attempt of a delivery, oldest first.
+-- The last attempts of a delivery, the newest first.
 SELECT a.number, a.at, a.duration, a.trigger, a.outcome, a.status_code, a.error_code, a.error_detail, a.exchange,
        coalesce(a.request, x.request), coalesce(a.response, x.response), coalesce(a.body, x.body)
 FROM attempts AS a
 LEFT JOIN exchanges AS x ON x.seq = a.exchange
 WHERE a.delivery = ?
-ORDER BY a.seq;
+ORDER BY a.seq DESC
+LIMIT ?;
 
 -- events_of_exchanges
 -- The events whose deliveries shared these requests.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _COUNTED_AT_ONCE = 500  # deliveries, in about 3 ms
 _MOST_TOLD = 10_000  # deliveries of a page that is explained
+_MOST_ATTEMPTS = 250  # of a delivery that is shown; who retries by hand can make any number
 
 
 class Reader:
@@ -173,8 +174,9 @@ class Reader:
         return None if row is None else (rows.delivery_view(row), row["seq"], row["event_seq"])
 
     async def attempts(self, delivery: int) -> list[rows.StoredAttempt]:
-        """The attempts of the delivery with this key, oldest first."""
-        return [rows.stored_attempt(row) for row in await self._db.execute_fetchall(sql.attempts_of_delivery, (delivery,))]
+        """The last attempts of the delivery with this key, oldest first."""
+        found = list(await self._db.execute_fetchall(sql.attempts_of_delivery, (delivery, _MOST_ATTEMPTS)))
+        return [rows.stored_attempt(row) for row in reversed(found)]
 
     async def names(self, deliveries: Iterable[int]) -> dict[int, Row]:
         """What deliveries with these keys are called by: id of event and subscription, tenant, type; without those pruned."""

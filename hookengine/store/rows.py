@@ -15,7 +15,7 @@ from hookengine.models import OUTCOME_NAMES, Accepted, Secret
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
-from hookengine.validation import interval
+from hookengine.validation import format_time, interval
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def event(row: Sequence[Any]) -> models.Event:
     try:
         event = msgspec.convert(dict(zip(_EVENT, row, strict=False)), models.Event, builtin_types=(bytes,))
         _check(event.data)  # it was checked when it was accepted, but is put into a body as it is
+        format_time(event.occurred_at)  # so is this
     except _SPOILED as error:
         raise StorageCorrupt(f"event {row[1]} (row {row[0]}) cannot be read: {error}") from None
     return event
