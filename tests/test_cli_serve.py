@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import queue
 import signal
@@ -20,7 +21,7 @@ import pytest
 from hookengine.cli import daemon, demonstration, main
 from hookengine.cli.api import DEFAULT_DATA
 from hookengine.cli.config import load
-from hookengine.cli.logs import make_logger, never_waiting
+from hookengine.cli.logs import make_logger, never_waiting, relaying
 from hookengine.cli.serve import greeting
 from hookengine.client import Client
 from hookengine.engine import Engine
@@ -352,6 +353,25 @@ def test_json_lines_hold_the_event_and_the_traceback() -> None:
     assert first["timestamp"].endswith("Z")
     assert "ValueError: no 7" in second["exception"]
     assert "whsec-x" not in stream.getvalue()
+
+
+def test_faults_of_requests_are_lines_like_others() -> None:
+    """What the server and libraries log in the standard library's way has level, time and form of the daemon's own lines."""
+    stream = StringIO()
+    with relaying(make_logger("info", "json", stream, colors=False)):
+        try:
+            fail("whsec-x")
+        except ValueError:
+            logging.getLogger("hookengine.server").exception("request_failed")
+        logging.getLogger("asyncio").warning("slow: %s", "\x1b[1m")
+        logging.getLogger("asyncio").info("nothing")
+    logging.getLogger("asyncio").warning("afterwards")
+
+    failed, slow = map(json.loads, stream.getvalue().splitlines())
+    assert ("request_failed", "error", "hookengine.server") == (failed["event"], failed["level"], failed["logger"])
+    assert failed["exception"].endswith("ValueError: no 7")
+    assert (r"slow: \x1b[1m", "warning", "asyncio") == (slow["event"], slow["level"], slow["logger"])
+    assert "timestamp" in failed
 
 
 def test_console_lines_hold_no_escapes_and_no_variables() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 from collections import deque
@@ -126,6 +127,31 @@ def make_logger(level: str, form: str, stream: TextIO, *, colors: bool) -> Filte
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     return cast("FilteringBoundLogger", logger)
+
+
+class _Relay(logging.Handler):
+    """Passes what is logged into the standard library on to *logger*."""
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._logger.error if record.levelno >= logging.ERROR else self._logger.warning
+        # It may quote a client: no escape in it must reach a terminal.
+        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in record.getMessage())
+        write(message, logger=record.name, **({"exc_info": record.exc_info} if record.exc_info else {}))
+
+
+@contextmanager
+def relaying(logger: FilteringBoundLogger) -> Iterator[None]:
+    """In the form of its own lines, *logger* writes what the server and libraries warn of in the standard library's way."""
+    relay = _Relay(logger)
+    logging.getLogger().addHandler(relay)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(relay)
 
 
 def _json(line: object, **_: object) -> str:

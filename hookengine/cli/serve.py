@@ -32,7 +32,7 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
     """
     # Imported here, since all other verbs do without the engine.
     from hookengine.cli.daemon import run_daemon, run_loop  # noqa: PLC0415
-    from hookengine.cli.logs import make_logger, never_waiting  # noqa: PLC0415
+    from hookengine.cli.logs import make_logger, never_waiting, relaying  # noqa: PLC0415
     from hookengine.engine import Engine  # noqa: PLC0415
     from hookengine.interpreter import tune  # noqa: PLC0415
 
@@ -49,7 +49,8 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
         try:
             engine = Engine.from_file(config, data=data, logger=logger)
             tune()
-            run_loop(run_daemon(engine, data, greet))
+            with relaying(logger):
+                run_loop(run_daemon(engine, data, greet))
         except HookEngineError as error:
             return report(error)
     return Exit.OK
