@@ -301,7 +301,6 @@ def _let_go(error: BaseException) -> None:
     for each in found:
         if each is None or each.__traceback__ is None:
             continue
-        traceback.clear_frames(each.__traceback__)
         each.__traceback__ = None
         found += [each.__cause__, each.__context__, *(each.exceptions if isinstance(each, BaseExceptionGroup) else ())]
 

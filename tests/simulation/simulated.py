@@ -55,7 +55,7 @@ class SimulatedEngine(Engine):
     def _make_sender(self, policy: Policy, **given: Any) -> Sender:
         internet = self._world.internet
         resolver = Resolver(partial(admit, policy=policy), lookup=internet.lookup)
-        resolver._threads = Threads(internet.lookup_time)  # type: ignore[assignment]  # what of a pool it uses
+        resolver._threads = resolver._probing = Threads(internet.lookup_time)  # type: ignore[assignment]  # what it uses of them
         return Sender(policy, resolver=resolver, tls=_TLS, routed=lambda: True, **given)
 
 

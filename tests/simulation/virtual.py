@@ -14,7 +14,7 @@ from hookengine.clock import Clock
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
     from contextvars import Context
 
     from internet import Internet
@@ -201,7 +201,7 @@ class Threads:
         self._loop.call_later(self._delay(), self._run, future, function, args)
         return future
 
-    def shutdown(self, **_: Mapping[str, Any]) -> None:
+    def close(self) -> None:
         """There is nothing to end."""
 
     @staticmethod
