@@ -24,6 +24,7 @@ from hookengine.models import (
     SecretBytes,
     Unreachable,
 )
+from hookengine.resolver import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -37,7 +38,7 @@ Save = Callable[[int, OAuth2, AccessToken], Awaitable[None]]
 
 
 # Seconds in which a renewal that ran out of time finds out whether that was this machine's fault: one more lookup.
-_GRACE = 3.5
+_GRACE = DEADLINE + 0.5
 
 
 class Source:

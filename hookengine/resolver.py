@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WAITING = "waiting for a lookup"  # what it says of a cancellation that it got it then
 
 _THREADS = 32  # as many names can hang without delaying the others
-_DEADLINE = 3.0  # seconds; getaddrinfo cannot be cancelled, so only the wait for it ends
+DEADLINE = 3.0  # seconds; getaddrinfo cannot be cancelled, so only the wait for it ends
 _MOST_ADDRESSES = 16  # of one answer
 _KEEP_ADDRESSES = 30.0  # seconds
 _KEEP_FAILURE = 5.0  # seconds
@@ -192,7 +192,7 @@ class Resolver(AbstractResolver):
             self._settle(key, LookupFailed(ErrorCode.LOCAL_RESOURCES))
 
     def _take_off(self, key: _Key, loop: asyncio.AbstractEventLoop, threads: _Threads) -> _Flight:
-        flight = (loop.create_future(), loop.call_later(_DEADLINE, self._give_up, key, loop))
+        flight = (loop.create_future(), loop.call_later(DEADLINE, self._give_up, key, loop))
         self._flights[key] = flight
         try:
             # A lookup that still hangs is joined, not repeated: one name holds one thread.

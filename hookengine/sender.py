@@ -73,7 +73,7 @@ _TIMEOUTS = {
 # What a proxy that is asked for a tunnel may do in place of answering 200. The rest of what befalls a connection is of TLS.
 _OF_THE_WAY = {
     *REFUSALS,
-    *(ErrorCode.TIMEOUT_CONNECT, ErrorCode.CONNECT_REFUSED, ErrorCode.RESET, ErrorCode.DISCONNECTED, ErrorCode.PROXY_ERROR),
+    *(ErrorCode.TIMEOUT_CONNECT, ErrorCode.CONNECT_REFUSED, ErrorCode.RESET, ErrorCode.DISCONNECTED),
 }
 
 # Surely this machine's. What a firewall or a router says of one destination (EACCES, EPERM, EHOSTUNREACH) is not: one URL
