@@ -19,7 +19,7 @@ from hookengine.auth import bearing, conceal
 from hookengine.bearers import Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
-from hookengine.exchange import Exchange, HeadTooLarge, Phase, Pool, TooManyInformational
+from hookengine.exchange import Exchange, Phase, Pool
 from hookengine.message import Proxy, Target, Unsendable, compose
 from hookengine.models import (
     Accepted,
@@ -35,6 +35,7 @@ from hookengine.models import (
 )
 from hookengine.netguard import AddressBlocked, Policy, UrlRefused, admit, socket_factory, vet_url
 from hookengine.resolver import WAITING, LookupFailed, Resolver
+from hookengine.wire import HeadTooLarge, TooManyInformational
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from typing import TYPE_CHECKING
 
 import aiohttp
 import hostile
 import pytest
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.resolver import ThreadedResolver
 from c_parser import needs_c_parser
+from exchanges import Client
 from hostile import aim, answers, on_both_loops, receiver, response
 from patience import PATIENCE
 
 from hookengine import exchange
-from hookengine.deadline import Deadlines
-from hookengine.exchange import (
-    Exchange,
-    HeadTooLarge,
-    Phase,
-    Pool,
-    TooManyInformational,
-    Wire,
-)
-from hookengine.message import compose
+from hookengine.exchange import Phase
+from hookengine.models import Response
+from hookengine.wire import HeadTooLarge, TooManyInformational, Wire
 
-if TYPE_CHECKING:
-    from hookengine.models import Response
-
-
-def any_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket for every address: the guard is netguard's."""
-    return socket.socket(address[0], address[1], address[2])
-
-
-class Client:
-    """A pool and what an exchange needs beside it."""
-
-    def __init__(self) -> None:
-        self.pool = Pool(ssl=ssl.create_default_context(), resolver=ThreadedResolver(), socket_factory=any_socket)
-        self.deadlines = Deadlines()
-        self.exchange = Exchange()
-
-    async def send(self, url: str, *, seconds: float = 5, body: bytes = b"{}") -> Response:
-        """One request; `exchange` is what is known of it."""
-        self.exchange = Exchange()
-        target = aim(url)
-        with self.deadlines.after(seconds) as deadline:
-            return await self.exchange.run(self.pool, target, compose("POST", target, (), body), deadline)
-
-    async def close(self) -> None:
-        """End all connections."""
-        await self.pool.close()
-        self.deadlines.close()
+_NOTHING = Response(status=204, headers=(), body=b"", truncated=False)
 
 
 def test_exchange() -> None:
@@ -286,14 +249,14 @@ async def test_connections_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
     async with receiver(hostile.healthy) as good:
         first, second = [await client.pool.take(aim(good.url)) for _ in range(2)]
-        client.pool.give_back(first, aim(good.url))
-        client.pool.give_back(second, aim(good.url))
+        client.pool.give_back(first, aim(good.url), _NOTHING)
+        client.pool.give_back(second, aim(good.url), _NOTHING)
         assert second is await client.pool.take(aim(good.url))
-        client.pool.give_back(second, aim(good.url))
+        client.pool.give_back(second, aim(good.url), _NOTHING)
         monkeypatch.setattr(exchange, "KEEP_ALIVE", 0)
         third = await client.pool.take(aim(good.url))
         assert (first.connection.closed, second.connection.closed, third.served) == (True, True, 0)
-        client.pool.give_back(third, aim(good.url))
+        client.pool.give_back(third, aim(good.url), _NOTHING)
         client.pool._sweep()
         assert (third.connection.closed, {}, None) == (True, client.pool._resting, client.pool._sweeping)
         await client.close()
@@ -306,7 +269,7 @@ async def test_connection_given_back_late() -> None:
     async with receiver(hostile.healthy) as good:
         wire = await client.pool.take(aim(good.url))
         await client.close()
-        client.pool.give_back(wire, aim(good.url))
+        client.pool.give_back(wire, aim(good.url), _NOTHING)
         await good.settled()
 
     assert wire.connection.closed
@@ -340,39 +303,6 @@ def test_answer_begun_is_not_asked_for_again() -> None:
         assert (1, 2) == (bad.connections, len(bad.requests))
 
     on_both_loops(scenario)
-
-
-async def test_answer_after_a_refusal_is_none() -> None:
-    """Once an answer is refused, what follows in the same bytes does not become one, read late or not."""
-    wire = Wire(asyncio.get_running_loop())
-    wire.data_received(b"HTTP/1.1 100 Go\r\n\r\n" * 9 + hostile.OK)
-    wire.begin()
-
-    with pytest.raises(TooManyInformational):
-        await wire.read()
-
-
-async def test_alert_of_tls_is_kept() -> None:
-    """What TLS said when it broke reaches the waiting exchange as it is."""
-    wire = Wire(asyncio.get_running_loop())
-    wire.begin()
-    wire.connection_lost(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
-
-    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
-        await wire.read()
-    assert not wire.unsent
-
-
-async def test_socket_that_is_gone_has_nothing_unsent() -> None:
-    """A connection whose socket is closed already tells nothing of what the other side took."""
-    ours, theirs = socket.socketpair()
-    loop = asyncio.get_running_loop()
-    transport, wire = await loop.create_connection(lambda: Wire(loop), sock=ours)
-    transport.close()
-    await asyncio.sleep(0)
-    theirs.close()
-
-    assert not wire.unsent
 
 
 def test_pool_makes_our_wires() -> None:

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "hookengine"
 # Lowest first. A package counts as one module; what is inside it may import each other.
 LAYERS = (
     ("errors", "clock", "models", "deadline", "failpoints", "interpreter"),
-    ("message",),
+    ("message", "wire"),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
         *("auth", "metrics", "client", "validation", "views", "javascript", "statistics", "gathering", "flights", "payloads"),

@@ -28,7 +28,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from patience import PATIENCE
 from yarl import URL
 
-from hookengine.exchange import HeadTooLarge, Phase, TooManyInformational
+from hookengine.exchange import Phase
 from hookengine.models import (
     Accepted,
     Broken,
@@ -45,6 +45,7 @@ from hookengine.models import (
 from hookengine.netguard import AddressBlocked, Policy, SelfConnection, UrlRefused, admit
 from hookengine.resolver import LookupFailed, Resolver
 from hookengine.sender import Sender, _detail, error_code, has_ipv4_route, verdict
+from hookengine.wire import HeadTooLarge, TooManyInformational
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -386,6 +386,23 @@ def test_response_comes_back_as_it_went(db: sqlite3.Connection) -> None:
     assert (list(headers), bytes(range(256)), True) == (stored.response_headers, stored.body, stored.truncated)
 
 
+def test_one_response_of_many_attempts(db: sqlite3.Connection) -> None:
+    """Attempts of one commit that share a response are stored with it, each; those with an equal or another one as well."""
+    shared = Response(status=200, headers=(("a", "b"),), body=b"ok", truncated=False)
+    responses = [shared, replace(shared, body=b"no", headers=()), shared, replace(shared), shared]
+    one = Commit()
+    for number, response in enumerate(responses, 1):
+        made = attempt(Accepted(response=response), number=number)
+        one.attempts.append(rows.attempt_row(1, made, rows.exchanged(made, None, one)))
+    db.execute(sql.commit, one.values())
+    stored = map(rows.stored_attempt, db.execute(sql.attempts_of_delivery, (1, 9)).fetchall())
+
+    assert {each.number: (tuple(each.response_headers or ()), each.body) for each in stored} == {
+        number: (response.headers, response.body) for number, response in enumerate(responses, 1)
+    }
+    assert 3 == len(one.responses)
+
+
 def test_request_is_stored_without_its_credentials(db: sqlite3.Connection) -> None:
     """The values of hidden headers are not in the row, whatever the case of their names; the rest is."""
     stored = stored_attempt(db, attempt(DELIVERED, request=REQUEST), "standard")

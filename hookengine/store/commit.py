@@ -10,6 +10,8 @@ import orjson
 if TYPE_CHECKING:
     import aiosqlite
 
+    from hookengine.models import Response
+
 Values = tuple[Any, ...]
 Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and how many they are
 
@@ -28,7 +30,7 @@ class Commit:
     JSON takes them to SQLite. Bytes, which JSON cannot hold, stand one behind the other beside it; a row has their place.
     """
 
-    __slots__ = (*_TABLES, "_bytes", "_size")
+    __slots__ = (*_TABLES, "_bytes", "_size", "responses")
 
     def __init__(self) -> None:
         self.settled: list[Values] = []
@@ -44,6 +46,7 @@ class Commit:
         self.spent_keys: list[Values] = []  # earlier uses of `keys`, if their time is over
         self.keys: list[Values] = []
         self.statistics: list[Values] = []
+        self.responses: dict[int, tuple[Response, Place | None, Place | None]] = {}  # by `id`; where head and body stand
         self._bytes: list[bytes] = []
         self._size = 0
 

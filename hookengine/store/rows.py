@@ -197,11 +197,14 @@ def exchanged(attempt: models.Attempt, profile: str | None, commit: Commit) -> V
     Both as JSON that is printed here: SQLite would read and print it twice, in a quarter of a commit's time.
     """
     request, response = attempt.request, attempt.outcome.response
-    return (
-        None if request is None else commit.place(orjson.dumps(_request(request, profile))),
-        None if response is None else commit.place(orjson.dumps((response.headers, response.truncated))),
-        None if response is None else commit.place(response.body),
-    )
+    sent = None if request is None else commit.place(orjson.dumps(_request(request, profile)))
+    if response is None:
+        return (sent, None, None)
+    known = commit.responses.get(id(response))  # many attempts have one and the same, see `wire.Answers`
+    if known is None:
+        head = commit.place(orjson.dumps((response.headers, response.truncated)))
+        known = commit.responses[id(response)] = (response, head, commit.place(response.body))
+    return (sent, *known[1:])
 
 
 def _request(request: models.Request, profile: str | None) -> Values:

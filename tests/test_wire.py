@@ -1,0 +1,151 @@
+"""A connection's answers: what is parsed, what was given before, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+import hostile
+import pytest
+from exchanges import Client
+from hostile import answers, on_both_loops, receiver, response
+
+from hookengine.models import Response
+from hookengine.wire import Answers, TooManyInformational, Wire
+
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+_NO_BODY = b"HTTP/1.1 204 No Content\r\nDate: Thu, 26 Nov 2026 20:00:00 GMT\r\n\r\n"
+_OK = Response(status=200, headers=(), body=b"ok", truncated=False)
+_REFUSAL = response("503 Service Unavailable", "Retry-After: 7", b"later")
+
+
+@pytest.mark.parametrize(
+    ("said", "is_known"),
+    [
+        pytest.param(hostile.OK, True, id="body"),
+        pytest.param(_NO_BODY, True, id="no body"),
+        pytest.param(_REFUSAL, True, id="no success"),
+        pytest.param(_CHUNKED, False, id="chunked"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + hostile.OK, False, id="1xx before it"),
+        pytest.param(hostile.OK + b"H", False, id="a byte behind it"),
+        pytest.param(hostile.OK + hostile.OK, False, id="another behind it"),
+        pytest.param(response("200 OK", "Connection: close", b"ok"), False, id="close"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", False, id="HTTP/1.0"),
+        pytest.param(response("200 OK", f"Long: {'x' * 2048}", b"ok"), False, id="long"),
+    ],
+)
+def test_known_answers(said: bytes, *, is_known: bool) -> None:
+    """Only a whole and short answer with nothing behind it is known when it comes again."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(answers(said, said)) as good:
+            first, second = [await client.send(good.url) for _ in range(2)]
+            await client.close()
+            await good.settled()
+
+        assert first == second
+        assert is_known is (first is second)
+
+    on_both_loops(scenario)
+
+
+def test_known_answers_change_nothing() -> None:
+    """In any order, known or not, answers mean on a busy connection what each means to somebody who knows none."""
+    said = [hostile.OK, _NO_BODY, hostile.OK, _CHUNKED, _REFUSAL, _NO_BODY, _REFUSAL, hostile.OK + b"HTTP/1.1 2", hostile.OK]
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(answers(*said)) as good:
+            together = [await client.send(good.url) for _ in said]
+            await client.close()
+            await good.settled()
+        assert 1 == good.connections
+
+        alone = []
+        for each in said:
+            stranger = Client()
+            async with receiver(answers(each)) as good:
+                alone.append(await stranger.send(good.url))
+                await stranger.close()
+                await good.settled()
+        assert alone == together
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(("behind", "reusable"), [(b"", True), (b"H", False), (hostile.OK, False), (b"\r\n", False)])
+async def test_bytes_behind_a_known_answer(behind: bytes, *, reusable: bool) -> None:
+    """A connection that says more than the known answer carries no other request."""
+    known = Answers()
+    known.keep(hostile.OK, _OK)
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    transport, wire = await loop.create_connection(lambda: Wire(loop, known), sock=ours)
+    wire.begin()
+    wire.data_received(hostile.OK)
+    if behind:
+        wire.data_received(behind)
+    answer: tuple[object, object] = await wire.read()
+
+    assert _OK is answer[0]
+    assert reusable is wire.reusable
+    transport.close()
+    theirs.close()
+
+
+async def test_known_answer_that_comes_in_pieces() -> None:
+    """What comes in pieces is parsed, also if the pieces together are known."""
+    known = Answers()
+    known.keep(hostile.OK, _OK)
+    wire = Wire(asyncio.get_running_loop(), known)
+    wire.begin()
+    wire.data_received(hostile.OK[:20])
+    wire.data_received(hostile.OK[20:])
+    head, payload = await wire.read()
+
+    assert (200, b"ok") == (head.code, await payload.read())
+
+
+def test_known_answers_are_bounded() -> None:
+    """Of a thousand answers not more than 256 are kept, the last one among them."""
+    known = Answers()
+    for number in range(1000):
+        known.keep(b"%d" % number, _OK)
+
+    assert 256 >= sum(known.get(b"%d" % number) is not None for number in range(1000))
+    assert _OK is known.get(b"999")
+
+
+async def test_answer_after_a_refusal_is_none() -> None:
+    """Once an answer is refused, what follows in the same bytes does not become one, read late or not."""
+    wire = Wire(asyncio.get_running_loop(), Answers())
+    wire.data_received(b"HTTP/1.1 100 Go\r\n\r\n" * 9 + hostile.OK)
+    wire.begin()
+
+    with pytest.raises(TooManyInformational):
+        await wire.read()
+
+
+async def test_alert_of_tls_is_kept() -> None:
+    """What TLS said when it broke reaches the waiting exchange as it is."""
+    wire = Wire(asyncio.get_running_loop(), Answers())
+    wire.begin()
+    wire.connection_lost(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
+
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+        await wire.read()
+    assert not wire.unsent
+
+
+async def test_socket_that_is_gone_has_nothing_unsent() -> None:
+    """A connection whose socket is closed already tells nothing of what the other side took."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, wire = await loop.create_connection(lambda: Wire(loop, Answers()), sock=ours)
+    transport.close()
+    await asyncio.sleep(0)
+    theirs.close()
+
+    assert not wire.unsent
