@@ -30,10 +30,11 @@ from hookengine.models import (
     SubscriptionState,
 )
 from hookengine.observers import (
-    AttemptFinished,
+    AttemptsFinished,
     Committed,
     DeliveryOverruled,
     Fault,
+    Finished,
     ReplayProgress,
     StorageTrouble,
     SubscriptionChanged,
@@ -151,6 +152,7 @@ class Dispatcher:
     def recorded(self, results: list[list[Recorded]]) -> None:
         """Results are committed: slots are given back, and retries take their places."""
         now = self._clock.now()
+        finished: list[Finished] = []
         for group in results:
             taken = group[0].result.head or group[0].result.before
             self._release(taken, group, now)
@@ -161,11 +163,11 @@ class Dispatcher:
                 if delivery.state is _PENDING and delivery.place is _LANE:
                     self._lead(delivery)
                 if attempt is not None or delivery.state is not _PENDING:
-                    self._observe(
-                        AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription, counted=counted)
-                    )
+                    finished.append(Finished(delivery, attempt, subscription, counted))
             for delivery in back:
                 self._lead(delivery)
+        if finished:
+            self._observe(AttemptsFinished(finished))
         self._wake.set()
 
     def unrecorded(self, results: Sequence[Result], error: Exception) -> None:

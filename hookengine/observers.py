@@ -13,7 +13,7 @@ from msgspec import Struct
 from hookengine.models import Accepted, Broken, DeliveryState, Interrupted, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from hookengine.metrics import Metrics
     from hookengine.models import Attempt, Delivery, Subscription
@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 _DELIVERED, _FAILED, _CANCELLED = DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED
 
 
-class AttemptFinished(Struct, frozen=True, kw_only=True, gc=False):
-    """An attempt ended and is recorded; `delivery` is as it stands after it."""
+class Finished(Struct, frozen=True, gc=False):
+    """An attempt that ended; `delivery` is as it stands after it."""
 
     delivery: Delivery
     attempt: Attempt | None  # None: it expired without one
     subscription: Subscription | None  # None: deleted meanwhile
     counted: bool = True  # False: the attempt was another delivery's too, and is counted there
+
+
+class AttemptsFinished(Struct, frozen=True, gc=False):
+    """These attempts are recorded, in one commit and in the order of their ends."""
+
+    finished: Sequence[Finished]
 
 
 class DeliveryOverruled(Struct, frozen=True, kw_only=True, gc=False):
@@ -92,7 +98,7 @@ class Fault(Struct, frozen=True, kw_only=True, gc=False):
 
 
 Happening = (
-    AttemptFinished
+    AttemptsFinished
     | DeliveryOverruled
     | SubscriptionChanged
     | Committed
@@ -147,7 +153,7 @@ class Observers:
 class Waiters:
     """Wakes those who wait for something to happen to an event's deliveries."""
 
-    hears: Kinds = (AttemptFinished, DeliveryOverruled, SubscriptionChanged, Fault)
+    hears: Kinds = (AttemptsFinished, DeliveryOverruled, SubscriptionChanged, Fault)
 
     def __init__(self) -> None:
         self._waiting: dict[int, set[asyncio.Event]] = {}  # by event
@@ -157,14 +163,19 @@ class Waiters:
         if not self._waiting:
             return
         match happening:
-            case AttemptFinished(delivery=delivery) | DeliveryOverruled(delivery=delivery):
-                woken = list(self._waiting.get(delivery.event, ()))
-                for each in woken:
-                    each.set()
+            case AttemptsFinished(finished=finished):
+                for each in finished:
+                    self._wake(each.delivery)
+            case DeliveryOverruled(delivery=delivery):
+                self._wake(delivery)
             case SubscriptionChanged() | Fault():  # deliveries read differently now, or were given up because of their rows
                 for some in self._waiting.values():
-                    for each in some:
-                        each.set()
+                    for flag in some:
+                        flag.set()
+
+    def _wake(self, delivery: Delivery) -> None:
+        for flag in self._waiting.get(delivery.event, ()):
+            flag.set()
 
     @contextmanager
     def watch(self, event: int) -> Iterator[asyncio.Event]:
@@ -209,8 +220,8 @@ class LogObserver:
     def __call__(self, happening: Happening) -> None:
         """Write one line."""
         match happening:
-            case AttemptFinished():
-                self._attempt(happening)
+            case AttemptsFinished(finished=finished):
+                self._finished(finished)
             case DeliveryOverruled(delivery=delivery):
                 self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
             case SubscriptionChanged(before=before, after=after):
@@ -234,13 +245,18 @@ class LogObserver:
             case _:
                 assert_never(happening)
 
-    def _attempt(self, happening: AttemptFinished) -> None:
-        delivery, attempt = happening.delivery, happening.attempt
-        if attempt is not None and isinstance(attempt.outcome, Accepted) and not self._log.is_enabled_for(logging.DEBUG):
-            return  # of every delivery that goes well: nothing is made ready for a line that is not written
+    def _finished(self, finished: Sequence[Finished]) -> None:
+        is_quiet = not self._log.is_enabled_for(logging.DEBUG)
+        for each in finished:
+            # Of every delivery that goes well nothing is made ready for a line that is not written.
+            if not is_quiet or each.attempt is None or not isinstance(each.attempt.outcome, Accepted):
+                self._attempt(each)
+
+    def _attempt(self, finished: Finished) -> None:
+        delivery, attempt = finished.delivery, finished.attempt
         fields = {
             "delivery": delivery.id,
-            "subscription": happening.subscription.id if happening.subscription else None,
+            "subscription": finished.subscription.id if finished.subscription else None,
             "state": delivery.state.value,
             "attempt_count": delivery.attempt_count,
         }
@@ -285,13 +301,8 @@ class MetricsObserver:
     def __call__(self, happening: Happening) -> None:
         """Count it."""
         match happening:
-            case AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription, counted=counted):
-                if attempt is not None and counted:
-                    self._metrics.attempted(attempt)
-                state = delivery.state
-                # Cancelled by hand while in flight, it was counted then; with its subscription deleted, only now.
-                if state is _DELIVERED or state is _FAILED or (state is _CANCELLED and subscription is None):
-                    self._metrics.finished(state)
+            case AttemptsFinished(finished=finished):
+                self._finished(finished)
             case Committed(events=events, deliveries=deliveries):
                 self._metrics.committed(events, deliveries)
             case DeliveryOverruled(delivery=delivery):
@@ -309,3 +320,12 @@ class MetricsObserver:
                 pass  # the deliveries that it makes are counted with their commits
             case _:
                 assert_never(happening)
+
+    def _finished(self, finished: Sequence[Finished]) -> None:
+        for each in finished:
+            if each.attempt is not None and each.counted:
+                self._metrics.attempted(each.attempt)
+            state = each.delivery.state
+            # Cancelled by hand while in flight, it was counted then; with its subscription deleted, only now.
+            if state is _DELIVERED or state is _FAILED or (state is _CANCELLED and each.subscription is None):
+                self._metrics.finished(state)

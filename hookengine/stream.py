@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct
 
 from hookengine import views
 from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, SubscriptionState, Trigger
-from hookengine.observers import AttemptFinished, DeliveryOverruled, Kinds, SubscriptionChanged
+from hookengine.observers import AttemptsFinished, DeliveryOverruled, Kinds, SubscriptionChanged
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Item(Struct, gc=False):
 class Ring:
     """The observer that keeps the last items; those who wait for more of them are woken."""
 
-    hears: Kinds = (AttemptFinished, DeliveryOverruled, SubscriptionChanged)
+    hears: Kinds = (AttemptsFinished, DeliveryOverruled, SubscriptionChanged)
 
     def __init__(self, clock: Clock, size: int = KEPT) -> None:
         self._clock = clock
@@ -73,16 +73,12 @@ class Ring:
     def __call__(self, happening: Happening) -> None:
         """Keep it, if it is something to follow."""
         match happening:
-            case AttemptFinished(delivery=delivery, attempt=attempt, subscription=subscription):
-                self._keep(
-                    Item(
-                        self.next,
-                        self._clock.now(),
-                        delivery,
-                        None if attempt is None else _ending(attempt),
-                        subscription is not None and subscription.state is _DISABLED,
-                    )
-                )
+            case AttemptsFinished(finished=finished):
+                now = self._clock.now()
+                for each in finished:
+                    ending = None if each.attempt is None else _ending(each.attempt)
+                    held = each.subscription is not None and each.subscription.state is _DISABLED
+                    self._keep(Item(self.next, now, each.delivery, ending, held))
             case DeliveryOverruled(delivery=delivery):
                 # One brought forward, because its subscription was enabled, has not changed its state; they may be many.
                 if delivery.state is not DeliveryState.PENDING or delivery.trigger is Trigger.MANUAL:

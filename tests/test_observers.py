@@ -37,10 +37,11 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.observers import (
-    AttemptFinished,
+    AttemptsFinished,
     Committed,
     DeliveryOverruled,
     Fault,
+    Finished,
     Happening,
     KeyChanged,
     LocalTrouble,
@@ -80,7 +81,7 @@ TRIED = RETRIED | {"duration_ms": 12}
 
 def finished(
     outcome: Outcome | None, *, state: DeliveryState = DeliveryState.PENDING, deleted: bool = False
-) -> AttemptFinished:
+) -> AttemptsFinished:
     """An attempt that ended with *outcome*, or a delivery that expired without one."""
     attempt = None
     if outcome is not None:
@@ -88,9 +89,7 @@ def finished(
             method="POST", url="https://example.com/hush-path", headers=(("authorization", "Basic hush"),), body=b"hush-data"
         )
         attempt = Attempt(number=1, at=0, duration=12, trigger=Trigger.AUTO, outcome=outcome, request=request)
-    return AttemptFinished(
-        delivery=replace(DELIVERY, state=state), attempt=attempt, subscription=None if deleted else SUBSCRIPTION
-    )
+    return AttemptsFinished([Finished(replace(DELIVERY, state=state), attempt, None if deleted else SUBSCRIPTION)])
 
 
 def changed(before: Subscription | None, after: Subscription | None) -> SubscriptionChanged:
@@ -291,6 +290,11 @@ CANCELLED = replace(DELIVERY, state=DeliveryState.CANCELLED)
             [finished(ACCEPTED, state=DeliveryState.DELIVERED)],
             {"attempts_total accepted ": 1, "deliveries_finished_total delivered": 1},
             id="delivered",
+        ),
+        pytest.param(
+            [AttemptsFinished([*finished(Refused(error=ERROR)).finished, *finished(ACCEPTED).finished])],
+            {"attempts_total refused http_status": 1, "attempts_total accepted ": 1},
+            id="two of one commit",
         ),
         pytest.param([finished(Refused(error=ERROR))], {"attempts_total refused http_status": 1}, id="to be tried again"),
         pytest.param(

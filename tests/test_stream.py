@@ -14,11 +14,12 @@ from test_observers import ANSWER, DELIVERY, DISABLED, ERROR, SUBSCRIPTION, chan
 from hookengine import stream, views
 from hookengine.clock import Clock
 from hookengine.models import Accepted, Broken, DeliveryState, Interrupted, Outcome, Refused, Trigger, Unreachable
-from hookengine.observers import AttemptFinished, DeliveryOverruled, Fault, Happening, LocalTrouble, StorageTrouble
+from hookengine.observers import AttemptsFinished, DeliveryOverruled, Fault, Finished, Happening, LocalTrouble, StorageTrouble
 from hookengine.stream import Follower, Item, Ring
 from hookengine.views import moment
 
 NAMES = {"event": "evt_2", "subscription": "sub_7", "tenant": "acme", "type": "order.created"}
+EXPIRED = replace(DELIVERY, state=DeliveryState.FAILED, finished_at=5, failed_label="expired")
 OVERRULED = DeliveryOverruled(delivery=replace(DELIVERY, trigger=Trigger.MANUAL))
 
 
@@ -269,16 +270,12 @@ def test_attempts_are_shown(outcome: Outcome, expected: dict[str, Any]) -> None:
             id="to be tried again",
         ),
         pytest.param(
-            replace(finished(Refused(error=ERROR)), subscription=DISABLED),
+            AttemptsFinished([replace(finished(Refused(error=ERROR)).finished[0], subscription=DISABLED)]),
             {"state": "held", "next_attempt_at": None, "finished_at": None},
             id="held",
         ),
         pytest.param(
-            AttemptFinished(
-                delivery=replace(DELIVERY, state=DeliveryState.FAILED, finished_at=5, failed_label="expired"),
-                attempt=None,
-                subscription=SUBSCRIPTION,
-            ),
+            AttemptsFinished([Finished(EXPIRED, None, SUBSCRIPTION)]),
             {"state": "failed", "next_attempt_at": None, "finished_at": moment(5), "failed_label": "expired"},
             id="expired",
         ),
