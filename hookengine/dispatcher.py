@@ -173,7 +173,7 @@ class Dispatcher:
     def unrecorded(self, results: Sequence[Result], error: Exception) -> None:
         """A result, or those of a batch, cannot be stored: the deliveries are left alone until the next start."""
         taken = results[0].head or results[0].before
-        self._scheduler.release(taken.seq, None, now=self._clock.now())
+        self._scheduler.release(taken.seq)
         for delivery in self._flights.end(taken, {result.before.seq for result in results}):
             self._lead(delivery)
         self._observe(Fault(where=f"delivery {taken.id}", error=repr(error)))
@@ -397,7 +397,8 @@ class Dispatcher:
         return self._storage_works and not self._outage.left
 
     async def _sleep(self, now: int) -> None:
-        due_at = min((at for at in (self._scheduler.next_due(), self._gathering.next_due()) if at is not None), default=None)
+        times = (self._scheduler.next_due(now), self._gathering.next_due())
+        due_at = min((time for time in times if time is not None), default=None)
         delay = _LONGEST_SLEEP if due_at is None else min(max(0, due_at - now) / 1000, _LONGEST_SLEEP)
         delay = self._outage.left or delay
         timer = self._loop.call_later(delay, self._wake.set)
@@ -412,7 +413,7 @@ class Dispatcher:
             if self._flights.begin(delivery):
                 begun.append(delivery)
             else:
-                self._scheduler.release(delivery.seq, None, now=self._clock.now())
+                self._scheduler.release(delivery.seq)
         taken = begun
         events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
         try:
@@ -503,7 +504,7 @@ class Dispatcher:
             self._put_back(taken, after=results[-1])
             return
         if attempt is not None and isinstance(attempt.outcome, Accepted):
-            self._scheduler.went_well(taken.seq, now=self._clock.now())
+            self._scheduler.went_well(taken.seq)
             self._wake.set()
         self._store.writer.record(*results)
 
@@ -530,7 +531,7 @@ class Dispatcher:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
         now = self._clock.now()
         standing = None if after is None else self._standing(taken.subscription, after, now)
-        self._scheduler.release(taken.seq, standing, now=now)
+        self._scheduler.release(taken.seq, standing)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:
                 self._lead(delivery)
@@ -542,7 +543,7 @@ class Dispatcher:
         if len(group) > 1:
             recorded = next((each for each in group if each.counted and each.result.attempt is not None), recorded)
         standing = self._standing(taken.subscription, recorded.result, now, recorded.health)
-        self._scheduler.release(taken.seq, standing, now=now)
+        self._scheduler.release(taken.seq, standing)
 
     def _standing(self, seq: int, result: Result, now: int, counted: Health | None = None) -> Standing | None:
         """What subscription *seq* has earned with *result*, and *counted* with it; None where nothing changes."""

@@ -199,6 +199,9 @@ class Scheduler:
         self._lines = tuple(_Place() for _ in Rank)
         self._blocked = _Place()
         self._waiting = _Place()
+        # Lanes whose place may not be theirs any more. They are looked at before that matters, once for all that happened to
+        # them: with a look at each push, success and release a delivery took a twentieth longer (docs/performance.md).
+        self._touched: dict[int, _Lane] = {}
         self._timers: list[tuple[int, int, _Lane]] = []  # (time, number, lane)
         self._hungry: dict[Rank, OrderedDict[int, _Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
         self._coming = 0  # rows asked for
@@ -300,7 +303,7 @@ class Scheduler:
         lane.size += 1
         self._size += 1
         if queue[0] is entry:
-            self._look(lane, now)
+            self._touched[lane.subscription] = lane
         if self._size <= self._queue_size:
             return True
         self._make_room(lane, now)
@@ -325,7 +328,7 @@ class Scheduler:
 
     def take(self, now: int, limit: int) -> list[Delivery]:
         """What may go now, at most *limit*: each holds a slot until it is released."""
-        self._ring_timers(now)
+        self._look_around(now)
         taken: list[Delivery] = []
         while len(taken) < limit and (lane := self._next_in_line()) is not None:
             is_alone = self._is_one_alone
@@ -344,7 +347,7 @@ class Scheduler:
         if lane.pace:
             lane.next_at = max(lane.next_at, now + lane.pace)
 
-    def went_well(self, seq: int, *, now: int) -> None:
+    def went_well(self, seq: int) -> None:
         """
         The request of delivery *seq*, which was taken, had success: its subscription may have the next one under way.
 
@@ -356,21 +359,21 @@ class Scheduler:
             self._give_back(lane)
             self._unrecorded.add(seq)
             lane.unrecorded += 1
-            self._look(lane, now)
+            self._touched[lane.subscription] = lane
 
-    def release(self, seq: int, standing: Standing | None, *, now: int) -> None:
+    def release(self, seq: int, standing: Standing | None = None) -> None:
         """Give back the slot of delivery *seq*; *standing* is what its subscription has earned, None if nothing changed."""
         lane = self._in_flight.pop(seq)
         if seq in self._unrecorded:
             self._unrecorded.remove(seq)
             lane.unrecorded -= 1
             if standing is None and lane.open and lane.marks == _NOTHING_ON_DISK:
-                return  # it was looked at when that went well; what waits for its time has a timer
+                return  # its place is the same as since that went well; what waits for its time has a timer
         else:
             self._give_back(lane)
         if standing is not None:
             self._stand(lane, standing)
-        self._look(lane, now)
+        self._touched[lane.subscription] = lane
         self._drop_idle(lane)
 
     def paces(self) -> dict[int, float]:
@@ -389,7 +392,7 @@ class Scheduler:
 
     def refills(self, now: int) -> list[Refill]:
         """What to fetch from the store; each is asked for once and answered by `refilled`."""
-        self._ring_timers(now)
+        self._look_around(now)
         wanted = []
         share = self._share(more=sum(map(len, self._hungry.values())))
         ahead = 0  # lanes that are not displaced by one of this rank
@@ -422,11 +425,27 @@ class Scheduler:
             for delivery in rows:
                 if delivery.seq not in self._in_flight:
                     self.push(delivery, now=now)
-        self._look(lane, now)
+        self._touched[lane.subscription] = lane
 
-    def next_due(self) -> int | None:
+    def next_due(self, now: int) -> int | None:
         """When to ask both again if nothing happens before; None if only a push, an answer or a release can change theirs."""
+        self._look_at_touched(now)
         return self._timers[0][0] if self._timers else None
+
+    def _look_around(self, now: int) -> None:
+        """Look at those whose time has come, and at those to which something has happened."""
+        while self._timers and self._timers[0][0] <= now:
+            time, _, lane = heappop(self._timers)
+            if lane.timer == time:
+                lane.timer = None
+                self._look(lane, now)
+        self._look_at_touched(now)
+
+    def _look_at_touched(self, now: int) -> None:
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for lane in touched.values():
+                self._look(lane, now)
 
     def _look(self, lane: _Lane, now: int) -> None:
         """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
@@ -546,6 +565,7 @@ class Scheduler:
         Lanes that wait for their time give way first, then those with more than their share. Where due lanes are more than
         the window has entries, those without a slot give way, then the last in line.
         """
+        self._look_at_touched(now)
         while self._size > self._queue_size:
             share = self._share()
             if lane.place is self._waiting or (not self._waiting.length and lane.size > max(1, share)):
@@ -580,13 +600,6 @@ class Scheduler:
         self._turn += 1
         lane.timer = time
         heappush(self._timers, (time, self._turn, lane))
-
-    def _ring_timers(self, now: int) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            time, _, lane = heappop(self._timers)
-            if lane.timer == time:
-                lane.timer = None
-                self._look(lane, now)
 
     def _drop_idle(self, lane: _Lane) -> None:
         """A closed lane is forgotten once nothing of it is in flight."""

@@ -115,7 +115,7 @@ def test_low_is_overtaken_a_hundred_times() -> None:
     for _ in range(203):
         [seq] = take(scheduler)
         order.append(seq)
-        scheduler.release(seq, None, now=NOW)
+        scheduler.release(seq)
 
     assert [*range(3, 103), 1, *range(103, 203), 2, 203] == order
 
@@ -128,7 +128,7 @@ def test_each_lower_priority_is_overtaken_as_often() -> None:
     for _ in range(9):
         [seq] = take(scheduler)
         order.append(seq)
-        scheduler.release(seq, None, now=NOW)
+        scheduler.release(seq)
 
     assert [0, 1, 20, 10, 2, 21, 11, 3, 22] == order
 
@@ -139,7 +139,7 @@ def test_nothing_is_overtaken_before_its_time() -> None:
     push(scheduler, make(1, priority=LOW, due_at=NOW + 1), *(make(seq) for seq in range(2, 9)))
     for seq in range(2, 6):
         assert [seq] == take(scheduler)
-        scheduler.release(seq, None, now=NOW)
+        scheduler.release(seq)
 
     assert [6] == take(scheduler, now=NOW + 1)
 
@@ -229,7 +229,7 @@ def test_those_that_wait_push_out_nobody() -> None:
     push(scheduler, *(make(seq, 1) for seq in range(1, 4)), make(4, 2, due_at=NOW + 9_000))
 
     assert [] == push(scheduler, make(5, 3, due_at=NOW + 5_000))
-    assert NOW + 5_000 - PREFETCH == scheduler.next_due()
+    assert NOW + 5_000 - PREFETCH == scheduler.next_due(NOW)
 
 
 def test_a_waiting_lane_gives_up_its_own() -> None:
@@ -352,7 +352,7 @@ def test_refill_skips_what_is_in_flight() -> None:
     assert 1 in scheduler._in_flight
     assert [2] == take(scheduler)
 
-    scheduler.release(1, None, now=NOW)
+    scheduler.release(1)
     assert 1 not in scheduler._in_flight
     assert [1] == push(scheduler, make(1))
     assert [1] == take(scheduler)
@@ -407,11 +407,11 @@ def test_rows_are_fetched_ahead_of_their_time() -> None:
     soon = NOW + 5_000 - PREFETCH
 
     assert [] == scheduler.refills(soon - 1)
-    assert soon == scheduler.next_due()
+    assert soon == scheduler.next_due(NOW)
 
     (refill,) = scheduler.refills(soon)
     answer(scheduler, refill, [make(7, due_at=NOW + 5_000)], now=soon)
-    assert NOW + 5_000 == scheduler.next_due()
+    assert NOW + 5_000 == scheduler.next_due(NOW)
     assert [] == take(scheduler, now=NOW + 4_999)
     assert [7] == take(scheduler, now=NOW + 5_000)
 
@@ -426,9 +426,9 @@ def test_fetching_ahead_needs_free_room() -> None:
 
     assert [] == push(scheduler, high)
     assert [] == scheduler.refills(NOW)
-    assert NOW + 500 == scheduler.next_due()
+    assert NOW + 500 == scheduler.next_due(NOW)
 
-    scheduler.release(1, None, now=NOW + 500)
+    scheduler.release(1)
     (refill,) = scheduler.refills(NOW + 500)
     answer(scheduler, refill, [high], now=NOW + 500)
     assert [9] == take(scheduler, now=NOW + 500)
@@ -448,7 +448,7 @@ def test_paused_lane_fetches_when_it_resumes() -> None:
     scheduler.open(1, paused, max_concurrency=8, marks=(None, (NOW, 1), None), now=NOW)
 
     assert [] == scheduler.refills(NOW + 300_000 - PREFETCH - 1)
-    assert NOW + 300_000 - PREFETCH == scheduler.next_due()
+    assert NOW + 300_000 - PREFETCH == scheduler.next_due(NOW)
     assert [Refill(1, NORMAL, (NOW, 1), 50)] == scheduler.refills(NOW + 300_000 - PREFETCH)
 
 
@@ -462,7 +462,7 @@ def test_lane_of_several_priorities_fetches_what_goes_first() -> None:
         for refill in scheduler.refills(NOW):
             answer(scheduler, refill, [row for row in high if row.seq not in done])
         done += take(scheduler)
-        scheduler.release(done[-1], None, now=NOW)
+        scheduler.release(done[-1])
 
     assert [row.seq for row in high] == done
 
@@ -592,7 +592,7 @@ def test_concurrency_is_a_hard_cap() -> None:
     assert (5, 5) == (len(first), scheduler.in_flight)
     assert [] == take(scheduler)
 
-    scheduler.release(first[0], None, now=NOW)
+    scheduler.release(first[0])
     assert 1 == len(take(scheduler))
 
 
@@ -604,11 +604,11 @@ def test_success_frees_the_slot_of_its_subscription() -> None:
     assert [1, 2] == take(scheduler)
 
     for seq in (1, 2, 3, 4):
-        scheduler.went_well(seq, now=NOW)
+        scheduler.went_well(seq)
         assert [seq + 2] == take(scheduler)
     assert 6 == scheduler.in_flight
     for seq in (1, 2, 3, 4):
-        scheduler.release(seq, None, now=NOW)
+        scheduler.release(seq)
     assert [] == take(scheduler)
 
 
@@ -619,13 +619,13 @@ def test_what_is_not_recorded_counts_among_all() -> None:
     assert [1, 2] == take(scheduler)
 
     for seq in (1, 2):
-        scheduler.went_well(seq, now=NOW)
+        scheduler.went_well(seq)
     assert [3] == take(scheduler)
-    scheduler.went_well(3, now=NOW)
+    scheduler.went_well(3)
     assert [4] == take(scheduler)
-    scheduler.went_well(4, now=NOW)
+    scheduler.went_well(4)
     assert ([], 4) == (take(scheduler), scheduler.in_flight)
-    scheduler.release(1, None, now=NOW)
+    scheduler.release(1)
     assert [5] == take(scheduler)
 
 
@@ -636,9 +636,9 @@ def test_success_of_a_probe_has_to_be_recorded(standing: Standing) -> None:
     push(scheduler, make(1), make(2))
     assert [1] == take(scheduler)
 
-    scheduler.went_well(1, now=NOW)
+    scheduler.went_well(1)
     assert [] == take(scheduler)
-    scheduler.release(1, TRUSTED, now=NOW)
+    scheduler.release(1, TRUSTED)
     assert [2] == take(scheduler)
 
 
@@ -647,14 +647,14 @@ def test_closed_lane_waits_for_records() -> None:
     scheduler = serving(1)
     push(scheduler, make(1))
     take(scheduler)
-    scheduler.went_well(1, now=NOW)
+    scheduler.went_well(1)
     scheduler.close(1)
     scheduler.open(1, TRUSTED, max_concurrency=8, marks=[None, FROM_THE_START, None], now=NOW)
     [refill] = scheduler.refills(NOW)
     scheduler.refilled(refill, [make(1)], None, now=NOW)
 
     assert [] == take(scheduler)
-    scheduler.release(1, FAILING, now=NOW)
+    scheduler.release(1, FAILING)
     assert FAILING == scheduler.standing(1)
 
 
@@ -675,7 +675,7 @@ def test_lowered_width_holds_at_once() -> None:
     assert 8 == len(first)
 
     for seq in first[:6]:
-        scheduler.release(seq, Standing(width=3, rank=Rank.TRUSTED), now=NOW)
+        scheduler.release(seq, Standing(width=3, rank=Rank.TRUSTED))
     assert [8] == take(scheduler)
     assert 3 == scheduler.in_flight
 
@@ -688,7 +688,7 @@ def test_width_grows_by_releases() -> None:
     for width in (2, 3, 4):
         (first, *_) = taken = take(scheduler)
         counts.append(len(taken))
-        scheduler.release(first, Standing(width=width, rank=Rank.TRUSTED), now=NOW)
+        scheduler.release(first, Standing(width=width, rank=Rank.TRUSTED))
 
     assert [1, 2, 2] == counts
     assert 2 == len(take(scheduler))
@@ -711,14 +711,14 @@ def test_lost_trust_counts_at_once() -> None:
     scheduler.open(2, UNTRIED, max_concurrency=8, now=NOW)
     push(scheduler, *(make(seq) for seq in range(1, 20)))
     assert [1, 2, 3] == take(scheduler)
-    scheduler.release(1, FAILING, now=NOW)
+    scheduler.release(1, FAILING)
     push(scheduler, *(make(100 + seq, 2) for seq in range(9)))
     scheduler.open(3, UNTRIED, max_concurrency=8, now=NOW)
     scheduler.open(4, UNTRIED, max_concurrency=8, now=NOW)
     push(scheduler, make(200, 3), make(300, 4))
 
     assert [100, 200] == take(scheduler)
-    scheduler.release(2, TRUSTED, now=NOW)
+    scheduler.release(2, TRUSTED)
     assert [300, 4] == take(scheduler)
 
 
@@ -730,9 +730,9 @@ def test_untried_go_before_failing() -> None:
         push(scheduler, make(subscription, subscription))
 
     assert [5, 6, 7] == take(scheduler)
-    scheduler.release(5, UNTRIED, now=NOW)
+    scheduler.release(5, UNTRIED)
     assert [8] == take(scheduler)
-    scheduler.release(6, UNTRIED, now=NOW)
+    scheduler.release(6, UNTRIED)
     assert [1] == take(scheduler)
 
 
@@ -808,7 +808,7 @@ def test_turns_are_fair_over_releases() -> None:
     for _ in range(9):
         (row,) = scheduler.take(NOW, 1)
         order.append(row.subscription)
-        scheduler.release(row.seq, None, now=NOW)
+        scheduler.release(row.seq)
 
     assert [1, 2, 3] * 3 == order
 
@@ -841,7 +841,7 @@ def test_further_slots_go_round() -> None:
 
     order = [11]
     for _ in range(5):
-        scheduler.release(order[-1], None, now=NOW)
+        scheduler.release(order[-1])
         order += take(scheduler)
     assert [11, 12, 13, 21, 22, 23] == order
 
@@ -852,11 +852,11 @@ def test_further_slots_go_round() -> None:
 def test_nothing_to_wait_for() -> None:
     """Without a delivery that waits for its time, only a push or a release can change anything."""
     scheduler = serving(1, max_concurrency=1)
-    assert scheduler.next_due() is None
+    assert scheduler.next_due(NOW) is None
 
     push(scheduler, make(1), make(2))
     take(scheduler)
-    assert scheduler.next_due() is None
+    assert scheduler.next_due(NOW) is None
 
 
 def test_next_due_is_the_earliest() -> None:
@@ -864,12 +864,12 @@ def test_next_due_is_the_earliest() -> None:
     scheduler = serving(1, 2)
     push(scheduler, make(1, due_at=NOW + 900), make(2, 2, due_at=NOW + 700), make(3, due_at=NOW + 500))
 
-    assert NOW + 500 == scheduler.next_due()
+    assert NOW + 500 == scheduler.next_due(NOW)
     assert [] == take(scheduler, now=NOW + 499)
     assert [3] == take(scheduler, now=NOW + 500)
-    assert NOW + 700 == scheduler.next_due()
+    assert NOW + 700 == scheduler.next_due(NOW)
     assert [2, 1] == take(scheduler, now=NOW + 900)
-    assert scheduler.next_due() is None
+    assert scheduler.next_due(NOW) is None
 
 
 def test_refills_alone_keep_the_time() -> None:
@@ -878,7 +878,7 @@ def test_refills_alone_keep_the_time() -> None:
     push(scheduler, make(1, due_at=NOW + 100))
 
     scheduler.refills(NOW + 100)
-    due_at = scheduler.next_due()
+    due_at = scheduler.next_due(NOW)
 
     assert due_at is not None
     assert due_at > NOW + 100
@@ -900,7 +900,7 @@ def test_paced_lane_lets_one_go_after_the_other() -> None:
     push(scheduler, *(make(seq) for seq in range(5)), *(make(seq, 2) for seq in range(10, 13)))
 
     assert [0, 10, 11, 12] == sorted(take(scheduler))
-    assert NOW + 100 == scheduler.next_due()
+    assert NOW + 100 == scheduler.next_due(NOW)
     assert [] == take(scheduler, now=NOW + 99)
     assert [1] == take(scheduler, now=NOW + 100)
     assert [2] == take(scheduler, now=NOW + 1_000)  # what was not used is not made up for
@@ -912,7 +912,7 @@ def test_pace_is_kept_over_what_does_not_go() -> None:
     scheduler = paced(100)
     push(scheduler, make(1), make(2))
     take(scheduler)
-    scheduler.release(1, None, now=NOW)
+    scheduler.release(1)
     scheduler.close(1)
     assert {1: NOW + 100} == scheduler.paces()
     scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, now=NOW)
@@ -993,7 +993,7 @@ def test_no_window_holds_more_than_the_limit(pace: float) -> None:
     while len(times) < 500:
         for seq in take(scheduler, rng.choice([1, 7, 64]), now=now):
             times.append(now)
-            scheduler.release(seq, None, now=now)
+            scheduler.release(seq)
         now += rng.choice([0, 1, 1, round(pace), round(5 * pace)])
 
     for count in (1, 10, 100):
@@ -1008,12 +1008,12 @@ def test_open_breaker_holds_a_lane() -> None:
     push(scheduler, make(1), make(2))
 
     assert [] == take(scheduler, now=NOW + 4_999)
-    assert NOW + 5_000 == scheduler.next_due()
+    assert NOW + 5_000 == scheduler.next_due(NOW)
     assert [1] == take(scheduler, now=NOW + 5_000)
 
-    scheduler.release(1, replace(FAILING, resume_at=NOW + 15_000), now=NOW + 5_000)
+    scheduler.release(1, replace(FAILING, resume_at=NOW + 15_000))
     assert [] == take(scheduler, now=NOW + 14_999)
-    assert NOW + 15_000 == scheduler.next_due()
+    assert NOW + 15_000 == scheduler.next_due(NOW)
     assert [2] == take(scheduler, now=NOW + 15_000)
 
 
@@ -1022,10 +1022,10 @@ def test_breaker_opens_for_a_lane_in_line() -> None:
     scheduler = serving(1)
     push(scheduler, *(make(seq) for seq in range(1, 5)))
     take(scheduler, 1)
-    scheduler.release(1, replace(FAILING, resume_at=NOW + 5_000), now=NOW)
+    scheduler.release(1, replace(FAILING, resume_at=NOW + 5_000))
 
     assert [] == take(scheduler)
-    assert NOW + 5_000 == scheduler.next_due()
+    assert NOW + 5_000 == scheduler.next_due(NOW)
 
 
 def test_closed_breaker_lets_go_at_once() -> None:
@@ -1044,7 +1044,7 @@ def test_a_clock_that_goes_back() -> None:
     push(scheduler, make(1))
 
     assert [] == take(scheduler, now=NOW - 10)
-    assert NOW == scheduler.next_due()
+    assert NOW == scheduler.next_due(NOW)
     assert [1] == take(scheduler, now=NOW)
 
 
@@ -1056,7 +1056,7 @@ def test_timers_are_bounded() -> None:
         scheduler.push(make(n, due_at=NOW + 20_000_000 - n), now=NOW)
 
     assert len(scheduler._timers) < 200
-    assert NOW + 20_000_000 - 9_999 == scheduler.next_due()
+    assert NOW + 20_000_000 - 9_999 == scheduler.next_due(NOW)
     assert [9_999, 1] == take(scheduler, now=NOW + 30_000_000)
 
 
@@ -1092,7 +1092,7 @@ def test_closed_lane_is_silent() -> None:
     assert [] == take(scheduler, now=NOW + 1_000)
     assert [] == scheduler.refills(NOW + 1_000)
     assert 0 == scheduler.size
-    assert scheduler.next_due() is None
+    assert scheduler.next_due(NOW) is None
     assert scheduler.standing(1) is None
 
 
@@ -1108,7 +1108,7 @@ def test_closed_lane_ends_what_is_in_flight() -> None:
     assert UNTRIED == scheduler.standing(1)
     assert [] == take(scheduler)
 
-    scheduler.release(1, None, now=NOW)
+    scheduler.release(1)
     assert [] == push(scheduler, make(1))
     assert [3] == take(scheduler)
     assert scheduler.standing(1) is None
@@ -1124,7 +1124,7 @@ def test_reopened_lane_counts_what_is_in_flight() -> None:
     push(scheduler, make(2))
 
     assert [] == take(scheduler)
-    scheduler.release(1, None, now=NOW)
+    scheduler.release(1)
     assert [2] == take(scheduler)
 
 
@@ -1274,7 +1274,7 @@ class World:
         self.gone_well.add(seq)
         if self.standing[self.in_flight[seq].subscription].rank is Rank.TRUSTED:
             self.unrecorded.add(seq)
-        self.scheduler.went_well(seq, now=self.now)
+        self.scheduler.went_well(seq)
 
     def record(self, seq: int, *, retry_in: int | None, standing: Standing | None) -> None:
         """An attempt has ended: delivered, or to be repeated; nothing where somebody else changed the row meanwhile."""
@@ -1293,7 +1293,7 @@ class World:
         self.unrecorded.discard(seq)
         if standing is not None:
             self.standing[taken.subscription] = standing
-        self.scheduler.release(seq, standing, now=self.now)
+        self.scheduler.release(seq, standing)
         if seq in self.disk:
             self.push(self.disk[seq])
 
@@ -1435,7 +1435,7 @@ class World:
             entitled = [s for s in self.enabled if waiting[s] and self.may_go(s, when_resumed=True)]
             times = [max(min(row.due_at for row in waiting[s]), self.standing[s].resume_at) for s in entitled]
             if times:
-                due_at = self.scheduler.next_due()
+                due_at = self.scheduler.next_due(self.now)
                 assert due_at is not None
                 assert self.now < due_at <= min(times)
 
@@ -1453,7 +1453,7 @@ class World:
                     self.disk.pop(seq, None)
                     self.release(seq, None)
             else:
-                due_at = self.scheduler.next_due()
+                due_at = self.scheduler.next_due(self.now)
                 assert due_at is not None
                 self.now = due_at
             self.check()
