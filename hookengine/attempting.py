@@ -99,12 +99,12 @@ class Outage:
     def weigh(self, outcome: Outcome) -> None:
         """What *outcome* says of this machine: that something goes out, that nothing does, or neither."""
         match outcome:
+            case Accepted() | Refused():
+                self._pause = _SHORTEST_PAUSE
             case Interrupted(error=error, unresolved=True) if error is not None:
                 self._tell_of_names(f"{error.code}: {error.detail}")
             case Interrupted(error=error) if error is not None:
                 self.begin(f"{error.code}: {error.detail}")
-            case Accepted() | Refused():
-                self._pause = _SHORTEST_PAUSE
             case Unreachable(error=error) if error.code not in _PROVES_NOTHING:
                 self._pause = _SHORTEST_PAUSE
             case Unreachable() | Broken() | Interrupted():
@@ -232,11 +232,13 @@ def _sorted_out(
     taken: Delivery, members: list[Member], target: Target, now: int
 ) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
     """What becomes of those of *members* that do not go now, and those that do."""
-    head = _head(taken)
     results: list[Result] = []
     going: list[tuple[Delivery, Event]] = []
     expired = False
     for delivery, event in members:
+        if event is not None and delivery.expires_at is None and not expired:  # as it mostly is
+            going.append((delivery, event))
+            continue
         after, attempt = retry.expire(delivery, now=now), None
         expired = expired or after is not None
         if after is None and event is None:
@@ -249,6 +251,7 @@ def _sorted_out(
         if after is None and event is not None:
             going.append((delivery, event))
         elif after is not None:
+            head = _head(taken)
             results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
     return results, going
 

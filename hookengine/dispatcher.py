@@ -155,9 +155,9 @@ class Dispatcher:
         finished: list[Finished] = []
         for group in results:
             taken = group[0].result.head or group[0].result.before
-            self._release(taken, group, now)
-            back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
             subscription = self._store.writer.index.get(taken.subscription)
+            self._release(taken, group, subscription, now)
+            back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
             for recorded in group:
                 delivery, attempt, counted = recorded.delivery, recorded.result.attempt, recorded.counted
                 if delivery.state is _PENDING and delivery.place is _LANE:
@@ -298,8 +298,7 @@ class Dispatcher:
                     await self._sleep(now)
                 # Those who waited for the same commit first: what they publish is on its way to the disk while this sends.
                 await asyncio.sleep(0)
-            if self._attempts:
-                await self._drained.wait()
+            await self._drain()
         finally:
             await self._cut()
         if paces := self._scheduler.paces():
@@ -447,7 +446,7 @@ class Dispatcher:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._attempts.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._attempts.discard)
 
     async def _members(self, taken: list[Delivery]) -> Mapping[int, list[Delivery]]:
         """What goes with those of *taken* that lead a batch."""
@@ -459,10 +458,17 @@ class Dispatcher:
         endpoints = {head.batch: head.subscription for head in heads}  # to which nothing of others goes, whatever rows say
         return {batch: [each for each in group if each.subscription == endpoints[batch]] for batch, group in members.items()}
 
-    def _ended(self, attempt: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
-        if self._stopping and not self._attempts:
-            self._drained.set()
+    async def _drain(self) -> None:
+        """Wait for the attempts in flight, or until their patience is over."""
+
+        def note(_: asyncio.Task[None]) -> None:
+            if not self._attempts:
+                self._drained.set()
+
+        for attempt in self._attempts:
+            attempt.add_done_callback(note)
+        if self._attempts:
+            await self._drained.wait()
 
     async def _cut(self) -> None:
         """End what is still in flight: as interrupted."""
@@ -480,7 +486,7 @@ class Dispatcher:
         """One request for the delivery that was taken, or for those of the batch that it leads; None if nothing is to go."""
         target = self._target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
-        if target is None or self._flights.are_changed([delivery for delivery, _ in members]):
+        if target is None or self._flights.are_changed(delivery for delivery, _ in members):
             self._put_back(taken)
             return None
         if not members:  # they have left, or cannot be read
@@ -530,30 +536,32 @@ class Dispatcher:
     def _put_back(self, taken: Delivery, *, again: bool = True, after: Result | None = None) -> None:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
         now = self._clock.now()
-        standing = None if after is None else self._standing(taken.subscription, after, now)
+        subscription = self._store.writer.index.get(taken.subscription)
+        standing = None if after is None else self._standing(subscription, after, now)
         self._scheduler.release(taken.seq, standing)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:
                 self._lead(delivery)
         self._wake.set()
 
-    def _release(self, taken: Delivery, group: list[Recorded], now: int) -> None:
+    def _release(self, taken: Delivery, group: list[Recorded], subscription: Subscription | None, now: int) -> None:
         """Give the slot back, with what the subscription has earned."""
         recorded = group[0]
         if len(group) > 1:
             recorded = next((each for each in group if each.counted and each.result.attempt is not None), recorded)
-        standing = self._standing(taken.subscription, recorded.result, now, recorded.health)
+        standing = self._standing(subscription, recorded.result, now, recorded.health)
         self._scheduler.release(taken.seq, standing)
 
-    def _standing(self, seq: int, result: Result, now: int, counted: Health | None = None) -> Standing | None:
-        """What subscription *seq* has earned with *result*, and *counted* with it; None where nothing changes."""
-        before, subscription = self._scheduler.standing(seq), self._store.writer.index.get(seq)
-        if result.attempt is None or before is None or subscription is None:
+    def _standing(
+        self, subscription: Subscription | None, result: Result, now: int, counted: Health | None = None
+    ) -> Standing | None:
+        """What *subscription* has earned with *result*, and *counted* with it; None where nothing changes."""
+        if result.attempt is None or subscription is None or (before := self._scheduler.standing(subscription.seq)) is None:
             return None
         outcome, most = result.attempt.outcome, subscription.max_concurrency
         if isinstance(outcome, Accepted) and before.rank is _TRUSTED and before.width >= most and not before.resume_at:
             return None  # of nearly every delivery: it has all that there is
-        counters = counted or self._store.writer.health.get(seq, Health())
+        counters = counted or self._store.writer.health.get(subscription.seq, Health())
         return health.restand(before, counters, outcome, result.rules, max_concurrency=most, now=now)
 
 

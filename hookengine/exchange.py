@@ -77,8 +77,8 @@ class Pool(TCPConnector):
         self._resting: defaultdict[ConnectionKey, deque[tuple[Wire, float]]] = defaultdict(deque)
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def take(self, target: Target) -> Wire:
-        """A connection, idle or new; of idle ones the last used, so that those that are not needed grow old."""
+    def idle(self, target: Target) -> Wire | None:
+        """A connection that rests, the one used last, so that those that are not needed grow old; None without any."""
         resting = self._resting.get(target.key)
         while resting:
             wire, since = resting.pop()
@@ -86,10 +86,20 @@ class Pool(TCPConnector):
             if transport is not None and not transport.is_closing() and self._loop.time() - since <= KEEP_ALIVE:
                 return wire
             wire.connection.close()
+        return None
+
+    async def dial(self, target: Target) -> Wire:
+        """A new connection."""
         connection = await self.connect(target.origin, [], _CONNECTING)
         wire = cast("Wire", connection.protocol)
         wire.connection = connection
         return wire
+
+    async def dial_anew(self, target: Target) -> Wire:
+        """The same after one that rested was of no use: the others to this origin are closed."""
+        while (wire := self.idle(target)) is not None:
+            wire.connection.close()
+        return await self.dial(target)
 
     def give_back(self, wire: Wire, target: Target, response: Response) -> None:
         """Keep a connection, whose exchange ended with *response*, for the next request to the same origin."""
@@ -120,12 +130,6 @@ class Pool(TCPConnector):
                 del self._resting[key]
         self._sweeping = self._loop.call_later(KEEP_ALIVE, self._sweep) if self._resting else None
 
-    async def take_new(self, target: Target) -> Wire:
-        """A connection that has carried nothing yet; idle ones to the same origin are closed."""
-        while (wire := await self.take(target)).served:
-            wire.connection.close()
-        return wire
-
 
 class Exchange:
     """
@@ -154,7 +158,9 @@ class Exchange:
         *deadline* is moved nearer once the head is there. Raises what aiohttp and the event loop raise; from the moment that
         there is a `response`, nothing but what ends the waiting.
         """
-        wire = await pool.take(target)
+        wire = pool.idle(target)
+        if wire is None:
+            wire = await pool.dial(target)
         if wire.served:
             try:
                 return await self._converse(pool, target, wire, request, deadline)
@@ -163,7 +169,7 @@ class Exchange:
                 if wire.received:
                     raise
             self.phase = Phase.CONNECT
-            wire = await pool.take_new(target)
+            wire = await pool.dial_anew(target)
         return await self._converse(pool, target, wire, request, deadline)
 
     async def _converse(self, pool: Pool, target: Target, wire: Wire, request: bytes, deadline: Deadline) -> Response:

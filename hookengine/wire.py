@@ -167,7 +167,10 @@ class Wire(ResponseHandler):
         """
         start = 0
         while True:  # also for no data: so aiohttp has the parser go on after a pause
-            part = data[start : start + min(max(self._content, _SMALLEST_PART), _LARGEST_PART)]
+            end = start + _SMALLEST_PART
+            if end < len(data):
+                end = start + min(max(self._content, _SMALLEST_PART), _LARGEST_PART)
+            part = data[start:end]
             start += len(part)
             self.received += len(part)
             super().data_received(part)

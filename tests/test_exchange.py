@@ -248,14 +248,15 @@ async def test_connections_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection used last carries the next request; those that have rested for too long are closed, then or in time."""
     client = Client()
     async with receiver(hostile.healthy) as good:
-        first, second = [await client.pool.take(aim(good.url)) for _ in range(2)]
+        first, second = [await client.pool.dial(aim(good.url)) for _ in range(2)]
         client.pool.give_back(first, aim(good.url), _NOTHING)
         client.pool.give_back(second, aim(good.url), _NOTHING)
-        assert second is await client.pool.take(aim(good.url))
+        assert second is client.pool.idle(aim(good.url))
         client.pool.give_back(second, aim(good.url), _NOTHING)
         monkeypatch.setattr(exchange, "KEEP_ALIVE", 0)
-        third = await client.pool.take(aim(good.url))
-        assert (first.connection.closed, second.connection.closed, third.served) == (True, True, 0)
+        assert client.pool.idle(aim(good.url)) is None
+        assert (True, True) == (first.connection.closed, second.connection.closed)
+        third = await client.pool.dial(aim(good.url))
         client.pool.give_back(third, aim(good.url), _NOTHING)
         client.pool._sweep()
         assert (third.connection.closed, {}, None) == (True, client.pool._resting, client.pool._sweeping)
@@ -267,7 +268,7 @@ async def test_connection_given_back_late() -> None:
     """An exchange that ends after the pool has been closed leaves nothing behind."""
     client = Client()
     async with receiver(hostile.healthy) as good:
-        wire = await client.pool.take(aim(good.url))
+        wire = await client.pool.dial(aim(good.url))
         await client.close()
         client.pool.give_back(wire, aim(good.url), _NOTHING)
         await good.settled()
@@ -277,11 +278,11 @@ async def test_connection_given_back_late() -> None:
 
 
 async def test_only_new_connections() -> None:
-    """`take_new` closes what is idle to that origin and returns a connection that has carried nothing."""
+    """`dial_anew` closes what is idle to that origin and returns a connection that has carried nothing."""
     client = Client()
     async with receiver(hostile.healthy) as good:
         await client.send(good.url)
-        wire = await client.pool.take_new(aim(good.url))
+        wire = await client.pool.dial_anew(aim(good.url))
         wire.connection.close()
         await client.close()
         await good.settled()
@@ -311,7 +312,7 @@ def test_pool_makes_our_wires() -> None:
     async def scenario() -> None:
         client = Client()
         async with receiver(hostile.healthy) as good:
-            wire = await client.pool.take(aim(good.url))
+            wire = await client.pool.dial(aim(good.url))
             assert isinstance(wire, Wire)
             wire.connection.close()
             await client.close()
