@@ -176,12 +176,12 @@ class Exchange:
         self.phase = Phase.ANSWER
         reusable = False
         try:
-            wire.begin()
+            answer = wire.begin()
             failpoint("K08-connected")
             if wire.transport is not None:
                 wire.transport.write(request)
             failpoint("K09-written")
-            self._head, payload = await wire.read()
+            self._head, payload = await answer
             if payload.at_eof():
                 self._truncated = False
             else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.helpers import _EXC_SENTINEL, set_exception
 from aiohttp.http_exceptions import BadStatusLine
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
     from hookengine.models import Response
+
+    Answer = tuple[RawResponseMessage | Response, StreamReader]
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
 
@@ -81,8 +84,8 @@ class Wire(ResponseHandler):
     """
     One connection of the pool, as aiohttp's protocol, with bounds on what the other side may make us do.
 
-    Owned by the exchange that took it from the pool; nobody's while it is idle. What is read of it is what the parser makes of
-    an answer, or the response itself, where *answers* has it.
+    Owned by the exchange that took it from the pool; nobody's while it is idle. An answer is what the parser makes of it, or
+    the response itself, where *answers* has it.
     """
 
     connection: Connection  # what aiohttp's pool gave us this in
@@ -94,6 +97,7 @@ class Wire(ResponseHandler):
         self.idle = False
         self.received = 0  # bytes of the present answer
         self.overfull = False  # whether more came than one answer of MAX_ANSWER
+        self._answer: asyncio.Future[Answer] | None = None  # of the exchange that has us
         self._informational = 0
         self._answered = False
         self._body_at = 0  # where, in what was received, the body may begin
@@ -101,8 +105,13 @@ class Wire(ResponseHandler):
         self._clean = False  # whether the parser is known to stand before the next answer
         self._recognised = False  # whether the present answer was known, so that the parser has not seen it
 
-    def begin(self) -> None:
-        """Expect one answer from here on."""
+    def begin(self) -> asyncio.Future[Answer]:
+        """
+        Expect one answer from here on, which is what is to be awaited.
+
+        In place of `read`, which aiohttp has for others: a coroutine and a queue for one answer.
+        """
+        self._answer = answer = self._loop.create_future()
         self.idle = self.overfull = self._answered = self._recognised = False
         self.received = self._informational = 0
         if not self._clean:  # a new parser costs 10 µs where caches are cold
@@ -114,11 +123,15 @@ class Wire(ResponseHandler):
                 max_field_size=MAX_LINE,
                 max_headers=MAX_HEADERS,
             )
+        if self._exception is not None and not answer.done():
+            answer.set_exception(self._exception)
+        return answer
 
     def rest(self, response: Response) -> None:
         """Be ready for another exchange, after a whole answer, which meant *response*."""
         self.served += 1
         self.idle = True
+        self._answer = None
         if self._recognised:
             self._clean = True
             return
@@ -157,7 +170,8 @@ class Wire(ResponseHandler):
     def _recognise(self, data: bytes, response: Response) -> None:
         self.received = len(data)
         self._answered = self._recognised = True
-        super().feed_data((response, EMPTY_PAYLOAD))  # type: ignore[arg-type]  # of which the exchange knows
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((response, EMPTY_PAYLOAD))
 
     def _parse(self, data: bytes) -> bool:
         """
@@ -216,16 +230,28 @@ class Wire(ResponseHandler):
         else:
             self._answered = True
             self._body_at = self.received
-            super().feed_data(data, size)
+            if self._answer is None:  # aiohttp itself asks a proxy for a tunnel, and reads
+                super().feed_data(data, size)
+            elif not self._answer.done():
+                self._answer.set_result(data)
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
+        """Tell who waits for the answer, as aiohttp does it."""
+        super().set_exception(exc, exc_cause)
+        if self._answer is not None and not self._answer.done():
+            set_exception(self._answer, exc, exc_cause)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Keep what TLS said, which aiohttp would reduce to an error number."""
         if isinstance(exc, SSLError):
             self.set_exception(exc)
         super().connection_lost(exc)
+        self._answer = None
 
     def close(self) -> None:
         """Close without waiting for the other side: for it to take the rest of the request, or to end TLS."""
+        if self._answer is not None and self._answer.done():
+            self._answer = None  # which may know an error, that knows us
         self.abort()
 
     @property

@@ -83,13 +83,13 @@ async def test_bytes_behind_a_known_answer(behind: bytes, *, reusable: bool) -> 
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     transport, wire = await loop.create_connection(lambda: Wire(loop, known), sock=ours)
-    wire.begin()
+    answer = wire.begin()
     wire.data_received(hostile.OK)
     if behind:
         wire.data_received(behind)
-    answer: tuple[object, object] = await wire.read()
+    head, _ = await answer
 
-    assert _OK is answer[0]
+    assert _OK is head
     assert reusable is wire.reusable
     transport.close()
     theirs.close()
@@ -100,11 +100,12 @@ async def test_known_answer_that_comes_in_pieces() -> None:
     known = Answers()
     known.keep(hostile.OK, _OK)
     wire = Wire(asyncio.get_running_loop(), known)
-    wire.begin()
+    answer = wire.begin()
     wire.data_received(hostile.OK[:20])
     wire.data_received(hostile.OK[20:])
-    head, payload = await wire.read()
+    head, payload = await answer
 
+    assert not isinstance(head, Response)
     assert (200, b"ok") == (head.code, await payload.read())
 
 
@@ -122,20 +123,20 @@ async def test_answer_after_a_refusal_is_none() -> None:
     """Once an answer is refused, what follows in the same bytes does not become one, read late or not."""
     wire = Wire(asyncio.get_running_loop(), Answers())
     wire.data_received(b"HTTP/1.1 100 Go\r\n\r\n" * 9 + hostile.OK)
-    wire.begin()
+    answer = wire.begin()
 
     with pytest.raises(TooManyInformational):
-        await wire.read()
+        await answer
 
 
 async def test_alert_of_tls_is_kept() -> None:
     """What TLS said when it broke reaches the waiting exchange as it is."""
     wire = Wire(asyncio.get_running_loop(), Answers())
-    wire.begin()
+    answer = wire.begin()
     wire.connection_lost(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
 
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
-        await wire.read()
+        await answer
     assert not wire.unsent
 
 
