@@ -1,8 +1,8 @@
 """
 One HTTP/1.1 request and its answer, over a connection of aiohttp's connector and through aiohttp's parser.
 
-`ClientSession` does the same for twice the CPU (docs/performance.md). What it guards is guarded here, and what it
-does not guard as well: floods of interim responses, answers without end, and bytes that arrive before anything was asked.
+`ClientSession` does the same for twice the CPU (docs/performance.md). What it guards is guarded here and in `wire`, and
+what it does not guard as well: floods of interim responses, answers without end, and bytes that nobody has asked for.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Pool(TCPConnector):
             use_dns_cache=False,  # the resolver remembers by itself
             socket_factory=socket_factory,
         )
-        self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop, answers=Answers()))
+        self._answers = Answers()
+        self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop, answers=self._answers))
         # By origin, since when each rests by the loop's clock; the last used at the end.
         self._resting: defaultdict[ConnectionKey, deque[tuple[Wire, float]]] = defaultdict(deque)
         self._sweeping: asyncio.TimerHandle | None = None
@@ -101,8 +102,12 @@ class Pool(TCPConnector):
             wire.connection.close()
         return await self.dial(target)
 
-    def give_back(self, wire: Wire, target: Target, response: Response) -> None:
-        """Keep a connection, whose exchange ended with *response*, for the next request to the same origin."""
+    def give_back(self, wire: Wire, target: Target, response: Response | None) -> None:
+        """
+        Keep a connection, whose exchange is over, for the next request to the same origin.
+
+        The *response* is remembered by its bytes, unless it is None because it is not to be kept.
+        """
         if self.closed:
             wire.connection.close()
             return
@@ -118,6 +123,7 @@ class Pool(TCPConnector):
         for wire, _ in chain.from_iterable(self._resting.values()):
             wire.connection.close()
         self._resting.clear()
+        self._answers.clear()
         await super().close(abort_ssl=abort_ssl)
 
     def _sweep(self) -> None:
@@ -135,13 +141,14 @@ class Exchange:
     """
     One request and its answer; what is known so far stays readable when it is cut short.
 
-    Owned by the attempt that made it.
+    Owned by the attempt that made it. Of a *private* one the answer is not remembered.
     """
 
-    __slots__ = ("_body", "_head", "_truncated", "phase")
+    __slots__ = ("_body", "_head", "_is_private", "_truncated", "phase")
 
-    def __init__(self) -> None:
+    def __init__(self, *, private: bool = False) -> None:
         self.phase = Phase.CONNECT
+        self._is_private = private
         self._head: RawResponseMessage | Response | None = None
         self._body = b""
         self._truncated = True
@@ -164,10 +171,11 @@ class Exchange:
         if wire.served:
             try:
                 return await self._converse(pool, target, wire, request, deadline)
-            except (ClientConnectionError, OSError):
+            except (ClientConnectionError, OSError) as error:
                 # The other side closed the idle connection while we took it (RFC 9112, section 9.3.1): not its refusal.
                 if wire.received:
                     raise
+                let_go(error)
             self.phase = Phase.CONNECT
             wire = await pool.dial_anew(target)
         return await self._converse(pool, target, wire, request, deadline)
@@ -190,7 +198,7 @@ class Exchange:
             reusable = wire.reusable
         finally:
             if reusable:
-                pool.give_back(wire, target, response)
+                pool.give_back(wire, target, None if self._is_private else response)
             else:
                 if wire.unsent:
                     self.phase = Phase.SEND
@@ -219,5 +227,19 @@ class Exchange:
                     return
                 # What is in the buffers is read without waiting, and that may be much in small pieces.
                 await asyncio.sleep(0)
-        except Exception:  # noqa: BLE001  # whatever befalls the body, the verdict stands
-            return
+        except Exception as error:  # noqa: BLE001  # whatever befalls the body, the verdict stands
+            let_go(error)
+
+
+def let_go(error: BaseException) -> None:
+    """
+    Free what the tracebacks of *error* hold, such as the request.
+
+    aiohttp's frames and errors know each other, so they would wait for the collector, each with a body of up to a megabyte.
+    """
+    found: list[BaseException | None] = [error]
+    for each in found:
+        if each is None or each.__traceback__ is None:
+            continue
+        each.__traceback__ = None
+        found += [each.__cause__, each.__context__, *(each.exceptions if isinstance(each, BaseExceptionGroup) else ())]

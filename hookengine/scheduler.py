@@ -200,7 +200,7 @@ class Scheduler:
         self._blocked = _Place()
         self._waiting = _Place()
         # Lanes whose place may not be theirs any more. They are looked at before that matters, once for all that happened to
-        # them: with a look at each push, success and release a delivery took a twentieth longer (docs/performance.md).
+        # them, and not at each push, success and release: a twentieth of a delivery's bytecodes (docs/performance.md).
         self._touched: dict[int, _Lane] = {}
         self._timers: list[tuple[int, int, _Lane]] = []  # (time, number, lane)
         self._hungry: dict[Rank, OrderedDict[int, _Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill

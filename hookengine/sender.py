@@ -19,7 +19,7 @@ from hookengine.auth import bearing, conceal
 from hookengine.bearers import Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
-from hookengine.exchange import Exchange, Phase, Pool
+from hookengine.exchange import Exchange, Phase, Pool, let_go
 from hookengine.message import Proxy, Target, Unsendable, compose
 from hookengine.models import (
     Accepted,
@@ -199,7 +199,8 @@ class Sender:
         """
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules)
-        exchange = Exchange()
+        is_for_token = isinstance(request.body, SecretBytes)
+        exchange = Exchange(private=is_for_token)
         try:
             target = self._target(request.url)
             message = compose(request.method, target, request.headers, request.body)
@@ -208,14 +209,14 @@ class Sender:
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
             outcome = verdict(answered, rules) if answered else await self._failure(error, exchange.phase, request.url)
-            _let_go(error)
+            let_go(error)
         else:
             outcome = verdict(response, rules)
             if self._has_proxy and response.status == 407:  # no receiver's to answer: RFC 9110, section 15.5.8
                 refusal = AttemptError(code=ErrorCode.PROXY_ERROR, detail=SENTENCES[ErrorCode.PROXY_ERROR])
                 outcome = Unreachable(error=refusal)
         # What a token server says is not shown, but read: a new token may begin as the old one does.
-        return conceal(outcome, request) if request.hidden and not isinstance(request.body, SecretBytes) else outcome
+        return conceal(outcome, request) if request.hidden and not is_for_token else outcome
 
     def forget(self, subscription: int) -> None:
         """Let go of what is known of a subscription (its seq), because it was deleted."""
@@ -290,20 +291,6 @@ def verdict(response: Response, rules: Rules) -> Accepted | Refused:
     if 300 <= status <= 399 and response.header("location"):
         code, detail = ErrorCode.REDIRECT_NOT_FOLLOWED, f"The endpoint answered {status}; redirects are not followed."
     return Refused(error=AttemptError(code=code, detail=detail), response=response)
-
-
-def _let_go(error: BaseException) -> None:
-    """
-    Free what the tracebacks of *error* hold, such as the request.
-
-    aiohttp's frames and errors know each other, so they would wait for the collector, each with a body of up to a megabyte.
-    """
-    found: list[BaseException | None] = [error]
-    for each in found:
-        if each is None or each.__traceback__ is None:
-            continue
-        each.__traceback__ = None
-        found += [each.__cause__, each.__context__, *(each.exceptions if isinstance(each, BaseExceptionGroup) else ())]
 
 
 def _is_unauthorized(outcome: Outcome) -> bool:

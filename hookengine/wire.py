@@ -58,8 +58,8 @@ class Answers:
     """
     Whole answers that were parsed before, by their bytes: the same bytes mean the same.
 
-    A busy endpoint says the same to all requests of one second, and parsing takes a tenth of all that a delivery does
-    (docs/performance.md). One for all connections of a pool.
+    A busy endpoint says the same to all requests of one second, and not to parse that saves a tenth of a delivery's time
+    (docs/performance.md). One for all connections of a pool; what holds secrets does not get into it.
     """
 
     __slots__ = ("_known",)
@@ -69,7 +69,7 @@ class Answers:
 
     def get(self, said: bytes) -> Response | None:
         """What *said* means, if that is known."""
-        return self._known.get(said)
+        return self._known.get(said) if len(said) <= _LONGEST_KNOWN else None
 
     def keep(self, said: bytes, response: Response) -> None:
         """*said* is one whole answer with nothing behind it, after which the connection stays open."""
@@ -78,6 +78,10 @@ class Answers:
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()  # most are of a second that has passed
         self._known[said] = response
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
 
 
 class Wire(ResponseHandler):
@@ -127,8 +131,8 @@ class Wire(ResponseHandler):
             answer.set_exception(self._exception)
         return answer
 
-    def rest(self, response: Response) -> None:
-        """Be ready for another exchange, after a whole answer, which meant *response*."""
+    def rest(self, response: Response | None) -> None:
+        """Be ready for another exchange, after a whole answer, which meant *response*; None where that is not to be kept."""
         self.served += 1
         self.idle = True
         self._answer = None
@@ -138,7 +142,7 @@ class Wire(ResponseHandler):
         # The parser does not tell whether it has begun to read another one, of which the next would be the end.
         size = 0 if self._payload is None else self._payload.total_bytes
         self._clean = self.received == self._first.find(b"\r\n\r\n") + 4 + size
-        if self._clean and self.received == len(self._first):
+        if self._clean and response is not None and self.received == len(self._first):
             self._answers.keep(self._first, response)
         self._first = b""
 
@@ -152,8 +156,11 @@ class Wire(ResponseHandler):
         if self.overfull:
             return
         if not self.received:
-            if (response := self._answers.get(data)) is not None:
-                self._recognise(data, response)
+            # What comes before it was asked for waits for `begin`, and what a proxy says of a tunnel is for aiohttp to read.
+            if self._answer is not None and (response := self._answers.get(data)) is not None:
+                self._recognised = True
+                self.received = len(data)
+                self._give((response, EMPTY_PAYLOAD))
                 return
             self._first = data
         elif self._recognised:  # it was whole
@@ -167,11 +174,9 @@ class Wire(ResponseHandler):
         if self._exception is not None and self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(self._exception)
 
-    def _recognise(self, data: bytes, response: Response) -> None:
-        self.received = len(data)
-        self._answered = self._recognised = True
+    def _give(self, answer: Answer) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result((response, EMPTY_PAYLOAD))
+            self._answer.set_result(answer)
 
     def _parse(self, data: bytes) -> bool:
         """
@@ -217,7 +222,7 @@ class Wire(ResponseHandler):
             self._payload.set_exception(ClientPayloadError())  # who waits for the body need not wait for more of this
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        """Queue the answer; count what comes before it, and drop what comes after it."""
+        """Give the answer to who waits for it; count what comes before it, and drop what comes after it."""
         code = data[0].code
         if self._answered or self._exception is not None:
             self._take_no_more()
@@ -232,8 +237,8 @@ class Wire(ResponseHandler):
             self._body_at = self.received
             if self._answer is None:  # aiohttp itself asks a proxy for a tunnel, and reads
                 super().feed_data(data, size)
-            elif not self._answer.done():
-                self._answer.set_result(data)
+            else:
+                self._give(data)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         """Tell who waits for the answer, as aiohttp does it."""
@@ -246,12 +251,10 @@ class Wire(ResponseHandler):
         if isinstance(exc, SSLError):
             self.set_exception(exc)
         super().connection_lost(exc)
-        self._answer = None
+        self._answer = None  # which may know an error, that knows us
 
     def close(self) -> None:
         """Close without waiting for the other side: for it to take the rest of the request, or to end TLS."""
-        if self._answer is not None and self._answer.done():
-            self._answer = None  # which may know an error, that knows us
         self.abort()
 
     @property

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class ForwardProxy:
     """What it was asked for, by request line, and with which credentials; with *refusal*, it answers with that."""
 
+    opening = b"HTTP/1.1 200 Connection established\r\n\r\n"  # what it says of a tunnel
+
     def __init__(self, refusal: bytes = b"") -> None:
         self.asked: list[str] = []
         self.credentials: list[str | None] = []
@@ -36,7 +38,7 @@ class ForwardProxy:
             url = urlsplit(b"//" + where if method == b"CONNECT" else where)
             there, back = await asyncio.open_connection("127.0.0.1", url.port or 80)
             if method == b"CONNECT":
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                writer.write(self.opening)
             else:
                 back.write(b"%b %b HTTP/1.1\r\n%b" % (method, url.path + (b"?" + url.query if url.query else b""), rest))
             async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import aiohttp
 import hostile
@@ -14,7 +15,7 @@ from hostile import aim, answers, on_both_loops, receiver, response
 from patience import PATIENCE
 
 from hookengine import exchange
-from hookengine.exchange import Phase
+from hookengine.exchange import Phase, let_go
 from hookengine.models import Response
 from hookengine.wire import HeadTooLarge, TooManyInformational, Wire
 
@@ -240,6 +241,39 @@ def test_stale_connection(behaviour: hostile.Behaviour) -> None:
 
         assert [b"ok", b"ok"] == [answer.body for answer in seen]
         assert (2, 3) == (bad.connections, len(bad.requests))
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        hostile.finishes_on_second_request,
+        hostile.resets_on_second_request,
+        hostile.cut_body,
+        hostile.half_answer_on_second_request,
+    ],
+)
+def test_connection_that_broke_is_let_go(behaviour: hostile.Behaviour) -> None:
+    """Of connections that have broken, whatever followed, nothing waits for the collector, nor does the request."""
+
+    async def scenario() -> None:
+        client = Client()
+        async with receiver(behaviour) as bad:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(3):
+                    try:
+                        await client.send(bad.url)
+                    except aiohttp.ClientConnectionError as error:
+                        let_go(error)  # as the attempt does with it
+                await client.close()
+                await asyncio.sleep(0)
+                kept = [each for each in gc.get_objects() if isinstance(each, Wire)]
+            finally:
+                gc.enable()
+        assert [] == kept
 
     on_both_loops(scenario)
 

@@ -40,6 +40,7 @@ from hookengine.models import (
     Response,
     Rules,
     Secret,
+    SecretBytes,
     Unreachable,
 )
 from hookengine.netguard import AddressBlocked, Policy, SelfConnection, UrlRefused, admit
@@ -417,6 +418,19 @@ async def test_attempt_lets_go_of_its_request(behaviour: hostile.Behaviour | Non
         await sender.close()
 
     assert before == after
+
+
+async def test_answer_to_a_secret_is_not_remembered() -> None:
+    """What a token server says holds tokens: unlike other answers, the pool does not keep it beyond its attempt."""
+    async with receiver(hostile.healthy) as good:
+        sender = Sender(LOOPBACK)
+        await sender.attempt(replace(request(good.url), body=SecretBytes(b"grant_type=password")))
+        after_a_secret = len(sender._pool._answers._known)
+        await sender.attempt(request(good.url))
+        after_another = len(sender._pool._answers._known)
+        await sender.close()
+
+    assert (0, 1, 0) == (after_a_secret, after_another, len(sender._pool._answers._known))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,23 @@ async def test_tls_goes_through_a_tunnel(authority: Authority) -> None:
     assert ErrorCode.TLS_UNTRUSTED == stranger.error.code
 
 
+async def test_endpoint_does_not_speak_for_the_proxy(authority: Authority) -> None:
+    """A tunnel is opened by what the proxy says of it, also where an endpoint has said the same bytes before."""
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    tls = server_context(authority.issue(HOST))
+    async with (
+        receiver(hostile.answers(said, said)) as plain,
+        receiver(hostile.healthy, tls=tls) as secure,
+        forward_proxy() as proxy,
+        sending(proxy.port, authority=authority) as sender,
+    ):
+        proxy.opening = said
+        outcomes = [await sender.attempt(request(plain.port)) for _ in range(2)]
+        outcomes.append(await sender.attempt(request(secure.port, scheme="https")))
+
+    assert [Accepted] * 3 == [type(outcome) for outcome in outcomes]
+
+
 def test_proxy_with_tls(authority: Authority) -> None:
     """The way to the proxy may have TLS of its own, around that to the receiver, on both event loops."""
     tls = tls_context()

@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
+import aiohttp
 import hostile
 import pytest
 from exchanges import Client
 from hostile import answers, on_both_loops, receiver, response
+from patience import PATIENCE
 
 from hookengine.models import Response
 from hookengine.wire import Answers, TooManyInformational, Wire
+
+if TYPE_CHECKING:
+    from hookengine.wire import Answer
 
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
 _NO_BODY = b"HTTP/1.1 204 No Content\r\nDate: Thu, 26 Nov 2026 20:00:00 GMT\r\n\r\n"
 _OK = Response(status=200, headers=(), body=b"ok", truncated=False)
 _REFUSAL = response("503 Service Unavailable", "Retry-After: 7", b"later")
+
+
+async def given(answer: asyncio.Future[Answer]) -> Answer:
+    """The answer, which is there, or a failure in place of a test that hangs."""
+    async with asyncio.timeout(PATIENCE):
+        return await answer
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,7 @@ async def test_bytes_behind_a_known_answer(behind: bytes, *, reusable: bool) -> 
     wire.data_received(hostile.OK)
     if behind:
         wire.data_received(behind)
-    head, _ = await answer
+    head, _ = await given(answer)
 
     assert _OK is head
     assert reusable is wire.reusable
@@ -103,10 +115,63 @@ async def test_known_answer_that_comes_in_pieces() -> None:
     answer = wire.begin()
     wire.data_received(hostile.OK[:20])
     wire.data_received(hostile.OK[20:])
-    head, payload = await answer
+    head, payload = await given(answer)
 
     assert not isinstance(head, Response)
     assert (200, b"ok") == (head.code, await payload.read())
+
+
+@pytest.mark.parametrize("cut", [20, hostile.OK.index(b"\r\n\r\n") + 4, len(hostile.OK) - 1])
+async def test_first_piece_of_an_answer_is_none(cut: int) -> None:
+    """Where an answer came in pieces, its first piece is not taken for all of it when it comes again."""
+    known = Answers()
+    wire = Wire(asyncio.get_running_loop(), known)
+    for _ in range(2):
+        answer = wire.begin()
+        wire.data_received(hostile.OK[:cut])
+        wire.data_received(hostile.OK[cut:])
+        head, payload = await given(answer)
+
+        assert not isinstance(head, Response)
+        assert b"ok" == await payload.read()
+        wire.rest(_OK)
+
+
+async def test_unknown_answer_after_a_known_one() -> None:
+    """A connection whose last answer was known parses the next, also if that comes in pieces."""
+    known = Answers()
+    known.keep(hostile.OK, _OK)
+    wire = Wire(asyncio.get_running_loop(), known)
+    for said in (hostile.OK, _CHUNKED, hostile.OK, _CHUNKED):
+        answer = wire.begin()
+        for part in (said,) if said is hostile.OK else (said[:30], said[30:]):
+            wire.data_received(part)
+        head, payload = await given(answer)
+
+        assert (said is hostile.OK) is isinstance(head, Response)
+        if not isinstance(head, Response):
+            assert (200, b"ok") == (head.code, await payload.read())
+        wire.rest(_OK)
+
+
+async def test_answer_before_it_was_asked_for() -> None:
+    """What a new connection says before its first request is the answer to that, known or not."""
+    known = Answers()
+    known.keep(_REFUSAL, _OK)
+    wire = Wire(asyncio.get_running_loop(), known)
+    wire.data_received(_REFUSAL)
+    head, _ = await given(wire.begin())
+
+    assert _OK is head
+
+
+async def test_connection_lost_before_it_was_used() -> None:
+    """A connection that ends between the dial and the request tells so whoever begins to use it."""
+    wire = Wire(asyncio.get_running_loop(), Answers())
+    wire.connection_lost(ConnectionResetError())
+
+    with pytest.raises(aiohttp.ClientOSError):
+        await given(wire.begin())
 
 
 def test_known_answers_are_bounded() -> None:
@@ -126,7 +191,7 @@ async def test_answer_after_a_refusal_is_none() -> None:
     answer = wire.begin()
 
     with pytest.raises(TooManyInformational):
-        await answer
+        await given(answer)
 
 
 async def test_alert_of_tls_is_kept() -> None:
@@ -136,7 +201,7 @@ async def test_alert_of_tls_is_kept() -> None:
     wire.connection_lost(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
 
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
-        await answer
+        await given(answer)
     assert not wire.unsent
 
 
