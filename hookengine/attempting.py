@@ -236,23 +236,21 @@ def _sorted_out(
     going: list[tuple[Delivery, Event]] = []
     expired = False
     for delivery, event in members:
-        if event is not None and delivery.expires_at is None and not expired:  # as it mostly is
-            going.append((delivery, event))
-            continue
         after, attempt = retry.expire(delivery, now=now), None
-        expired = expired or after is not None
-        if after is None and event is None:
+        if after is not None:
+            expired = True
+        elif event is None:
             outcome = _broken(f"the event of {delivery.id} is gone, or cannot be read")
             number = delivery.attempt_count + 1
             attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
             after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)
-        elif after is None and expired and delivery.due_at > now:
+        elif expired and delivery.due_at > now:
             after = delivery  # the head's time came earlier than that of the others, because it was its last
-        if after is None and event is not None:
+        else:
             going.append((delivery, event))
-        elif after is not None:
-            head = _head(taken)
-            results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
+            continue
+        head = _head(taken)
+        results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
     return results, going
 
 

@@ -44,6 +44,14 @@ class Deadlines:
         self._open.clear()
         self._ring()
 
+    def _watch(self, deadline: Deadline) -> None:
+        self._open[deadline] = None
+        if deadline.when < self._rings_at:
+            self._set_timer(deadline.when)
+
+    def _forget(self, deadline: Deadline) -> None:
+        self._open.pop(deadline, None)
+
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -85,11 +93,11 @@ class Deadline:
             raise RuntimeError("a deadline is for a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._watch()
+        self._owner._watch(self)  # noqa: SLF001  # the two are one thing
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._owner._open.pop(self, None)  # noqa: SLF001  # the two are one thing
+        self._owner._forget(self)  # noqa: SLF001
         # As asyncio.Timeout does it: a cancellation that somebody else asked for as well is theirs.
         if self._passed and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
             raise TimeoutError from error
@@ -99,13 +107,7 @@ class Deadline:
         when = self._owner._loop.time() + delay  # noqa: SLF001  # as above
         if when < self.when and not self._passed:
             self.when = when
-            self._watch()
-
-    def _watch(self) -> None:
-        owner = self._owner
-        owner._open[self] = None  # noqa: SLF001  # the two are one thing
-        if self.when < owner._rings_at:  # noqa: SLF001
-            owner._set_timer(self.when)  # noqa: SLF001
+            self._owner._watch(self)  # noqa: SLF001
 
     def cut(self) -> None:
         """Cancel what the block waits for."""

@@ -535,9 +535,9 @@ class Dispatcher:
 
     def _put_back(self, taken: Delivery, *, again: bool = True, after: Result | None = None) -> None:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
-        now = self._clock.now()
-        subscription = self._store.writer.index.get(taken.subscription)
-        standing = None if after is None else self._standing(subscription, after, now)
+        standing = None
+        if after is not None:
+            standing = self._standing(self._store.writer.index.get(taken.subscription), after, self._clock.now())
         self._scheduler.release(taken.seq, standing)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:

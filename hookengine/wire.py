@@ -186,10 +186,7 @@ class Wire(ResponseHandler):
         """
         start = 0
         while True:  # also for no data: so aiohttp has the parser go on after a pause
-            end = start + _SMALLEST_PART
-            if end < len(data):
-                end = start + min(max(self._content, _SMALLEST_PART), _LARGEST_PART)
-            part = data[start:end]
+            part = data[start : start + min(max(self._content, _SMALLEST_PART), _LARGEST_PART)]
             start += len(part)
             self.received += len(part)
             super().data_received(part)

@@ -289,8 +289,8 @@ async def test_connections_rest(monkeypatch: pytest.MonkeyPatch) -> None:
         client.pool.give_back(second, aim(good.url), _NOTHING)
         monkeypatch.setattr(exchange, "KEEP_ALIVE", 0)
         assert client.pool.idle(aim(good.url)) is None
-        assert (True, True) == (first.connection.closed, second.connection.closed)
         third = await client.pool.dial(aim(good.url))
+        assert (first.connection.closed, second.connection.closed, third.served) == (True, True, 0)
         client.pool.give_back(third, aim(good.url), _NOTHING)
         client.pool._sweep()
         assert (third.connection.closed, {}, None) == (True, client.pool._resting, client.pool._sweeping)
