@@ -30,11 +30,12 @@ from hookengine.store import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from hookengine.clock import Clock
     from hookengine.observers import Happening
     from hookengine.profiles import Profile
-    from hookengine.sender import Sender
+    from hookengine.sender import Begun, Sender
 
 Member = tuple[Delivery, Event | None]  # one of those that share a request; the event is None where it is gone
 
@@ -75,6 +76,8 @@ class Ready(Struct):
     now: int  # ms since the epoch
     request: Request | None = None
     outcome: Outcome | None = None
+    since: float = 0.0  # by the loop's clock, when the request went
+    begun: Begun | None = None
 
 
 class Outage:
@@ -174,23 +177,45 @@ class Attempting:
             ready.outcome = self._failure(delivery, error)
         return ready
 
+    def begin(self, ready: Ready) -> asyncio.Future[Any] | None:
+        """Send what is *ready*, if that needs no task: what is done when it is time for `end`; None if it is for `run`."""
+        if ready.request is None:
+            return None
+        ready.since = self._loop.time()
+        try:
+            ready.begun = self._sender.begin(ready.request, ready.target.rules)
+        except Exception:  # noqa: BLE001  # `run` finds it again, and knows what to do about it
+            return None
+        return None if ready.begun is None else ready.begun.answer
+
+    def end(self, ready: Ready) -> list[Result] | None:
+        """What becomes of each delivery of what was begun, and is done; None where that is for `run` to find out."""
+        assert ready.begun is not None  # noqa: S101  # by `begin`
+        try:
+            outcome = self._sender.end(ready.begun)
+        except Exception as error:  # noqa: BLE001  # promise 6
+            outcome = self._failure(ready.going[0][0], error)
+        return None if outcome is None else self._conclude(ready, outcome)
+
     async def run(self, ready: Ready) -> list[Result]:
-        """Send what is *ready*; what becomes of each of its deliveries."""
-        results, going, target, request = ready.results, ready.going, ready.target, ready.request
-        if not going:
-            return results
-        since = self._loop.time()
+        """Send what is *ready*, after `begin` could not, or go on where it has come to; what becomes of each delivery."""
+        if not ready.going:
+            return ready.results
         outcome = ready.outcome
-        if request is not None:
+        if ready.request is not None:
             try:
-                outcome = await self._sender.attempt(request, target.rules)
+                outcome = await self._sender.attempt(ready.request, ready.target.rules, begun=ready.begun)
             except asyncio.CancelledError:
                 outcome = Interrupted()
             except Exception as error:  # noqa: BLE001  # promise 6
-                outcome = self._failure(going[0][0], error)
+                outcome = self._failure(ready.going[0][0], error)
         assert outcome is not None  # noqa: S101  # of a request, or of what kept it from being built
+        return self._conclude(ready, outcome)
+
+    def _conclude(self, ready: Ready, outcome: Outcome) -> list[Result]:
+        results, going, target, request = ready.results, ready.going, ready.target, ready.request
         self._outage.weigh(outcome)
-        duration = round((self._loop.time() - since) * 1000)
+        duration = 0 if request is None else round((self._loop.time() - ready.since) * 1000)
         now = self._clock.now()
         ended_at = ready.now + duration if now >= ready.now else now  # it was set back meanwhile
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place

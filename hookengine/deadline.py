@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -77,9 +77,13 @@ class Deadlines:
 
 
 class Deadline:
-    """The deadline of one block."""
+    """
+    The deadline of one block.
 
-    __slots__ = ("_cancelling", "_owner", "_passed", "_task", "spared", "when")
+    Before that is entered, it may be that of a future whose end the block would wait for: see `watch`.
+    """
+
+    __slots__ = ("_cancelling", "_owner", "_passed", "_task", "_what", "spared", "when")
 
     def __init__(self, owner: Deadlines, when: float) -> None:
         self._owner = owner
@@ -87,13 +91,23 @@ class Deadline:
         self.spared = False  # whether it was put off once, after a stall
         self._passed = False
 
+    def watch(self, what: asyncio.Future[Any]) -> None:
+        """Cancel *what* when the time is over; a block that then waits for it is cut as if it had waited all the time."""
+        self._what = what
+        self._owner._watch(self)  # noqa: SLF001  # the two are one thing
+
+    def leave(self) -> None:
+        """What was to be watched is over, in time."""
+        self._owner._forget(self)  # noqa: SLF001
+
     def __enter__(self) -> Self:
         task = asyncio.current_task(self._owner._loop)  # noqa: SLF001  # without a loop it asks the system for our pid first
         if task is None:
             raise RuntimeError("a deadline is for a task")
-        self._task = task
+        self._what = self._task = task
         self._cancelling = task.cancelling()
-        self._owner._watch(self)  # noqa: SLF001  # the two are one thing
+        if not self._passed:
+            self._owner._watch(self)  # noqa: SLF001
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -110,6 +124,6 @@ class Deadline:
             self._owner._watch(self)  # noqa: SLF001
 
     def cut(self) -> None:
-        """Cancel what the block waits for."""
+        """Cancel what is watched, or what the block waits for."""
         self._passed = True
-        self._task.cancel()
+        self._what.cancel()

@@ -98,7 +98,7 @@ class Dispatcher:
         self._store: Store  # given by load()
         self._targets: dict[int, Target] = {}  # by subscription, made when first needed after a change
         self._interrupted_at: dict[int, int] = {}  # in trouble: when a delivery's interrupted attempt was last recorded
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempts: set[asyncio.Future[Any]] = set()  # tasks, and answers for which no task waits
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()  # nothing is in flight any more, or what is may be cut
         self._patience: list[asyncio.TimerHandle] = []
@@ -441,12 +441,24 @@ class Dispatcher:
             if (ready := self._prepare(delivery, group)) is not None:
                 prepared.append(ready)
         for ready in prepared:
+            self._send(ready)
+
+    def _send(self, ready: Ready) -> None:
+        if (answer := self._attempting.begin(ready)) is None:
             self._begin(self._attempt(ready))
+        else:
+            self._attempts.add(answer)
+            answer.add_done_callback(partial(self._answered, ready))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._attempts.add(task)
-        task.add_done_callback(self._attempts.discard)
+        task.add_done_callback(self._leave)
+
+    def _leave(self, attempt: asyncio.Future[Any]) -> None:
+        self._attempts.discard(attempt)
+        if self._stopping and not self._attempts:
+            self._drained.set()
 
     async def _members(self, taken: list[Delivery]) -> Mapping[int, list[Delivery]]:
         """What goes with those of *taken* that lead a batch."""
@@ -460,13 +472,6 @@ class Dispatcher:
 
     async def _drain(self) -> None:
         """Wait for the attempts in flight, or until their patience is over."""
-
-        def note(_: asyncio.Task[None]) -> None:
-            if not self._attempts:
-                self._drained.set()
-
-        for attempt in self._attempts:
-            attempt.add_done_callback(note)
         if self._attempts:
             await self._drained.wait()
 
@@ -477,7 +482,8 @@ class Dispatcher:
         for attempt in self._attempts:
             attempt.cancel()
         if self._attempts:
-            await asyncio.wait(self._attempts)
+            while self._attempts:  # who had no task gets one to end in
+                await asyncio.wait(self._attempts)
             failpoint("K26-cut")
 
     # One attempt.
@@ -503,7 +509,17 @@ class Dispatcher:
         return ready
 
     async def _attempt(self, ready: Ready) -> None:
-        taken, results = ready.taken, await self._attempting.run(ready)
+        self._ended(ready.taken, await self._attempting.run(ready))
+
+    def _answered(self, ready: Ready, answer: asyncio.Future[Any]) -> None:
+        results = self._attempting.end(ready)
+        if results is None:  # it was no whole answer
+            self._begin(self._attempt(ready))
+        else:
+            self._ended(ready.taken, results)
+        self._leave(answer)
+
+    def _ended(self, taken: Delivery, results: list[Result]) -> None:
         failpoint("K11-ended")
         attempt = results[-1].attempt
         if attempt is not None and self._is_repetition(taken, attempt):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from hookengine.deadline import Deadline
     from hookengine.message import Target
+    from hookengine.wire import Answer
 
 CONNECT_BUDGET = 5.0  # s for lookup, TCP and TLS together
 KEEP_ALIVE = 4.0  # s; many servers close an idle connection after 5
@@ -142,13 +143,17 @@ class Exchange:
     One request and its answer; what is known so far stays readable when it is cut short.
 
     Owned by the attempt that made it. Of a *private* one the answer is not remembered.
+
+    Nearly all go over a connection that rests, and are answered in one piece: `begin` and `end` are for these, and need no
+    task. Whatever else there is to do is done by `run`, which goes on from where `begin` has come to.
     """
 
-    __slots__ = ("_body", "_head", "_is_private", "_truncated", "phase")
+    __slots__ = ("_body", "_head", "_is_private", "_sent", "_truncated", "phase")
 
     def __init__(self, *, private: bool = False) -> None:
         self.phase = Phase.CONNECT
         self._is_private = private
+        self._sent: tuple[Wire, asyncio.Future[Answer]] | None = None  # who has the request, until that is over
         self._head: RawResponseMessage | Response | None = None
         self._body = b""
         self._truncated = True
@@ -158,52 +163,84 @@ class Exchange:
         """The answer, once its head is complete."""
         return None if self._head is None else self._response(self._head)
 
+    def begin(self, pool: Pool, target: Target, request: bytes) -> asyncio.Future[Answer] | None:
+        """Send *request* over a connection that rests, and return its answer to come; None if there is none."""
+        wire = pool.idle(target)
+        if wire is None:
+            return None
+        return self._send(wire, request)
+
+    def end(self, pool: Pool, target: Target) -> Response | None:
+        """The response, if all of the answer that `begin` returned is there; else that is for `run`."""
+        wire, answer = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        if answer.cancelled() or answer.exception() is not None:
+            return None
+        head, payload = answer.result()
+        if not payload.at_eof():
+            return None
+        self._head, self._truncated = head, False
+        response = self._response(head)
+        self._leave(pool, target, wire, response)
+        return response
+
     async def run(self, pool: Pool, target: Target, request: bytes, deadline: Deadline) -> Response:
         """
-        Send *request*, wait for the head of the answer and for a reasonable part of its body.
+        Send *request*, unless `begin` has, wait for the head of the answer and for a reasonable part of its body.
 
         *deadline* is moved nearer once the head is there. Raises what aiohttp and the event loop raise; from the moment that
         there is a `response`, nothing but what ends the waiting.
         """
-        wire = pool.idle(target)
-        if wire is None:
-            wire = await pool.dial(target)
-        if wire.served:
-            try:
-                return await self._converse(pool, target, wire, request, deadline)
-            except (ClientConnectionError, OSError) as error:
-                # The other side closed the idle connection while we took it (RFC 9112, section 9.3.1): not its refusal.
-                if wire.received:
-                    raise
-                let_go(error)
-            self.phase = Phase.CONNECT
-            wire = await pool.dial_anew(target)
-        return await self._converse(pool, target, wire, request, deadline)
+        if self._sent is None and self.begin(pool, target, request) is None:
+            self._send(await pool.dial(target), request)
+        wire, _ = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        try:
+            return await self._converse(pool, target, deadline)
+        except (ClientConnectionError, OSError) as error:
+            # The other side closed the idle connection while we took it (RFC 9112, section 9.3.1): not its refusal.
+            if wire.received or not wire.served:
+                raise
+            let_go(error)
+        self.phase = Phase.CONNECT
+        self._send(await pool.dial_anew(target), request)
+        return await self._converse(pool, target, deadline)
 
-    async def _converse(self, pool: Pool, target: Target, wire: Wire, request: bytes, deadline: Deadline) -> Response:
+    def _send(self, wire: Wire, request: bytes) -> asyncio.Future[Answer]:
         self.phase = Phase.ANSWER
-        reusable = False
         try:
             answer = wire.begin()
             failpoint("K08-connected")
             if wire.transport is not None:
                 wire.transport.write(request)
             failpoint("K09-written")
+        except BaseException:
+            wire.connection.close()
+            raise
+        self._sent = (wire, answer)
+        return answer
+
+    async def _converse(self, pool: Pool, target: Target, deadline: Deadline) -> Response:
+        wire, answer = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        response = None
+        try:
             self._head, payload = await answer
             if payload.at_eof():
                 self._truncated = False
             else:
                 await self._read_body(wire, payload, deadline)
             response = self._response(self._head)
-            reusable = wire.reusable
         finally:
-            if reusable:
-                pool.give_back(wire, target, None if self._is_private else response)
-            else:
-                if wire.unsent:
-                    self.phase = Phase.SEND
-                wire.connection.close()
+            self._leave(pool, target, wire, response)
         return response
+
+    def _leave(self, pool: Pool, target: Target, wire: Wire, response: Response | None) -> None:
+        """Give the connection back, or close it where it cannot be used again: always without a *response*."""
+        self._sent = None  # which knows its error, that knows us
+        if response is not None and wire.reusable:
+            pool.give_back(wire, target, None if self._is_private else response)
+            return
+        if wire.unsent:
+            self.phase = Phase.SEND
+        wire.connection.close()
 
     def _response(self, head: RawResponseMessage | Response) -> Response:
         if isinstance(head, Response):  # it was given before

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct
 
 from hookengine.auth import bearing, conceal
 from hookengine.bearers import Bearers
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hookengine.bearers import Load, Save
+    from hookengine.deadline import Deadline
     from hookengine.models import Authorization, Outcome, Request, Response
+    from hookengine.wire import Answer
 
 _KNOWN_URLS = 4096
 
@@ -158,6 +161,17 @@ _HINTS = {
 }
 
 
+class Begun(Struct, kw_only=True):
+    """A request that is on its way, for whose answer no task waits; owned by the attempt."""
+
+    request: Request
+    rules: Rules
+    target: Target
+    exchange: Exchange
+    answer: asyncio.Future[Answer]  # done when there is something to be looked at, also when the time is over
+    deadline: Deadline
+
+
 class Sender:
     """
     The client pool and the attempts that use it.
@@ -191,32 +205,51 @@ class Sender:
         self._target = lru_cache(_KNOWN_URLS)(partial(_aim, policy=policy, loop=self._loop, proxy=proxy))
         self._bearers = Bearers(self.attempt, now=(clock or Clock()).now, load=load, save=save)
 
-    async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES) -> Outcome:
+    def begin(self, request: Request, rules: Rules) -> Begun | None:
         """
-        Send *request* once and say how it ended.
+        Send *request* without a task, if a connection rests over which it can go; None, and nothing is done, if not.
+
+        A task and what it awaits are a seventh of what a delivery costs (docs/performance.md). May raise what keeps a request
+        from being sent, and then it is not.
+        """
+        if request.authorization is not None:
+            return None
+        target = self._target(request.url)
+        exchange = Exchange()
+        answer = exchange.begin(self._pool, target, compose(request.method, target, request.headers, request.body))
+        if answer is None:
+            return None
+        deadline = self._deadlines.after(request.timeout / 1000)
+        deadline.watch(answer)
+        return Begun(request=request, rules=rules, target=target, exchange=exchange, answer=answer, deadline=deadline)
+
+    def end(self, begun: Begun) -> Outcome | None:
+        """What became of *begun*, whose answer is done; None where that is for `attempt` to find out."""
+        begun.deadline.leave()
+        response = begun.exchange.end(self._pool, begun.target)
+        return None if response is None else _as_shown(self._judge(response, begun.rules), begun.request)
+
+    async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES, *, begun: Begun | None = None) -> Outcome:
+        """
+        Send *request* once, unless it is *begun*, and say how it ended.
 
         Raises nothing but CancelledError.
         """
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules)
-        is_for_token = isinstance(request.body, SecretBytes)
-        exchange = Exchange(private=is_for_token)
+        exchange = Exchange(private=isinstance(request.body, SecretBytes)) if begun is None else begun.exchange
         try:
             target = self._target(request.url)
             message = compose(request.method, target, request.headers, request.body)
-            with self._deadlines.after(request.timeout / 1000) as deadline:
+            with self._deadlines.after(request.timeout / 1000) if begun is None else begun.deadline as deadline:
                 response = await exchange.run(self._pool, target, message, deadline)
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
-            outcome = verdict(answered, rules) if answered else await self._failure(error, exchange.phase, request.url)
+            outcome = self._judge(answered, rules) if answered else await self._failure(error, exchange.phase, request.url)
             let_go(error)
         else:
-            outcome = verdict(response, rules)
-            if self._has_proxy and response.status == 407:  # no receiver's to answer: RFC 9110, section 15.5.8
-                refusal = AttemptError(code=ErrorCode.PROXY_ERROR, detail=SENTENCES[ErrorCode.PROXY_ERROR])
-                outcome = Unreachable(error=refusal)
-        # What a token server says is not shown, but read: a new token may begin as the old one does.
-        return conceal(outcome, request) if request.hidden and not is_for_token else outcome
+            outcome = self._judge(response, rules)
+        return _as_shown(outcome, request)
 
     def forget(self, subscription: int) -> None:
         """Let go of what is known of a subscription (its seq), because it was deleted."""
@@ -247,6 +280,11 @@ class Sender:
             if refused is not None or not _is_unauthorized(outcome):
                 return outcome
             refused = token
+
+    def _judge(self, response: Response, rules: Rules) -> Outcome:
+        if self._has_proxy and response.status == 407:  # no receiver's to answer: RFC 9110, section 15.5.8
+            return Unreachable(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail=SENTENCES[ErrorCode.PROXY_ERROR]))
+        return verdict(response, rules)
 
     async def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
@@ -291,6 +329,11 @@ def verdict(response: Response, rules: Rules) -> Accepted | Refused:
     if 300 <= status <= 399 and response.header("location"):
         code, detail = ErrorCode.REDIRECT_NOT_FOLLOWED, f"The endpoint answered {status}; redirects are not followed."
     return Refused(error=AttemptError(code=code, detail=detail), response=response)
+
+
+def _as_shown(outcome: Outcome, request: Request) -> Outcome:
+    """Without what is hidden. What a token server says is not shown, but read: a new token may begin as the old one does."""
+    return conceal(outcome, request) if request.hidden and not isinstance(request.body, SecretBytes) else outcome
 
 
 def _is_unauthorized(outcome: Outcome) -> bool:

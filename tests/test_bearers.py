@@ -37,7 +37,7 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.receiver import Receiver, Reply
-from hookengine.sender import Sender
+from hookengine.sender import Begun, Sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -375,10 +375,10 @@ class Noting(Sender):
         super().__init__(LOOPBACK)
         self.times: list[int] = []
 
-    async def attempt(self, request: Request, rules: Rules = DEFAULT_RULES) -> Outcome:
+    async def attempt(self, request: Request, rules: Rules = DEFAULT_RULES, *, begun: Begun | None = None) -> Outcome:
         """Note it, and send."""
         self.times.append(request.timeout)
-        return await super().attempt(request, rules)
+        return await super().attempt(request, rules, begun=begun)
 
 
 async def test_each_request_has_the_time_that_those_before_left() -> None:

@@ -102,6 +102,38 @@ async def test_those_that_end_together_leave_room_for_others() -> None:
     assert max(steps) <= 8  # of one ring, and perhaps of the next
 
 
+async def test_future_is_cut_in_place_of_a_block() -> None:
+    """A future that is watched is cancelled at its time, and a block that then waits for it ends with TimeoutError."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    late, other = loop.create_future(), loop.create_future()
+    deadline = deadlines.after(0.02)
+    deadline.watch(late)
+    deadlines.after(PATIENCE).watch(other)
+    await asyncio.wait([late], timeout=PATIENCE)
+    with pytest.raises(TimeoutError), deadline:
+        await late
+
+    assert (True, False) == (late.cancelled(), other.done())
+    assert 0 == asyncio.current_task().cancelling()  # type: ignore[union-attr]  # there is one
+    deadlines.close()
+
+
+async def test_block_goes_on_with_what_was_watched() -> None:
+    """A block that is entered while its future is watched has what is left of the time, and is cut itself."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    watched = loop.create_future()
+    deadline = deadlines.after(0.05)
+    deadline.watch(watched)
+    deadline.leave()
+    with pytest.raises(TimeoutError), deadline:
+        await asyncio.Event().wait()
+    deadlines.close()
+
+    assert not watched.done()
+
+
 async def test_one_timer_for_all() -> None:
     """A later deadline sets no timer of its own, an earlier one moves it."""
     deadlines = Deadlines()

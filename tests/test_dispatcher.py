@@ -844,7 +844,7 @@ async def test_want_of_memory_is_not_the_endpoints_fault(running_engine: Engine,
     sender: Any = running_engine._running.dispatcher._attempting._sender
     attempt = sender.attempt
 
-    async def once(*_: Any) -> Any:
+    async def once(*_: Any, **__: Any) -> Any:
         sender.attempt = attempt
         raise MemoryError
 
@@ -1061,33 +1061,47 @@ async def test_enable_closes_the_breaker_of_an_active_subscription(tmp_path: Pat
 
 # The end
 
+# The attempt that a stop meets goes over a new connection, where a task waits for it, or over one that rested, without a task.
+KEPT = pytest.mark.parametrize("before", [0, 1], ids=["new connection", "kept connection"])
 
-async def test_cut_attempt_is_made_again(tmp_path: Path) -> None:
+
+async def deliver(engine: Engine, count: int) -> None:
+    """So many deliveries, one after the other, and all recorded."""
+    for _ in range(count):
+        event = await engine.publish("order.created", {"n": 0})
+        await engine.wait(event.id, PATIENCE)
+
+
+@KEPT
+async def test_cut_attempt_is_made_again(tmp_path: Path, before: int) -> None:
     """What the drain does not wait for is recorded as interrupted, spends nothing, and goes again with the same bytes."""
     gate = Gate()
-    async with Receiver(gate) as receiver:
+    async with Receiver([*[200] * before, gate]) as receiver:
         async with running(tmp_path) as engine:
             await engine.subscribe(receiver.url)
+            await deliver(engine, before)
             event = await engine.publish("order.created", {"n": 1})
             await gate.arrived()
         gate.open()
         async with running(tmp_path) as engine:
             [delivery] = await engine.wait(event.id, PATIENCE)
-            attempts = (await only(engine)).attempts or []
+            attempts = (await engine.delivery(delivery.id)).attempts or []
 
-    first, second = receiver.requests
+    first, second = receiver.requests[before:]
     assert (event.id, first.body) == (second.header("webhook-id"), second.body)
     assert ("delivered", 1) == (delivery.state, delivery.attempt_count)
     assert ["interrupted", "accepted"] == [attempt.outcome for attempt in attempts]
 
 
-async def test_drain_waits_for_answers(tmp_path: Path) -> None:
+@KEPT
+async def test_drain_waits_for_answers(tmp_path: Path, before: int) -> None:
     """A stop takes nothing more, and records the attempts that end within the drain."""
     gate = Gate()
-    async with Receiver(gate) as receiver:
+    async with Receiver([*[200] * before, gate]) as receiver:
         made = engine(tmp_path)
         await made.start()
         await made.subscribe(receiver.url, max_concurrency=1)
+        await deliver(made, before)
         first = await made.publish("order.created", {"n": 1})
         await made.publish("order.created", {"n": 2})
         await gate.arrived()
@@ -1097,19 +1111,22 @@ async def test_drain_waits_for_answers(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE / 2):  # it does not wait for longer than they take
             await stopping
 
-    assert [("delivered",), ("pending",)] == rows(tmp_path, "SELECT state FROM deliveries ORDER BY seq")
-    assert [1] == numbers(receiver.requests)
+    states = [("delivered",)] * before + [("delivered",), ("pending",)]
+    assert states == rows(tmp_path, "SELECT state FROM deliveries ORDER BY seq")
+    assert [1] == numbers(receiver.requests[before:])
     assert first.deliveries == 1
 
 
+@KEPT
 @pytest.mark.parametrize("ticks", [0, 2])
-async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int) -> None:
+async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int, before: int) -> None:
     """A stop with less drain cuts what an earlier one waits for; one with more does not prolong it."""
     gate = Gate()
-    async with Receiver(gate) as receiver:
+    async with Receiver([*[200] * before, gate]) as receiver:
         made = engine(tmp_path)
         await made.start()
         await made.subscribe(receiver.url)
+        await deliver(made, before)
         await made.publish("order.created", {"n": 1})
         await gate.arrived()
         stopping = asyncio.create_task(made.stop())
@@ -1118,7 +1135,8 @@ async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int) -> None:
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(stopping, made.stop(drain=0.05), made.stop(drain=PATIENCE))
 
-    assert [("interrupted",)] == rows(tmp_path, "SELECT outcome FROM attempts")
+    outcomes = [("accepted",)] * before + [("interrupted",)]
+    assert outcomes == rows(tmp_path, "SELECT outcome FROM attempts ORDER BY seq")
 
 
 async def test_idle_engine_stops_at_once(tmp_path: Path) -> None:

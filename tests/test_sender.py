@@ -23,6 +23,7 @@ from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from c_parser import needs_c_parser
 from certificates import Authority, server_context
 from hostile import answers, on_both_loops, receiver, response
+from hostile_rows import ROWS, Row
 from msgspec.structs import replace
 from multidict import CIMultiDict, CIMultiDictProxy
 from patience import PATIENCE
@@ -51,6 +52,8 @@ from hookengine.wire import HeadTooLarge, TooManyInformational
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from hostile import Behaviour, Peer
 
 LOOPBACK = Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
 KEY = ConnectionKey("hooks.acme.example", 443, True, True, None, None, None)
@@ -836,3 +839,105 @@ async def test_tls_fault_is_explained(context: str | None, code: ErrorCode, word
     assert (Unreachable, code) == ending(outcome)
     assert isinstance(outcome, Unreachable)
     assert words in outcome.error.detail
+
+
+def after_one(behaviour: Behaviour) -> Behaviour:
+    """Answer the first request there is, and then behave."""
+
+    async def behave(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.request()
+            await peer.send(hostile.OK)
+        await behaviour(peer)
+
+    return behave
+
+
+async def attempt_without_task(sender: Sender, sent: Request) -> Outcome:
+    """As the dispatcher makes an attempt: no task waits while none is needed."""
+    begun = sender.begin(sent, Rules())
+    if begun is None:
+        return await sender.attempt(sent)
+    await asyncio.wait([begun.answer])
+    return sender.end(begun) or await sender.attempt(sent, begun=begun)
+
+
+# Of those that read a request: what speaks before it, on a kept connection, closes that.
+READERS = [row for row in ROWS if row.requests]
+
+
+@needs_c_parser
+@pytest.mark.parametrize("row", READERS, ids=[row.id for row in READERS])
+def test_outcome_without_a_task(row: Row) -> None:
+    """Whatever a receiver does on a kept connection ends in the same way, whether a task waits from the start or not."""
+
+    async def scenario() -> None:
+        seen = []
+        for attempt in (Sender.attempt, attempt_without_task):
+            sender = Sender(LOOPBACK)
+            async with receiver(after_one(row.behaviour)) as bad:
+                sent = replace(request(bad.url, timeout=row.timeout), body=b"b" * row.size)
+                first = await sender.attempt(sent)
+                outcome = await attempt(sender, sent)
+                await sender.close()
+            assert isinstance(first, Accepted)
+            seen.append((*ending(outcome), getattr(outcome, "response", None)))
+
+        assert seen[0] == seen[1]
+        assert row.code is seen[1][1]
+
+    on_both_loops(scenario)
+
+
+async def test_request_that_needs_no_task() -> None:
+    """What goes over a connection that rests is answered without a task; the first to an endpoint is nothing to begin."""
+    sender = Sender(LOOPBACK)
+    async with receiver(hostile.healthy) as good:
+        sent = request(good.url)
+        assert sender.begin(sent, Rules()) is None
+        await sender.attempt(sent)
+        seen = []
+        for _ in range(3):
+            begun = sender.begin(sent, Rules())
+            assert begun is not None
+            await asyncio.wait([begun.answer])
+            seen.append(sender.end(begun))
+        await sender.close()
+
+    assert [Accepted] * 3 == [type(outcome) for outcome in seen]
+    assert (1, 4) == (good.connections, len(good.requests))
+
+
+async def test_time_is_over_without_a_task() -> None:
+    """A receiver that is silent on a kept connection is cut at its time, in the phase that it was in."""
+    loop = asyncio.get_running_loop()
+    sender = Sender(LOOPBACK)
+    async with receiver(after_one(hostile.silent)) as bad:
+        sent = request(bad.url, timeout=300)
+        await sender.attempt(sent)
+        began = loop.time()
+        outcome = await attempt_without_task(sender, sent)
+        took = loop.time() - began
+        await sender.close()
+
+    assert (Unreachable, ErrorCode.TIMEOUT_RESPONSE) == ending(outcome)
+    assert 0.29 < took < PATIENCE
+    assert (1, 2) == (bad.connections, len(bad.requests))
+
+
+async def test_cancelled_without_a_task() -> None:
+    """An answer that nobody wants any more ends as a cancellation, and its connection is closed."""
+    sender = Sender(LOOPBACK)
+    async with receiver(after_one(hostile.silent)) as bad:
+        sent = request(bad.url)
+        await sender.attempt(sent)
+        begun = sender.begin(sent, Rules())
+        assert begun is not None
+        begun.answer.cancel()
+        assert sender.end(begun) is None
+        with pytest.raises(asyncio.CancelledError):
+            await sender.attempt(sent, begun=begun)
+        await bad.settled()
+        await sender.close()
+
+    assert 1 == bad.connections

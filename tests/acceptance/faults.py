@@ -23,7 +23,7 @@ from hookengine import failpoints
 from hookengine.clock import Clock
 from hookengine.dispatcher import Dispatcher
 from hookengine.models import Accepted, Event, Response, Rules
-from hookengine.sender import Sender
+from hookengine.sender import Begun, Sender
 from hookengine.store import commit, database, folding
 from hookengine.store.intake import Receipt
 from hookengine.store.writer import Writer
@@ -139,7 +139,8 @@ def marks_before_it_sends() -> None:
     attempt, recorded = Sender.attempt, Dispatcher.recorded
     unsent: list[Any] = []
 
-    async def mark(self: Sender, request: Request, rules: Rules = _RULES) -> Outcome:
+    async def mark(self: Sender, request: Request, rules: Rules = _RULES, *, begun: Begun | None = None) -> Outcome:
+        assert begun is None  # nothing is begun
         unsent.append(attempt(self, request, rules))
         return Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
 
@@ -149,6 +150,7 @@ def marks_before_it_sends() -> None:
             _keep(unsent.pop())
 
     Sender.attempt = mark  # type: ignore[method-assign]  # which is what this is for
+    Sender.begin = lambda *_: None  # type: ignore[method-assign]
     Dispatcher.recorded = send  # type: ignore[method-assign]
 
 
