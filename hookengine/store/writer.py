@@ -44,9 +44,12 @@ T = TypeVar("T")
 
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
 MOST_WAITING_BYTES = 64 << 20
-_BATCH = 1_000  # events of one commit
-_BATCH_BYTES = 8 << 20  # once a commit takes so many, further publications wait for the next
-_MOST_DELIVERIES = 5_000  # once a commit makes so many, further publications wait for the next
+# Once a commit has so many events, bytes of them or deliveries, further publications wait for the next. Of the deliveries no
+# more than the loop sends while SQLite writes as many: with larger commits results wait longer, and with them the slots that
+# they hold (docs/performance.md).
+_MOST_EVENTS = 128
+_MOST_BYTES = 8 << 20
+_MOST_DELIVERIES = 128
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 
@@ -253,9 +256,10 @@ class Writer:
                     await self._wait()
                 else:
                     await self._turn()
-                    # Whoever waited for this commit sends its next piece of work now: that belongs into the next commit, not
-                    # into one after a commit of what else had gathered.
-                    await asyncio.sleep(0)
+                    if not self._publications:
+                        # Whoever waited for this commit sends its next piece of work now: that belongs into the next commit,
+                        # not into one after a commit of what else had gathered.
+                        await asyncio.sleep(0)
         except StorageFailed as failed:
             self._failed = failed
             raise
@@ -324,7 +328,7 @@ class Writer:
     def _some_publications(self) -> list[_Publication]:
         taken: list[_Publication] = []
         events = size = 0
-        while self._publications and events < _BATCH and size < _BATCH_BYTES:
+        while self._publications and events < _MOST_EVENTS and size < _MOST_BYTES:
             publication = self._publications.popleft()
             events += len(publication.drafts)
             size += publication.size
