@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-_SWITCH_INTERVAL = 0.001  # s
+_SWITCH_INTERVAL = 0.0001  # s
 _GC_THRESHOLDS = (20_000, 10, 10)
 
 
