@@ -94,15 +94,11 @@ def parse_time(text: str) -> int:
     return ms
 
 
-def format_time(ms: int) -> str:
-    """*ms* since the epoch as RFC 3339 in UTC, with milliseconds."""
-    second, rest = divmod(ms, 1000)
-    return f"{_second(second)}.{rest:03d}Z"
-
-
 @lru_cache(maxsize=1024)
-def _second(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+def format_time(ms: int) -> str:
+    """*ms* since the epoch as RFC 3339 in UTC, with milliseconds; remembered, because what a commit accepts has one time."""
+    second, rest = divmod(ms, 1000)
+    return f"{(_EPOCH + timedelta(seconds=second)).isoformat()[:19]}.{rest:03d}Z"
 
 
 class Duration(int):

@@ -23,7 +23,7 @@ from slack_sdk.signature import SignatureVerifier
 from stripe import WebhookSignature
 
 from hookengine.errors import VerificationError
-from hookengine.signing import SCHEMES, Scheme, check_secret, new_secret, public_key, sign, verify
+from hookengine.signing import SCHEMES, Scheme, _keyed, check_secret, new_secret, public_key, sign, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -911,3 +911,14 @@ except ImportError as error:
     print(error, error.name)
 """
     assert "Ed25519 signatures need the package cryptography cryptography" == fresh(code, "-S")
+
+
+@pytest.mark.parametrize("digest", ["sha1", "sha256", "sha512"])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 127, 128, 129, 512])
+def test_hmac_of_any_key(digest: str, length: int) -> None:
+    """The keyed hash is Python's own, for keys shorter than a block, as long as one, and longer."""
+    key = bytes(range(256))[-length:] * (1 + length // 257)
+    signed = _keyed(key, digest)
+
+    for message in (b"", b"a", BODY * 1000):
+        assert hmac.digest(key, message, digest) == signed(message) == signed(message)
