@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 EVERY = 30.0  # s between rounds that nothing asked for
 BETWEEN_USES = 60_000  # ms between two writes of when a token was used
 PRUNED = 25  # deliveries of one step, in some 5 ms, most of which is its commit's sync: publishers do not notice
-RESTS = 6  # times as long as a step took: a seventh of the writer's time goes into each of the two, if that is enough
+RESTS = 6  # times as long as a step took: a seventh of the writer's time goes into each of these two, if that is enough
 LONGEST_REST = 0.05  # s: what comes quicker than small steps delete is deleted in larger ones
-SEARCH = (0.1, 3600.0)  # s between two steps of the search for strays: a hundredth of the writer's time; between two searches
+SEARCH = (0.25, 3600.0)  # s between two steps of the search for strays, of some 6 ms; between two searches
+SPANS = 0.25  # s between two steps of spans, of some 6 ms: 20,000 keys a second
 PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicker ones double what publishing takes
 
 
@@ -33,7 +34,7 @@ class Maintenance:
     Runs what follows from changes of subscriptions, and in rounds the other kinds of upkeep, in turns, a step to a commit and
     a rest after it, until nothing is left.
 
-    Beside that it makes replays and searches for strays, a step at a time, each at a pace of its own.
+    Beside that it makes replays and spans and searches for strays, a step at a time, each at a pace of its own.
     """
 
     hears: Kinds = (ReplayProgress, SubscriptionChanged)
@@ -46,7 +47,6 @@ class Maintenance:
         self._regular: tuple[_Step, ...] = (
             upkeep.expire,
             upkeep.prune(retention, at_least=PRUNED),
-            upkeep.span,
             registry.note_uses(BETWEEN_USES),
         )
         self._wake = asyncio.Event()
@@ -69,6 +69,7 @@ class Maintenance:
             group.create_task(self._follow())
             group.create_task(self._keep_up())
             group.create_task(self._replay())
+            group.create_task(self._note_spans())
             group.create_task(self._search())
         if self._store.writer.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
@@ -129,6 +130,11 @@ class Maintenance:
             self._wake_replays.clear()
             did, _ = await self._once(replays.replay_some)
             await _within(PACE if did else EVERY, self._wake_replays)
+
+    async def _note_spans(self) -> None:
+        while not self._stopping.is_set():
+            did, _ = await self._once(upkeep.span)
+            await _within(SPANS if did else EVERY, self._stopping)
 
     async def _search(self) -> None:
         search = Search()

@@ -233,6 +233,28 @@ async def test_upkeep_rests(place: Opened, monkeypatch: pytest.MonkeyPatch) -> N
     assert 1 == count
 
 
+async def test_spans_are_noted_at_their_pace(place: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys get their spans, without a turn of the other kinds, and rest between two steps takes its time."""
+    monkeypatch.setattr("hookengine.store.upkeep.SPAN", 10)
+    monkeypatch.setattr(maintenance, "SPANS", 0.02)
+    await place.subscribe()
+    await place.deliver(*drafts(95))
+    loop, rounds = asyncio.get_running_loop(), 0
+
+    async def step(_: Transaction) -> int:
+        nonlocal rounds
+        rounds += 1
+        return 0
+
+    began = loop.time()
+    async with running(upkeep(place, None, step)):
+        await until(place, 9, "SELECT count(*) FROM spans WHERE kind = 'deliveries'")
+
+    assert [("deliveries", 9), ("events", 9)] == place.rows("SELECT kind, count(*) FROM spans GROUP BY kind ORDER BY kind")
+    assert 1 == rounds
+    assert loop.time() - began > 8 * 0.02
+
+
 # When it looks.
 
 

@@ -12,7 +12,7 @@ from hookengine.store.queries import sql
 if TYPE_CHECKING:
     from hookengine.store.transaction import Transaction
 
-LOOKED_AT = 250  # deliveries of one step, in a millisecond
+LOOKED_AT = 625  # deliveries of one step, in two or three milliseconds
 
 _BEFORE_ALL = -(1 << 63)
 _NEVER = 100 * 365 * 86_400_000  # ms from now, which nobody can choose; not even a clock that begins in 1970 is so far off
