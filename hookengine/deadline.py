@@ -125,5 +125,4 @@ class Deadline:
 
     def cut(self) -> None:
         """Cancel what is watched, or what the block waits for."""
-        self._passed = True
-        self._what.cancel()
+        self._passed = self._what.cancel()  # not what has ended in the same moment: who goes on with that is cut in his turn

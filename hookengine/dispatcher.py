@@ -512,12 +512,14 @@ class Dispatcher:
         self._ended(ready.taken, await self._attempting.run(ready))
 
     def _answered(self, ready: Ready, answer: asyncio.Future[Any]) -> None:
-        results = self._attempting.end(ready)
-        if results is None:  # it was no whole answer
-            self._begin(self._attempt(ready))
-        else:
-            self._ended(ready.taken, results)
-        self._leave(answer)
+        try:
+            results = self._attempting.end(ready)
+            if results is None:  # it was no whole answer
+                self._begin(self._attempt(ready))
+            else:
+                self._ended(ready.taken, results)
+        finally:
+            self._leave(answer)
 
     def _ended(self, taken: Delivery, results: list[Result]) -> None:
         failpoint("K11-ended")

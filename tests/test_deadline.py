@@ -134,6 +134,24 @@ async def test_block_goes_on_with_what_was_watched() -> None:
     assert not watched.done()
 
 
+async def test_time_is_over_as_the_future_ends() -> None:
+    """A future that has just got its result keeps it, and a block that goes on with it is cut all the same."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    watched: asyncio.Future[str] = loop.create_future()
+    deadline = deadlines.after(0)
+    deadline.watch(watched)
+    watched.set_result("head")
+    began = loop.time()
+    deadlines._ring()
+    with pytest.raises(TimeoutError), deadline:
+        await asyncio.wait({asyncio.create_task(asyncio.Event().wait())}, timeout=1)
+    deadlines.close()
+
+    assert "head" == watched.result()
+    assert loop.time() - began < 1
+
+
 async def test_one_timer_for_all() -> None:
     """A later deadline sets no timer of its own, an earlier one moves it."""
     deadlines = Deadlines()

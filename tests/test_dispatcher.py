@@ -1118,6 +1118,30 @@ async def test_drain_waits_for_answers(tmp_path: Path, before: int) -> None:
 
 
 @KEPT
+async def test_stop_after_a_fault_of_ours(tmp_path: Path, before: int) -> None:
+    """An attempt whose end raised, through a fault in our own code, is none that a stop waits for."""
+    async with Receiver() as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url)
+        await deliver(made, before)
+        scheduler: Any = made._running.dispatcher._scheduler
+        raised = asyncio.Event()
+
+        def fail(_: int) -> None:
+            raised.set()
+            raise RuntimeError("a fault of ours")
+
+        scheduler.went_well = fail
+        await made.publish("order.created", {"n": 1})
+        async with asyncio.timeout(PATIENCE / 2):
+            await raised.wait()
+            await made.stop(drain=PATIENCE)
+
+    assert 1 + before == len(receiver.requests)
+
+
+@KEPT
 @pytest.mark.parametrize("ticks", [0, 2])
 async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int, before: int) -> None:
     """A stop with less drain cuts what an earlier one waits for; one with more does not prolong it."""
