@@ -197,6 +197,11 @@ class Attempting:
             outcome = self._failure(ready.going[0][0], error)
         return None if outcome is None else self._conclude(ready, outcome)
 
+    def abandon(self, ready: Ready) -> list[Result]:
+        """What becomes of each delivery of what was begun, and is cut."""
+        assert ready.begun is not None  # noqa: S101  # by `begin`
+        return self._conclude(ready, self._sender.abandon(ready.begun))
+
     async def run(self, ready: Ready) -> list[Result]:
         """Send what is *ready*, after `begin` could not, or go on where it has come to; what becomes of each delivery."""
         if not ready.going:

@@ -101,6 +101,8 @@ class Dispatcher:
         self._attempts: set[asyncio.Future[Any]] = set()  # tasks, and answers for which no task waits
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()  # nothing is in flight any more, or what is may be cut
+        self._draining = False  # nothing begins any more
+        self._cutting = False
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
@@ -457,7 +459,7 @@ class Dispatcher:
 
     def _leave(self, attempt: asyncio.Future[Any]) -> None:
         self._attempts.discard(attempt)
-        if self._stopping and not self._attempts:
+        if self._draining and not self._attempts:
             self._drained.set()
 
     async def _members(self, taken: list[Delivery]) -> Mapping[int, list[Delivery]]:
@@ -472,6 +474,7 @@ class Dispatcher:
 
     async def _drain(self) -> None:
         """Wait for the attempts in flight, or until their patience is over."""
+        self._draining = True
         if self._attempts:
             await self._drained.wait()
 
@@ -479,12 +482,15 @@ class Dispatcher:
         """End what is still in flight: as interrupted."""
         for timer in self._patience:
             timer.cancel()
+        if not self._attempts:
+            return
+        self._cutting = True
+        await asyncio.sleep(0)  # a task that is cancelled before its first step would end without a word
         for attempt in self._attempts:
             attempt.cancel()
         if self._attempts:
-            while self._attempts:  # who had no task gets one to end in
-                await asyncio.wait(self._attempts)
-            failpoint("K26-cut")
+            await asyncio.wait(self._attempts)
+        failpoint("K26-cut")
 
     # One attempt.
 
@@ -514,6 +520,8 @@ class Dispatcher:
     def _answered(self, ready: Ready, answer: asyncio.Future[Any]) -> None:
         try:
             results = self._attempting.end(ready)
+            if results is None and self._cutting:
+                results = self._attempting.abandon(ready)
             if results is None:  # it was no whole answer
                 self._begin(self._attempt(ready))
             else:

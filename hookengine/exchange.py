@@ -90,6 +90,10 @@ class Pool(TCPConnector):
             wire.connection.close()
         return None
 
+    def rests(self, target: Target) -> bool:
+        """Whether there may be a connection that rests."""
+        return target.key in self._resting
+
     async def dial(self, target: Target) -> Wire:
         """A new connection."""
         connection = await self.connect(target.origin, [], _CONNECTING)
@@ -178,10 +182,18 @@ class Exchange:
         head, payload = answer.result()
         if not payload.at_eof():
             return None
-        self._head, self._truncated = head, False
-        response = self._response(head)
-        self._leave(pool, target, wire, response)
+        response = None
+        try:
+            self._head, self._truncated = head, False
+            response = self._response(head)
+        finally:
+            self._leave(pool, target, wire, response)
         return response
+
+    def abandon(self, pool: Pool, target: Target) -> None:
+        """Close the connection that `begin` has taken: nobody wants the answer any more."""
+        wire, _ = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        self._leave(pool, target, wire, None)
 
     async def run(self, pool: Pool, target: Target, request: bytes, deadline: Deadline) -> Response:
         """

@@ -215,11 +215,12 @@ class Sender:
         if request.authorization is not None:
             return None
         target = self._target(request.url)
-        exchange = Exchange()
+        if not self._pool.rests(target):
+            return None
+        exchange, deadline = Exchange(), self._deadlines.after(request.timeout / 1000)
         answer = exchange.begin(self._pool, target, compose(request.method, target, request.headers, request.body))
         if answer is None:
             return None
-        deadline = self._deadlines.after(request.timeout / 1000)
         deadline.watch(answer)
         return Begun(request=request, rules=rules, target=target, exchange=exchange, answer=answer, deadline=deadline)
 
@@ -228,6 +229,12 @@ class Sender:
         begun.deadline.leave()
         response = begun.exchange.end(self._pool, begun.target)
         return None if response is None else _as_shown(self._judge(response, begun.rules), begun.request)
+
+    def abandon(self, begun: Begun) -> Interrupted:
+        """Let go of *begun*, whose answer nobody waits for any more."""
+        begun.deadline.leave()
+        begun.exchange.abandon(self._pool, begun.target)
+        return Interrupted()
 
     async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES, *, begun: Begun | None = None) -> Outcome:
         """

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ServerDisconnectedError
 from engines import (
     Gate,
     Journal,
@@ -1139,6 +1140,69 @@ async def test_stop_after_a_fault_of_ours(tmp_path: Path, before: int) -> None:
             await made.stop(drain=PATIENCE)
 
     assert 1 + before == len(receiver.requests)
+
+
+@pytest.mark.parametrize("cut_first", [False, True])
+@pytest.mark.parametrize("what", ["head", "end"])
+async def test_cut_as_an_answer_comes(tmp_path: Path, what: str, *, cut_first: bool) -> None:
+    """Where half an answer, or a connection's end, comes as the drain ends, the attempt is interrupted, and not sent again."""
+    gate = Gate()
+    async with Receiver([200, gate]) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url)
+        await deliver(made, 1)
+        await made.publish("order.created", {"n": 1})
+        await gate.arrived()
+        dispatcher = made._running.dispatcher
+        pool: Any = dispatcher._attempting._sender._pool
+        [wire] = [each for each in pool._acquired if not each.idle]
+
+        def come() -> None:
+            if what == "head":
+                wire.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
+            else:
+                wire.transport.abort()
+                wire.set_exception(ServerDisconnectedError())
+
+        stopping = asyncio.create_task(made.stop(drain=PATIENCE))
+        while not dispatcher._draining:  # noqa: ASYNC110  # there is no event for it
+            await asyncio.sleep(0)
+        for step in (dispatcher._drained.set, come) if cut_first else (come, dispatcher._drained.set):
+            step()
+        async with asyncio.timeout(PATIENCE / 2):
+            await stopping
+
+    assert [("accepted",), ("interrupted",)] == rows(tmp_path, "SELECT outcome FROM attempts ORDER BY seq")
+    assert (2, 0) == (len(receiver.requests), dispatcher.in_flight)
+
+
+async def test_drain_of_what_a_stop_found_being_read(tmp_path: Path) -> None:
+    """What was taken before a stop, and goes once its payload is read, has the drain too, also if nothing was left meanwhile."""
+    first, second = Gate(), Gate()
+    async with Receiver([200, first, second]) as receiver:
+        made = engine(tmp_path)
+        await made.start()
+        await made.subscribe(receiver.url)
+        await deliver(made, 1)
+        await made.publish("order.created", {"n": 1})
+        await first.arrived()
+        dispatcher: Any = made._running.dispatcher
+        dispatcher._payloads.take = lambda _: None  # as of what waited on the disk
+        async with blocked_reader(made):
+            await made.publish("order.created", {"n": 2})
+            while dispatcher.in_flight < 2:  # noqa: ASYNC110  # there is no event for it
+                await asyncio.sleep(0)
+            stopping = asyncio.create_task(made.stop(drain=PATIENCE))
+            first.answer()
+            while dispatcher._attempts:  # noqa: ASYNC110  # there is no event for it
+                await asyncio.sleep(0)
+        await second.arrived()
+        second.answer()
+        async with asyncio.timeout(PATIENCE / 2):
+            await stopping
+
+    assert [("accepted",)] * 3 == rows(tmp_path, "SELECT outcome FROM attempts ORDER BY seq")
 
 
 @KEPT

@@ -129,6 +129,7 @@ class Writer:
         self._publications: deque[_Publication] = deque()
         self._waiting = 0  # events in `_publications`
         self._waiting_bytes = 0
+        self._fan_out = 1.0  # deliveries for each event, in the last commit that had any
         self._results: deque[tuple[Result, ...]] = deque()
         self._changes: deque[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._refills: deque[Refill] = deque()
@@ -256,7 +257,7 @@ class Writer:
                     await self._wait()
                 else:
                     await self._turn()
-                    if not self._publications:
+                    if not self._publications or self._lacks is not None:
                         # Whoever waited for this commit sends its next piece of work now: that belongs into the next commit,
                         # not into one after a commit of what else had gathered.
                         await asyncio.sleep(0)
@@ -326,9 +327,12 @@ class Writer:
             await self._empty_wal()
 
     def _some_publications(self) -> list[_Publication]:
+        """As many as a commit will take, going by the one before; at least one."""
         taken: list[_Publication] = []
         events = size = 0
-        while self._publications and events < _MOST_EVENTS and size < _MOST_BYTES:
+        while (
+            self._publications and events * self._fan_out < _MOST_DELIVERIES and events < _MOST_EVENTS and size < _MOST_BYTES
+        ):
             publication = self._publications.popleft()
             events += len(publication.drafts)
             size += publication.size
@@ -399,6 +403,8 @@ class Writer:
                 answers.append((publication, refused))
             else:
                 answers.append((publication, answer))
+        if batch.event_count:
+            self._fan_out = len(batch.accepted) / batch.event_count
         return batch, answers
 
     def _up_to_date(self, result: Result) -> Result:
