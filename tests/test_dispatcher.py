@@ -1178,7 +1178,7 @@ async def test_cut_as_an_answer_comes(tmp_path: Path, what: str, *, cut_first: b
 
 
 async def test_drain_of_what_a_stop_found_being_read(tmp_path: Path) -> None:
-    """What was taken before a stop, and goes once its payload is read, has the drain too, also if nothing was left meanwhile."""
+    """What was taken before a stop, and goes once its payload is read, has the drain too, even where nothing was left."""
     first, second = Gate(), Gate()
     async with Receiver([200, first, second]) as receiver:
         made = engine(tmp_path)
