@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from hookengine.message import Target
     from hookengine.wire import Answer
 
+    _Sent = tuple[Wire, asyncio.Future[Answer]]
+
 CONNECT_BUDGET = 5.0  # s for lookup, TCP and TLS together
 KEEP_ALIVE = 4.0  # s; many servers close an idle connection after 5
 BODY_GRACE = 2.0  # s for the body once the verdict is known
@@ -157,7 +159,7 @@ class Exchange:
     def __init__(self, *, private: bool = False) -> None:
         self.phase = Phase.CONNECT
         self._is_private = private
-        self._sent: tuple[Wire, asyncio.Future[Answer]] | None = None  # who has the request, until that is over
+        self._sent: _Sent | None = None  # who has the request, until that is over
         self._head: RawResponseMessage | Response | None = None
         self._body = b""
         self._truncated = True
@@ -176,7 +178,7 @@ class Exchange:
 
     def end(self, pool: Pool, target: Target) -> Response | None:
         """The response, if all of the answer that `begin` returned is there; else that is for `run`."""
-        wire, answer = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        wire, answer = cast("_Sent", self._sent)
         if answer.cancelled() or answer.exception() is not None:
             return None
         head, payload = answer.result()
@@ -192,7 +194,7 @@ class Exchange:
 
     def abandon(self, pool: Pool, target: Target) -> None:
         """Close the connection that `begin` has taken: nobody wants the answer any more."""
-        wire, _ = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        wire, _ = cast("_Sent", self._sent)
         self._leave(pool, target, wire, None)
 
     async def run(self, pool: Pool, target: Target, request: bytes, deadline: Deadline) -> Response:
@@ -204,7 +206,7 @@ class Exchange:
         """
         if self._sent is None and self.begin(pool, target, request) is None:
             self._send(await pool.dial(target), request)
-        wire, _ = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        wire, _ = cast("_Sent", self._sent)
         try:
             return await self._converse(pool, target, deadline)
         except (ClientConnectionError, OSError) as error:
@@ -231,7 +233,7 @@ class Exchange:
         return answer
 
     async def _converse(self, pool: Pool, target: Target, deadline: Deadline) -> Response:
-        wire, answer = cast("tuple[Wire, asyncio.Future[Answer]]", self._sent)
+        wire, answer = cast("_Sent", self._sent)
         response = None
         try:
             self._head, payload = await answer

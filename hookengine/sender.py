@@ -209,8 +209,8 @@ class Sender:
         """
         Send *request* without a task, if a connection rests over which it can go; None, and nothing is done, if not.
 
-        A task and what it awaits are a seventh of what a delivery costs (docs/performance.md). May raise what keeps a request
-        from being sent, and then it is not.
+        A task and the coroutines in it are a twentieth of what a delivery costs (docs/performance.md). May raise what keeps a
+        request from being sent, and then it is not.
         """
         if request.authorization is not None:
             return None
