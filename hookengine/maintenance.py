@@ -69,8 +69,8 @@ class Maintenance:
             group.create_task(self._follow())
             group.create_task(self._keep_up())
             group.create_task(self._replay())
-            group.create_task(self._note_spans())
-            group.create_task(self._search())
+            group.create_task(self._at_pace(upkeep.span, SPANS, EVERY))
+            group.create_task(self._at_pace(Search(), *SEARCH))
         if self._store.writer.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
 
@@ -131,16 +131,11 @@ class Maintenance:
             did, _ = await self._once(replays.replay_some)
             await _within(PACE if did else EVERY, self._wake_replays)
 
-    async def _note_spans(self) -> None:
+    async def _at_pace(self, step: _Step, pace: float, between: float) -> None:
+        """Every *pace* seconds a step until one finds nothing, and all that anew *between* seconds later."""
         while not self._stopping.is_set():
-            did, _ = await self._once(upkeep.span)
-            await _within(SPANS if did else EVERY, self._stopping)
-
-    async def _search(self) -> None:
-        search = Search()
-        while not self._stopping.is_set():
-            did, _ = await self._once(search)
-            await _within(SEARCH[0] if did else SEARCH[1], self._stopping)
+            did, _ = await self._once(step)
+            await _within(pace if did else between, self._stopping)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

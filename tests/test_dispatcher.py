@@ -1073,6 +1073,15 @@ async def deliver(engine: Engine, count: int) -> None:
         await engine.wait(event.id, PATIENCE)
 
 
+async def started(folder: Path, receiver: Receiver, before: int, **settings: Any) -> Engine:
+    """A running engine, whose one subscription has had so many deliveries *before*."""
+    made = engine(folder)
+    await made.start()
+    await made.subscribe(receiver.url, **settings)
+    await deliver(made, before)
+    return made
+
+
 @KEPT
 async def test_cut_attempt_is_made_again(tmp_path: Path, before: int) -> None:
     """What the drain does not wait for is recorded as interrupted, spends nothing, and goes again with the same bytes."""
@@ -1099,10 +1108,7 @@ async def test_drain_waits_for_answers(tmp_path: Path, before: int) -> None:
     """A stop takes nothing more, and records the attempts that end within the drain."""
     gate = Gate()
     async with Receiver([*[200] * before, gate]) as receiver:
-        made = engine(tmp_path)
-        await made.start()
-        await made.subscribe(receiver.url, max_concurrency=1)
-        await deliver(made, before)
+        made = await started(tmp_path, receiver, before, max_concurrency=1)
         first = await made.publish("order.created", {"n": 1})
         await made.publish("order.created", {"n": 2})
         await gate.arrived()
@@ -1122,10 +1128,7 @@ async def test_drain_waits_for_answers(tmp_path: Path, before: int) -> None:
 async def test_stop_after_a_fault_of_ours(tmp_path: Path, before: int) -> None:
     """An attempt whose end raised, through a fault in our own code, is none that a stop waits for."""
     async with Receiver() as receiver:
-        made = engine(tmp_path)
-        await made.start()
-        await made.subscribe(receiver.url)
-        await deliver(made, before)
+        made = await started(tmp_path, receiver, before)
         scheduler: Any = made._running.dispatcher._scheduler
         raised = asyncio.Event()
 
@@ -1148,10 +1151,7 @@ async def test_cut_as_an_answer_comes(tmp_path: Path, what: str, *, cut_first: b
     """Where half an answer, or a connection's end, comes as the drain ends, the attempt is interrupted, and not sent again."""
     gate = Gate()
     async with Receiver([200, gate]) as receiver:
-        made = engine(tmp_path)
-        await made.start()
-        await made.subscribe(receiver.url)
-        await deliver(made, 1)
+        made = await started(tmp_path, receiver, 1)
         await made.publish("order.created", {"n": 1})
         await gate.arrived()
         dispatcher = made._running.dispatcher
@@ -1181,10 +1181,7 @@ async def test_drain_of_what_a_stop_found_being_read(tmp_path: Path) -> None:
     """What was taken before a stop, and goes once its payload is read, has the drain too, even where nothing was left."""
     first, second = Gate(), Gate()
     async with Receiver([200, first, second]) as receiver:
-        made = engine(tmp_path)
-        await made.start()
-        await made.subscribe(receiver.url)
-        await deliver(made, 1)
+        made = await started(tmp_path, receiver, 1)
         await made.publish("order.created", {"n": 1})
         await first.arrived()
         dispatcher: Any = made._running.dispatcher
@@ -1211,10 +1208,7 @@ async def test_second_stop_ends_the_drain(tmp_path: Path, ticks: int, before: in
     """A stop with less drain cuts what an earlier one waits for; one with more does not prolong it."""
     gate = Gate()
     async with Receiver([*[200] * before, gate]) as receiver:
-        made = engine(tmp_path)
-        await made.start()
-        await made.subscribe(receiver.url)
-        await deliver(made, before)
+        made = await started(tmp_path, receiver, before)
         await made.publish("order.created", {"n": 1})
         await gate.arrived()
         stopping = asyncio.create_task(made.stop())

@@ -44,12 +44,11 @@ T = TypeVar("T")
 
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
 MOST_WAITING_BYTES = 64 << 20
-# Once a commit has so many events, bytes of them or deliveries, further publications wait for the next. Of the deliveries no
-# more than the loop sends while SQLite writes as many: with larger commits results wait longer, and with them the slots that
-# they hold (docs/performance.md).
-_MOST_EVENTS = 128
-_MOST_BYTES = 8 << 20
+# Once a commit has so many deliveries, events without any, or bytes of events, further publications wait for the next. No more
+# deliveries than the loop sends while SQLite writes as many: with larger commits results wait longer, and with them the slots
+# that they hold (docs/performance.md).
 _MOST_DELIVERIES = 128
+_MOST_BYTES = 8 << 20
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 
@@ -129,7 +128,7 @@ class Writer:
         self._publications: deque[_Publication] = deque()
         self._waiting = 0  # events in `_publications`
         self._waiting_bytes = 0
-        self._fan_out = 1.0  # deliveries for each event, in the last commit that had any
+        self._fan_out = 1.0  # deliveries for each event in the last commit that had any, at least 1
         self._results: deque[tuple[Result, ...]] = deque()
         self._changes: deque[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._refills: deque[Refill] = deque()
@@ -330,9 +329,7 @@ class Writer:
         """As many as a commit will take, going by the one before; at least one."""
         taken: list[_Publication] = []
         events = size = 0
-        while (
-            self._publications and events * self._fan_out < _MOST_DELIVERIES and events < _MOST_EVENTS and size < _MOST_BYTES
-        ):
+        while self._publications and events * self._fan_out < _MOST_DELIVERIES and size < _MOST_BYTES:
             publication = self._publications.popleft()
             events += len(publication.drafts)
             size += publication.size
@@ -404,7 +401,7 @@ class Writer:
             else:
                 answers.append((publication, answer))
         if batch.event_count:
-            self._fan_out = len(batch.accepted) / batch.event_count
+            self._fan_out = max(1.0, len(batch.accepted) / batch.event_count)
         return batch, answers
 
     def _up_to_date(self, result: Result) -> Result:
