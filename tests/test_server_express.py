@@ -7,6 +7,8 @@ import socket
 import sqlite3
 import threading
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -22,7 +24,6 @@ from hookengine.service.events import EventOperations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 EVENT = b'{"type": "order.created", "data": 1}'
 LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -86,17 +87,18 @@ async def held(folder: Path) -> AsyncIterator[None]:
 
 
 class Taken:
-    """Of each request that the express was shown, whether it took it."""
+    """Of each request that the express was shown, whether it took it; and of which of these the head was known."""
 
     def __init__(self) -> None:
         self.found: list[bool] = []
+        self.alike: list[int] = []
         self.one = asyncio.Event()
 
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """What the express takes."""
-    noted, take = Taken(), Express.take
+    noted, take, take_alike = Taken(), Express.take, Express.take_alike
 
     def note(*given: Any) -> Any:
         accepted = take(*given)
@@ -105,7 +107,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
             noted.one.set()
         return accepted
 
+    def note_alike(*given: Any) -> Any:
+        accepted = take_alike(*given)
+        if accepted is not None:  # else it is shown once more, when it is parsed
+            noted.alike.append(len(noted.found))
+            noted.found.append(True)
+        return accepted
+
     monkeypatch.setattr(Express, "take", note)
+    monkeypatch.setattr(Express, "take_alike", note_alike)
     return noted
 
 
@@ -299,3 +309,207 @@ def test_client_that_is_quicker_than_the_handler(tmp_path: Path, taken: Taken, m
 
     monkeypatch.setattr(listener._Connection, "finish_response", linger)
     on_both_loops(scenario)  # uvloop looks at sockets before tasks go on
+
+
+async def ids(api: Api) -> list[str]:
+    """Of the events, in their order."""
+    return [id_ for (id_,) in api.rows("SELECT id FROM events ORDER BY seq")]
+
+
+def numbered(number: int, *more: str, size: int = 1, token: str = "{token}") -> bytes:
+    """A request with an event of that number."""
+    return plain(b'{"type": "a", "id": "e-%d", "data": "%b"}' % (number, b"x" * size), *more, token=token)
+
+
+def test_head_that_is_known(tmp_path: Path, taken: Taken) -> None:
+    """Of requests with the same head the first is parsed; whatever the length of their bodies, all are answered alike."""
+
+    async def scenario() -> None:
+        taken.found.clear()
+        taken.alike.clear()
+        async with serving(Path(mkdtemp(dir=tmp_path))) as api, Client(api) as client:
+            heads = set()
+            for number, size in enumerate((1, 1, 9, 90, 900, 9_000, 1)):
+                client.send(numbered(number, size=size))
+                async with asyncio.timeout(PATIENCE):
+                    head = await client.reader.readuntil(b"\r\n\r\n")
+                    body = await client.reader.readexactly(int(read_raw(head).headers["Content-Length"]))
+                heads.add(tuple(name for name in read_raw(head).headers))
+                assert (202, True) == (read_raw(head).status, b'"id":"e-%d"' % number in body)
+            sizes = api.rows("SELECT length(data) - 2 FROM events ORDER BY seq DESC LIMIT 7")
+
+        assert [(1,), (9_000,), (900,), (90,), (9,), (1,), (1,)] == sizes
+        assert 1 == len(heads)
+        assert ([True] * 7, [1, 2, 3, 4, 5, 6]) == (taken.found, taken.alike)
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        pytest.param([LIVE], id="another route"),
+        pytest.param([numbered(9, "X-Trace: 1")], id="another head"),
+        pytest.param([numbered(9, "Idempotency-Key: a")], id="key"),
+        pytest.param([plain(b"[%b]" % EVENT, path="/v1/events/batch")], id="batch"),
+        pytest.param([plain(b"{oops")], id="mistake"),
+    ],
+)
+async def test_head_is_known_again(api: Api, taken: Taken, between: list[bytes]) -> None:
+    """After another request that came alone a head is known once more, at the latest after one with it."""
+    async with Client(api) as client:
+        for request_ in [numbered(0), numbered(1), *between, numbered(2), numbered(3)]:
+            client.send(request_)
+            await client.answers(1)
+
+    assert {1, len(taken.found) - 1} <= set(taken.alike)
+    assert ["e-0", "e-1", "e-2", "e-3"] == [id_ for id_ in await ids(api) if id_ in {"e-0", "e-1", "e-2", "e-3"}]
+
+
+PIECES = [
+    pytest.param([b"GET /livez HTTP/1.1\r\nX: ", numbered(9)], id="in a field's value"),
+    pytest.param([b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n", numbered(9)], id="in a body"),
+    pytest.param(
+        [b"POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", numbered(9)],
+        id="in place of a chunk",
+    ),
+    pytest.param([b"G", numbered(9)], id="in a method"),
+    pytest.param([LIVE + b"POST /v1/eve", numbered(9)], id="in the target of the second of two"),
+    pytest.param([LIVE + LIVE + b"GET /livez?", numbered(9)], id="in the target of the third of three"),
+]
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+async def test_what_looks_like_a_request_in_another_one(api: Api, taken: Taken, pieces: list[bytes]) -> None:
+    """Where the parser is in the middle of something, what has a known head is a part of that."""
+    async with Client(api) as client:
+        for number in range(2):
+            client.send(numbered(number))
+            await client.answers(1)
+        before, inner = pieces
+        client.send(before)
+        await client.answers(before.count(LIVE))
+        assert 200 == (await api("GET", "/livez")).status  # by now it has come
+        client.send(inner, b"\r\n\r\n")
+        client.writer.write_eof()
+        async with asyncio.timeout(PATIENCE):
+            await client.reader.read()
+
+    assert [1] == taken.alike
+    assert ["e-0", "e-1"] == await ids(api)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(numbered(9)[:-1], id="shorter"),
+        pytest.param(numbered(9) + b" ", id="longer"),
+        pytest.param(numbered(9).replace(b"Content-Length: ", b"Content-Length: +"), id="sign"),
+        pytest.param(numbered(9).replace(b"Content-Length: ", b"Content-Length: 0x"), id="hexadecimal"),
+        pytest.param(numbered(9).replace(b"Content-Length: ", b"Content-Length: 1, "), id="list"),
+        pytest.param(numbered(9).replace(b"\r\n", b"\n"), id="line feeds"),
+        pytest.param(numbered(9).replace(b"application/json", b"application/xson"), id="field behind the length"),
+        pytest.param(numbered(9).replace(b"Host: x", b"Host: y"), id="field before the length"),
+        pytest.param(plain(b""), id="empty"),
+    ],
+)
+async def test_almost_a_known_head(api: Api, taken: Taken, request_: bytes) -> None:
+    """What differs in more than the length of its body, and what is not all here, is for the parser."""
+    async with Client(api) as client:
+        for number in range(2):
+            client.send(numbered(number))
+            await client.answers(1)
+        client.send(request_)
+        client.writer.write_eof()
+        async with asyncio.timeout(PATIENCE):
+            await client.reader.read()
+
+    assert [1] == taken.alike
+
+
+async def test_known_head_of_a_token_that_is_gone(api: Api, taken: Taken) -> None:
+    """A head opens what its token opens at that moment, and each head what its own token does."""
+    made = (await api("POST", "/v1/tokens", {"user": "producer"})).json
+    async with Client(api) as client:
+        for number, token in enumerate([made["token"], made["token"], "{token}", made["token"]]):
+            client.send(numbered(number, token=token))
+            assert 202 == (await client.answers(1))[0][0]
+        await api("DELETE", "/v1/tokens/producer")
+        client.send(numbered(9, token=made["token"]))
+        [(status, _)] = await client.answers(1)
+
+    assert ([2], 401) == (taken.alike, status)  # the first that was shown made the token
+    assert ["e-0", "e-1", "e-2", "e-3"] == await ids(api)
+
+
+async def test_known_head_where_the_limit_is_reached(tmp_path: Path, taken: Taken) -> None:
+    """Whoever publishes too fast is told so, whether the head is known or not."""
+    async with serving(tmp_path, server=Server(events_per_second=3)) as api, Client(api) as client:
+        statuses = []
+        for number in range(4):
+            client.send(numbered(number))
+            statuses += [status for status, _ in await client.answers(1)]
+
+    assert [202, 202, 202, 429] == statuses
+    assert [1, 2] == taken.alike
+
+
+async def test_request_to_change_the_protocol(api: Api, taken: Taken) -> None:
+    """It is answered as if it did not ask for that, by the route, and so is what comes after it."""
+    async with Client(api) as client:
+        for request_ in (numbered(0), numbered(1, "Connection: Upgrade", "Upgrade: websocket"), numbered(2), numbered(3)):
+            client.send(request_)
+            assert 202 == (await client.answers(1))[0][0]
+
+    assert ([True, False, True, True], []) == (taken.found, taken.alike)
+
+
+async def test_known_head_above_too_large_a_body(tmp_path: Path, taken: Taken) -> None:
+    """A body of more than the bytes that are taken is refused, whatever is above it."""
+    async with serving(tmp_path, server=Server(max_body=1000)) as api, Client(api) as client:
+        statuses = []
+        for number, size in enumerate((1, 900, 1_000)):
+            client.send(numbered(number, size=size))
+            statuses += [status for status, _ in await client.answers(1)]
+
+    assert ([202, 202, 413], [1]) == (statuses, taken.alike)
+
+
+async def test_head_of_a_request_in_two_pieces(api: Api, taken: Taken) -> None:
+    """What was parsed in two pieces, of which the second looks like a whole request, has not the head of that."""
+    async with Client(api) as client:
+        client.send(b"POST /v1/events HTTP/1.1\r\nX: ")
+        assert 200 == (await api("GET", "/livez")).status  # by now it has come
+        for number in range(3):
+            client.send(numbered(number))
+            assert 202 == (await client.answers(1))[0][0]
+
+    assert ([True] * 3, []) == (taken.found[-3:], taken.alike)
+
+
+async def test_head_of_another_request(api: Api, tmp_path: Path, taken: Taken) -> None:
+    """The head that is remembered is of the very request that was taken, though another one has come since."""
+    keyed = plain(EVENT, "Idempotency-Key: a")
+    async with Client(api) as client:
+        async with held(tmp_path):
+            for request_ in (numbered(0), numbered(1), keyed):
+                client.send(request_)
+                assert 200 == (await api("GET", "/livez")).status  # by now it has come
+        await client.answers(3)
+        client.send(keyed)
+        [(status, _)] = await client.answers(1)
+
+    assert (202, []) == (status, taken.alike)
+    assert 3 == len(await ids(api))
+
+
+async def test_requests_that_come_together_are_parsed(api: Api, taken: Taken) -> None:
+    """A known head is of use only to what comes alone; of two that come together both are answered, in their order."""
+    async with Client(api) as client:
+        client.send(numbered(0))
+        await client.answers(1)
+        client.send(numbered(1), numbered(2))
+        answers = await client.answers(2)
+
+    assert [b'{"id":"e-1"', b'{"id":"e-2"'] == [body.split(b",")[0] for _, body in answers]
+    assert ([True] * 3, []) == (taken.found, taken.alike)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp.streams import StreamReader
 
+    from hookengine.server.heads import Head
     from hookengine.store import Receipt
 
 _PATH = "/v1/events"
@@ -51,19 +52,30 @@ class Express:
             not (body.is_eof() and 0 < body.total_bytes <= self._largest)
             or message.version != HttpVersion11
             or message.should_close
+            or message.upgrade  # after which the parser waits for aiohttp's handler
             or headers.get("Content-Type") not in _TYPES
             or "Expect" in headers
             or "Content-Encoding" in headers
             or "Idempotency-Key" in headers
         ):
             return None
+        # Not taken out: the route may have to read it.
+        return self._accept(headers.get("Authorization"), b"".join(body._buffer), now)  # noqa: SLF001
+
+    def take_alike(self, head: Head, data: bytes, now: float) -> asyncio.Future[list[Receipt]] | None:
+        """The same where *data* is all of a request with the *head* of one that was taken."""
+        content = head.body(data)
+        if content is None or not 0 < len(content) <= self._largest:
+            return None
+        return self._accept(head.authorization, content, now)
+
+    def _accept(self, authorization: str | None, content: bytes, now: float) -> asyncio.Future[list[Receipt]] | None:
         try:
-            by = self._service.identify(headers.get("Authorization"), self._tokens)
+            by = self._service.identify(authorization, self._tokens)
             by.require(Scope.EVENTS_WRITE)
             if self._publishing.wait(by.user, now):
                 return None
             failpoint("K01-read")
-            content = b"".join(body._buffer)  # noqa: SLF001  # not taken out: the route may have to read it
             accepted = self._service.hand_in(by, read_event(content))
         except Exception:  # noqa: BLE001  # whatever it is, the route meets it too, and answers it
             return None

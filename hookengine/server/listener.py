@@ -8,10 +8,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from hookengine.errors import StartError
 from hookengine.server import asked, routes
 from hookengine.server.express import Express
+from hookengine.server.heads import Head, alone, head_of
 from hookengine.server.limits import InHand, Limit
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
@@ -47,6 +49,9 @@ class _Connection(web.RequestHandler):
         self._express = express
         self._coming: deque[Any] = deque()  # requests that are kept from aiohttp's handler until it waits
         self._accepting: asyncio.Future[list[Receipt]] | None = None  # what the client waits for, of `express`
+        self._is_between = True  # whether the parser is known to have nothing of the next request
+        self._last: tuple[RawRequestMessage, bytes] | None = None  # the last one that came alone, with its head
+        self._head: Head | None = None  # of what `express` took last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take *transport*, unless there are too many already."""
@@ -67,9 +72,13 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take *data*; what begins a head without ending it brings forward the time at which an idle connection ends."""
+        if self._head is not None and self._is_between and self._is_idle() and self._begin_alike(self._head, data):
+            return
+        known = self._request_count
         waiter, self._waiter = self._waiter, None  # aiohttp would go on with what came, and we may do so ourselves
         super().data_received(data)
         self._waiter = waiter
+        self._is_between = self._is_between and self._request_count == known + 1 and self._came_alone(data)
         self._go_on()
         latest = self._loop.time() + self._patience.head
         if not self._is_idle() or self._keepalive_handle is None:
@@ -101,6 +110,17 @@ class _Connection(web.RequestHandler):
         if self._is_idle():
             self._begin()
 
+    def _came_alone(self, data: bytes) -> bool:
+        """Whether *data* was the one request that was just parsed, and nothing else."""
+        message, body = self._messages[-1]
+        if not isinstance(message, RawRequestMessage) or message.upgrade or not body.is_eof():
+            return False
+        head = alone(data, body.total_bytes)
+        if head is None:
+            return False
+        self._last = (message, head)
+        return True
+
     def _begin(self) -> None:
         if not self._messages:
             return
@@ -111,14 +131,30 @@ class _Connection(web.RequestHandler):
             self._waiter.set_result(None)
             return
         self._messages.popleft()
-        self._accepting = accepting
-        self._request_in_progress = True
-        accepting.add_done_callback(self._answer)
+        self._await(accepting)
+        if self._last is not None and self._last[0] is message:
+            self._head = head_of(self._last[1], message.headers.get("Authorization"))
         # As aiohttp does once it has taken a request.
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
+
+    def _begin_alike(self, head: Head, data: bytes) -> bool:
+        """Begin with the request that is all of *data*, if it has this *head*: it need not be parsed."""
+        if self._paused or self._close or self._force_close:
+            return False
+        accepting = self._express.take_alike(head, data, self._loop.time())
+        if accepting is None:
+            return False
+        self._request_count += 1
+        self._await(accepting)
+        return True
+
+    def _await(self, accepting: asyncio.Future[list[Receipt]]) -> None:
+        self._accepting = accepting
+        self._request_in_progress = True
+        accepting.add_done_callback(self._answer)
 
     def _answer(self, accepted: asyncio.Future[list[Receipt]]) -> None:
         """Tell the client of an event that `express` took, and do what aiohttp does between two requests."""

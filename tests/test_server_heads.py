@@ -1,0 +1,55 @@
+"""What stands above events: told from what only looks like it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hookengine.server.heads import Head, alone, head_of
+
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX: y\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "expected"),
+    [
+        pytest.param(HEAD + b"12345", 5, HEAD, id="one request"),
+        pytest.param(HEAD + b"12345", 4, None, id="more than the parser saw"),
+        pytest.param(HEAD + b"12345" + HEAD, 5, None, id="two requests"),
+        pytest.param(HEAD + b"1\r\n\r\n", 5, HEAD, id="an empty line in the body"),
+        pytest.param(HEAD.replace(b"x\r\n", b"x\n") + b"12345", 5, None, id="a lone line feed"),
+        pytest.param(b"\r\n\r\n" + HEAD + b"12345", 5, None, id="empty lines before"),
+        pytest.param(HEAD.replace(b"\r\n", b"\n") + b"12345", 5, None, id="no end"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="no body"),
+    ],
+)
+def test_what_came_alone(data: bytes, size: int, expected: bytes | None) -> None:
+    """The head is found where the bytes are one request, and no more."""
+    assert expected == alone(data, size)
+
+
+@pytest.mark.parametrize("name", [b"Content-Length: ", b"content-length:", b"CONTENT-LENGTH:\t "])
+def test_head_without_the_length(name: bytes) -> None:
+    """A head is cut in two at the number of bytes, however the field is written."""
+    before, behind = b"POST / HTTP/1.1\r\n" + name, b"\r\nX: y\r\n\r\n"
+
+    assert Head(before, behind, "Bearer a") == head_of(before + b"123" + behind, "Bearer a")
+
+
+@pytest.mark.parametrize(
+    "field", [b"X: Content-Length: 5", b"X-Content-Length: 5", b"Content-Length: 5 ", b"Content-Length: +5"]
+)
+def test_head_that_tells_no_length(field: bytes) -> None:
+    """Where no line is the length alone, there is nothing to remember."""
+    assert head_of(b"POST / HTTP/1.1\r\n" + field + b"\r\n\r\n", None) is None
+
+
+@given(length=st.binary(max_size=12) | st.integers(0, 30).map(lambda n: b"%d" % n), body=st.binary(max_size=30))
+def test_body_below_a_head(length: bytes, body: bytes) -> None:
+    """It is what follows a head with exactly that length, in nothing but digits."""
+    head = head_of(HEAD, None)
+    assert head is not None
+    said = length.isdigit() and b"\r" not in length and len(length) <= 9 and int(length) == len(body)
+
+    assert (body if said else None) == head.body(head.before + length + head.behind + body)
