@@ -201,7 +201,7 @@ def test_same_commit() -> None:
     made.add_results([result(before, NO_ANSWER, rules=rules)])
     commit = made.commit(VAULT)
 
-    assert (1, 1, 2, 2) == (len(commit.settled), len(commit.changed), len(commit.events), len(commit.deliveries))
+    assert (1, 1, 2, 2) == (len(commit.settled.rows), len(commit.changed), len(commit.events.rows), len(commit.deliveries.rows))
     assert [2, 2] == [delivery.subscription for delivery, _ in made.accepted]
     assert [101, 102] == [event.seq for _, event in made.accepted]
 

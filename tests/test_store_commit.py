@@ -30,14 +30,20 @@ def db() -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def event(seq: int, made: Commit, data: bytes = b"{}", digest: bytes | None = None) -> tuple[Any, ...]:
-    """A row of events."""
-    return (seq, f"evt_{seq}", "t", "a.b", made.place(data), 5, 6, None, 1, made.place(digest), 0)
+def add_event(made: Commit, seq: int, data: bytes = b"{}", digest: bytes | None = None) -> None:
+    """An event of that number."""
+    made.events.add((seq, f"evt_{seq}", made.place(data)), ("t", "a.b", 5, 6, None, 1, made.place(digest), 0))
 
 
-def delivery(seq: int, event: int = 1) -> tuple[Any, ...]:
-    """A row of deliveries."""
-    return (seq, f"dlv_{seq}", event, 1, 1, 7, "auto", 8, None, 0)
+def add_delivery(made: Commit, seq: int, event: int = 1) -> None:
+    """A delivery of that number."""
+    made.deliveries.add((seq, f"dlv_{seq}", event, 1), (1, 7, "auto", 8, None, 0))
+
+
+def settle(made: Commit, *deliveries: int, label: str | None = None) -> None:
+    """What was due at 7 is delivered."""
+    for seq in deliveries:
+        made.settled.add((seq, 7, 7, 9), ("delivered", 1, 1, "auto", label, 0, 0))
 
 
 def write(db: sqlite3.Connection, made: Commit) -> None:
@@ -49,8 +55,8 @@ def some(db: sqlite3.Connection, count: int = 3) -> None:
     """Events 1 to *count*, each with a delivery of its number."""
     made = Commit()
     for seq in range(1, count + 1):
-        made.events.append(event(seq, made))
-        made.deliveries.append(delivery(seq, seq))
+        add_event(made, seq)
+        add_delivery(made, seq, seq)
     write(db, made)
 
 
@@ -59,8 +65,8 @@ def test_every_row_is_written(db: sqlite3.Connection, count: int) -> None:
     """However many rows a table has, all are there, each with its own bytes."""
     made = Commit()
     for seq in range(1, count + 1):
-        made.events.append(event(seq, made, b'{"n":%d}' % seq, b"" if seq % 2 else None))
-        made.deliveries.append(delivery(seq, seq))
+        add_event(made, seq, b'{"n":%d}' % seq, b"" if seq % 2 else None)
+        add_delivery(made, seq, seq)
     write(db, made)
 
     assert [(seq, b'{"n":%d}' % seq, b"" if seq % 2 else None) for seq in range(1, count + 1)] == db.execute(
@@ -68,6 +74,32 @@ def test_every_row_is_written(db: sqlite3.Connection, count: int) -> None:
     ).fetchall()
     assert [(count, count)] == db.execute("SELECT count(*), max(event) FROM deliveries WHERE state = 'pending'").fetchall()
     assert not db.in_transaction
+
+
+def test_what_rows_have_alike(db: sqlite3.Connection) -> None:
+    """It stands once for all of them, and each row has what belongs to it, in whatever order they come."""
+    made = Commit()
+    for seq in range(1, 301):
+        add_event(made, seq, digest=b"%d" % (seq % 7) if seq % 7 else None)
+        made.deliveries.add((seq, f"dlv_{seq}", seq, 1), (seq % 3, seq % 5, "auto", 8, seq % 2 or None, 0))
+    write(db, made)
+    assert (300, 30) == (len(made.deliveries.rows), len(made.deliveries.kinds))
+    made = Commit()
+    for seq in range(300, 0, -1):
+        made.settled.add((seq, seq % 5, seq + 1, seq + 2), ("delivered", seq % 4, 1, "auto", f"{seq % 4}", 0, 0))
+        made.attempts.add((seq, seq, seq, None), (seq % 4, "auto", "accepted", 200 + seq % 4, None, None, None, None, None))
+    write(db, made)
+    assert (4, 4) == (len(made.settled.kinds), len(made.attempts.kinds))
+
+    assert [(seq, seq % 3, seq % 2 or None, seq + 1, seq + 2, seq % 4, f"{seq % 4}") for seq in range(1, 301)] == db.execute(
+        "SELECT seq, priority, expires_at, due_at, finished_at, attempt_count, failed_label FROM deliveries ORDER BY seq"
+    ).fetchall()
+    assert [(seq, seq, seq, seq % 4, 200 + seq % 4) for seq in range(300, 0, -1)] == db.execute(
+        "SELECT delivery, at, duration, number, status_code FROM attempts ORDER BY seq"
+    ).fetchall()
+    assert [(i, sum(s % 7 == i for s in range(1, 301))) for i in range(7)] == db.execute(
+        "SELECT CAST(coalesce(CAST(digest AS TEXT), '0') AS INTEGER), count(*) FROM events GROUP BY 1"
+    ).fetchall()
 
 
 def test_nothing_is_written_for_nothing(db: sqlite3.Connection) -> None:
@@ -81,18 +113,19 @@ def test_nothing_is_written_for_nothing(db: sqlite3.Connection) -> None:
 def test_bytes_are_kept(db: sqlite3.Connection, data: bytes) -> None:
     """Bytes of every value come out as they went in, beside others."""
     made = Commit()
-    made.events += [event(1, made, b"before"), event(2, made, data), event(3, made, b"after")]
+    for seq, content in enumerate((b"before", data, b"after"), 1):
+        add_event(made, seq, content)
     write(db, made)
 
     assert [(b"before",), (data,), (b"after",)] == db.execute("SELECT data FROM events ORDER BY seq").fetchall()
-    assert [b"before", data, b"after"] == [made.bytes_at(row[4]) for row in made.events]
+    assert [b"before", data, b"after"] == [made.bytes_at(row[2]) for row in made.events.rows]
 
 
 @pytest.mark.parametrize("text", ['"\\/', "\x01\n\u007f", "ä\u2028😀", "'; --", "null", "[1]", "12"])
 def test_texts_are_kept(db: sqlite3.Connection, text: str) -> None:
     """Texts that look like something else stay texts."""
     made = Commit()
-    made.events.append((1, text, text, text, made.place(b"1"), 5, 6, text, 0, None, 0))
+    made.events.add((1, text, made.place(b"1")), (text, text, 5, 6, text, 0, None, 0))
     write(db, made)
 
     assert [(text,) * 4] == db.execute("SELECT id, tenant, type, ordering_key FROM events").fetchall()
@@ -101,7 +134,7 @@ def test_texts_are_kept(db: sqlite3.Connection, text: str) -> None:
 def test_numbers_are_kept(db: sqlite3.Connection) -> None:
     """Times and counts of 64 bits are stored as the integers they are."""
     made = Commit()
-    made.events.append((1, "e", "t", "a", made.place(b"1"), -(2**63), 2**63 - 1, None, 0, None, 0))
+    made.events.add((1, "e", made.place(b"1")), ("t", "a", -(2**63), 2**63 - 1, None, 0, None, 0))
     write(db, made)
 
     assert [(-(2**63), 2**63 - 1, "integer")] == db.execute(
@@ -110,10 +143,11 @@ def test_numbers_are_kept(db: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["\ud800", 2**64])
-def test_what_json_does_not_hold_is_refused(wrong: Any) -> None:
+@pytest.mark.parametrize("is_own", [False, True])
+def test_what_json_does_not_hold_is_refused(wrong: Any, is_own: bool) -> None:
     """A row that would be stored as something else is not stored."""
     made = Commit()
-    made.events.append((1, wrong))
+    made.events.add((1, wrong if is_own else 2), (3 if is_own else wrong,))
 
     with pytest.raises(TypeError):
         made.values()
@@ -123,10 +157,10 @@ def test_row_that_breaks_a_rule_takes_back_all(db: sqlite3.Connection) -> None:
     """A commit is whole or nothing, whichever of its rows is wrong."""
     some(db)
     made = Commit()
-    made.settled.append(("delivered", 7, 1, 1, "auto", 9, None, 0, 1, 7, 0))
+    settle(made, 1)
     made.health.append((1, 5, None, None, None, None))
-    made.events.append(event(4, made))
-    made.deliveries.append(delivery(4, 99))
+    add_event(made, 4)
+    add_delivery(made, 4, 99)
 
     with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
         write(db, made)
@@ -155,7 +189,7 @@ def test_settling_expects_what_was_taken(db: sqlite3.Connection, state: str, due
         (state, due_at, step, finished_at),
     )
     made = Commit()
-    made.settled += [("delivered", 7, 1, 1, "auto", 9, "label", 0, seq, 7, 0) for seq in (1, 2, 3)]
+    settle(made, 1, 2, 3, label="label")
     write(db, made)
 
     assert [("delivered",), (expected,), ("delivered",)] == db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall()
@@ -164,11 +198,11 @@ def test_settling_expects_what_was_taken(db: sqlite3.Connection, state: str, due
     ).fetchall()
 
 
-def attempt(delivery: int, outcome: str, error_code: str | None, made: Commit) -> tuple[Any, ...]:
-    """A row of attempts."""
+def attempt(made: Commit, delivery: int, outcome: str, error_code: str | None = None) -> None:
+    """The first attempt of a delivery."""
     request = made.place(b'["POST","https://x.example",[["a","b"]],"standard",7]')
-    response = made.place(b'[[["c","d"]],false]')
-    return (delivery, 1, 2, 3, "auto", outcome, None, error_code, None, request, response, made.place(b"body"))
+    answered = (made.place(b'[[["c","d"]],false]'), made.place(b"body"))
+    made.attempts.add((delivery, 2, 3, request), (1, "auto", outcome, None, error_code, None, *answered, None))
 
 
 @pytest.mark.parametrize(
@@ -184,11 +218,12 @@ def test_interrupted_attempts_run_together(db: sqlite3.Connection, before: str, 
     """Only an interrupted attempt right before makes room, and not one that was our own fault."""
     some(db)
     made = Commit()
-    made.attempts += [attempt(1, before, error_code, made), attempt(2, "interrupted", None, made)]
+    attempt(made, 1, before, error_code)
+    attempt(made, 2, "interrupted")
     write(db, made)
     made = Commit()
     made.interrupted.append(1)
-    made.attempts.append(attempt(1, "interrupted", None, made))
+    attempt(made, 1, "interrupted")
     write(db, made)
 
     assert [(left, 1)] == db.execute("SELECT sum(delivery = 1), sum(delivery = 2) FROM attempts").fetchall()

@@ -43,7 +43,7 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.store import rows
-from hookengine.store.commit import SCRIPT, Commit
+from hookengine.store.commit import SCRIPT, Commit, Rows
 from hookengine.store.queries import migrations, sql
 from hookengine.vault import Vault
 
@@ -76,7 +76,9 @@ def db() -> Iterator[sqlite3.Connection]:
 def commit(db: sqlite3.Connection, table: str, form: Callable[..., Any], *values: Any) -> None:
     """Write the one row that *form* makes of *values* into *table*."""
     one = Commit()
-    getattr(one, table).append(form(*values, one) if "commit" in signature(form).parameters else form(*values))
+    made = form(*values, one) if "commit" in signature(form).parameters else form(*values)
+    rows_of = getattr(one, table)
+    rows_of.add(*made) if isinstance(rows_of, Rows) else rows_of.append(made)
     db.execute(sql.commit, one.values())
 
 
@@ -393,7 +395,7 @@ def test_one_response_of_many_attempts(db: sqlite3.Connection) -> None:
     one = Commit()
     for number, response in enumerate(responses, 1):
         made = attempt(Accepted(response=response), number=number)
-        one.attempts.append(rows.attempt_row(1, made, rows.exchanged(made, None, one)))
+        one.attempts.add(*rows.attempt_row(1, made, rows.exchanged(made, None, one)))
     db.execute(sql.commit, one.values())
     stored = map(rows.stored_attempt, db.execute(sql.attempts_of_delivery, (1, 9)).fetchall())
 
@@ -440,7 +442,7 @@ def test_json_text_is_what_sqlite_reads(db: sqlite3.Connection) -> None:
 def stored_attempt(db: sqlite3.Connection, made: models.Attempt, profile: str | None) -> rows.StoredAttempt:
     """An attempt as it comes back."""
     one = Commit()
-    one.attempts.append(rows.attempt_row(1, made, rows.exchanged(made, profile, one)))
+    one.attempts.add(*rows.attempt_row(1, made, rows.exchanged(made, profile, one)))
     db.execute(sql.commit, one.values())
     return rows.stored_attempt(db.execute(sql.attempts_of_delivery, (1, 1)).fetchone())
 

@@ -53,7 +53,7 @@ class Announcer:
         event, deliveries = accept(
             draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now, lines=self._lines
         )
-        commit.events.append(rows.event_row(event, len(deliveries), draft, commit))
+        commit.events.add(*rows.event_row(event, len(deliveries), draft, commit))
         for delivery in deliveries:
             rows.add_delivery(delivery, commit)
         return [(delivery, event) for delivery in deliveries]

@@ -127,7 +127,7 @@ class Batch:
             self._commit.interrupted.append(after.seq)
         if attempt is not None:
             row = self._attempt_row(result, attempt, counts=counts, exchange=exchange)
-            self._commit.attempts.append(row)
+            self._commit.attempts.add(*row)
             if subscription is not None and counts:
                 ended_at = attempt.at + attempt.duration
                 health = counters.count(health, attempt.outcome, now=ended_at)
@@ -137,7 +137,7 @@ class Batch:
                     if reason is not None:
                         self._disable(_disabled(subscription, reason, now=ended_at), health)
         if after is not result.before:
-            self._commit.settled.append(rows.settled_row(result.before, after))
+            self._commit.settled.add(*rows.settled_row(result.before, after))
             if after.line is not None and after.state is not _PENDING and _led(result.before):
                 self._advanced[after.subscription, after.line] = None
             if subscription is not None and not is_interrupted:  # else nobody can ask for it any more
@@ -146,7 +146,7 @@ class Batch:
                     self._tell_failed(result, subscription)
         return Recorded(result=result, delivery=after, health=health, disabled=reason, counted=counts)
 
-    def _attempt_row(self, result: Result, attempt: Attempt, *, counts: bool, exchange: int | None) -> Values:
+    def _attempt_row(self, result: Result, attempt: Attempt, *, counts: bool, exchange: int | None) -> rows.Parts:
         content: Values = (None, None, None)
         if exchange is None:
             content = rows.exchanged(attempt, result.profile, self._commit)
@@ -181,7 +181,7 @@ class Batch:
                 seen[draft.id, draft.tenant] = (draft.digest, receipt)
         self._seen.update(seen)
         for receipt, draft, deliveries in fresh:
-            self._commit.events.append(rows.event_row(receipt.event, receipt.deliveries, draft, self._commit))
+            self._commit.events.add(*rows.event_row(receipt.event, receipt.deliveries, draft, self._commit))
             for delivery in deliveries:
                 rows.add_delivery(delivery, self._commit)
                 self.accepted.append((delivery, receipt.event))
@@ -195,7 +195,7 @@ class Batch:
     @property
     def event_count(self) -> int:
         """New events in it."""
-        return len(self._commit.events)
+        return len(self._commit.events.rows)
 
     @property
     def advanced(self) -> list[Line]:
@@ -231,7 +231,7 @@ class Batch:
         )
         self.accepted += self._announcer.announce(self._commit, DELIVERY_FAILED, data)
 
-    def _count(self, result: Result, row: Values | None) -> None:
+    def _count(self, result: Result, row: rows.Parts | None) -> None:
         """Count a result that changed its delivery, with its *row* of attempts: for all that end alike, one row is written."""
         after, attempt = result.after, result.attempt
         state: str = ""
@@ -244,7 +244,8 @@ class Batch:
             alike = (after.subscription, self._hour, state, label or "", 0, "", NO_ATTEMPT)
         else:
             bucket = bucket_of(attempt.duration)
-            alike = (after.subscription, self._hour, state, label or "", row[6] or 0, row[7] or "", bucket)
+            _, (_, _, _, status_code, error_code, *_) = row
+            alike = (after.subscription, self._hour, state, label or "", status_code or 0, error_code or "", bucket)
         self._tallies[alike] = self._tallies.get(alike, 0) + 1
 
     def _health(self, subscription: int) -> Health:

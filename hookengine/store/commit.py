@@ -23,6 +23,20 @@ _TABLES = (
 )
 
 
+class Rows:
+    """Rows of a table with many: what they have alike stands once, as a kind, because SQLite takes long to read it."""
+
+    __slots__ = ("kinds", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[Values] = []  # each ends with the position of its kind
+        self.kinds: dict[Values, int] = {}
+
+    def add(self, own: Values, alike: Values) -> None:
+        """A row of its *own* columns and those that many have *alike*."""
+        self.rows.append(own + (self.kinds.setdefault(alike, len(self.kinds)),))  # noqa: RUF005  # half the time of a star
+
+
 class Commit:
     """
     The rows of one commit by table, in the forms of `rows`.
@@ -33,14 +47,14 @@ class Commit:
     __slots__ = (*_TABLES, "_bytes", "_size", "responses")
 
     def __init__(self) -> None:
-        self.settled: list[Values] = []
+        self.settled = Rows()
         self.interrupted: list[int] = []  # deliveries whose last attempt makes room, if it was interrupted too
         self.exchanges: list[Values] = []
-        self.attempts: list[Values] = []
+        self.attempts = Rows()
         self.health: list[Values] = []
         self.changed: list[Values] = []  # subscriptions
-        self.events: list[Values] = []
-        self.deliveries: list[Values] = []
+        self.events = Rows()
+        self.deliveries = Rows()
         self.lined: list[Values] = []  # those of `deliveries` that have a turn
         self.advanced: list[Values] = []  # lines whose heads have ended
         self.spent_keys: list[Values] = []  # earlier uses of `keys`, if their time is over
@@ -69,8 +83,16 @@ class Commit:
 
         Raises TypeError for what JSON does not hold: text with surrogates, numbers beyond 64 bits.
         """
-        tables: list[list[Any]] = [getattr(self, name) for name in _TABLES]
-        return [*(orjson.dumps(rows).decode() if rows else None for rows in tables), b"".join(self._bytes)]
+        values: list[str | bytes | None] = []
+        for name in _TABLES:
+            rows: list[Any] | Rows = getattr(self, name)
+            values += (_json(rows.rows), _json(list(rows.kinds))) if isinstance(rows, Rows) else (_json(rows),)
+        values.append(b"".join(self._bytes))
+        return values
+
+
+def _json(rows: list[Any]) -> str | None:
+    return orjson.dumps(rows).decode() if rows else None
 
 
 async def prepare(db: aiosqlite.Connection) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hookengine.store.intake import Answer, Draft, Key
     from hookengine.vault import Vault
 
+Parts = tuple[tuple[Any, ...], tuple[Any, ...]]  # of a row: its own columns, and those that many have alike
+
 _HEALTH = models.Health.__struct_fields__
 _SEALED = ("headers", "auth", "secrets")
 _COLUMNS = ("seq", "id", "tenant", "state", "disabled_reason", "version", "created_at", "updated_at")
@@ -88,8 +90,8 @@ def _where(row: Sequence[Any]) -> str:
 
 def add_delivery(d: models.Delivery, commit: Commit) -> None:
     """Put a new delivery into *commit*."""
-    times = (d.created_at, d.expires_at)
-    commit.deliveries.append((d.seq, d.id, d.event, d.subscription, d.priority, d.due_at, d.trigger, *times, d.place))
+    alike = (d.priority, d.due_at, d.trigger, d.created_at, d.expires_at, d.place)
+    commit.deliveries.add((d.seq, d.id, d.event, d.subscription), alike)
     if d.line is not None:
         commit.lined.append(turn_row(d))
 
@@ -126,10 +128,10 @@ def replay_values(r: Replay) -> dict[str, Any]:
     }
 
 
-def settled_row(before: models.Delivery, d: models.Delivery) -> Values:
+def settled_row(before: models.Delivery, d: models.Delivery) -> Parts:
     """A row of `Commit.settled`: *d* as it is now, and what it must still be on disk."""
-    changed = (d.state, d.due_at, d.attempt_count, d.step, d.trigger, d.finished_at, d.failed_label, d.place)
-    return (*changed, d.seq, before.due_at, before.step)
+    alike = (d.state, d.attempt_count, d.step, d.trigger, d.failed_label, d.place, before.step)
+    return (d.seq, before.due_at, d.due_at, d.finished_at), alike
 
 
 def event(row: Sequence[Any]) -> models.Event:
@@ -159,14 +161,14 @@ def receipt(row: Sequence[Any]) -> tuple[tuple[str, str], tuple[bytes | None, Re
     return (id_, tenant), (digest, Receipt(event=event, deliveries=deliveries))
 
 
-def event_row(e: models.Event, deliveries: int, draft: Draft, commit: Commit) -> Values:
+def event_row(e: models.Event, deliveries: int, draft: Draft, commit: Commit) -> Parts:
     """A row of `Commit.events`: *e* as *draft* brought it."""
-    data, times = commit.place(e.data), (e.accepted_at, e.occurred_at)
-    chosen = 0 if draft.only is None else 1
-    return (e.seq, e.id, e.tenant, e.type, data, *times, e.ordering_key, deliveries, commit.place(draft.digest), chosen)
+    digest, chosen = commit.place(draft.digest), 0 if draft.only is None else 1
+    alike = (e.tenant, e.type, e.accepted_at, e.occurred_at, e.ordering_key, deliveries, digest, chosen)
+    return (e.seq, e.id, commit.place(e.data)), alike
 
 
-def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exchange: int | None = None) -> Values:
+def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exchange: int | None = None) -> Parts:
     """
     A row of `Commit.attempts`.
 
@@ -175,19 +177,18 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exc
     outcome = attempt.outcome
     response = outcome.response
     error = None if isinstance(outcome, Accepted) else outcome.error
-    return (
-        delivery_seq,
+    sent, *answered = content
+    alike = (
         attempt.number,
-        attempt.at,
-        attempt.duration,
         attempt.trigger,
         OUTCOME_NAMES[type(outcome)],
         None if response is None else response.status,
         None if error is None else error.code,
         None if error is None else error.detail,
-        *content,
+        *answered,
         exchange,
     )
+    return (delivery_seq, attempt.at, attempt.duration, sent), alike
 
 
 def exchanged(attempt: models.Attempt, profile: str | None, commit: Commit) -> Values:
@@ -297,8 +298,9 @@ def _as(kind: Any, text: Any) -> Any:
 def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
     """An attempt as it would be recorded: what is shown of one that is not stored is the same."""
     commit = Commit()
-    _, *columns, request, response, body, exchange = attempt_row(0, attempt, exchanged(attempt, profile, commit))
-    return stored_attempt((*columns, exchange, *map(commit.bytes_at, (request, response, body))))
+    (_, at, duration, sent), alike = attempt_row(0, attempt, exchanged(attempt, profile, commit))
+    number, *outcome, head, body, exchange = alike
+    return stored_attempt((number, at, duration, *outcome, exchange, *map(commit.bytes_at, (sent, head, body))))
 
 
 def changed_subscription_row(s: models.Subscription, vault: Vault, commit: Commit) -> Values:

@@ -67,7 +67,7 @@ async def expire(tx: Transaction) -> int:
     expired = tx.read(found)
     for before in expired:
         after = retry.expire(before, now=tx.now) or before
-        commit.settled.append(rows.settled_row(before, after))
+        commit.settled.add(*rows.settled_row(before, after))
         tx.overrule(before, after)
     for seq, count in Counter(before.subscription for before in expired).items():
         commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
