@@ -201,7 +201,8 @@ def test_same_commit() -> None:
     made.add_results([result(before, NO_ANSWER, rules=rules)])
     commit = made.commit(VAULT)
 
-    assert (1, 1, 2, 2) == (len(commit.settled.rows), len(commit.changed), len(commit.events.rows), len(commit.deliveries.rows))
+    events, deliveries = commit.events.rows, commit.deliveries.rows
+    assert (1, 1, 2, 2) == tuple(map(len, (commit.settled.rows, commit.changed, events, deliveries)))
     assert [2, 2] == [delivery.subscription for delivery, _ in made.accepted]
     assert [101, 102] == [event.seq for _, event in made.accepted]
 
