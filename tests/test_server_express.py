@@ -464,6 +464,16 @@ async def test_request_to_change_the_protocol(api: Api, taken: Taken) -> None:
     assert ([True, False, True, True], []) == (taken.found, taken.alike)
 
 
+async def test_long_head_is_not_kept(api: Api, taken: Taken) -> None:
+    """What a connection remembers takes little memory: a head of many bytes is parsed each time."""
+    async with Client(api) as client:
+        for number in range(2):
+            client.send(numbered(number, f"X: {'x' * 2048}"))
+            assert 202 == (await client.answers(1))[0][0]
+
+    assert ([True] * 2, []) == (taken.found, taken.alike)
+
+
 async def test_known_head_above_too_large_a_body(tmp_path: Path, taken: Taken) -> None:
     """A body of more than the bytes that are taken is refused, whatever is above it."""
     async with serving(tmp_path, server=Server(max_body=1000)) as api, Client(api) as client:

@@ -29,6 +29,7 @@ _KEEP_ALIVE = 30.0  # s that an idle connection is kept
 _LINGER = 2.0  # s in which the rest of a refused upload is read
 _PATIENCE = 1.0  # s for requests under way when the server closes; aiohttp waits it out for a connection that just came
 _MOST_IN_HAND = 64 << 20  # bytes of bodies, of which four are of the largest batches
+_LONGEST_HEAD = 2048  # bytes of one that a connection remembers; they may have a hundred times as many
 _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 
@@ -118,7 +119,8 @@ class _Connection(web.RequestHandler):
         head = alone(data, body.total_bytes)
         if head is None:
             return False
-        self._last = (message, head)
+        if len(head) <= _LONGEST_HEAD:
+            self._last = (message, head)
         return True
 
     def _begin(self) -> None:
@@ -134,6 +136,7 @@ class _Connection(web.RequestHandler):
         self._await(accepting)
         if self._last is not None and self._last[0] is message:
             self._head = head_of(self._last[1], message.headers.get("Authorization"))
+            self._last = None
         # As aiohttp does once it has taken a request.
         if self._parser is not None:
             self._parser.message_consumed()
