@@ -308,6 +308,7 @@ class Problems:
     def _value(self, hint: Any, raw: Any, at: str) -> Any:
         if self._is_full:
             return _BAD
+        raw = _bare_text(raw)
         value = _at_once(hint, raw)
         if value is not _BAD:
             return value
@@ -392,15 +393,16 @@ class Problems:
 
     def _anything(self, raw: Any, at: str, level: int = 0) -> Any:
         """*raw* if it can be printed as JSON."""
+        raw = _bare_text(raw)
         match raw:
-            case None | bool() | str() | Raw() if _is_unicode(raw):
+            case None | bool() | str() | Raw() if _is_plain(raw):
                 return raw
             case str():
                 self.add(at, "invalid_value", _LONE)
             case int() if -(2**63) <= raw < 2**64:
-                return raw
+                return int(raw)
             case float() if math.isfinite(raw):
-                return raw
+                return float(raw)
             case int() | float():
                 self.add(at, "invalid_value", "the number is out of range")
             case list() | tuple() if level < _DEEPEST:
@@ -419,12 +421,13 @@ class Problems:
         return _BAD
 
     def _leaf(self, hint: Any, raw: Any, at: str) -> Any:
+        raw = _bare_text(raw)
         try:
             value = msgspec.convert(raw, hint, dec_hook=_decode)
         except ValidationError as error:
             self.add(at, *_explained(error, hint, raw))
             return _BAD
-        if isinstance(raw, str) and not _is_unicode(raw):
+        if isinstance(raw, str) and not _is_plain(raw):
             self.add(at, "invalid_value", _LONE)
             return _BAD
         if (type(value) is int and not -(2**63) <= value < 2**63) or (type(value) is float and not math.isfinite(value)):
@@ -440,21 +443,26 @@ def _at_once(hint: Any, raw: Any) -> Any:
             value = msgspec.convert(raw, hint, dec_hook=_decode)
         except ValidationError:
             return _BAD
-        if _is_unicode(raw):
+        if _is_plain(raw):
             return value
     return _BAD
 
 
-def _is_unicode(raw: Any) -> bool:
-    """Whether all texts in *raw* can be written as UTF-8: a str of Python's can hold half of a surrogate pair."""
+def _bare_text(raw: Any) -> Any:
+    """*raw*, as a text without a class of its own if it is one: not all that prints JSON takes others."""
+    return str.__str__(raw) if isinstance(raw, str) and type(raw) is not str else raw
+
+
+def _is_plain(raw: Any) -> bool:
+    """Whether all texts in *raw* are bare, and can be written as UTF-8: a str can hold half of a surrogate pair."""
     if isinstance(raw, str):
-        return raw.isascii() or _SURROGATE.search(raw) is None
+        return type(raw) is str and (raw.isascii() or _SURROGATE.search(raw) is None)
     if type(raw) is dict or isinstance(raw, Mapping):  # it is asked of every event, and of most the first will do
         for part in (*raw, *raw.values()):  # the usual parts at once, because a call takes as long as all else here
-            if type(part) is not Raw and not (type(part) is str and part.isascii()) and not _is_unicode(part):
+            if type(part) is not Raw and not (type(part) is str and part.isascii()) and not _is_plain(part):
                 return False
         return True
-    return not isinstance(raw, _ARRAYS) or all(map(_is_unicode, raw))
+    return not isinstance(raw, _ARRAYS) or all(map(_is_plain, raw))
 
 
 _NAMES = {

@@ -19,6 +19,7 @@ from hookengine.validation import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -875,3 +876,28 @@ async def test_wrong_parameters(api: Api, query: str, places: list[str]) -> None
     answer = await api("GET", f"/v1/subscriptions?{query}")
 
     assert (422, sorted(places)) == (answer.status, sorted(place for place, _ in answer.places))
+
+
+class Text(str):
+    """A text of a class of its own, as libraries have them for names and for HTML."""
+
+    __slots__ = ()
+
+
+async def test_texts_of_other_classes(tmp_path: Path) -> None:
+    """What a program gives the engine in texts of another class is shown over HTTP like any other."""
+    async with serving(tmp_path) as api:
+        given: dict[str, Any] = {
+            "name": Text("n"),
+            "tenant": Text("t"),
+            "headers": {Text("X-A"): Text("b")},
+            "metadata": {"a": Text("b")},
+        }
+        made = await api.engine.subscribe(Text("http://127.0.0.1:8099/hook"), **given)
+        listed = await api("GET", "/v1/subscriptions")
+
+        assert 200 == listed.status
+        [shown] = listed.json["data"]
+        assert (made.id, "n", "t", {"X-A": "***"}, {"a": "b"}) == tuple(
+            shown[name] for name in ("id", "name", "tenant", "headers", "metadata")
+        )

@@ -572,6 +572,57 @@ def test_nothing_wrong() -> None:
     Problems().raise_if_any()
 
 
+class Text(str):
+    """A text of a class of its own, as libraries have them for names and for HTML."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Whole(int):
+    """A number of a class of its own."""
+
+
+class Part(float):
+    """Another one."""
+
+
+def kinds(value: Any) -> list[type]:
+    """The classes of all that is in *value*."""
+    if isinstance(value, Struct):
+        return [kind for name in value.__struct_fields__ for kind in kinds(getattr(value, name))]
+    if isinstance(value, dict):
+        return [kind for pair in value.items() for part in pair for kind in kinds(part)]
+    return [kind for part in value for kind in kinds(part)] if isinstance(value, tuple | list) else [type(value)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"type": Text("a.b")}, {"type": "a.b"}),
+        ({"type": "a", "text": Text("abc"), "types": [Text("x"), "y"]}, {"text": "abc", "types": ("x", "y")}),
+        ({"type": "a", "headers": {Text("a"): Text("b")}}, {"headers": {"a": "b"}}),
+        ({"type": "a", "priority": Text("high"), "timeout": Text("5s")}, {"priority": "high", "timeout": 5000}),
+        (
+            {"type": "a", "basic": {Text("type"): Text("basic"), "username": Text("u"), "password": Text("p")}},
+            {"basic": Basic(username="u", password=Secret("p"))},
+        ),
+        ({"type": "a", "metadata": {Text("a"): [Text("b"), {Text("c"): Text("d")}]}}, {"metadata": {"a": ["b", {"c": "d"}]}}),
+        ({"type": "a", "metadata": {"a": Whole(5), "b": Part(1.5)}}, {"metadata": {"a": 5, "b": 1.5}}),
+        ({"type": "a", "anything": Text("a")}, {"anything": "a"}),
+    ],
+)
+def test_values_of_other_classes(raw: Any, expected: dict[str, Any]) -> None:
+    """A text or a number is taken for what it says; its class does not get in, because not all that prints JSON takes it."""
+    draft, mistakes = converted(Wanted, raw)
+
+    assert [] == mistakes
+    assert expected == {name: getattr(draft.whole, name) for name in expected}
+    assert not {Text, Whole, Part} & set(kinds(draft.whole))
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 _END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\nContent-Length:[ \t]{0,8}([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 
 
 class Head(NamedTuple):

@@ -150,7 +150,6 @@ class _Connection(web.RequestHandler):
         accepting = self._express.take_alike(head, data, self._loop.time())
         if accepting is None:
             return False
-        self._request_count += 1
         self._await(accepting)
         return True
 

@@ -45,8 +45,6 @@ _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # a comma may stand in one
 _TAGS = re.compile(rf"[ \t]*(?:W/)?{_QUOTED}(?:[ \t]*,[ \t]*(?:W/)?{_QUOTED})*[ \t]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
-_PRINTED = (bytes, datetime, views.JsonText)  # what is left to `_print`
-
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of an action that takes no members."""
@@ -200,15 +198,23 @@ def tag(subscription: views.Subscription) -> dict[str, str]:
 
 def dump(value: Any) -> bytes:
     """JSON text: times in milliseconds, absent members left out, a producer's data as it was."""
-    plain = msgspec.to_builtins(value, builtin_types=_PRINTED)
-    return orjson.dumps(plain, default=_print, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
-def _print(value: datetime | bytes) -> Any:
+def _plain(value: Any) -> Any:
     match value:
+        case msgspec.Struct():
+            members = msgspec.structs.asdict(value)
+            if value.__struct_config__.omit_defaults:
+                return {name: member for name, member in members.items() if member not in (None, msgspec.UNSET)}
+            if msgspec.UNSET in members.values():
+                return {name: member for name, member in members.items() if member is not msgspec.UNSET}
+            return members
         case datetime():
             return format_time(round(value.timestamp() * 1000))
         case views.JsonText():
             return orjson.Fragment(bytes(value))  # it takes no subclass
-        case _:  # where a text was, in a row that somebody edited
+        case bytes():  # where a text was, in a row that somebody edited
             return value.decode("utf-8", "backslashreplace")
+        case _:
+            raise TypeError
