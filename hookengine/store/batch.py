@@ -244,7 +244,7 @@ class Batch:
             alike = (after.subscription, self._hour, state, label or "", 0, "", NO_ATTEMPT)
         else:
             bucket = bucket_of(attempt.duration)
-            _, (_, _, _, status_code, error_code, *_) = row
+            _, (_, _, _, status_code, error_code, _, _, _, _) = row
             alike = (after.subscription, self._hour, state, label or "", status_code or 0, error_code or "", bucket)
         self._tallies[alike] = self._tallies.get(alike, 0) + 1
 
