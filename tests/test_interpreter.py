@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 
 def test_tune() -> None:
-    """The collector waits for more containers than a commit brings, and a thread no longer than a commit takes."""
+    """The collector waits for more containers than a commit brings, and a thread no longer than a commit; modules stay."""
     before = gc.get_threshold(), sys.getswitchinterval()
     try:
         tune()
 
         assert gc.get_threshold()[0] > 10_000
         assert gc.isenabled()
+        assert len(gc.get_objects()) < gc.get_freeze_count()
         assert sys.getswitchinterval() < 0.002
     finally:
+        gc.unfreeze()
         gc.set_threshold(*before[0])
         sys.setswitchinterval(before[1])
 
