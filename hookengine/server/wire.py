@@ -205,11 +205,11 @@ def _plain(value: Any) -> Any:
     match value:
         case msgspec.Struct():
             members = msgspec.structs.asdict(value)
-            if value.__struct_config__.omit_defaults:
-                return {name: member for name, member in members.items() if member not in (None, msgspec.UNSET)}
-            if msgspec.UNSET in members.values():
-                return {name: member for name, member in members.items() if member is not msgspec.UNSET}
-            return members
+            omits = value.__struct_config__.omit_defaults
+            if not omits and msgspec.UNSET not in members.values():
+                return members
+            absent = (msgspec.UNSET, None) if omits else (msgspec.UNSET,)
+            return {name: member for name, member in members.items() if member not in absent}
         case datetime():
             return format_time(round(value.timestamp() * 1000))
         case views.JsonText():

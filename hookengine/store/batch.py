@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hookengine.clock import Clock
     from hookengine.matching import Index
     from hookengine.models import Attempt
-    from hookengine.store.commit import Values
+    from hookengine.store.commit import Parts, Values
     from hookengine.store.intake import Line
     from hookengine.vault import Vault
 
@@ -146,7 +146,7 @@ class Batch:
                     self._tell_failed(result, subscription)
         return Recorded(result=result, delivery=after, health=health, disabled=reason, counted=counts)
 
-    def _attempt_row(self, result: Result, attempt: Attempt, *, counts: bool, exchange: int | None) -> rows.Parts:
+    def _attempt_row(self, result: Result, attempt: Attempt, *, counts: bool, exchange: int | None) -> Parts:
         content: Values = (None, None, None)
         if exchange is None:
             content = rows.exchanged(attempt, result.profile, self._commit)
@@ -231,7 +231,7 @@ class Batch:
         )
         self.accepted += self._announcer.announce(self._commit, DELIVERY_FAILED, data)
 
-    def _count(self, result: Result, row: rows.Parts | None) -> None:
+    def _count(self, result: Result, row: Parts | None) -> None:
         """Count a result that changed its delivery, with its *row* of attempts: for all that end alike, one row is written."""
         after, attempt = result.after, result.attempt
         state: str = ""
@@ -244,7 +244,7 @@ class Batch:
             alike = (after.subscription, self._hour, state, label or "", 0, "", NO_ATTEMPT)
         else:
             bucket = bucket_of(attempt.duration)
-            _, (_, _, _, status_code, error_code, _, _, _, _) = row
+            status_code, error_code = row[1][3:5]
             alike = (after.subscription, self._hour, state, label or "", status_code or 0, error_code or "", bucket)
         self._tallies[alike] = self._tallies.get(alike, 0) + 1
 

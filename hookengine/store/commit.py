@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hookengine.models import Response
 
 Values = tuple[Any, ...]
+Parts = tuple[Values, Values]  # of a row of `Rows`: its own columns, and those that many have alike
 Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and how many they are
 
 SCRIPT = (files(__package__) / "commit.sql").read_text(encoding="utf-8")

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from sqlite3 import Row
 
-    from hookengine.store.commit import Values
+    from hookengine.store.commit import Parts, Values
     from hookengine.store.intake import Answer, Draft, Key
     from hookengine.vault import Vault
-
-Parts = tuple[tuple[Any, ...], tuple[Any, ...]]  # of a row: its own columns, and those that many have alike
 
 _HEALTH = models.Health.__struct_fields__
 _SEALED = ("headers", "auth", "secrets")
