@@ -735,6 +735,21 @@ async def test_locked_database_is_unavailable(tmp_path: Path) -> None:
         await place.publish()
 
 
+@pytest.mark.row("F14")
+async def test_locked_database_holds_nobody_up_for_the_others(tmp_path: Path) -> None:
+    """Of many changes only one waits for a lock that another program holds; the rest hear it at once."""
+    async with opened(tmp_path) as place:
+        await place.store.writer._db.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000 // 20}")
+        other = sqlite3.connect(place.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(PATIENCE):
+            refused = await all_of(place.publish(), *(place.subscribe() for _ in range(20)))
+        other.close()
+
+        assert {StorageUnavailable} == {type(error) for error in refused}
+        await place.subscribe()
+
+
 @pytest.mark.parametrize(
     "name",
     ["SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_CORRUPT_INDEX", "SQLITE_NOTADB"],

@@ -313,8 +313,7 @@ class Writer:
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
         if results or publications:
             await self._commit(results, publications)
-        for step, done in changes:
-            await self._change(step, done)
+        await self._change_all(changes)
         if compositions:
             await self._compose(compositions)
         for refill in refills:
@@ -506,10 +505,26 @@ class Writer:
             self._rest = 0.0
             self.listener.storage(None)
 
+    async def _change_all(self, changes: list[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]]) -> None:
+        """Each of *changes* in a transaction of its own; where one cannot begin, the rest need not wait for that as well."""
+        for position, (step, done) in enumerate(changes):
+            try:
+                await self._db.execute("BEGIN IMMEDIATE")
+            except _PASSING as error:
+                await self._roll_back(error)
+                for _, waiting in changes[position:]:
+                    _fail(waiting, StorageUnavailable(f"the storage does not take writes: {error}"))
+                return
+            except Exception as error:  # noqa: BLE001  # a fault of ours: the task goes on
+                await self._roll_back(error)
+                _fail(done, error)
+            else:
+                await self._change(step, done)
+
     async def _change(self, step: Callable[[Transaction], Awaitable[T]], done: asyncio.Future[T]) -> None:
+        """Do *step* in the transaction that has begun, and commit it."""
         transaction = Transaction(self, self._db, self._keys, self._clock)
         try:
-            await self._db.execute("BEGIN IMMEDIATE")
             await transaction.stand(lines.operational(self.index))
             value = await step(transaction)
             await self._db.commit()
