@@ -146,6 +146,11 @@ class Recorder:
                 await self._more.wait()
         return self.all(name)
 
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """All that were accepted, oldest first."""
+        return [delivery for batch in self.all("accepted") for delivery, _ in batch]
+
     def _keep(self, name: str, what: Any) -> None:
         self.told.append((name, what))
         self.look(name)
@@ -174,9 +179,13 @@ class Opened(Struct, frozen=True, kw_only=True):
 
     async def deliver(self, *drafts: Draft) -> list[Delivery]:
         """The deliveries that *drafts*, or one, make."""
-        before = len(self.listener.all("accepted"))
-        await self.publish(*drafts)
-        return [delivery for batch in self.listener.all("accepted")[before:] for delivery, _ in batch]
+        known = {delivery.event for delivery in self.listener.deliveries}
+        new = {each.event.seq: each.deliveries for each in await self.publish(*drafts) if each.event.seq not in known}
+        while True:
+            made = [delivery for delivery in self.listener.deliveries if delivery.event in new]
+            if len(made) >= sum(new.values()):
+                return made
+            await self.listener.until("accepted", len(self.listener.all("accepted")) + 1)
 
     async def record(self, *results: Result) -> list[Recorded]:
         """Record *results* together, and wait until they are stored."""

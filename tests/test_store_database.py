@@ -17,7 +17,7 @@ import pytest
 from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
-from hookengine.store.database import Lock, close, execute_promptly, make_file, migrate, open_reader, open_writer
+from hookengine.store.database import Lock, begin, close, make_file, migrate, open_reader, open_writer
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -207,12 +207,12 @@ async def test_statement_that_begins_at_once(tmp_path: Path) -> None:
     async with writer(path) as db:
         await migrate(db, path)
         await db.create_function("noted", 0, lambda: threads.append(threading.get_ident()))
-        await execute_promptly(db, "INSERT INTO meta SELECT ?, ? WHERE noted() IS NULL", ("a", 1))
+        await begin(db, "INSERT INTO meta SELECT ?, ? WHERE noted() IS NULL", ("a", 1))
         with pytest.raises(sqlite3.IntegrityError):
-            await execute_promptly(db, "INSERT INTO meta VALUES (?, ?)", ("a", 2))
-        await execute_promptly(db, "INSERT INTO meta VALUES (?, ?)", ("b", 3))
+            await begin(db, "INSERT INTO meta VALUES (?, ?)", ("a", 2))
+        await begin(db, "INSERT INTO meta VALUES (?, ?)", ("b", 3))
     with pytest.raises(ValueError, match="no active connection"):
-        await execute_promptly(db, "INSERT INTO meta VALUES (?, ?)", ("c", 4))
+        await begin(db, "INSERT INTO meta VALUES (?, ?)", ("c", 4))
 
     assert [("a", 1), ("b", 3)] == rows(path, "SELECT * FROM meta")
     assert [threading.get_ident()] != threads

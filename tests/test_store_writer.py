@@ -45,6 +45,7 @@ from hookengine.errors import (
     StorageUnavailable,
     SubscriptionNotFound,
 )
+from hookengine.gathering import Compose
 from hookengine.models import (
     AttemptError,
     Broken,
@@ -60,7 +61,7 @@ from hookengine.scheduler import FROM_THE_START, Refill
 from hookengine.store import Answer, Draft, Key, Receipt, changes, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from hookengine.models import Delivery, Outcome
@@ -138,7 +139,7 @@ async def test_waiting_events_are_counted(tmp_path: Path) -> None:
 
 
 async def test_order_of_telling(tmp_path: Path) -> None:
-    """The listener hears of a commit when its rows are visible to others, and before a publisher goes on."""
+    """Once the rows of a commit are visible to others publishers go on, and then the listener hears of its deliveries."""
     order: list[tuple[str, int]] = []
     async with opened(tmp_path) as place:
         await place.subscribe()
@@ -153,8 +154,56 @@ async def test_order_of_telling(tmp_path: Path) -> None:
         await place.record(result(delivery, DELIVERED))
         await task
 
-    assert ["recorded", "accepted", "publisher"] == [name for name, _ in order]
-    assert [("accepted", 2), ("publisher", 2)] == order[1:]
+    assert [("publisher", 2), ("recorded", 2), ("accepted", 2)] == order
+
+
+async def test_deliveries_are_told_while_sqlite_does_the_next_commit(tmp_path: Path) -> None:
+    """A publisher that goes on at once has its next event on the way to the disk before his last one's delivery is told."""
+    order: list[tuple[str, int]] = []
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        place.listener.look = lambda name: order.append((name, place.store.writer.waiting))
+        for _ in range(2):
+            await place.publish()
+            order.append(("publisher", place.store.writer.waiting))
+        await place.listener.until("accepted", 2)
+
+    assert [("publisher", 0), ("accepted", 0), ("publisher", 0), ("accepted", 0)] == order
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [
+        pytest.param("changed", lambda place: place.subscribe(), id="change"),
+        pytest.param("refilled", lambda place: place.refill(Refill(1, Priority.NORMAL, (0, 0), 10)), id="refill"),
+        pytest.param("composed", lambda place: place.compose(Compose(1, 10, 0, (1, 1, 1))), id="batch"),
+    ],
+)
+async def test_deliveries_are_told_before_anything_else(
+    tmp_path: Path, name: str, begin: Callable[[Opened], Awaitable[Any]]
+) -> None:
+    """Whoever changes or reads rows in the wake of a commit finds what the listener knows."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        place.listener.told.clear()
+        await all_of(place.publish(), begin(place))
+
+        assert ["accepted", name] == [told for told, _ in place.listener.told]
+
+
+async def test_deliveries_are_told_before_the_next_commit_fails(tmp_path: Path) -> None:
+    """A commit that cannot even begin does not keep what the one before it entails."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        (delivery,) = await place.deliver()
+        place.listener.told.clear()
+        await place.publish()
+        one = result(delivery, DELIVERED)
+        assert one.attempt is not None
+        place.store.writer.record(replace(one, attempt=replace(one.attempt, number=1 << 64)))
+        await place.listener.until("unrecorded")
+
+        assert ["accepted", "unrecorded"] == [told for told, _ in place.listener.told]
 
 
 async def test_results_and_publications_share_a_commit(tmp_path: Path) -> None:
@@ -825,7 +874,7 @@ async def test_unreadable_refill_is_asked_again(tmp_path: Path) -> None:
 
 
 async def test_fault_in_a_listener_ends_the_writer(tmp_path: Path) -> None:
-    """What was told wrongly is not lived with: all who come are told, nobody hangs, and a new start reads what is on disk."""
+    """What was told wrongly is not lived with: all who come hear it, nobody hangs, and a new start reads what is on disk."""
 
     def broken(name: str) -> None:
         if name == "accepted":
@@ -836,7 +885,7 @@ async def test_fault_in_a_listener_ends_the_writer(tmp_path: Path) -> None:
         place.listener.look = broken
         first, second = await all_of(place.publish(), place.subscribe())
 
-        assert [StorageFailed] * 2 == [type(error) for error in (first, second)]
+        assert [list, StorageFailed] == [type(each) for each in (first, second)]  # the event is on disk
         with pytest.raises(StorageFailed, match="the writer failed: KeyError"):
             await place.publish()
         with pytest.raises(StorageFailed):
@@ -1001,7 +1050,7 @@ async def test_cancelling_at_random(tmp_path: Path, seed: int) -> None:
             job = place.publish(*pair) if n % 5 else place.subscribe(event_types=("user.*",))
             jobs.append(cut(job, chance.randrange(60)))
         await all_of(*jobs)
-        await place.publish(draft(id="last", digest=b"x"))
+        await place.deliver(draft(id="last", digest=b"x"))
 
         stored = Counter(id_.split("-")[0] for (id_,) in place.rows("SELECT id FROM events WHERE id <> 'last'"))
         assert {2} == set(stored.values())

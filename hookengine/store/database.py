@@ -159,9 +159,9 @@ def _text(stored: bytes) -> str:
     return stored.decode("utf-8", "replace")
 
 
-async def execute_promptly(db: aiosqlite.Connection, statement: str, parameters: Sequence[Any]) -> None:
+def begin(db: aiosqlite.Connection, statement: str, parameters: Sequence[Any]) -> asyncio.Future[None]:
     """
-    Execute *statement*, which has begun by the time that anybody else in the event loop goes on.
+    What will be once *statement* is executed, which has begun by now.
 
     To begin, its thread needs the interpreter's lock, which an event loop with much to do gives away after 5 ms; what comes
     then needs none. So the loop stands still for the tenth of a millisecond that it takes, and then both work.
@@ -174,10 +174,10 @@ async def execute_promptly(db: aiosqlite.Connection, statement: str, parameters:
         begun.release()
         connection.execute(statement, parameters)
 
-    done = asyncio.get_running_loop().create_future()
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     db._tx.put_nowait((done, work))  # noqa: SLF001  # as above
     begun.acquire(timeout=_BEGINNING)
-    await done
+    return done
 
 
 def works(db: aiosqlite.Connection) -> bool:

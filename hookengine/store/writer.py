@@ -1,8 +1,9 @@
 """
 The one task that writes: it groups what waits into commits, without a timer.
 
-While one commit runs, the next batch gathers. A change of one's own runs alone in its transaction. The task is never
-cancelled, because a cancelled statement still runs, and could leave a transaction open: it is ended by a flag.
+While one commit runs, the next batch gathers, and the listener hears what became of the deliveries of the one before. A change
+of one's own runs alone in its transaction. The task is never cancelled, because a cancelled statement still runs, and could
+leave a transaction open: it is ended by a flag.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorr
 from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
-from hookengine.store.database import execute_promptly
+from hookengine.store.database import begin
 from hookengine.store.folding import Folding, rows_in
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.queries import sql
@@ -133,6 +134,7 @@ class Writer:
         self._changes: deque[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._refills: deque[Refill] = deque()
         self._compositions: deque[Compose] = deque()
+        self._untold: tuple[Batch, list[Delivery]] | None = None  # the last commit, and who leads its lines now
         self._in_hand: list[asyncio.Future[Any]] = []  # who waits for the present turn
         self._work = asyncio.Event()
         self._closing = False
@@ -260,6 +262,8 @@ class Writer:
                         # Whoever waited for this commit sends its next piece of work now: that belongs into the next commit,
                         # not into one after a commit of what else had gathered.
                         await asyncio.sleep(0)
+                    if not (self._publications or self._results):
+                        self._tell()
         except StorageFailed as failed:
             self._failed = failed
             raise
@@ -313,6 +317,8 @@ class Writer:
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
         if results or publications:
             await self._commit(results, publications)
+        if changes or compositions or refills or self._folding.is_due or self._is_cramped:
+            self._tell()
         await self._change_all(changes)
         if compositions:
             await self._compose(compositions)
@@ -365,20 +371,32 @@ class Writer:
         try:
             batch, answers = await self._stage(results, publications)
             failpoint("K03-staged")
-            await execute_promptly(self._db, sql.commit, batch.commit(self.vault).values())
+            committed = begin(self._db, sql.commit, batch.commit(self.vault).values())
+        except Exception as error:  # noqa: BLE001  # whatever it is: it must not stop the task
+            await self._not_committed(error, results, publications)
+            return
+        self._tell()
+        try:
+            await committed
             failpoint("K13-committed")
-        except _PASSING as error:
-            await self._roll_back(error)
+        except Exception as error:  # noqa: BLE001  # also a row that SQLite refuses
+            await self._not_committed(error, results, publications)
+            return
+        # Whatever happens from here on, nobody must hear that it was not.
+        self._folding.wrote(sum(publication.size for publication in publications))
+        heads, unreadable = await lines.heads(self._db, batch.advanced) if batch.advanced else ([], [])
+        self._follow(batch, answers, heads)
+        self.park(unreadable)
+
+    async def _not_committed(
+        self, error: Exception, results: list[tuple[Result, ...]], publications: list[_Publication]
+    ) -> None:
+        self._tell()
+        await self._roll_back(error)
+        if isinstance(error, _PASSING):
             await self._pause(error, results, publications)
-        except Exception as error:  # noqa: BLE001  # a row that SQLite refuses, or a fault of ours: it must not stop the task
-            await self._roll_back(error)
-            await self._one_by_one(results, publications, error)
         else:
-            # Committed: whatever happens here, nobody must hear that it was not.
-            self._folding.wrote(sum(publication.size for publication in publications))
-            heads, unreadable = await lines.heads(self._db, batch.advanced) if batch.advanced else ([], [])
-            self._follow(batch, answers, heads)
-            self.park(unreadable)
+            await self._one_by_one(results, publications, error)
 
     async def _stage(
         self, results: list[tuple[Result, ...]], publications: list[_Publication]
@@ -436,7 +454,7 @@ class Writer:
         answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]],
         heads: list[Delivery],
     ) -> None:
-        """What a commit entails, before anybody else can run."""
+        """What a commit entails, before anybody else can run; for its deliveries there is time until `_tell`."""
         self._works()
         self.listener.committed(batch.event_count, len(batch.accepted))
         self.health.update(batch.health)
@@ -444,18 +462,29 @@ class Writer:
             before = self.index.get(subscription.seq)
             self.index.put(subscription)
             self.listener.changed(before, subscription)
-        if batch.recorded:
-            self.listener.recorded(batch.recorded)
-        for head in heads:
-            self.listener.promoted(head)
-        if batch.accepted:
-            self.listener.accepted(batch.accepted)
+        self._untold = (batch, heads)
         failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
                 _fail(publication.done, answer)
             elif not publication.done.done():
                 publication.done.set_result(answer)
+
+    def _tell(self) -> None:
+        """
+        Tell what became of the deliveries of the last commit, unless that is done.
+
+        Best once the next one has begun, for which SQLite has a core of its own; but before anything else is read or written.
+        """
+        if self._untold is None:
+            return
+        (batch, heads), self._untold = self._untold, None
+        if batch.recorded:
+            self.listener.recorded(batch.recorded)
+        for head in heads:
+            self.listener.promoted(head)
+        if batch.accepted:
+            self.listener.accepted(batch.accepted)
 
     async def _one_by_one(self, results: list[tuple[Result, ...]], publications: list[_Publication], error: Exception) -> None:
         """One of them is guilty: give each a transaction of its own, so that only the guilty one fails."""
