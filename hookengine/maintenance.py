@@ -26,6 +26,7 @@ RESTS = 6  # times as long as a step took: a seventh of the writer's time goes i
 LONGEST_REST = 0.05  # s: what comes quicker than small steps delete is deleted in larger ones
 SEARCH = (0.25, 3600.0)  # s between two steps of the search for strays, of some 6 ms; between two searches
 SPANS = 0.25  # s between two steps of spans, of some 6 ms: 20,000 keys a second
+AGAIN = 2.0  # s until a step is tried again that something kept from its work
 PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicker ones double what publishing takes
 
 
@@ -106,8 +107,8 @@ class Maintenance:
                 await _within(min(RESTS * took, LONGEST_REST), self._stopping)
         return found
 
-    async def _once(self, step: _Step) -> tuple[int, float]:
-        """What *step* did, and in how many seconds; 0 if something kept it from its work, which is tried again later."""
+    async def _once(self, step: _Step) -> tuple[int | None, float]:
+        """What *step* did, and in how many seconds; None if something kept it from its work, which is tried again later."""
         loop = asyncio.get_running_loop()
         began = loop.time()
 
@@ -116,7 +117,7 @@ class Maintenance:
             began = loop.time()  # until now it has waited for the writer
             return await step(tx)
 
-        did = 0
+        did: int | None = None
         try:
             did = await self._store.writer.change(timed)
         except (Unavailable, StorageFailed):
@@ -129,13 +130,18 @@ class Maintenance:
         while not self._stopping.is_set():
             self._wake_replays.clear()
             did, _ = await self._once(replays.replay_some)
-            await _within(PACE if did else EVERY, self._wake_replays)
+            await _within(_rest(did, PACE, EVERY), self._wake_replays)
 
     async def _at_pace(self, step: _Step, pace: float, between: float) -> None:
         """Every *pace* seconds a step until one finds nothing, and all that anew *between* seconds later."""
         while not self._stopping.is_set():
             did, _ = await self._once(step)
-            await _within(pace if did else between, self._stopping)
+            await _within(_rest(did, pace, between), self._stopping)
+
+
+def _rest(did: int | None, pace: float, between: float) -> float:
+    """The seconds until the next step: *pace* where the last one *did* something, *between* where nothing was left."""
+    return AGAIN if did is None else pace if did else between
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

@@ -462,6 +462,34 @@ asyncio.run(main())
     assert (0, "0\n") == (await ended(forked))[:2]
 
 
+@pytest.mark.row("F16")
+@pytest.mark.parametrize("end", ["await engine.stop()", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["stop", "kill"])
+async def test_fork_does_not_keep_the_lock(tmp_path: Path, end: str) -> None:
+    """A child of the process that started an engine lives on, as workers do; the next engine starts all the same."""
+    forked = await program(
+        tmp_path,
+        f"""
+import signal
+async def main():
+    await engine.start()
+    if (child := os.fork()) == 0:
+        os.close(1), os.close(2), signal.alarm({PATIENCE})
+        signal.pause()
+    print(child, flush=True)
+    {end}
+asyncio.run(main())
+""",
+    )
+    assert forked.stdout is not None
+    child = int(await forked.stdout.readline())
+    try:
+        await forked.wait()
+        async with Engine(tmp_path / "hooks.db"):
+            os.kill(child, 0)  # it is there
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 # The end of the loop, of the process, of the storage
 
 

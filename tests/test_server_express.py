@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sqlite3
 import threading
@@ -247,6 +248,23 @@ async def test_client_that_is_gone(api: Api, tmp_path: Path, taken: Taken, caplo
 
         assert [("orphan",)] == api.rows("SELECT id FROM events ORDER BY seq LIMIT 1")
         assert [] == caplog.records
+
+
+async def test_client_that_is_gone_when_storage_takes_nothing(
+    api: Api, tmp_path: Path, taken: Taken, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event that cannot be stored, and whose client did not wait, is nobody's business: the log has no traceback of it."""
+    async with Client(api) as client, Client(api) as other, held(tmp_path):
+        client.send(plain())
+        await taken.one.wait()
+        client.writer.transport.abort()
+        assert 200 == (await api("GET", "/livez")).status
+        other.send(plain())
+        [(status, _)] = await other.answers(1)
+    gc.collect()
+
+    assert 503 == status
+    assert [] == [record for record in caplog.records if record.name == "asyncio"]
 
 
 async def test_waiting_is_not_idling(tmp_path: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:

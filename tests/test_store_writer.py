@@ -786,17 +786,36 @@ async def test_locked_database_is_unavailable(tmp_path: Path) -> None:
 
 @pytest.mark.row("F14")
 async def test_locked_database_holds_nobody_up_for_the_others(tmp_path: Path) -> None:
-    """Of many changes only one waits for a lock that another program holds; the rest hear it at once."""
+    """Whoever waits while another program holds the lock hears of it when the first does, and not one after the other."""
     async with opened(tmp_path) as place:
         await place.store.writer._db.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000 // 20}")
         other = sqlite3.connect(place.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         async with asyncio.timeout(PATIENCE):
-            refused = await all_of(place.publish(), *(place.subscribe() for _ in range(20)))
+            refused = await all_of(*(place.publish() for _ in range(4_000)), *(place.subscribe() for _ in range(200)))
         other.close()
 
         assert {StorageUnavailable} == {type(error) for error in refused}
+        assert 0 == place.store.writer.waiting
         await place.subscribe()
+
+
+@pytest.mark.row("F14")
+@pytest.mark.parametrize("publishes", [True, False], ids=["publishing", "changing"])
+async def test_recovery_is_noticed_whatever_comes(tmp_path: Path, publishes: bool) -> None:
+    """Whoever finds the storage locked tells of it; that it works again shows also where nothing comes but changes."""
+    async with opened(tmp_path) as place:
+        await place.store.writer._db.execute("PRAGMA busy_timeout = 1")
+        other = sqlite3.connect(place.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await all_of(place.publish() if publishes else place.subscribe())
+        other.close()
+        [error] = place.listener.all("storage")
+        async with asyncio.timeout(PATIENCE):
+            while place.listener.all("storage")[-1] is not None:
+                await place.subscribe()
+
+        assert isinstance(error, sqlite3.OperationalError)
 
 
 @pytest.mark.parametrize(
@@ -895,6 +914,22 @@ async def test_fault_in_a_listener_ends_the_writer(tmp_path: Path) -> None:
 
 
 # Changes.
+
+
+async def test_changes_do_not_hold_publishers_up(tmp_path: Path) -> None:
+    """An event that comes while many changes wait, each with a sync of its own, is committed after eight of them."""
+    async with opened(tmp_path) as place:
+        publishing: list[asyncio.Task[Any]] = []
+
+        def publish(name: str) -> None:
+            if name == "changed" and not publishing:
+                publishing.append(asyncio.create_task(place.publish()))
+
+        place.listener.look = publish
+        await all_of(*(place.subscribe() for _ in range(20)))
+        await all_of(*publishing)
+
+        assert ["changed"] * 8 + ["accepted"] + ["changed"] * 12 == [name for name, _ in place.listener.told]
 
 
 async def test_change_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -166,7 +166,9 @@ class _Connection(web.RequestHandler):
             self._handler_waiter.set_result(None)
         if accepted.cancelled():
             self.force_close()
-        elif self.transport is not None:
+        elif self.transport is None:
+            accepted.exception()  # nobody is left to hear of it
+        else:
             answer, last = self._express.answer(accepted)
             self.transport.write(answer)
             self._close = self._close or last

@@ -8,7 +8,8 @@ import os
 import sqlite3
 from contextlib import suppress
 from threading import Lock as Latch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 import aiosqlite
 
@@ -44,8 +45,10 @@ class Lock:
     """
     The right to be the one engine on a database file: a lock on a file beside it, held for life, with our pid inside.
 
-    The system gives it back when the process ends, however that happens.
+    The system gives it back when the process ends, however that happens. A fork of it has no part in that.
     """
+
+    _held: ClassVar[WeakSet[Lock]] = WeakSet()  # by this process
 
     def __init__(self, path: Path) -> None:
         real = path.resolve()  # a symbolic link is the same file, so it has the same lock
@@ -68,13 +71,29 @@ class Lock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+        self._held.add(self)
 
     def release(self) -> None:
         """Let the next engine in; twice does no harm."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the file that is locked: no more than that, in a fork of the owner."""
+        assert self._descriptor is not None  # noqa: S101  # of one that is held
+        os.close(self._descriptor)
+        self._descriptor = None
+        self._held.discard(self)
+
+    @classmethod
+    def forked(cls) -> None:
+        """We are the child: what it has of the lock would keep it when the parent is done, or killed."""
+        for lock in tuple(cls._held):
+            lock.drop()
+
+
+os.register_at_fork(after_in_child=Lock.forked)
 
 
 def make_file(path: Path) -> bool:

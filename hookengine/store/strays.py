@@ -33,7 +33,7 @@ class Search:
         if self._after == _BEFORE_ALL:
             tx.read(await tx.fetch(sql.stateless))
         keys = [seq for (seq,) in await tx.fetch(sql.pending_after, (self._after, LOOKED_AT))]
-        self._after = keys[-1] if keys else _BEFORE_ALL
+        tx.after.append(partial(self._come_to, keys[-1] if keys else _BEFORE_ALL))
         found = await tx.fetch(sql.strays, {"keys": rows.json_text(keys), "never": tx.now + _NEVER}) if keys else []
         nowhere = {row[0] for row in found if row[-1]}
         for each in tx.read(found):
@@ -46,3 +46,6 @@ class Search:
                 error = StorageCorrupt(f"{where} followed nobody; now it leads")
                 tx.after.append(partial(tx.listener.unreadable, where, error))
         return len(keys)
+
+    def _come_to(self, seq: int) -> None:
+        self._after = seq

@@ -50,6 +50,7 @@ MOST_WAITING_BYTES = 64 << 20
 # that they hold (docs/performance.md).
 _MOST_DELIVERIES = 128
 _MOST_BYTES = 8 << 20
+_MOST_CHANGES = 8  # between two commits: each has a sync of its own, for which publishers wait
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 
@@ -62,6 +63,9 @@ RESTORE = "; nothing is repaired: look with `hookengine db check`, and restore a
 
 # What better times may mend; the second is what SQLite's own want of memory is raised as.
 _PASSING = (sqlite3.OperationalError, MemoryError)
+
+# What another program's lock is called, which was waited for in vain.
+_LOCKED = ("SQLITE_BUSY", "SQLITE_PROTOCOL")
 
 # What a full disk is called.
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
@@ -140,6 +144,8 @@ class Writer:
         self._closing = False
         self._failed: StorageFailed | None = None
         self._rest = 0.0  # s to wait before the next commit is tried; above 0 while commits fail
+        self._probe_at = 0.0  # loop time: when one is tried without a need, while commits fail
+        self._is_locked = False  # whether the present turn has waited for another program's lock, in vain
 
     async def publish(
         self, drafts: list[Draft], *, key: Key | None = None, render: Callable[[list[Receipt]], bytes] | None = None
@@ -254,7 +260,9 @@ class Writer:
         """Work until closed; raises StorageFailed if the storage failed for good."""
         try:
             while not (self._closing and self._idle()):
-                if self._idle():
+                if self._must_probe():
+                    await self._probe()
+                elif self._idle():
                     await self._wait()
                 else:
                     await self._turn()
@@ -295,13 +303,15 @@ class Writer:
         return not (self._publications or self._results or self._changes or self._refills or self._compositions)
 
     async def _wait(self) -> None:
-        """Wait for work; while commits fail try one now and then, because those who heard of it send none."""
+        """Wait for work, or for the time to probe."""
         self._work.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._rest or None):
+            async with asyncio.timeout_at(self._probe_at if self._rest else None):
                 await self._work.wait()
-                return
-        await self._probe()
+
+    def _must_probe(self) -> bool:
+        """Whether to try if commits work again, because those who heard that they fail send nothing that would show it."""
+        return self._rest > 0 and not (self._publications or self._results) and self._loop.time() >= self._probe_at
 
     async def _turn(self) -> None:
         """
@@ -311,16 +321,21 @@ class Writer:
         """
         results = _all(self._results)  # not many: each holds a slot of the scheduler
         publications = self._with_room(self._some_publications())
-        changes = _all(self._changes)
+        changes = [self._changes.popleft() for _ in range(min(_MOST_CHANGES, len(self._changes)))]
         compositions = _all(self._compositions)
         refills = _all(self._refills)
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
+        self._is_locked = False
         if results or publications:
             await self._commit(results, publications)
         if changes or compositions or refills or self._folding.is_due or self._is_cramped:
             self._tell()
-        await self._change_all(changes)
-        if compositions:
+        if not self._is_locked:  # else they have heard of it
+            await self._change_all(changes)
+        if self._is_locked:
+            for each in compositions:
+                self.listener.composed(each, None)
+        elif compositions:
             await self._compose(compositions)
         for refill in refills:
             await self._refill(refill)
@@ -507,10 +522,11 @@ class Writer:
                 self.listener.unrecorded(group, error)
         elif results:
             self._results.extendleft(reversed(results))
-            if not (self._is_cramped and self._space.give_up()):
+            if not (self._is_locked or (self._is_cramped and self._space.give_up())):
                 await asyncio.sleep(self._rest)
 
     async def _probe(self) -> None:
+        self._probe_at = self._loop.time() + self._rest
         if self._is_cramped:  # by the WAL, it may be
             await self._empty_wal()
         try:
@@ -526,8 +542,13 @@ class Writer:
 
     def _fails(self, error: Exception) -> None:
         self.listener.storage(error)
-        self._is_cramped = getattr(error, "sqlite_errorname", "") in _NO_ROOM
+        name = getattr(error, "sqlite_errorname", "")
+        self._is_cramped = name in _NO_ROOM
         self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
+        self._probe_at = self._loop.time() + self._rest
+        if name.startswith(_LOCKED):  # for which whoever waits would wait as long, one after the other
+            self._is_locked = True
+            self._refuse_all(StorageUnavailable(f"the storage does not take writes: {error}"))
 
     def _works(self) -> None:
         if self._rest and self._space.has_reserve():
@@ -541,6 +562,7 @@ class Writer:
                 await self._db.execute("BEGIN IMMEDIATE")
             except _PASSING as error:
                 await self._roll_back(error)
+                self._fails(error)
                 for _, waiting in changes[position:]:
                     _fail(waiting, StorageUnavailable(f"the storage does not take writes: {error}"))
                 return
@@ -633,8 +655,9 @@ class Writer:
             await self._db.rollback()
 
     def _refuse_all(self, error: HookEngineError) -> None:
-        """Nobody waits for ever for a task that has ended."""
+        """Whoever waits hears *error*: nobody waits for ever for a task that has ended, or for one another's lock."""
         _refuse(self._publications, error)
+        self._waiting = self._waiting_bytes = 0
         for done in (*self._in_hand, *(done for _, done in self._changes)):
             _fail(done, error)
         self._publications.clear()
