@@ -88,7 +88,7 @@ class Api:
         return await self._service.publish_values(OWNER, events)
 
     async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:
-        """One event with its data and where it went."""
+        """One event with its data and where it went; without a *tenant* the newest with this id, which others may have too."""
         return await self._service.event(OWNER, id, tenant=tenant)
 
     async def events(
@@ -105,13 +105,19 @@ class Api:
         query = {"type": type, "tenant": tenant, "since": since, "until": until, "limit": limit, "cursor": cursor}
         return await self._service.events(OWNER, query)
 
-    async def wait(self, event_id: str, timeout: float) -> list[Delivery]:  # noqa: ASYNC109  # CONTRACT.md's name
+    async def wait(
+        self,
+        event_id: str,
+        timeout: float,  # noqa: ASYNC109  # CONTRACT.md's name
+        *,
+        tenant: str | None = None,
+    ) -> list[Delivery]:
         """
-        The deliveries of an event once each is delivered, failed or cancelled.
+        The deliveries of an event, found as by `event`, once each is delivered, failed or cancelled.
 
         Raises TimeoutError after *timeout* seconds, and as soon as one is held; EventNotFound for an unknown id.
         """
-        return await self._service.wait(OWNER, event_id, timeout)
+        return await self._service.wait(OWNER, event_id, timeout, tenant=tenant)
 
     async def explain(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self
 
 from hookengine.access import OWNER, TOKEN_PREFIX, digest
@@ -71,6 +72,7 @@ class Engine(Api):
         self._stop_asked = asyncio.Event()
         self._drain = 0.0  # s, once a stop was asked for
         self._owner: int | None = None  # the process that started it: a fork must not use it
+        self._thread: int | None = None  # whose event loop it runs in
 
     @classmethod
     def from_file(
@@ -140,7 +142,7 @@ class Engine(Api):
         if self._supervisor is not None and not self._supervisor.done():
             raise RuntimeError("the engine was started already")
         self._stop_asked = asyncio.Event()
-        self._owner = _Process.id
+        self._owner, self._thread = _Process.id, get_ident()
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor = supervisor = asyncio.create_task(self._supervise(ready), name="hookengine")
         try:
@@ -322,7 +324,12 @@ class Engine(Api):
 
     @property
     def _service(self) -> Service:
-        return self._running.service
+        service = self._running.service
+        if get_ident() != self._thread:  # where what is awaited would be done, and the caller not hear of it
+            raise RuntimeError(
+                "the engine runs in another thread's event loop: hand the call over by asyncio.run_coroutine_threadsafe()"
+            )
+        return service
 
 
 class _Process:

@@ -479,10 +479,13 @@ def test_data_option_and_variable_name_the_directory(
     assert ["Bearer hkt_mine"] * 2 == [request.header("Authorization") for request in server.receiver.requests]
 
 
-def test_variables_name_the_server(cli: Callable[..., Ended], server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HOOKENGINE_URL and HOOKENGINE_TOKEN are as good as the options."""
+@pytest.mark.parametrize("shown", ["", "/", "/v1", "/v1/"])
+def test_variables_name_the_server(
+    cli: Callable[..., Ended], server: Server, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    """HOOKENGINE_URL and HOOKENGINE_TOKEN are as good as the options; the URL may be as the daemon shows it."""
     server.on("GET /v1/events", page())
-    monkeypatch.setenv("HOOKENGINE_URL", server.receiver.url)
+    monkeypatch.setenv("HOOKENGINE_URL", server.receiver.url + shown)
     monkeypatch.setenv("HOOKENGINE_TOKEN", "hkt_env")
 
     assert 0 == cli("event", "list").status

@@ -353,6 +353,17 @@ def test_greeting_has_the_command_to_subscribe(changes: dict[str, Any], secret: 
     assert ["hookengine", "subscription", "add", *expected] == shlex.split(lines[-1])
 
 
+def test_greeting_where_the_secret_is_the_tenant_s(tmp_path: Path) -> None:
+    """A profile that signs with the secret of a tenant has that set first: the subscription takes none."""
+    lines = greeting(plan(profile="clearfeed", typed=None, data=tmp_path), HERE, [SECRET])
+    data = ["--data", str(tmp_path)]
+
+    assert [
+        ["hookengine", "tenant", "secret", "set", "default", "--secret", SECRET, *data],
+        ["hookengine", "subscription", "add", f"{HERE}/", "--profile", "clearfeed", *data],
+    ] == [shlex.split(line) for line in lines[-2:]]
+
+
 def test_greeting_for_a_subscription_asks_for_nothing(tmp_path: Path) -> None:
     """With a subscription there is nothing to add, and it is said where it has no secret or requests are passed on."""
     chosen = plan(subscription="sub_1", public_url=f"{HERE}/hook", forward_to="http://127.0.0.1:3000")

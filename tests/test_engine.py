@@ -462,6 +462,31 @@ asyncio.run(main())
     assert (0, "0\n") == (await ended(forked))[:2]
 
 
+async def test_loop_of_another_thread_is_told_where_it_runs(tmp_path: Path) -> None:
+    """A call from another thread's event loop is refused before anything is done; handed over to the engine's own it works."""
+    async with Engine(tmp_path / DATABASE) as made:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+            await asyncio.to_thread(lambda: asyncio.run(made.publish("a", 1)))
+        event = await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(made.publish("a", 2), loop).result(PATIENCE))
+
+        assert [event.id] == [each.id for each in (await made.events()).data]
+
+
+async def test_waiting_for_one_of_two_with_an_id(tmp_path: Path) -> None:
+    """Tenants choose their ids by themselves: which event is waited for is said by its tenant."""
+    async with Engine(tmp_path / DATABASE, config=Config(security=LOOPBACK)) as made, Receiver(script=[503]) as receiver:
+        await made.subscribe(receiver.url, tenant="a")
+        await made.publish("x", 1, id="same", tenant="a")
+        await made.publish("x", 2, id="same", tenant="b")
+
+        assert [] == await made.wait("same", PATIENCE) == await made.wait("same", PATIENCE, tenant="b")
+        with pytest.raises(TimeoutError):
+            await made.wait("same", 0.05, tenant="a")
+        with pytest.raises(EventNotFound):
+            await made.wait("same", PATIENCE, tenant="c")
+
+
 @pytest.mark.row("F16")
 @pytest.mark.parametrize("end", ["await engine.stop()", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["stop", "kill"])
 async def test_fork_does_not_keep_the_lock(tmp_path: Path, end: str) -> None:

@@ -130,7 +130,7 @@ def find_server(url: str | None, token: str | None, data: Path) -> Client:
         url = _daemon_url(data)
         token = token or _owner_token(data)
     try:
-        return Client(url, token)
+        return Client(url.rstrip("/").removesuffix("/v1"), token)  # the daemon says where its API is, with that
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -21,6 +21,7 @@ from hookengine.cli.exits import CliError
 from hookengine.cli.output import printable, say
 from hookengine.cli.verdict import advice
 from hookengine.clock import Clock
+from hookengine.inputs import DEFAULT_TENANT
 from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver, Reply
 from hookengine.signing import SCHEMES, new_secret
@@ -116,11 +117,15 @@ def greeting(plan: Plan, url: str, known: Sequence[str]) -> list[str]:
         if not known:
             lines.append("It has no secret, so nothing can be verified.")
         return lines
+    secret = ["--secret", plan.typed or known[0]] if known else []
+    data = ["--data", str(plan.data)] if plan.data != DEFAULT_DATA else []
     words = ["hookengine", "subscription", "add", plan.public_url or f"{url}/"]
     words += ["--profile", plan.profile] if plan.profile != "standard" else []
-    words += ["--secret", plan.typed or known[0]] if known else []
-    words += ["--data", str(plan.data)] if plan.data != DEFAULT_DATA else []
-    return [*lines, "Subscribe it (the daemon must run with --dev):", f"  {shlex.join(words)}"]
+    lines.append("Subscribe it (the daemon must run with --dev):")
+    if PROFILES[plan.profile].uses_tenants_secret:
+        lines.append(f"  {shlex.join(['hookengine', 'tenant', 'secret', 'set', DEFAULT_TENANT, *secret, *data])}")
+        secret = []
+    return [*lines, f"  {shlex.join([*words, *secret, *data])}"]
 
 
 def _not_listening(port: int, error: OSError) -> str:

@@ -109,10 +109,17 @@ class EventOperations(Operations):
         found, after = await self._store.viewer.events(part, type=asked.text("type"))
         return page(found, after)
 
-    async def wait(self, by: Principal, id: str, timeout: float) -> list[views.Delivery]:  # noqa: ASYNC109
+    async def wait(
+        self,
+        by: Principal,
+        id: str,
+        timeout: float,  # noqa: ASYNC109
+        *,
+        tenant: str | None = None,
+    ) -> list[views.Delivery]:
         """The deliveries of an event once each is final; TimeoutError after *timeout* s, and as soon as one is held."""
         self._require(by, Scope.EVENTS_READ)
-        seq = await self._store.viewer.event_key(id, by.tenant)
+        seq = await self._store.viewer.event_key(id, self._tenant(by, tenant))
         if seq is None:
             raise EventNotFound
         with self._waiters.watch(seq) as changed:
