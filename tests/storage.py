@@ -277,8 +277,8 @@ class FaultyConnection:
 
     def execute(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
         """Execute *statement*, or raise where it is a commit in itself."""
-        if self._faulty.error is not None and statement == sql.commit:
-            raise self._faulty.error
+        if statement == sql.commit and (error := self._faulty.error) is not None:
+            raise error
         return self._connection.execute(statement, values)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -798,6 +799,50 @@ async def test_locked_database_holds_nobody_up_for_the_others(tmp_path: Path) ->
         assert {StorageUnavailable} == {type(error) for error in refused}
         assert 0 == place.store.writer.waiting
         await place.subscribe()
+
+
+@pytest.mark.row("F14")
+async def test_start_does_not_need_the_lock(tmp_path: Path) -> None:
+    """A store that another program has locked opens, as one that is open outlives it."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+    with closing(sqlite3.connect(place.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with opened(tmp_path) as place:
+            other.execute("ROLLBACK")
+            assert 1 == len(await place.deliver())
+
+
+@pytest.mark.row("F14")
+@pytest.mark.parametrize("results", [0, 2])
+async def test_who_was_refused_is_not_stored(tmp_path: Path, results: int) -> None:
+    """Where a lock comes over what a commit of many had to be taken apart for, whoever hears of it has nothing on disk."""
+
+    class Twice(Faulty):
+        @property
+        def error(self) -> Exception | None:
+            return errors.pop(0) if errors else None
+
+        @error.setter
+        def error(self, _: Exception | None) -> None:
+            pass
+
+    errors: list[Exception] = [sqlite3.IntegrityError("some row"), io_error("SQLITE_BUSY")]
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        made = await place.deliver(*drafts(2))
+        Twice(place)
+
+        async def record() -> None:
+            for each in made[:results]:
+                place.store.writer.record(result(each, DELIVERED))
+
+        _, *refused = await all_of(record(), *(place.publish() for _ in range(3)))
+        await place.subscribe()  # after what is done by itself
+
+        assert [StorageUnavailable] * 3 == [type(error) for error in refused]
+        assert [(2,)] == place.rows("SELECT count(*) FROM events")
+        assert [(results,)] == place.rows("SELECT count(*) FROM deliveries WHERE state = 'delivered'")
 
 
 @pytest.mark.row("F14")

@@ -116,7 +116,8 @@ async def open_writer(path: Path, *, synchronous: str) -> aiosqlite.Connection:
     """The one connection that writes; refuses to start if SQLite does not take the durability that was asked for."""
     db = await _connect(path)
     try:
-        await db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
+        if await _value(db, "PRAGMA page_count") == 0:  # in other files it has no effect, but takes the lock
+            await db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         await db.execute("PRAGMA journal_mode = WAL")
         level = _SYNCHRONOUS[synchronous]
         await db.execute(f"PRAGMA synchronous = {level}")

@@ -17,8 +17,11 @@ async def reseal(db: aiosqlite.Connection, vault: Vault) -> int:
     """
     Seal with the first key, in one transaction, all that another one of *vault* opens; how many values that were.
 
-    What none of them opens stays as it is.
+    What none of them opens stays as it is. Nothing is written, and no lock is needed, where there is nothing to do.
     """
+    found = list(await db.execute_fetchall(sql.sealed_otherwise, (vault.head,)))
+    if not found:
+        return 0
     statements = {
         "subscription": sql.reseal_subscription,
         "tenant": sql.reseal_tenant,
@@ -28,7 +31,7 @@ async def reseal(db: aiosqlite.Connection, vault: Vault) -> int:
     count = 0
     await db.execute("BEGIN IMMEDIATE")
     try:
-        for kind, key, context, sealed in await db.execute_fetchall(sql.sealed_otherwise, (vault.head,)):
+        for kind, key, context, sealed in found:
             try:
                 text = vault.open(sealed, context)
             except StorageCorrupt:

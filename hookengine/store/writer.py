@@ -145,7 +145,7 @@ class Writer:
         self._failed: StorageFailed | None = None
         self._rest = 0.0  # s to wait before the next commit is tried; above 0 while commits fail
         self._probe_at = 0.0  # loop time: when one is tried without a need, while commits fail
-        self._is_locked = False  # whether the present turn has waited for another program's lock, in vain
+        self._locked: Exception | None = None  # another program's lock, for which the present turn has waited in vain
 
     async def publish(
         self, drafts: list[Draft], *, key: Key | None = None, render: Callable[[list[Receipt]], bytes] | None = None
@@ -325,14 +325,14 @@ class Writer:
         compositions = _all(self._compositions)
         refills = _all(self._refills)
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
-        self._is_locked = False
+        self._locked = None
         if results or publications:
             await self._commit(results, publications)
         if changes or compositions or refills or self._folding.is_due or self._is_cramped:
             self._tell()
-        if not self._is_locked:  # else they have heard of it
+        if self._locked is None:  # else they have heard of it
             await self._change_all(changes)
-        if self._is_locked:
+        if self._locked is not None:
             for each in compositions:
                 self.listener.composed(each, None)
         elif compositions:
@@ -504,10 +504,15 @@ class Writer:
     async def _one_by_one(self, results: list[tuple[Result, ...]], publications: list[_Publication], error: Exception) -> None:
         """One of them is guilty: give each a transaction of its own, so that only the guilty one fails."""
         if len(results) + len(publications) > 1:
-            for group in results:
+            for position, group in enumerate(results):
                 await self._commit([group], [])
+                if self._locked is not None:
+                    self._set_aside(results[position + 1 :], self._locked)
+                    return
             for publication in publications:
                 await self._commit([], [publication])
+                if self._locked is not None:  # of which the others have heard
+                    return
             return
         for group in results:
             self.listener.unrecorded(group, error)
@@ -517,13 +522,17 @@ class Writer:
         """Publishers hear of it at once; results must not be lost, so they wait for better times."""
         _refuse(publications, StorageUnavailable(f"the storage does not take writes: {error}"))
         self._fails(error)
-        if self._closing:  # no better times come: these attempts are made again after the next start
+        self._set_aside(results, error)
+        if results and not (self._closing or self._locked or (self._is_cramped and self._space.give_up())):
+            await asyncio.sleep(self._rest)
+
+    def _set_aside(self, results: list[tuple[Result, ...]], error: Exception) -> None:
+        """Keep *results* for better times; where none come, these attempts are made again after the next start."""
+        if self._closing:
             for group in results:
                 self.listener.unrecorded(group, error)
-        elif results:
+        else:
             self._results.extendleft(reversed(results))
-            if not (self._is_locked or (self._is_cramped and self._space.give_up())):
-                await asyncio.sleep(self._rest)
 
     async def _probe(self) -> None:
         self._probe_at = self._loop.time() + self._rest
@@ -547,7 +556,7 @@ class Writer:
         self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
         self._probe_at = self._loop.time() + self._rest
         if name.startswith(_LOCKED):  # for which whoever waits would wait as long, one after the other
-            self._is_locked = True
+            self._locked = error
             self._refuse_all(StorageUnavailable(f"the storage does not take writes: {error}"))
 
     def _works(self) -> None:
