@@ -26,7 +26,7 @@ RESTS = 6  # times as long as a step took: a seventh of the writer's time goes i
 LONGEST_REST = 0.05  # s: what comes quicker than small steps delete is deleted in larger ones
 SEARCH = (0.25, 3600.0)  # s between two steps of the search for strays, of some 6 ms; between two searches
 SPANS = 0.25  # s between two steps of spans, of some 6 ms: 20,000 keys a second
-AGAIN = 2.0  # s until a step is tried again that something kept from its work
+AGAIN = 2.0  # s until a step is tried again that the storage kept from its work
 PACE = 0.25  # s between two steps of replays, 2,000 deliveries a second: quicker ones double what publishing takes
 
 
@@ -108,7 +108,7 @@ class Maintenance:
         return found
 
     async def _once(self, step: _Step) -> tuple[int | None, float]:
-        """What *step* did, and in how many seconds; None if something kept it from its work, which is tried again later."""
+        """What *step* did, and in how many seconds; None if the storage kept it from its work."""
         loop = asyncio.get_running_loop()
         began = loop.time()
 
@@ -124,6 +124,7 @@ class Maintenance:
             pass  # the writer tells of it
         except Exception as error:  # noqa: BLE001  # a row that cannot be read must end neither upkeep nor the engine
             self._observe(Fault(where="upkeep", error=repr(error)))
+            did = 0  # it would fail again
         return did, loop.time() - began
 
     async def _replay(self) -> None:

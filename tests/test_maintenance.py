@@ -26,6 +26,7 @@ from storage import (
 
 from hookengine import maintenance
 from hookengine.access import DEFAULT_SCOPES, Principal, Token
+from hookengine.errors import StorageUnavailable
 from hookengine.maintenance import Maintenance
 from hookengine.models import DisabledReason, SubscriptionState
 from hookengine.observers import DeliveryOverruled, Fault, Happening, ReplayProgress, SubscriptionChanged
@@ -253,6 +254,34 @@ async def test_spans_are_noted_at_their_pace(place: Opened, monkeypatch: pytest.
     assert [("deliveries", 9), ("events", 9)] == place.rows("SELECT kind, count(*) FROM spans GROUP BY kind ORDER BY kind")
     assert 1 == rounds
     assert loop.time() - began > 8 * 0.02
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("locked"), KeyError("a fault of ours")])
+async def test_step_that_the_storage_does_not_take_is_tried_again(
+    place: Opened, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What the storage kept from its work has not found that nothing is left; a step that fails itself waits for its time."""
+    monkeypatch.setattr(maintenance, "AGAIN", 0.01)
+    made, tries = upkeep(place, None), 0
+    tried = asyncio.Event()
+
+    async def step(_: Transaction) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise error
+        tried.set()
+        return 0
+
+    pacing = asyncio.create_task(made._at_pace(step, 0.01, 3600))
+    if isinstance(error, StorageUnavailable):
+        async with asyncio.timeout(PATIENCE):
+            await tried.wait()
+    else:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(tried.wait(), 0.3)
+    made.stop()
+    await pacing
 
 
 # When it looks.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from storage import Opened, drafts, opened, write
 
+from hookengine.errors import SubscriptionNotFound
 from hookengine.gathering import Compose
 from hookengine.models import Batching, Ordering, Place
 from hookengine.store import strays
@@ -14,6 +15,8 @@ from hookengine.store.strays import Search
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from hookengine.store import Transaction
 
 
 async def search(place: Opened) -> int:
@@ -46,6 +49,24 @@ async def test_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert before == pending(place)
         assert {Place.LANE, Place.GATHERING, Place.FOLLOWING} == {each for _, each in before}
         assert [] == place.listener.all("unreadable")
+
+
+async def test_step_that_is_not_committed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search is as far as what it has committed."""
+    monkeypatch.setattr(strays, "LOOKED_AT", 2)
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        await place.publish(*drafts(3))
+        look = Search()
+
+        async def fail(tx: Transaction) -> None:
+            await look(tx)
+            raise SubscriptionNotFound
+
+        with pytest.raises(SubscriptionNotFound):
+            await place.store.writer.change(fail)
+
+        assert [2, 1, 0] == [await place.store.writer.change(look) for _ in range(3)]
 
 
 @pytest.mark.parametrize("edit", ["state = 'delivered'", "line = 'elsewhere'", "subscription = 1", "line = 7"])
