@@ -312,8 +312,8 @@ def verify(
 
     *body* is what arrived, before anything parsed it. Header names are found in any case, also in bytes, as ASGI has them.
     Ed25519 signatures are verified with the public key or with the secret. *url* is needed where the profile signs it, as
-    the sender knows it. *tolerance* and *now* are seconds, *now* since the epoch. Raises ValueError for arguments that no
-    request could make right.
+    the sender knows it. *tolerance* and *now* are seconds, *now* since the epoch. Raises ValueError for a body that is no
+    bytes and for a *url* that is missing; a secret or profile that nobody could use is a VerificationError.
     """
     if not isinstance(body, bytes):
         raise ValueError("the body is the bytes that arrived: text or JSON may differ")  # noqa: TRY004  # one class for all misuse

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import sqlite3
 import stat
 import threading
+import time
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -217,6 +219,38 @@ async def test_statement_that_begins_at_once(tmp_path: Path) -> None:
     assert [("a", 1), ("b", 3)] == rows(path, "SELECT * FROM meta")
     assert [threading.get_ident()] != threads
     assert 1 == len(threads)
+
+
+class Slow(logging.Handler):
+    """Lets the threads of connections linger after each thing that they did."""
+
+    def emit(self, _: logging.LogRecord) -> None:
+        """Take a while, beside the event loop."""
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, None], ids=["cancelled", "after a tick", "after two", "closed"])
+async def test_closing_leaves_no_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture, ticks: int | None) -> None:
+    """Who has closed a connection, or was cancelled while it opened, finds no thread of it, however slow that is to end."""
+    caplog.set_level(logging.DEBUG, "aiosqlite")
+    logger, slow, before = logging.getLogger("aiosqlite"), Slow(), threading.enumerate()
+    logger.addHandler(slow)
+    try:
+        opening = asyncio.create_task(open_writer(tmp_path / "hooks.db", synchronous="normal"))
+        if ticks is None:
+            await close(await opening)
+        else:
+            await asyncio.sleep(0)
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+    finally:
+        logger.removeHandler(slow)
+
+    assert before == threading.enumerate()
 
 
 async def test_migration_runs_once(tmp_path: Path) -> None:

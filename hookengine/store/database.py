@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+_ENDING = 1.0  # s that a thread may take to end, at most, once it has nothing more to do; it takes less than a millisecond
 _BEGINNING = 0.001  # s that a thread may take to begin with a statement, at most; it mostly takes a tenth of that
 
 _SYNCHRONOUS = {"normal": 1, "full": 2}
@@ -125,7 +126,7 @@ async def open_writer(path: Path, *, synchronous: str) -> aiosqlite.Connection:
             await db.execute(pragma)
         await _check_durability(db, path, level)
     except BaseException:
-        await db.close()
+        await close(db)
         raise
     return db
 
@@ -144,7 +145,7 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
             await db.execute(pragma)
         await _value(db, "PRAGMA user_version")  # opens its files, for which there may be no descriptor later
     except BaseException:
-        await db.close()
+        await close(db)
         raise
     db.row_factory = sqlite3.Row
     return db
@@ -169,7 +170,11 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     connecting = aiosqlite.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
-    db = await connecting
+    try:
+        db = await connecting
+    except BaseException:
+        _join(connecting)
+        raise
     db.text_factory = _text
     return db
 
@@ -214,6 +219,7 @@ async def close(db: aiosqlite.Connection) -> None:
                 await db.rollback()
         finally:
             await db.close()
+            _join(db)
     elif db._connection is not None:  # noqa: SLF001  # aiosqlite would leave all this to the thread
         db._connection.close()  # noqa: SLF001
         db._connection = None  # noqa: SLF001
@@ -221,6 +227,11 @@ async def close(db: aiosqlite.Connection) -> None:
             waiting, _ = db._tx.get_nowait()  # noqa: SLF001
             if waiting is not None and not waiting.done():
                 waiting.set_exception(StorageFailed("a thread of the database has ended"))
+
+
+def _join(db: aiosqlite.Connection) -> None:
+    """Wait for the end of its thread, which goes on for a moment after it has said that all is done."""
+    db._thread.join(_ENDING)  # noqa: SLF001  # as above
 
 
 async def _value(db: aiosqlite.Connection, sql: str) -> Any:
