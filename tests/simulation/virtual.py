@@ -134,6 +134,9 @@ class _Thread:
         """Until it was told to stop."""
         return not self._ended
 
+    def join(self, timeout: float) -> None:
+        """It does nothing beside what it is asked for, so that there is no end to wait for."""
+
     def empty(self) -> bool:
         """Whether no work waits."""
         return not self._queue
