@@ -9,7 +9,6 @@ import os
 import sqlite3
 import stat
 import threading
-import time
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -227,7 +226,7 @@ class Slow(logging.Handler):
     def emit(self, _: logging.LogRecord) -> None:
         """Take a while, beside the event loop."""
         if threading.current_thread() is not threading.main_thread():
-            time.sleep(0.05)
+            threading.Event().wait(0.05)
 
 
 @pytest.mark.parametrize("ticks", [0, 1, 2, None], ids=["cancelled", "after a tick", "after two", "closed"])
