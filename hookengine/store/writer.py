@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from hookengine.store.space import Space
     from hookengine.vault import Vault
 
+    _Change = tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]  # what is to be done, and who waits for it
+
 T = TypeVar("T")
 
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
@@ -135,7 +137,7 @@ class Writer:
         self._waiting_bytes = 0
         self._fan_out = 1.0  # deliveries for each event in the last commit that had any, at least 1
         self._results: deque[tuple[Result, ...]] = deque()
-        self._changes: deque[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]] = deque()
+        self._changes: deque[_Change] = deque()
         self._refills: deque[Refill] = deque()
         self._compositions: deque[Compose] = deque()
         self._untold: tuple[Batch, list[Delivery]] | None = None  # the last commit, and who leads its lines now
@@ -520,7 +522,7 @@ class Writer:
 
     async def _pause(self, error: Exception, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
         """Publishers hear of it at once; results must not be lost, so they wait for better times."""
-        _refuse(publications, StorageUnavailable(f"the storage does not take writes: {error}"))
+        _refuse(publications, _untaken(error))
         self._fails(error)
         self._set_aside(results, error)
         if results and not (self._closing or self._locked or (self._is_cramped and self._space.give_up())):
@@ -557,14 +559,14 @@ class Writer:
         self._probe_at = self._loop.time() + self._rest
         if name.startswith(_LOCKED):  # for which whoever waits would wait as long, one after the other
             self._locked = error
-            self._refuse_all(StorageUnavailable(f"the storage does not take writes: {error}"))
+            self._refuse_all(_untaken(error))
 
     def _works(self) -> None:
         if self._rest and self._space.has_reserve():
             self._rest = 0.0
             self.listener.storage(None)
 
-    async def _change_all(self, changes: list[tuple[Callable[[Transaction], Awaitable[Any]], asyncio.Future[Any]]]) -> None:
+    async def _change_all(self, changes: list[_Change]) -> None:
         """Each of *changes* in a transaction of its own; where one cannot begin, the rest need not wait for that as well."""
         for position, (step, done) in enumerate(changes):
             try:
@@ -573,7 +575,7 @@ class Writer:
                 await self._roll_back(error)
                 self._fails(error)
                 for _, waiting in changes[position:]:
-                    _fail(waiting, StorageUnavailable(f"the storage does not take writes: {error}"))
+                    _fail(waiting, _untaken(error))
                 return
             except Exception as error:  # noqa: BLE001  # a fault of ours: the task goes on
                 await self._roll_back(error)
@@ -590,7 +592,7 @@ class Writer:
             await self._db.commit()
         except _PASSING as error:
             await self._roll_back(error)
-            _fail(done, StorageUnavailable(f"the storage does not take writes: {error}"))
+            _fail(done, _untaken(error))
         except Exception as error:  # noqa: BLE001  # the caller's, whatever it is: the task goes on
             await self._roll_back(error)
             _fail(done, error)
@@ -684,6 +686,10 @@ def raise_if_fatal(error: Exception) -> None:
 def is_damage(error: Exception) -> bool:
     """Whether SQLite says that the file is no whole database."""
     return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)  # CORRUPT has longer names
+
+
+def _untaken(error: Exception) -> StorageUnavailable:
+    return StorageUnavailable(f"the storage does not take writes: {error}")
 
 
 def _all(queue: deque[T]) -> list[T]:
