@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from hookengine.errors import (
 from hookengine.receiver import Receiver
 
 if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -190,6 +193,53 @@ async def test_wait_for_nothing(running_engine: Engine) -> None:
     assert [] == await running_engine.wait(event.id, PATIENCE)
     with pytest.raises(EventNotFound):
         await running_engine.wait("evt_unknown", PATIENCE)
+
+
+class Lingering:
+    """A writer's connection whose commits are on disk before it says so: not until it `may_say`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.committed = threading.Event()
+        self.may_say = threading.Event()
+        self._db = engine._running.store.writer._db
+        engine._running.store.writer._db = self  # type: ignore[assignment]  # it behaves as one
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    @property
+    def _conn(self) -> Lingering:
+        return self
+
+    def execute(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Execute *statement*, in the connection's thread."""
+        done = self._db._conn.execute(statement, values)
+        self.committed.set()
+        assert self.may_say.wait(PATIENCE)
+        return done
+
+
+async def test_wait_is_over_when_what_follows_is_known(running_engine: Engine) -> None:
+    """Who has waited sees what follows: the file, that another thread writes, may be ahead of what we know."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        sub = await running_engine.subscribe(receiver.url, retry_schedule=[], disable_after_failures=1)
+        event = await running_engine.publish("order.created", {})
+
+        async def state_after() -> str:
+            await running_engine.wait(event.id, PATIENCE)
+            return (await running_engine.subscription(sub.id)).state
+
+        await gate.arrived()
+        connection = Lingering(running_engine)
+        gate.open(500)
+        assert await asyncio.to_thread(connection.committed.wait, PATIENCE)
+        after = asyncio.create_task(state_after())
+        for _ in range(2):  # in the order asked: when they are read, so is what `wait` looks at
+            [found] = (await running_engine.deliveries(subscription=sub.id)).data
+        connection.may_say.set()
+
+        assert ("failed", "disabled") == (found.state, await after)
 
 
 # Subscriptions in Python

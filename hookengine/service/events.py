@@ -127,10 +127,12 @@ class EventOperations(Operations):
                 while True:
                     changed.clear()
                     deliveries = await self._store.viewer.deliveries_of(seq)
-                    if all(delivery.state in _FINAL for delivery in deliveries):
-                        return deliveries
-                    if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
-                        raise TimeoutError("a delivery is held until its subscription is enabled")
+                    # Whoever goes on from here asks for what follows too, such as a subscription that was disabled by it.
+                    if not self._store.writer.is_recording(seq):
+                        if all(delivery.state in _FINAL for delivery in deliveries):
+                            return deliveries
+                        if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
+                            raise TimeoutError("a delivery is held until its subscription is enabled")
                     await changed.wait()
 
     def _read(

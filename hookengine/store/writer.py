@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -140,6 +141,7 @@ class Writer:
         self._changes: deque[_Change] = deque()
         self._refills: deque[Refill] = deque()
         self._compositions: deque[Compose] = deque()
+        self._recording: list[tuple[Result, ...]] = []  # those of the commit that is being made
         self._untold: tuple[Batch, list[Delivery]] | None = None  # the last commit, and who leads its lines now
         self._in_hand: list[asyncio.Future[Any]] = []  # who waits for the present turn
         self._work = asyncio.Event()
@@ -242,6 +244,12 @@ class Writer:
             done.add_done_callback(tell)
             self._changes.append((changes.park([each.seq for each in unreadable]), done))
             self._work.set()
+
+    def is_recording(self, event: int) -> bool:
+        """Whether the file may say more of an event's deliveries than follows from what has been told; if so, that comes."""
+        told = [] if self._untold is None else self._untold[0].recorded
+        results = (*itertools.chain(*self._recording), *(recorded.result for group in told for recorded in group))
+        return any(result.before.event == event for result in results)
 
     def compose(self, asked: Compose) -> None:
         """Put what waits for that into batches, after every publication that waits now."""
@@ -385,6 +393,7 @@ class Writer:
         del publications[position:]
 
     async def _commit(self, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
+        self._recording = results
         try:
             batch, answers = await self._stage(results, publications)
             failpoint("K03-staged")
@@ -408,6 +417,7 @@ class Writer:
     async def _not_committed(
         self, error: Exception, results: list[tuple[Result, ...]], publications: list[_Publication]
     ) -> None:
+        self._recording = []
         self._tell()
         await self._roll_back(error)
         if isinstance(error, _PASSING):
@@ -479,7 +489,7 @@ class Writer:
             before = self.index.get(subscription.seq)
             self.index.put(subscription)
             self.listener.changed(before, subscription)
-        self._untold = (batch, heads)
+        self._recording, self._untold = [], (batch, heads)
         failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
