@@ -313,6 +313,36 @@ async def test_what_cannot_be_opened_is_named(tmp_path: Path, spoil: Callable[[P
     assert have_ended(set(threading.enumerate()) - threads)
 
 
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        pytest.param(":memory:", "':memory:' is no file", id="no file"),
+        pytest.param("", "a directory: name a file", id="nothing"),
+        pytest.param(".", "a directory: name a file", id="directory"),
+    ],
+)
+async def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, named: str) -> None:
+    """What cannot be the name of a database is a StartError that says why, and nothing is made for it."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(StartError, match=named):
+        await Store(Path(name), clock=SetClock()).open(Recorder())
+    assert {} == files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file:hooks.db", "file:hooks.db?mode=memory", "hooks.db#x", "h%6Foks.db", "-hooks.db"])
+async def test_a_name_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A path is a path, also one that SQLite could take for a URI: what is accepted lies in that file, which is ours alone."""
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path(name), clock=SetClock())
+    await store.open(Recorder())
+    await store.close()
+
+    assert {"secret.key", name, f"{name}.lock"} == set(files(tmp_path))
+    assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / name, tmp_path / f"{name}.lock")}
+    assert b"SQLite format 3\0" == (tmp_path / name).read_bytes()[:16]
+
+
 @pytest.mark.row("F08")
 async def test_damaged_file_is_refused(tmp_path: Path) -> None:
     """A page that says nonsense ends the start, and is not repaired."""

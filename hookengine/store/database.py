@@ -97,6 +97,14 @@ class Lock:
 os.register_at_fork(after_in_child=Lock.forked)
 
 
+def check_path(path: Path) -> None:
+    """Raises StartError for what cannot be a database's file, before anything is made for it."""
+    if str(path) == ":memory:":
+        raise StartError("':memory:' is no file, and nothing is durable without: name one, for tests in a temporary directory")
+    if path.is_dir():
+        raise StartError(f"{path} is a directory: name a file, such as {path / 'hooks.db'}")
+
+
 def make_file(path: Path) -> bool:
     """Make the database file (0600) and its name durable; False if it exists and is not empty."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -14,7 +14,7 @@ from hookengine.matching import Index
 from hookengine.models import Health, Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
-from hookengine.store.database import Lock, close, make_file, migrate, open_reader, open_writer, works
+from hookengine.store.database import Lock, check_path, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.folding import write_anew
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
@@ -74,6 +74,7 @@ class Store:
         """Take the file; raises AlreadyRunning, DatabaseTooNew, KeyUnusable or StartError, and leaves nothing open then."""
         try:
             with self.starting():
+                check_path(self.path)
                 self._lock.acquire()
                 await self._open(listener)
         except BaseException:
@@ -92,12 +93,12 @@ class Store:
 
     async def _open(self, listener: Listener) -> None:
         fresh = make_file(self.path)
-        real = self.path.resolve()
+        real = self.path.resolve()  # other paths that begin with `file:` SQLite takes for a URI
         wal = real.with_name(real.name + "-wal")
         if fresh and wal.exists() and wal.stat().st_size:  # which SQLite would delete
             raise StartError(f"{self.path} is not there, but {wal} is: put the database back, or take that file away")
         write_anew(wal)
-        db = await open_writer(self.path, synchronous=self._synchronous)
+        db = await open_writer(real, synchronous=self._synchronous)
         self._connections.append(db)
         failpoint("K25-opened")
         await migrate(db, self.path)
@@ -105,9 +106,9 @@ class Store:
         failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
         self.resealed = await reseal(db, vault)
-        reading = await open_reader(self.path)
+        reading = await open_reader(real)
         self._connections.append(reading)
-        viewing = await open_reader(self.path)
+        viewing = await open_reader(real)
         self._connections.append(viewing)
         index, health = await self._subscriptions(reading, vault)
         (keys,) = await reading.execute_fetchall(sql.last_keys)
