@@ -258,9 +258,9 @@ def test_clock_is_compared(newest: int | None, server: int | None, expected: str
 
 
 @asynccontextmanager
-async def daemon(folder: Path) -> AsyncIterator[Engine]:
+async def daemon(folder: Path, config: Config | None = None) -> AsyncIterator[Engine]:
     """A daemon on ./hookengine-data, which has announced itself."""
-    config = for_development(Config())
+    config = for_development(config or Config())
     engine = Engine(private(folder / DATA) / "hooks.db", config=config, serve="127.0.0.1:0")
     async with engine:
         with announced(folder / DATA, str(engine.url)):
@@ -283,7 +283,7 @@ async def test_healthy_subscription_has_nothing_wrong(tmp_path: Path) -> None:
         busy = await checks(tmp_path, subscription=made.id)
 
     assert ({}, {}) == (bad(idle), bad(busy))
-    assert ["URL", "state", "failures", "next attempt"] == [check.name for check in busy[-4:]]
+    assert ["URL", "profile", "state", "failures", "next attempt"] == [check.name for check in busy[-5:]]
     assert ("nothing was sent yet", "none; it last succeeded") == (idle[-2].detail, busy[-2].detail[:23])
     assert "nothing is pending" == busy[-1].detail
 
@@ -330,6 +330,18 @@ async def test_disabled_subscription_says_why(tmp_path: Path) -> None:
     assert "must start with https://" in wrong["URL"].detail
     assert "disabled: it was disabled by hand" == wrong["state"].detail
     assert f"hookengine subscription enable {made.id}" in wrong["state"].advice
+
+
+async def test_profile_that_is_not_configured_is_found(tmp_path: Path) -> None:
+    """A subscription whose profile this configuration does not have waits: with the daemon's own it is known."""
+    tables: Any = {"acme": {"extends": "github"}}
+    async with daemon(tmp_path, Config(profiles=tables)) as engine:
+        made = await engine.subscribe("http://127.0.0.1:9000", profile="acme", secret="s")
+        wrong = bad(await checks(tmp_path, subscription=made.id))
+
+    assert ["profile"] == list(wrong)
+    assert "there is no profile acme" == wrong["profile"].detail
+    assert "name it with --config" in wrong["profile"].advice
 
 
 async def test_unknown_subscription_is_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,6 +399,7 @@ async def test_only_endpoint_failures_are_shown(tmp_path: Path) -> None:
         "/v1/subscriptions/sub_1": {
             "id": "sub_1",
             "url": "http://127.0.0.1:9000",
+            "profile": "github",
             "state": "active",
             "consecutive_failures": 2,
             "last_success_at": "2027-01-15T08:00:00Z",
@@ -404,7 +417,7 @@ async def test_only_endpoint_failures_are_shown(tmp_path: Path) -> None:
     async with Receiver(reply) as server:
         found = await checks(tmp_path, subscription="sub_1", url=server.url)
 
-    assert ["URL", "state", "failures", "next attempt"] == [check.name for check in found[-4:]]
+    assert ["URL", "profile", "state", "failures", "next attempt"] == [check.name for check in found[-5:]]
     assert "2 running, since it last succeeded, at 2027-01-15T08:00:00Z" == found[-2].detail
     assert found[-1].detail.startswith("2 or more pending, the next ")
 

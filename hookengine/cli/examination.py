@@ -236,8 +236,9 @@ def daemon(asked: Asked) -> tuple[Check, Api | None, int | None]:
 
 def subscription(api: Api, id: str, config: Config, *, now: int) -> Iterator[Check]:
     """Whether a subscription gets what it should, and if not, why."""
-    found = api.read(api.get(api.path("subscriptions", id)), "id", "url", "state", "consecutive_failures")
+    found = api.read(api.get(api.path("subscriptions", id)), "id", "url", "profile", "state", "consecutive_failures")
     yield url(found["url"], config)
+    yield profile(found["profile"], config)
     yield state(found)
     yield from failures(api, found)
     pending = api.read(api.get("/v1/deliveries", subscription=id, state="pending", limit=250), "data", "next_cursor")
@@ -257,6 +258,17 @@ def url(text: str, config: Config) -> Check:
         advice = "That is by this configuration: if the daemon has another, name it with --config, or add --dev."
         return Check("URL", False, f"{text}: {error.detail}", advice)
     return Check("URL", True, f"{text} may be called")
+
+
+def profile(name: str, config: Config) -> Check:
+    """Whether there is what says how its requests look; without it they wait."""
+    if name in config.profiles:
+        return Check("profile", True, name)
+    advice = (
+        "That is by this configuration: if the daemon has another, name it with --config. "
+        "Else deliveries wait until the profile is back, or the subscription has another."
+    )
+    return Check("profile", False, f"there is no profile {name}", advice)
 
 
 def state(found: Mapping[str, Any]) -> Check:

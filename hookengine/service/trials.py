@@ -46,9 +46,12 @@ class Trials(Operations):
     async def _send(
         self, subscription: Subscription, event: Event, now: int, rules: Rules | None
     ) -> tuple[Request | None, Outcome]:
-        request = None
+        request, profile = None, self._profiles.get(subscription.profile)
+        if profile is None:
+            detail = f"no profile {subscription.profile!r}: it is gone from the configuration"
+            return None, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=detail))
         try:
-            profile = profiles.for_tests(self._profiles[subscription.profile])
+            profile = profiles.for_tests(profile)
             rules = rules or profiles.rules(profile, subscription)
             request = profiles.build(
                 profile,
