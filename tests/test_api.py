@@ -81,6 +81,15 @@ async def test_bytes_that_are_no_json_are_refused(running_engine: Engine, data: 
     assert [] == (await running_engine.events()).data
 
 
+async def test_batch_says_which_is_no_json(running_engine: Engine) -> None:
+    """Of several events the one whose data cannot be taken is named, and none is stored."""
+    for data, reason in ((b"{", "line 1, column 2"), ({1, 2}, "cannot be printed as JSON")):
+        with pytest.raises(Malformed, match=f"^/2/data: .*{reason}"):
+            await running_engine.publish_batch([{"type": "a", "data": each} for each in (1, b"2", data)])
+
+    assert [] == (await running_engine.events()).data
+
+
 async def test_publish_takes_what_http_takes(running_engine: Engine) -> None:
     """Every member of an event can be given, times as datetimes or as texts."""
     async with Receiver() as receiver:

@@ -40,6 +40,7 @@ from hookengine.errors import (
     EventExists,
     IdempotencyMismatch,
     Overloaded,
+    PayloadTooLarge,
     RequestError,
     Stopping,
     StorageFailed,
@@ -351,6 +352,17 @@ async def test_refusal_lets_others_run(tmp_path: Path) -> None:
 
         assert ran
         place.store.writer._waiting = 0
+
+
+async def test_more_than_the_storage_ever_takes_is_refused(tmp_path: Path) -> None:
+    """What SQLite has no room for in one value is too large, for trying again later would be no help."""
+    async with opened(tmp_path) as place:
+        huge = bytes(450_000_001)  # of zeros, that nobody looks at
+        with pytest.raises(PayloadTooLarge, match="the data has 900000002 bytes; together at most 900000000 are taken"):
+            await place.publish(draft(data=huge), draft(data=huge))
+
+        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
+        assert 1 == len(await place.publish())
 
 
 async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> None:

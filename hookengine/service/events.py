@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import date
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from hookengine import inputs, validation, views
 from hookengine.access import Principal, Scope
-from hookengine.errors import EventNotFound, HookEngineError
+from hookengine.errors import EventNotFound, HookEngineError, Malformed
 from hookengine.inputs import EventInput
 from hookengine.models import DeliveryState
 from hookengine.paging import Query, page
@@ -84,7 +85,7 @@ class EventOperations(Operations):
 
     async def publish_values(self, by: Principal, events: Sequence[Mapping[str, Any]]) -> list[views.Event]:
         """The same for several events, all or none."""
-        return await self._publish_values(by, [_as_json(event) for event in events])
+        return await self._publish_values(by, list(starmap(_element_as_json, enumerate(events))))
 
     async def _publish_values(
         self, by: Principal, events: Sequence[Mapping[str, Any]], *, single: bool = False
@@ -215,3 +216,10 @@ def _as_json(event: Mapping[str, Any]) -> Mapping[str, Any]:
     if "data" in event:
         members["data"] = json_text(event["data"])
     return members
+
+
+def _element_as_json(position: int, event: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return _as_json(event)
+    except Malformed as error:
+        raise Malformed(f"/{position}/data: {error.detail}", code=error.code) from error

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from hookengine import retry
-from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageCorrupt, StorageFailed, StorageUnavailable
+from hookengine.errors import (
+    HookEngineError,
+    Overloaded,
+    PayloadTooLarge,
+    Stopping,
+    StorageCorrupt,
+    StorageFailed,
+    StorageUnavailable,
+)
 from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
@@ -48,6 +56,7 @@ T = TypeVar("T")
 
 MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
 MOST_WAITING_BYTES = 64 << 20
+_LARGEST = 900_000_000  # bytes of events published together: SQLite takes values of at most 1,000,000,000
 # Once a commit has so many deliveries, events without any, or bytes of events, further publications wait for the next. No more
 # deliveries than the loop sends while SQLite writes as many: with larger commits results wait longer, and with them the slots
 # that they hold (docs/performance.md).
@@ -158,7 +167,7 @@ class Writer:
         Accept *drafts*, all or none: returned once they are on disk, with their deliveries and *key*.
 
         A repetition with *key* gets the Answer whose body *render* made for the first. A cancelled caller may have been heard
-        all the same. Raises EventExists, IdempotencyMismatch, Overloaded, StorageUnavailable, StorageFailed.
+        all the same. Raises EventExists, IdempotencyMismatch, PayloadTooLarge, Overloaded, StorageUnavailable, StorageFailed.
         """
         try:
             publication = self.submit(drafts, key=key, render=render)
@@ -177,6 +186,8 @@ class Writer:
         if refusal is not None:
             raise refusal
         publication = _Publication(drafts, key, render, self._loop.create_future())
+        if publication.size > _LARGEST:
+            raise PayloadTooLarge(f"the data has {publication.size} bytes; together at most {_LARGEST} are taken")
         failpoint("K02-checked")
         self._publications.append(publication)
         self._waiting += len(drafts)
