@@ -14,7 +14,7 @@ from hookengine import views
 from hookengine.errors import Invalid, Mistake
 from hookengine.inputs import TypePattern
 from hookengine.store import BEFORE_ALL, Slice
-from hookengine.validation import parse_time
+from hookengine.validation import LONE_SURROGATE, is_plain, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,7 +49,13 @@ class Query:
     def text(self, name: str) -> str | None:
         """A parameter as it is."""
         value = self._given.get(name)
-        return None if value is None else str(value)
+        if value is None:
+            return None
+        text = str(value)
+        if not is_plain(text):  # of a Python program: over HTTP there are none
+            self._wrong(name, LONE_SURROGATE)
+            return None
+        return text
 
     def choice(self, name: str, known: list[str]) -> str | None:
         """A parameter that is one of *known*."""

@@ -32,8 +32,8 @@ _MOST_MISTAKES = 1000
 _MOST_SUGGESTIONS = 100  # each costs about 0.1 ms
 _DEEPEST = 64  # levels of arrays and objects under Any, as in a JSON text
 
+LONE_SURROGATE = "a lone surrogate is no character"
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_LONE = "a lone surrogate is no character"
 _DURATION = re.compile(r"0*([0-9]{1,13})(ms|s|m|h|d)")
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}  # largest first
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:([0-9]{2})(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?")
@@ -395,10 +395,10 @@ class Problems:
         """*raw* if it can be printed as JSON."""
         raw = _bare_text(raw)
         match raw:
-            case None | bool() | str() | Raw() if _is_plain(raw):
+            case None | bool() | str() | Raw() if is_plain(raw):
                 return raw
             case str():
-                self.add(at, "invalid_value", _LONE)
+                self.add(at, "invalid_value", LONE_SURROGATE)
             case int() if -(2**63) <= raw < 2**64:
                 return int(raw)
             case float() if math.isfinite(raw):
@@ -427,8 +427,8 @@ class Problems:
         except ValidationError as error:
             self.add(at, *_explained(error, hint, raw))
             return _BAD
-        if isinstance(raw, str) and not _is_plain(raw):
-            self.add(at, "invalid_value", _LONE)
+        if isinstance(raw, str) and not is_plain(raw):
+            self.add(at, "invalid_value", LONE_SURROGATE)
             return _BAD
         if (type(value) is int and not -(2**63) <= value < 2**63) or (type(value) is float and not math.isfinite(value)):
             self.add(at, "invalid_value", "the number is out of range")
@@ -443,7 +443,7 @@ def _at_once(hint: Any, raw: Any) -> Any:
             value = msgspec.convert(raw, hint, dec_hook=_decode)
         except ValidationError:
             return _BAD
-        if _is_plain(raw):
+        if is_plain(raw):
             return value
     return _BAD
 
@@ -453,16 +453,16 @@ def _bare_text(raw: Any) -> Any:
     return str.__str__(raw) if isinstance(raw, str) and type(raw) is not str else raw
 
 
-def _is_plain(raw: Any) -> bool:
+def is_plain(raw: Any) -> bool:
     """Whether all texts in *raw* are bare, and can be written as UTF-8: a str can hold half of a surrogate pair."""
     if isinstance(raw, str):
         return type(raw) is str and (raw.isascii() or _SURROGATE.search(raw) is None)
     if type(raw) is dict or isinstance(raw, Mapping):  # it is asked of every event, and of most the first will do
         for part in (*raw, *raw.values()):  # the usual parts at once, because a call takes as long as all else here
-            if type(part) is not Raw and not (type(part) is str and part.isascii()) and not _is_plain(part):
+            if type(part) is not Raw and not (type(part) is str and part.isascii()) and not is_plain(part):
                 return False
         return True
-    return not isinstance(raw, _ARRAYS) or all(map(_is_plain, raw))
+    return not isinstance(raw, _ARRAYS) or all(map(is_plain, raw))
 
 
 _NAMES = {

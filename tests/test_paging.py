@@ -70,6 +70,12 @@ def test_wrong_limits(limit: object) -> None:
     assert [("limit", "invalid_value")] == refused({"limit": limit})
 
 
+@pytest.mark.parametrize("name", ["state", "since", "limit", "cursor"])
+def test_half_a_character_is_wrong(name: str) -> None:
+    """A str can hold half of a surrogate pair, which no stored text has: it is a mistake, and no error of the database."""
+    assert [(name, "invalid_value")] == refused({name: "\ud800"})[:1]
+
+
 @pytest.mark.parametrize(
     "cursor", ["", "x", "\u20ac", "YWJj", "Nw==", CURSOR + "====x" if CURSOR else "", "YmVmb3JlOi0x", "YmVmb3JlOjA="]
 )
