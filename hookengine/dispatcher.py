@@ -51,9 +51,10 @@ if TYPE_CHECKING:
     from hookengine.attempting import Member, Ready
     from hookengine.clock import Clock
     from hookengine.gathering import Compose, Composed
+    from hookengine.lanes import Mark
     from hookengine.observers import Happening
     from hookengine.profiles import Profile
-    from hookengine.scheduler import Mark, Refill, Scheduler
+    from hookengine.scheduler import Refill, Scheduler
     from hookengine.sender import Sender
     from hookengine.store import Store
 

@@ -9,28 +9,22 @@ not in flight. Without a mark nothing is on disk only.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
+from hookengine.lanes import NOTHING_ON_DISK, PRIORITIES, Entry, Lane, Lanes, Mark
 from hookengine.models import Delivery, Priority, Rank, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-Mark = tuple[int, int]  # (due_at, seq): no row that is on disk only comes before it
+    from collections.abc import Iterable, Sequence
 
 CHUNK = 500  # rows of one refill
 PREFETCH = 1_000  # ms: rows due within this are fetched ahead of their time
 OVERTAKING = 100  # times that what is due is overtaken by higher priorities, before one of it goes
 FROM_THE_START: Mark = (0, 0)
-_PRIORITIES = tuple(Priority)
 # Names of their own, because looking up a member of an enum takes longer than all else.
 _TRUSTED, _UNTRIED, _FAILING = Rank
-_NORMAL = Priority.NORMAL
-_NOTHING_ON_DISK: list[Mark | None] = [None, None, None]
-
-_Entry = tuple[int, int, Delivery]  # (due_at, seq, delivery); `seq` is unique, so deliveries are never compared
 
 
 class Refill(NamedTuple):
@@ -40,138 +34,6 @@ class Refill(NamedTuple):
     priority: Priority
     mark: Mark
     limit: int
-
-
-class _Lane:
-    """The queue of one subscription."""
-
-    __slots__ = (
-        "asked",
-        "in_flight",
-        "marks",
-        "max_concurrency",
-        "next_at",
-        "open",
-        "overtaken",
-        "pace",
-        "place",
-        "queues",
-        "size",
-        "slots",
-        "standing",
-        "subscription",
-        "timer",
-        "turn",
-        "unrecorded",
-    )
-
-    def __init__(self, subscription: int) -> None:
-        self.subscription = subscription
-        self.queues: tuple[deque[_Entry], ...] = (deque(), deque(), deque())  # by priority
-        self.marks: list[Mark | None] = [None, None, None]
-        self.asked = [False, False, False]  # a refill is on its way
-        self.overtaken = [0, 0, 0]  # by priority: how many went before it, since one of it went, while some of it was due
-        self.size = 0
-        self.in_flight = 0
-        self.unrecorded = 0  # that went well, and are not released
-        self.standing = Standing(width=1, rank=Rank.UNTRIED)
-        self.max_concurrency = 1
-        self.slots = 1  # the smaller of its width and `max_concurrency`
-        self.pace = 0.0  # ms from one taking to the next, at least
-        self.next_at = 0.0  # by its pace, when the next may be taken
-        self.open = False
-        self.place: _Place | None = None  # where it stands; nowhere without entries
-        self.turn = (0, 0)  # (in flight, number) when it came to its place
-        self.timer: int | None = None  # the time at which it looks again
-
-    @property
-    def full(self) -> bool:
-        """Whether it holds all the slots that it may have."""
-        return self.in_flight >= self.slots
-
-    def next_queue(self, now: int, overtaking: int) -> deque[_Entry] | None:
-        """The queue whose head goes now: the first that is due, or one behind it that was overtaken *overtaking* times."""
-        high, normal, low = self.queues
-        if normal and not high and not low and self.marks == _NOTHING_ON_DISK:  # as it mostly is
-            if normal[0][0] > now:
-                return None
-            self.overtaken[_NORMAL] = 0
-            return normal
-        chosen: int | None = None
-        for priority, queue in enumerate(self.queues):
-            in_memory = queue and queue[0][0] <= now
-            if in_memory and (chosen is None or self.overtaken[priority] >= overtaking):
-                chosen = priority
-            elif chosen is not None and (in_memory or ((mark := self.marks[priority]) is not None and mark[0] <= now)):
-                self.overtaken[priority] += 1
-        if chosen is None:
-            return None
-        self.overtaken[chosen] = 0
-        return self.queues[chosen]
-
-    def ready_at(self) -> int:
-        """When the first of its entries may go; it has some."""
-        high, normal, low = self.queues
-        if normal and not high and not low:  # as it mostly is
-            return max(self.resume_at, normal[0][0])
-        return max(self.resume_at, min([queue[0][0] for queue in self.queues if queue]))
-
-    def tired(self, overtaking: int) -> list[int]:
-        """The priorities that were overtaken *overtaking* times, so that one of each goes before the others."""
-        return [priority for priority in _PRIORITIES if self.overtaken[priority] >= overtaking]
-
-    @property
-    def resume_at(self) -> int:
-        """Before this nothing of it may go, by its breaker or its pace."""
-        return max(self.standing.resume_at, int(self.next_at)) if self.pace else self.standing.resume_at
-
-    def due_before(self, priority: Priority, time: int) -> int:
-        """How many of its entries go before a row of *priority* that is due at *time*."""
-        return sum([bisect_left(queue, (time + 1,)) for queue in self.queues[: priority + 1] if queue])
-
-    def last_queue(self, now: int, overtaking: int) -> int:
-        """
-        The priority whose tail can best be spared: a waiting one before a due one, then the lowest, then the latest.
-
-        What was overtaken *overtaking* times keeps one entry as long as there are others.
-        """
-        return max(
-            (priority for priority in _PRIORITIES if self.queues[priority]),
-            key=lambda p: (self.queues[p][-1][0] > now, len(self.queues[p]) > 1 or self.overtaken[p] < overtaking, p),
-        )
-
-
-class _Place:
-    """Lanes that stand for the same reason: first those with the fewest in flight, of these the one that came first."""
-
-    __slots__ = ("_lanes", "length")
-
-    def __init__(self) -> None:
-        self._lanes: dict[int, OrderedDict[int, _Lane]] = {}  # by in flight; never empty ones
-        self.length = 0
-
-    def __iter__(self) -> Iterator[_Lane]:
-        return (lane for lanes in self._lanes.values() for lane in lanes.values())
-
-    def add(self, lane: _Lane) -> None:
-        lanes = self._lanes.get(lane.in_flight)
-        if lanes is None:
-            lanes = self._lanes[lane.in_flight] = OrderedDict()
-        lanes[lane.subscription] = lane
-        self.length += 1
-
-    def remove(self, lane: _Lane) -> None:
-        lanes = self._lanes[lane.turn[0]]
-        del lanes[lane.subscription]
-        if not lanes:
-            del self._lanes[lane.turn[0]]
-        self.length -= 1
-
-    def first(self) -> _Lane | None:
-        return next(iter(self._lanes[min(self._lanes)].values())) if self.length else None
-
-    def last(self) -> _Lane | None:
-        return next(reversed(self._lanes[max(self._lanes)].values())) if self.length else None
 
 
 class Scheduler:
@@ -189,21 +51,21 @@ class Scheduler:
         self._concurrency = concurrency
         self._queue_size = queue_size
         self._overtaking = overtaking
-        self._lanes: dict[int, _Lane] = {}
-        self._in_flight: dict[int, _Lane] = {}  # by delivery: all that are taken and not released
+        self._lanes: dict[int, Lane] = {}
+        self._in_flight: dict[int, Lane] = {}  # by delivery: all that are taken and not released
         self._unrecorded: set[int] = set()  # those of them that went well: they hold no slot of their lane any more
         self._doubtful = 0  # in flight for subscriptions that are not trusted
         self._size = 0  # entries in all queues
         self._turn = 0
         # A lane with entries is in one place: in the line of its rank, or it has no slot left, or nothing of it may go yet.
-        self._lines = tuple(_Place() for _ in Rank)
-        self._blocked = _Place()
-        self._waiting = _Place()
+        self._lines = tuple(Lanes() for _ in Rank)
+        self._blocked = Lanes()
+        self._waiting = Lanes()
         # Lanes whose place may not be theirs any more. They are looked at before that matters, once for all that happened to
         # them, and not at each push, success and release: a twentieth of a delivery's bytecodes (docs/performance.md).
-        self._touched: dict[int, _Lane] = {}
-        self._timers: list[tuple[int, int, _Lane]] = []  # (time, number, lane)
-        self._hungry: dict[Rank, OrderedDict[int, _Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
+        self._touched: dict[int, Lane] = {}
+        self._timers: list[tuple[int, int, Lane]] = []  # (time, number, lane)
+        self._hungry: dict[Rank, OrderedDict[int, Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
         self._coming = 0  # rows asked for
         self._paced: dict[int, float] = {}  # of closed lanes: when their pace allows the next
 
@@ -242,7 +104,7 @@ class Scheduler:
         """
         lane = self._lanes.get(subscription)
         if lane is None:
-            lane = self._lanes[subscription] = _Lane(subscription)
+            lane = self._lanes[subscription] = Lane(subscription)
         if not lane.open:
             lane.open = True
             lane.marks = list(marks)
@@ -323,7 +185,7 @@ class Scheduler:
             self._size -= 1
             if not lane.size:
                 self._move(lane, None)
-            if lane.marks != _NOTHING_ON_DISK:
+            if lane.marks != NOTHING_ON_DISK:
                 self._hungry[lane.standing.rank][lane.subscription] = lane
 
     def take(self, now: int, limit: int) -> list[Delivery]:
@@ -367,7 +229,7 @@ class Scheduler:
         if seq in self._unrecorded:
             self._unrecorded.remove(seq)
             lane.unrecorded -= 1
-            if standing is None and lane.open and lane.marks == _NOTHING_ON_DISK:
+            if standing is None and lane.open and lane.marks == NOTHING_ON_DISK:
                 return  # its place is the same as since that went well; what waits for its time has a timer
         else:
             self._give_back(lane)
@@ -400,7 +262,7 @@ class Scheduler:
             ahead += self._lines[rank].length
             while hungry and self._coming < self._queue_size - ahead:
                 _, lane = hungry.popitem(last=False)
-                for priority in _PRIORITIES:
+                for priority in PRIORITIES:
                     mark = lane.marks[priority]
                     if mark is not None and (limit := self._appetite(lane, priority, mark, share, now)):
                         lane.asked[priority] = True
@@ -447,7 +309,7 @@ class Scheduler:
             for lane in touched.values():
                 self._look(lane, now)
 
-    def _look(self, lane: _Lane, now: int) -> None:
+    def _look(self, lane: Lane, now: int) -> None:
         """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
         if not lane.open:
             return
@@ -463,12 +325,12 @@ class Scheduler:
                 place, wake_at = self._waiting, ready_at
         if place is not lane.place or (place is not None and lane.turn[0] != lane.in_flight):
             self._move(lane, place)
-        if lane.marks != _NOTHING_ON_DISK:
+        if lane.marks != NOTHING_ON_DISK:
             wake_at = self._look_at_disk(lane, wake_at, now)
         if wake_at is not None and (lane.timer is None or wake_at < lane.timer):
             self._set_timer(lane, wake_at)
 
-    def _look_at_disk(self, lane: _Lane, wake_at: int | None, now: int) -> int | None:
+    def _look_at_disk(self, lane: Lane, wake_at: int | None, now: int) -> int | None:
         """Note that *lane* may want a refill; when to look again, which is not after *wake_at*."""
         resume_at = lane.resume_at
         for priority, mark in enumerate(lane.marks):
@@ -483,7 +345,7 @@ class Scheduler:
                 wake_at = look_at
         return wake_at
 
-    def _move(self, lane: _Lane, place: _Place | None) -> None:
+    def _move(self, lane: Lane, place: Lanes | None) -> None:
         if lane.place is not None:
             lane.place.remove(lane)
         lane.place = place
@@ -492,7 +354,7 @@ class Scheduler:
             lane.turn = (lane.in_flight, self._turn)
             place.add(lane)
 
-    def _next_in_line(self) -> _Lane | None:
+    def _next_in_line(self) -> Lane | None:
         """The lane that is entitled to the next slot."""
         trusted, untried, failing = self._lines
         lane = trusted.first()
@@ -503,7 +365,7 @@ class Scheduler:
         # Nobody in line has fewer in flight, so if it is not entitled, none is.
         return lane if lane is not None and self._is_entitled(lane) else None
 
-    def _is_entitled(self, lane: _Lane) -> bool:
+    def _is_entitled(self, lane: Lane) -> bool:
         """Whether *lane* may have one of the slots that are free."""
         free = self._concurrency - len(self._in_flight)
         return free > 0 and not (lane.in_flight and lane.in_flight * 2 >= free)
@@ -514,12 +376,12 @@ class Scheduler:
         trusted, untried, failing = self._lines
         return trusted.length == 1 and not untried.length and not failing.length
 
-    def _give_back(self, lane: _Lane) -> None:
+    def _give_back(self, lane: Lane) -> None:
         lane.in_flight -= 1
         if lane.standing.rank is not _TRUSTED:
             self._doubtful -= 1
 
-    def _start(self, lane: _Lane, entry: _Entry) -> Delivery:
+    def _start(self, lane: Lane, entry: Entry) -> Delivery:
         lane.size -= 1
         self._size -= 1
         lane.in_flight += 1
@@ -528,7 +390,7 @@ class Scheduler:
             self._doubtful += 1
         return entry[2]
 
-    def _stand(self, lane: _Lane, standing: Standing) -> None:
+    def _stand(self, lane: Lane, standing: Standing) -> None:
         was, is_now = lane.standing.rank, standing.rank
         lane.standing = standing
         lane.slots = min(standing.width, lane.max_concurrency)
@@ -541,7 +403,7 @@ class Scheduler:
         lanes = self._blocked.length + sum([line.length for line in self._lines]) + more
         return self._queue_size // max(1, lanes)
 
-    def _appetite(self, lane: _Lane, priority: Priority, mark: Mark, share: int, now: int) -> int:
+    def _appetite(self, lane: Lane, priority: Priority, mark: Mark, share: int, now: int) -> int:
         """How many rows of *priority* to fetch now: a chunk, if the lane's share has room beside what goes before them."""
         ready_at = max(mark[0], lane.resume_at)
         if lane.asked[priority] or ready_at - PREFETCH > now:
@@ -558,7 +420,7 @@ class Scheduler:
         # What may not go at once would be the first to be evicted, and be asked for again: only free room is for it.
         return max(0, min(chunk, self._queue_size - self._size - self._coming))
 
-    def _make_room(self, lane: _Lane, now: int) -> None:
+    def _make_room(self, lane: Lane, now: int) -> None:
         """
         Bring the window back to its size after a push to *lane*.
 
@@ -586,14 +448,14 @@ class Scheduler:
                 self._evict(lane, now)
             self._look(lane, now)
 
-    def _evict(self, lane: _Lane, now: int) -> None:
+    def _evict(self, lane: Lane, now: int) -> None:
         priority = lane.last_queue(now, self._overtaking)
         entry = lane.queues[priority].pop()
         lane.marks[priority] = entry[:2]
         lane.size -= 1
         self._size -= 1
 
-    def _set_timer(self, lane: _Lane, time: int) -> None:
+    def _set_timer(self, lane: Lane, time: int) -> None:
         if len(self._timers) > 2 * len(self._lanes) + 100:  # most of them are of earlier times that did not last
             self._timers = [each for each in self._timers if each[2].timer == each[0]]
             heapify(self._timers)
@@ -601,7 +463,7 @@ class Scheduler:
         lane.timer = time
         heappush(self._timers, (time, self._turn, lane))
 
-    def _drop_idle(self, lane: _Lane) -> None:
+    def _drop_idle(self, lane: Lane) -> None:
         """A closed lane is forgotten once nothing of it is in flight."""
         if not lane.open and not lane.in_flight and not lane.unrecorded:
             self._lanes.pop(lane.subscription, None)

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hookengine.gathering import Compose, Composed
+    from hookengine.lanes import Mark
     from hookengine.models import Event, Outcome
-    from hookengine.scheduler import Mark, Refill
+    from hookengine.scheduler import Refill
 
 NOW = 1_700_000_000_000  # when the clock of a test starts
 MINUTE = 60_000

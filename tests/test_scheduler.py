@@ -13,10 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from hookengine.models import Delivery, Priority, Rank, Standing
-from hookengine.scheduler import CHUNK, FROM_THE_START, OVERTAKING, PREFETCH, Mark, Refill, Scheduler
+from hookengine.scheduler import CHUNK, FROM_THE_START, OVERTAKING, PREFETCH, Refill, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from hookengine.lanes import Mark
 
 NOW = 1_000_000
 TRUSTED = Standing(width=8, rank=Rank.TRUSTED)

@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from hookengine.lanes import Mark
     from hookengine.models import Delivery, Outcome
-    from hookengine.scheduler import Mark
     from hookengine.store import Transaction
 
 FULL = "the storage does not take writes: database or disk is full"

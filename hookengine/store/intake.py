@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from hookengine.clock import Clock
     from hookengine.gathering import Compose, Composed
+    from hookengine.lanes import Mark
     from hookengine.matching import Index
-    from hookengine.scheduler import Mark, Refill
+    from hookengine.scheduler import Refill
     from hookengine.store.batch import Keys
 
 # Names of their own: looking up a member of an enum costs more.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from hookengine.scheduler import Mark
+    from hookengine.lanes import Mark
     from hookengine.statistics import Tally
     from hookengine.store.intake import Answer, Key, Receipt, Replay
     from hookengine.store.listing import Slice

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from hookengine import dispatcher, health, netguard, profiles, retry, scheduler
+from hookengine import dispatcher, health, lanes, netguard, profiles, retry, scheduler
 from hookengine.models import DeliveryState, Rank, Standing
 from hookengine.store import writer
 
@@ -34,7 +34,7 @@ def gives_up_what_it_cut(patch: pytest.MonkeyPatch) -> None:
 def forgets_limits(patch: pytest.MonkeyPatch) -> None:
     """A subscription gets whatever slots are free."""
     patch.setattr(health, "restand", lambda *_, **__: Standing(width=99, rank=Rank.TRUSTED))
-    patch.setattr(scheduler._Lane, "full", property(lambda lane: lane.in_flight >= 99))
+    patch.setattr(lanes.Lane, "full", property(lambda lane: lane.in_flight >= 99))
 
 
 def disables_late(patch: pytest.MonkeyPatch) -> None:
