@@ -40,7 +40,6 @@ from hookengine.errors import (
     EventExists,
     IdempotencyMismatch,
     Overloaded,
-    PayloadTooLarge,
     RequestError,
     Stopping,
     StorageFailed,
@@ -60,7 +59,7 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.scheduler import FROM_THE_START, Refill
-from hookengine.store import Answer, Draft, Key, Receipt, changes, writer
+from hookengine.store import Answer, Draft, Key, Receipt, changes, publications
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -324,7 +323,7 @@ async def test_large_fan_out_is_spread_over_commits(tmp_path: Path) -> None:
         assert list(range(1, 31)) == [receipt.event.seq for array in receipts for receipt in array]
         assert [180, 180, 180, 60] == [len(batch) for batch in place.listener.all("accepted")]
         assert 4 == commits(statements)
-        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
+        assert (0, 0) == (place.store.writer._publications.count, place.store.writer._publications.size)
 
 
 async def test_large_events_are_spread_over_commits(tmp_path: Path) -> None:
@@ -338,31 +337,20 @@ async def test_large_events_are_spread_over_commits(tmp_path: Path) -> None:
         assert list(range(1, 21)) == [receipt.event.seq for (receipt,) in receipts]
         assert [8, 8, 4] == [len(batch) for batch in place.listener.all("accepted")]
         assert 3 == len(place.listener.commits) - before
-        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
+        assert (0, 0) == (place.store.writer._publications.count, place.store.writer._publications.size)
 
 
 async def test_refusal_lets_others_run(tmp_path: Path) -> None:
     """Whoever is refused and tries again at once, without a pause, does not keep the loop from what makes room."""
     async with opened(tmp_path) as place:
-        place.store.writer._waiting = writer.MOST_WAITING
+        place.store.writer._publications.count = publications.MOST_WAITING
         ran: list[bool] = []
         asyncio.get_running_loop().call_soon(ran.append, True)
         with pytest.raises(Overloaded):
             await place.publish()
 
         assert ran
-        place.store.writer._waiting = 0
-
-
-async def test_more_than_the_storage_ever_takes_is_refused(tmp_path: Path) -> None:
-    """What SQLite has no room for in one value is too large, for trying again later would be no help."""
-    async with opened(tmp_path) as place:
-        huge = bytes(450_000_001)  # of zeros, that nobody looks at
-        with pytest.raises(PayloadTooLarge, match="the data has 900000002 bytes; together at most 900000000 are taken"):
-            await place.publish(draft(data=huge), draft(data=huge))
-
-        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
-        assert 1 == len(await place.publish())
+        place.store.writer._publications.count = 0
 
 
 async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> None:
@@ -1056,8 +1044,8 @@ async def test_change_sees_what_was_sent_before_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accepted", "array"),
     [
-        pytest.param(writer.MOST_WAITING // 1_000, drafts(1_000), id="events"),
-        pytest.param(writer.MOST_WAITING_BYTES // (1 << 22), [draft(data=bytes(1 << 22))], id="bytes"),
+        pytest.param(publications.MOST_WAITING // 1_000, drafts(1_000), id="events"),
+        pytest.param(publications.MOST_WAITING_BYTES // (1 << 22), [draft(data=bytes(1 << 22))], id="bytes"),
     ],
 )
 @pytest.mark.row("I85")
@@ -1069,7 +1057,7 @@ async def test_more_than_can_wait_is_refused(tmp_path: Path, accepted: int, arra
         assert [list] * accepted + [Overloaded] * 3 == [type(receipts) for receipts in ended]
         assert [(accepted * len(array),)] == place.rows("SELECT count(*) FROM events")
         await place.publish(*array)
-        assert (0, 0) == (place.store.writer._waiting, place.store.writer._waiting_bytes)
+        assert (0, 0) == (place.store.writer._publications.count, place.store.writer._publications.size)
 
 
 async def test_closing_finishes_what_was_sent(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from hookengine.models import Health, Tenant
 from hookengine.store import commit, rows
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, check_path, close, make_file, migrate, open_reader, open_writer, works
+from hookengine.store.faults import RESTORE, is_damage, raise_if_fatal
 from hookengine.store.folding import write_anew
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.resealing import reseal
 from hookengine.store.space import Space
 from hookengine.store.whereabouts import Whereabouts, shared_by
-from hookengine.store.writer import RESTORE, Writer, is_damage, raise_if_fatal
+from hookengine.store.writer import Writer
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:

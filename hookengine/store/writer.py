@@ -21,7 +21,6 @@ from hookengine import retry
 from hookengine.errors import (
     HookEngineError,
     Overloaded,
-    PayloadTooLarge,
     Stopping,
     StorageCorrupt,
     StorageFailed,
@@ -31,13 +30,15 @@ from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
 from hookengine.store.database import begin
+from hookengine.store.faults import PASSING, is_lock, is_want_of_room, raise_if_fatal, untaken
 from hookengine.store.folding import Folding, rows_in
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
+from hookengine.store.publications import MOST_DELIVERIES, Publication, Publications, fail, refuse
 from hookengine.store.queries import sql
 from hookengine.store.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     import aiosqlite
 
@@ -54,52 +55,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST_WAITING = 20_000  # events waiting for a commit; more are refused, so that memory stays bounded
-MOST_WAITING_BYTES = 64 << 20
-_LARGEST = 900_000_000  # bytes of events published together: SQLite takes values of at most 1,000,000,000
-# Once a commit has so many deliveries, events without any, or bytes of events, further publications wait for the next. No more
-# deliveries than the loop sends while SQLite writes as many: with larger commits results wait longer, and with them the slots
-# that they hold (docs/performance.md).
-_MOST_DELIVERIES = 128
-_MOST_BYTES = 8 << 20
 _MOST_CHANGES = 8  # between two commits: each has a sync of its own, for which publishers wait
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 
 _PROBE = ("probe", bytes(65_536))  # a value that needs new pages, so that a full disk does not take it
-
-# After these nobody knows what is on disk, and a second fsync may claim success for pages that are lost: never go on.
-_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
-_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-RESTORE = "; nothing is repaired: look with `hookengine db check`, and restore a backup as docs/backup.md says"
-
-# What better times may mend; the second is what SQLite's own want of memory is raised as.
-_PASSING = (sqlite3.OperationalError, MemoryError)
-
-# What another program's lock is called, which was waited for in vain.
-_LOCKED = ("SQLITE_BUSY", "SQLITE_PROTOCOL")
-
-# What a full disk is called.
-_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
-
-
-class _Publication:
-    __slots__ = ("done", "drafts", "key", "render", "size")
-
-    def __init__(
-        self,
-        drafts: list[Draft],
-        key: Key | None,
-        render: Callable[[list[Receipt]], bytes] | None,
-        done: asyncio.Future[list[Receipt] | Answer],
-    ) -> None:
-        self.drafts = drafts
-        self.key = key
-        self.render = render
-        self.size = 0
-        for draft in drafts:
-            self.size += len(draft.data)
-        self.done = done
 
 
 class Writer:
@@ -142,10 +102,7 @@ class Writer:
         self._is_cramped = False  # whether the WAL's room is wanted back
         self.listener = listener
         self._loop = asyncio.get_running_loop()
-        self._publications: deque[_Publication] = deque()
-        self._waiting = 0  # events in `_publications`
-        self._waiting_bytes = 0
-        self._fan_out = 1.0  # deliveries for each event in the last commit that had any, at least 1
+        self._publications = Publications()
         self._results: deque[tuple[Result, ...]] = deque()
         self._changes: deque[_Change] = deque()
         self._refills: deque[Refill] = deque()
@@ -182,26 +139,13 @@ class Writer:
     ) -> asyncio.Future[Any]:
         """The same, without waiting: what `publish` will return."""
         self._check()
-        refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
-        publication = _Publication(drafts, key, render, self._loop.create_future())
-        if publication.size > _LARGEST:
-            raise PayloadTooLarge(f"the data has {publication.size} bytes; together at most {_LARGEST} are taken")
+        if self._rest and self._results:  # for which the writer waits, and whoever comes now would have to wait too
+            raise StorageUnavailable("the storage does not take writes: results wait for it")
+        publication = Publication(drafts, key, render, self._loop.create_future())
         failpoint("K02-checked")
-        self._publications.append(publication)
-        self._waiting += len(drafts)
-        self._waiting_bytes += publication.size
+        self._publications.add(publication)
         self._work.set()
         return publication.done
-
-    def _refusal(self) -> Overloaded | StorageUnavailable | None:
-        """Why nothing more is taken now."""
-        if self._waiting >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
-            return Overloaded()
-        if self._rest and self._results:  # for which the writer waits, and whoever comes now would have to wait too
-            return StorageUnavailable("the storage does not take writes: results wait for it")
-        return None
 
     def tenant_secrets(self, tenant: str) -> tuple[SigningSecret, ...]:
         """
@@ -312,7 +256,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """Events that wait for their commit."""
-        return self._waiting
+        return self._publications.count
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -341,7 +285,7 @@ class Writer:
         Each sees the results sent before it.
         """
         results = _all(self._results)  # not many: each holds a slot of the scheduler
-        publications = self._with_room(self._some_publications())
+        publications = self._with_room(self._publications.take())
         changes = [self._changes.popleft() for _ in range(min(_MOST_CHANGES, len(self._changes)))]
         compositions = _all(self._compositions)
         refills = _all(self._refills)
@@ -366,20 +310,7 @@ class Writer:
         if self._is_cramped:
             await self._empty_wal()
 
-    def _some_publications(self) -> list[_Publication]:
-        """As many as a commit will take, going by the one before; at least one."""
-        taken: list[_Publication] = []
-        events = size = 0
-        while self._publications and events * self._fan_out < _MOST_DELIVERIES and size < _MOST_BYTES:
-            publication = self._publications.popleft()
-            events += len(publication.drafts)
-            size += publication.size
-            taken.append(publication)
-        self._waiting -= events
-        self._waiting_bytes -= size
-        return taken
-
-    def _with_room(self, publications: list[_Publication]) -> list[_Publication]:
+    def _with_room(self, publications: list[Publication]) -> list[Publication]:
         """*publications*; none, and who waits for them hears why, where they would take the last of the disk."""
         if not publications:
             return []
@@ -392,18 +323,10 @@ class Writer:
             self._lacks = lack
             self._is_cramped = True
             self.listener.unreadable("room for events", error)
-        _refuse(publications, error)
+        refuse(publications, error)
         return []
 
-    def _put_back(self, publications: list[_Publication], position: int) -> None:
-        """Leave what stands from *position* on in *publications* to the next commit."""
-        for publication in reversed(publications[position:]):
-            self._publications.appendleft(publication)
-            self._waiting += len(publication.drafts)
-            self._waiting_bytes += publication.size
-        del publications[position:]
-
-    async def _commit(self, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
+    async def _commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> None:
         self._recording = results
         try:
             batch, answers = await self._stage(results, publications)
@@ -426,28 +349,29 @@ class Writer:
         self.park(unreadable)
 
     async def _not_committed(
-        self, error: Exception, results: list[tuple[Result, ...]], publications: list[_Publication]
+        self, error: Exception, results: list[tuple[Result, ...]], publications: list[Publication]
     ) -> None:
         self._recording = []
         self._tell()
         await self._roll_back(error)
-        if isinstance(error, _PASSING):
+        if isinstance(error, PASSING):
             await self._pause(error, results, publications)
         else:
             await self._one_by_one(results, publications, error)
 
     async def _stage(
-        self, results: list[tuple[Result, ...]], publications: list[_Publication]
-    ) -> tuple[Batch, list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]]]:
+        self, results: list[tuple[Result, ...]], publications: list[Publication]
+    ) -> tuple[Batch, list[tuple[Publication, list[Receipt] | Answer | HookEngineError]]]:
         now = self._clock.now()
         batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.index, health=self.health)
         for group in results:
             batch.add_results([self._up_to_date(result) for result in group])
         await self._look_up(batch, publications, now)
-        answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]] = []
+        answers: list[tuple[Publication, list[Receipt] | Answer | HookEngineError]] = []
         for position, publication in enumerate(publications):
-            if len(batch.accepted) >= _MOST_DELIVERIES:
-                self._put_back(publications, position)
+            if len(batch.accepted) >= MOST_DELIVERIES:
+                self._publications.put_back(publications[position:])
+                del publications[position:]
                 break
             try:
                 answer = batch.add_publication(publication.drafts, publication.key, publication.render)
@@ -455,8 +379,7 @@ class Writer:
                 answers.append((publication, refused))
             else:
                 answers.append((publication, answer))
-        if batch.event_count:
-            self._fan_out = max(1.0, len(batch.accepted) / batch.event_count)
+        self._publications.made(batch.event_count, len(batch.accepted))
         return batch, answers
 
     def _up_to_date(self, result: Result) -> Result:
@@ -467,7 +390,7 @@ class Writer:
             return result
         return replace(result, before=current, after=retry.overruled(taken, result.after, current))
 
-    async def _look_up(self, batch: Batch, publications: list[_Publication], now: int) -> None:
+    async def _look_up(self, batch: Batch, publications: list[Publication], now: int) -> None:
         """
         Tell *batch* which keys and event ids are taken.
 
@@ -489,7 +412,7 @@ class Writer:
     def _follow(
         self,
         batch: Batch,
-        answers: list[tuple[_Publication, list[Receipt] | Answer | HookEngineError]],
+        answers: list[tuple[Publication, list[Receipt] | Answer | HookEngineError]],
         heads: list[Delivery],
     ) -> None:
         """What a commit entails, before anybody else can run; for its deliveries there is time until `_tell`."""
@@ -504,7 +427,7 @@ class Writer:
         failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
-                _fail(publication.done, answer)
+                fail(publication.done, answer)
             elif not publication.done.done():
                 publication.done.set_result(answer)
 
@@ -524,7 +447,7 @@ class Writer:
         if batch.accepted:
             self.listener.accepted(batch.accepted)
 
-    async def _one_by_one(self, results: list[tuple[Result, ...]], publications: list[_Publication], error: Exception) -> None:
+    async def _one_by_one(self, results: list[tuple[Result, ...]], publications: list[Publication], error: Exception) -> None:
         """One of them is guilty: give each a transaction of its own, so that only the guilty one fails."""
         if len(results) + len(publications) > 1:
             for position, group in enumerate(results):
@@ -539,11 +462,11 @@ class Writer:
             return
         for group in results:
             self.listener.unrecorded(group, error)
-        _refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
+        refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
 
-    async def _pause(self, error: Exception, results: list[tuple[Result, ...]], publications: list[_Publication]) -> None:
+    async def _pause(self, error: Exception, results: list[tuple[Result, ...]], publications: list[Publication]) -> None:
         """Publishers hear of it at once; results must not be lost, so they wait for better times."""
-        _refuse(publications, _untaken(error))
+        refuse(publications, untaken(error))
         self._fails(error)
         self._set_aside(results, error)
         if results and not (self._closing or self._locked or (self._is_cramped and self._space.give_up())):
@@ -566,7 +489,7 @@ class Writer:
             await self._db.execute(sql.set_meta, _PROBE)
             await self._db.execute(sql.drop_meta, _PROBE[:1])
             await self._db.commit()
-        except _PASSING as error:
+        except PASSING as error:
             await self._roll_back(error)
             self._fails(error)
         else:
@@ -574,13 +497,12 @@ class Writer:
 
     def _fails(self, error: Exception) -> None:
         self.listener.storage(error)
-        name = getattr(error, "sqlite_errorname", "")
-        self._is_cramped = name in _NO_ROOM
+        self._is_cramped = is_want_of_room(error)
         self._rest = min(max(self._rest * 2, _SHORTEST_REST), _LONGEST_REST)
         self._probe_at = self._loop.time() + self._rest
-        if name.startswith(_LOCKED):  # for which whoever waits would wait as long, one after the other
+        if is_lock(error):  # for which whoever waits would wait as long, one after the other
             self._locked = error
-            self._refuse_all(_untaken(error))
+            self._refuse_all(untaken(error))
 
     def _works(self) -> None:
         if self._rest and self._space.has_reserve():
@@ -592,15 +514,15 @@ class Writer:
         for position, (step, done) in enumerate(changes):
             try:
                 await self._db.execute("BEGIN IMMEDIATE")
-            except _PASSING as error:
+            except PASSING as error:
                 await self._roll_back(error)
                 self._fails(error)
                 for _, waiting in changes[position:]:
-                    _fail(waiting, _untaken(error))
+                    fail(waiting, untaken(error))
                 return
             except Exception as error:  # noqa: BLE001  # a fault of ours: the task goes on
                 await self._roll_back(error)
-                _fail(done, error)
+                fail(done, error)
             else:
                 await self._change(step, done)
 
@@ -611,12 +533,12 @@ class Writer:
             await transaction.stand(lines.operational(self.index))
             value = await step(transaction)
             await self._db.commit()
-        except _PASSING as error:
+        except PASSING as error:
             await self._roll_back(error)
-            _fail(done, _untaken(error))
+            fail(done, untaken(error))
         except Exception as error:  # noqa: BLE001  # the caller's, whatever it is: the task goes on
             await self._roll_back(error)
-            _fail(done, error)
+            fail(done, error)
         else:
             self.listener.committed(transaction.announcer.event_count, len(transaction.announced))
             for follow in transaction.after:
@@ -636,7 +558,7 @@ class Writer:
             await self._db.commit()
         except Exception as error:  # noqa: BLE001  # whatever it is: the task goes on
             await self._roll_back(error)
-            if isinstance(error, _PASSING):
+            if isinstance(error, PASSING):
                 self._fails(error)
             else:
                 self.listener.unreadable("what waits for a batch", error)
@@ -688,42 +610,13 @@ class Writer:
 
     def _refuse_all(self, error: HookEngineError) -> None:
         """Whoever waits hears *error*: nobody waits for ever for a task that has ended, or for one another's lock."""
-        _refuse(self._publications, error)
-        self._waiting = self._waiting_bytes = 0
+        self._publications.refuse(error)
         for done in (*self._in_hand, *(done for _, done in self._changes)):
-            _fail(done, error)
-        self._publications.clear()
+            fail(done, error)
         self._changes.clear()
-
-
-def raise_if_fatal(error: Exception) -> None:
-    """Raises StorageFailed if nobody knows after *error* what is on disk."""
-    if is_damage(error):
-        raise StorageFailed(f"the storage failed: {error}{RESTORE}") from error
-    if getattr(error, "sqlite_errorname", "").startswith(_FATAL):
-        raise StorageFailed(f"the storage failed: {error}") from error
-
-
-def is_damage(error: Exception) -> bool:
-    """Whether SQLite says that the file is no whole database."""
-    return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)  # CORRUPT has longer names
-
-
-def _untaken(error: Exception) -> StorageUnavailable:
-    return StorageUnavailable(f"the storage does not take writes: {error}")
 
 
 def _all(queue: deque[T]) -> list[T]:
     taken = list(queue)
     queue.clear()
     return taken
-
-
-def _refuse(publications: Iterable[_Publication], error: Exception) -> None:
-    for publication in publications:
-        _fail(publication.done, error)
-
-
-def _fail(done: asyncio.Future[Any], error: Exception) -> None:
-    if not done.done():
-        done.set_exception(error)
