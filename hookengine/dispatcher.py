@@ -8,8 +8,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hookengine import health, profiles
-from hookengine.attempting import Attempting, Outage, Target
+from hookengine import profiles
+from hookengine.attempting import Attempting, Outage
 from hookengine.errors import StorageCorrupt, StorageFailed, Unavailable
 from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
@@ -20,14 +20,9 @@ from hookengine.models import (
     Delivery,
     DeliveryState,
     Event,
-    Health,
     Interrupted,
     Place,
-    Priority,
-    Rank,
-    Standing,
     Subscription,
-    SubscriptionState,
 )
 from hookengine.observers import (
     AttemptsFinished,
@@ -40,9 +35,8 @@ from hookengine.observers import (
     SubscriptionChanged,
 )
 from hookengine.payloads import Payloads
-from hookengine.scheduler import FROM_THE_START
+from hookengine.serving import Serving
 from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal
-from hookengine.validation import interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -66,7 +60,6 @@ _INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupt
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
-_DISABLED, _TRUSTED = SubscriptionState.DISABLED, Rank.TRUSTED
 
 
 class Dispatcher:
@@ -91,13 +84,14 @@ class Dispatcher:
         self._scheduler = scheduler
         self._sender = sender
         self._clock = clock
-        self._profiles = profiles
         self._observe = observe
         self._payloads = Payloads(payload_cache)
         self._gathering = Gathering()
         self._flights = Flights()
         self._store: Store  # given by load()
-        self._targets: dict[int, Target] = {}  # by subscription, made when first needed after a change
+        self._serving = Serving(
+            scheduler=scheduler, gathering=self._gathering, clock=clock, profiles=profiles, observe=observe
+        )
         self._interrupted_at: dict[int, int] = {}  # in trouble: when a delivery's interrupted attempt was last recorded
         self._attempts: set[asyncio.Future[Any]] = set()  # tasks, and answers for which no task waits
         self._wake = asyncio.Event()
@@ -190,20 +184,9 @@ class Dispatcher:
         """A subscription was made, changed, enabled, disabled or deleted."""
         known = after or before
         assert known is not None  # noqa: S101  # a change is of something
-        self._targets.pop(known.seq, None)
         if after is None:
             self._sender.forget(known.seq)
-        if after is None or after.state is SubscriptionState.DISABLED:
-            self._scheduler.close(known.seq, for_good=after is None)
-            self._gathering.close(known.seq)
-        elif before is None:
-            self._serve(after, [None, None, None], gathered=False)
-        elif before.state is SubscriptionState.DISABLED:
-            self._serve(after, [FROM_THE_START] * 3, gathered=True)
-        else:  # it has a lane, unless its profile was not there, and keeps the width that it has earned
-            standing = self._scheduler.standing(after.seq)
-            earned = standing is not None and standing.rank is Rank.TRUSTED
-            self._serve(after, [FROM_THE_START] * 3, standing if earned else None, gathered=True)
+        self._serving.change(known, before, after)
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 
@@ -262,25 +245,7 @@ class Dispatcher:
         self._store = store
         if await store.reader.newest_moment() > self._clock.now() + _GONE_BACK:
             await store.writer.change(changes.turn_back)
-        heads = await store.reader.heads()
-        gatherers = await store.reader.gatherers()
-        paces = await self._paces(store)
-        started_at = self._clock.now()
-        for subscription in store.writer.index:
-            # After an unclean stop nobody knows when its last request went.
-            soonest = started_at + _pace(subscription)
-            next_at = min(paces.get(subscription.seq, soonest), soonest)  # kept ones may be of another time
-            if subscription.state is SubscriptionState.ACTIVE:
-                marks = heads.get(subscription.seq, [None, None, None])
-                self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
-            elif subscription.rate_limit is not None:
-                self._scheduler.hold(subscription.seq, next_at)
-
-    async def _paces(self, store: Store) -> dict[int, float]:
-        """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
-        if all(subscription.rate_limit is None for subscription in store.writer.index):
-            return {}
-        return await store.writer.change(changes.take_paces)
+        await self._serving.open(store)
 
     async def run(self) -> None:
         """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
@@ -292,7 +257,7 @@ class Dispatcher:
                 await self._watch_clock(now)
                 for refill in self._scheduler.refills(now):
                     self._store.writer.refill(refill)
-                for ask in self._gathering.asks(now, self._room):
+                for ask in self._gathering.asks(now, self._serving.room):
                     self._store.writer.compose(ask)
                 taken = self._scheduler.take(now, _TURN) if self._may_take() else []
                 if taken:
@@ -319,81 +284,13 @@ class Dispatcher:
             self._offset = before  # with the next turn of the loop; storage that fails wakes it
             return
         self._scheduler.turn_back(now)
-        for subscription in self._store.writer.index:
-            standing = self._scheduler.standing(subscription.seq)
-            if standing is not None:
-                self._scheduler.close(subscription.seq)
-                self._gathering.close(subscription.seq)
-                self._serve(subscription, [FROM_THE_START] * 3, standing, gathered=True)
+        self._serving.open_anew()
 
     def stop(self, drain: float) -> None:
         """Take nothing more, and cut what is in flight after *drain* seconds; again with less to cut it sooner."""
         self._stopping = True
         self._wake.set()
         self._patience.append(self._loop.call_later(drain, self._drained.set))
-
-    def _serve(
-        self,
-        subscription: Subscription,
-        marks: list[Mark | None],
-        standing: Standing | None = None,
-        *,
-        gathered: bool,
-        next_at: float = 0.0,
-    ) -> None:
-        """
-        Open its lane; without the *standing* that it has, with the one that its counters give.
-
-        Where something may have been *gathered* at a time when it had batches, that goes, each by itself.
-        """
-        target = self._target(subscription.seq)
-        if target is None:
-            return
-        standing = standing or health.standing(
-            self._store.writer.health.get(subscription.seq, Health()),
-            target.rules,
-            max_concurrency=subscription.max_concurrency,
-        )
-        now = self._clock.now()
-        self._scheduler.open(
-            subscription.seq,
-            health.at_present(standing, now=now),
-            max_concurrency=subscription.max_concurrency,
-            pace=_pace(subscription),
-            next_at=next_at,
-            marks=marks,
-            now=now,
-        )
-        batching = profiles.batching(target.profile, subscription)
-        if batching is not None or gathered:
-            most, wait = batching or (1, 0)
-            self._gathering.open(subscription.seq, most=most, wait=wait)
-
-    def _room(self, seq: int) -> tuple[int, ...]:
-        """
-        How many batches a lane should have more, of each priority and those before it.
-
-        As long as it has enough that could go no later, larger ones gather. Those that wait for a retry are not among these:
-        new events do not wait for it.
-        """
-        subscription = self._store.writer.index.get(seq)
-        most, now = 0 if subscription is None else subscription.max_concurrency, self._clock.now()
-        return tuple(most - self._scheduler.due(seq, priority, now) for priority in Priority)
-
-    def _target(self, seq: int) -> Target | None:
-        """The subscription as it is now; None if it is deleted, disabled, or names a profile that is not there."""
-        subscription = self._store.writer.index.get(seq)
-        if subscription is None or subscription.state is _DISABLED:
-            return None
-        target = self._targets.get(seq)
-        if target is None:
-            profile = self._profiles.get(subscription.profile)
-            if profile is None:
-                self._observe(Fault(where=f"subscription {subscription.id}", error=f"no profile {subscription.profile!r}"))
-                return None
-            target = Target(subscription, profile, profiles.rules(profile, subscription))
-            self._targets[seq] = target
-        return target
 
     def _may_take(self) -> bool:
         return self._storage_works and not self._outage.left
@@ -497,7 +394,7 @@ class Dispatcher:
 
     def _prepare(self, taken: Delivery, members: list[Member]) -> Ready | None:
         """One request for the delivery that was taken, or for those of the batch that it leads; None if nothing is to go."""
-        target = self._target(taken.subscription)
+        target = self._serving.target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
         if target is None or self._flights.are_changed(delivery for delivery, _ in members):
             self._put_back(taken)
@@ -564,7 +461,7 @@ class Dispatcher:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
         standing = None
         if after is not None:
-            standing = self._standing(self._store.writer.index.get(taken.subscription), after, self._clock.now())
+            standing = self._serving.earned(self._store.writer.index.get(taken.subscription), after, self._clock.now())
         self._scheduler.release(taken.seq, standing)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:
@@ -576,29 +473,5 @@ class Dispatcher:
         recorded = group[0]
         if len(group) > 1:
             recorded = next((each for each in group if each.counted and each.result.attempt is not None), recorded)
-        standing = self._standing(subscription, recorded.result, now, recorded.health)
+        standing = self._serving.earned(subscription, recorded.result, now, recorded.health)
         self._scheduler.release(taken.seq, standing)
-
-    def _standing(
-        self, subscription: Subscription | None, result: Result, now: int, counted: Health | None = None
-    ) -> Standing | None:
-        """What *subscription* has earned with *result*, and *counted* with it; None where nothing changes."""
-        if result.attempt is None or subscription is None or (before := self._scheduler.standing(subscription.seq)) is None:
-            return None
-        outcome, most = result.attempt.outcome, subscription.max_concurrency
-        if isinstance(outcome, Accepted) and before.rank is _TRUSTED and before.width >= most and not before.resume_at:
-            return None  # of nearly every delivery: it has all that there is
-        counters = counted or self._store.writer.health.get(subscription.seq, Health())
-        return health.restand(before, counters, outcome, result.rules, max_concurrency=most, now=now)
-
-
-def _pace(subscription: Subscription) -> float:
-    """
-    The milliseconds from one request to the next; 0 where there is no limit.
-
-    A little longer than the limit says: on the way to the endpoint two may come nearer to each other.
-    """
-    if subscription.rate_limit is None:
-        return 0.0
-    exact = interval(subscription.rate_limit)
-    return exact + min(exact / 50, 20)

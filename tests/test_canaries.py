@@ -160,7 +160,7 @@ def own_texts(engine: Engine) -> dict[str, bytes]:
     writer = parts.store.writer
     shown = [engine, parts.store, writer, writer.vault, parts.dispatcher, parts.dispatcher._sender, parts.service]
     shown += [*writer.index, *writer.tenants.values(), *writer.access_tokens.values(), writer.tokens, writer.health]
-    shown += [*parts.dispatcher._targets.values(), vars(parts.dispatcher._sender._bearers)]
+    shown += [*parts.dispatcher._serving._targets.values(), vars(parts.dispatcher._sender._bearers)]
     return {f"repr {number}": f"{each!r} {each}".encode() for number, each in enumerate(shown)}
 
 

@@ -30,6 +30,7 @@ LAYERS = (
     ("config", "sender", "store", "inputs"),
     ("observers", "paging", "presentation"),
     ("attempting",),
+    ("serving",),
     ("dispatcher", "maintenance", "stream"),
     ("service",),
     ("server", "api"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from hookengine import dispatcher, health, lanes, netguard, profiles, retry, scheduler
+from hookengine import health, lanes, netguard, profiles, retry, scheduler, serving
 from hookengine.models import DeliveryState, Rank, Standing
 from hookengine.store import writer
 
@@ -51,20 +51,20 @@ def disables_late(patch: pytest.MonkeyPatch) -> None:
 
 def sends_while_disabled(patch: pytest.MonkeyPatch) -> None:
     """Its lane stays open, and its settings known."""
-    target = dispatcher.Dispatcher._target
+    target = serving.Serving.target
     known: dict[int, Any] = {}
 
     def mutant(self: Any, seq: int) -> Any:
         known[seq] = target(self, seq) or known.get(seq)
         return known[seq]
 
-    patch.setattr(dispatcher.Dispatcher, "_target", mutant)
+    patch.setattr(serving.Serving, "target", mutant)
     patch.setattr(scheduler.Scheduler, "close", lambda *_, **__: None)
 
 
 def has_no_pace(patch: pytest.MonkeyPatch) -> None:
     """Rate limits are not kept."""
-    patch.setattr(dispatcher, "_pace", lambda _: 0.0)
+    patch.setattr(serving, "pace", lambda _: 0.0)
 
 
 def dials_anything(patch: pytest.MonkeyPatch) -> None:

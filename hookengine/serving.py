@@ -1,0 +1,188 @@
+"""Which subscriptions are served, and how: their lanes are opened, changed and closed as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookengine import health, profiles
+from hookengine.attempting import Target
+from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
+from hookengine.observers import Fault
+from hookengine.scheduler import FROM_THE_START
+from hookengine.store import changes
+from hookengine.validation import interval
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hookengine.clock import Clock
+    from hookengine.gathering import Gathering
+    from hookengine.lanes import Mark
+    from hookengine.observers import Happening
+    from hookengine.profiles import Profile
+    from hookengine.scheduler import Scheduler
+    from hookengine.store import Result, Store
+
+# Names of their own, because looking up a member of an enum costs more than what is done with it.
+_DISABLED, _TRUSTED = SubscriptionState.DISABLED, Rank.TRUSTED
+
+
+class Serving:
+    """
+    Owns which lanes of the *scheduler* are open, and what attempts need to know of each subscription.
+
+    One that is disabled or deleted, or names a profile that is not there, is not served.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        gathering: Gathering,
+        clock: Clock,
+        profiles: Mapping[str, Profile],
+        observe: Callable[[Happening], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._gathering = gathering
+        self._clock = clock
+        self._profiles = profiles
+        self._observe = observe
+        self._store: Store  # given by open()
+        self._targets: dict[int, Target] = {}  # by subscription, made when first needed after a change
+
+    async def open(self, store: Store) -> None:
+        """Open the lanes of *store*, with what waits there."""
+        self._store = store
+        heads = await store.reader.heads()
+        gatherers = await store.reader.gatherers()
+        paces = await self._paces()
+        started_at = self._clock.now()
+        for subscription in store.writer.index:
+            # After an unclean stop nobody knows when its last request went.
+            soonest = started_at + pace(subscription)
+            next_at = min(paces.get(subscription.seq, soonest), soonest)  # kept ones may be of another time
+            if subscription.state is SubscriptionState.ACTIVE:
+                marks = heads.get(subscription.seq, [None, None, None])
+                self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
+            elif subscription.rate_limit is not None:
+                self._scheduler.hold(subscription.seq, next_at)
+
+    def change(self, known: Subscription, before: Subscription | None, after: Subscription | None) -> None:
+        """A subscription, *known* by what there is of it, was made, changed, enabled, disabled or deleted."""
+        self._targets.pop(known.seq, None)
+        if after is None or after.state is _DISABLED:
+            self._close(known.seq, for_good=after is None)
+        elif before is None:
+            self._serve(after, [None, None, None], gathered=False)
+        elif before.state is _DISABLED:
+            self._serve(after, [FROM_THE_START] * 3, gathered=True)
+        else:  # it has a lane, unless its profile was not there, and keeps the width that it has earned
+            standing = self._scheduler.standing(after.seq)
+            earned = standing is not None and standing.rank is Rank.TRUSTED
+            self._serve(after, [FROM_THE_START] * 3, standing if earned else None, gathered=True)
+
+    def open_anew(self) -> None:
+        """Every lane forgets what it has of the disk, and reads it again: times there have changed."""
+        for subscription in self._store.writer.index:
+            standing = self._scheduler.standing(subscription.seq)
+            if standing is not None:
+                self._close(subscription.seq)
+                self._serve(subscription, [FROM_THE_START] * 3, standing, gathered=True)
+
+    def target(self, seq: int) -> Target | None:
+        """The subscription as it is now; None if it is not served."""
+        subscription = self._store.writer.index.get(seq)
+        if subscription is None or subscription.state is _DISABLED:
+            return None
+        target = self._targets.get(seq)
+        if target is None:
+            profile = self._profiles.get(subscription.profile)
+            if profile is None:
+                self._observe(Fault(where=f"subscription {subscription.id}", error=f"no profile {subscription.profile!r}"))
+                return None
+            target = Target(subscription, profile, profiles.rules(profile, subscription))
+            self._targets[seq] = target
+        return target
+
+    def room(self, seq: int) -> tuple[int, ...]:
+        """
+        How many batches a lane should have more, of each priority and those before it.
+
+        As long as it has enough that could go no later, larger ones gather. Those that wait for a retry are not among these:
+        new events do not wait for it.
+        """
+        subscription = self._store.writer.index.get(seq)
+        most, now = 0 if subscription is None else subscription.max_concurrency, self._clock.now()
+        return tuple(most - self._scheduler.due(seq, priority, now) for priority in Priority)
+
+    def earned(
+        self, subscription: Subscription | None, result: Result, now: int, counted: Health | None = None
+    ) -> Standing | None:
+        """What *subscription* has earned with *result*, and *counted* with it; None where nothing changes."""
+        if result.attempt is None or subscription is None or (before := self._scheduler.standing(subscription.seq)) is None:
+            return None
+        outcome, most = result.attempt.outcome, subscription.max_concurrency
+        if isinstance(outcome, Accepted) and before.rank is _TRUSTED and before.width >= most and not before.resume_at:
+            return None  # of nearly every delivery: it has all that there is
+        counters = counted or self._store.writer.health.get(subscription.seq, Health())
+        return health.restand(before, counters, outcome, result.rules, max_concurrency=most, now=now)
+
+    async def _paces(self) -> dict[int, float]:
+        """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
+        if all(subscription.rate_limit is None for subscription in self._store.writer.index):
+            return {}
+        return await self._store.writer.change(changes.take_paces)
+
+    def _serve(
+        self,
+        subscription: Subscription,
+        marks: list[Mark | None],
+        standing: Standing | None = None,
+        *,
+        gathered: bool,
+        next_at: float = 0.0,
+    ) -> None:
+        """
+        Open its lane; without the *standing* that it has, with the one that its counters give.
+
+        Where something may have been *gathered* at a time when it had batches, that goes, each by itself.
+        """
+        target = self.target(subscription.seq)
+        if target is None:
+            return
+        standing = standing or health.standing(
+            self._store.writer.health.get(subscription.seq, Health()),
+            target.rules,
+            max_concurrency=subscription.max_concurrency,
+        )
+        now = self._clock.now()
+        self._scheduler.open(
+            subscription.seq,
+            health.at_present(standing, now=now),
+            max_concurrency=subscription.max_concurrency,
+            pace=pace(subscription),
+            next_at=next_at,
+            marks=marks,
+            now=now,
+        )
+        batching = profiles.batching(target.profile, subscription)
+        if batching is not None or gathered:
+            most, wait = batching or (1, 0)
+            self._gathering.open(subscription.seq, most=most, wait=wait)
+
+    def _close(self, seq: int, *, for_good: bool = False) -> None:
+        self._scheduler.close(seq, for_good=for_good)
+        self._gathering.close(seq)
+
+
+def pace(subscription: Subscription) -> float:
+    """
+    The milliseconds from one request to the next; 0 where there is no limit.
+
+    A little longer than the limit says: on the way to the endpoint two may come nearer to each other.
+    """
+    if subscription.rate_limit is None:
+        return 0.0
+    exact = interval(subscription.rate_limit)
+    return exact + min(exact / 50, 20)
