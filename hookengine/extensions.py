@@ -16,7 +16,8 @@ from msgspec.structs import asdict, replace
 from hookengine.envelopes import ENVELOPES
 from hookengine.models import Batching
 from hookengine.profiles import HEADER_NAME, PROFILES, Profile, check_template
-from hookengine.signing import Algorithm, Encoding, KeyForm, Moment, Scheme, check_secret, new_secret
+from hookengine.schemes import Algorithm, Encoding, KeyForm, Moment, Scheme
+from hookengine.signing_keys import check_secret, new_secret
 from hookengine.validation import Draft, Duration, Problems, did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from hookengine.models import (
 )
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
-from hookengine.signing import check_secret
+from hookengine.signing_keys import check_secret
 from hookengine.validation import (
     Draft,
     Duration,

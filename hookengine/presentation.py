@@ -12,7 +12,7 @@ from hookengine.access import Scope
 from hookengine.matching import Way, explain
 from hookengine.models import DeliveryState
 from hookengine.profiles import Profile, body
-from hookengine.signing import public_key
+from hookengine.signing_keys import public_key
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:

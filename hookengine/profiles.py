@@ -24,7 +24,8 @@ from hookengine.models import (
     SigningSecret,
     Subscription,
 )
-from hookengine.signing import SCHEMES, Scheme, sign
+from hookengine.schemes import SCHEMES, Scheme
+from hookengine.signing import sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,10 +13,12 @@ from multidict import CIMultiDict
 
 from hookengine.clock import Clock
 from hookengine.errors import VerificationError
-from hookengine.signing import Scheme, verify
+from hookengine.signing import verify
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from hookengine.schemes import Scheme
 
 
 class Reply(Struct, frozen=True, kw_only=True):

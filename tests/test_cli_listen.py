@@ -28,7 +28,8 @@ from hookengine.cli.listening import Journal, Names, Plan, carriers, document, g
 from hookengine.clock import Clock
 from hookengine.engine import Engine
 from hookengine.receiver import Received, Receiver, Reply
-from hookengine.signing import SCHEMES, sign
+from hookengine.schemes import SCHEMES
+from hookengine.signing import sign
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -28,7 +28,7 @@ from hookengine.client import Client
 from hookengine.engine import Engine
 from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver, Reply
-from hookengine.signing import new_secret
+from hookengine.signing_keys import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from hookengine.cli import verdict
 from hookengine.clock import Clock
 from hookengine.errors import VerificationError
 from hookengine.receiver import Receiver
-from hookengine.signing import SCHEMES
+from hookengine.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,8 @@ from walk import free_port
 
 from hookengine import Config, Engine, views
 from hookengine.receiver import Receiver
-from hookengine.signing import new_secret, sign
+from hookengine.signing import sign
+from hookengine.signing_keys import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +144,7 @@ def signed_request() -> dict[str, Any]:
 
 
 def _standard() -> Any:
-    from hookengine.signing import SCHEMES  # noqa: PLC0415
+    from hookengine.schemes import SCHEMES  # noqa: PLC0415
 
     return SCHEMES["standard"]
 

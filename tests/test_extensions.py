@@ -12,7 +12,7 @@ from hookengine.envelopes import ENVELOPES
 from hookengine.extensions import Profiles, ProfileTable, SignatureTable, read
 from hookengine.models import Batching, Rules
 from hookengine.profiles import PROFILES, Profile
-from hookengine.signing import SCHEMES, Scheme
+from hookengine.schemes import SCHEMES, Scheme
 from hookengine.validation import Problems
 
 HMAC = {"header": "X-A", "value": "{signature}", "signed": "{body}"}

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "hookengine"
 # Lowest first. A package counts as one module; what is inside it may import each other.
 LAYERS = (
     ("errors", "clock", "models", "deadline", "failpoints", "interpreter"),
-    ("message", "wire", "lanes"),
+    ("message", "wire", "lanes", "schemes"),
+    ("signing_keys",),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
         *("auth", "metrics", "client", "validation", "views", "javascript", "statistics", "gathering", "flights", "payloads"),
@@ -50,7 +51,9 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
     "__main__": frozenset(),
     "errors": frozenset(),
     "clock": frozenset(),
-    "signing": frozenset({"cryptography"}),  # Ed25519
+    "schemes": frozenset(),
+    "signing": frozenset(),
+    "signing_keys": frozenset({"cryptography"}),  # Ed25519
     "client": frozenset(),
 }
 
@@ -58,7 +61,7 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
 PURE = {
     *("errors", "models", "signing", "retry", "health", "scheduler", "matching", "access", "auth", "metrics", "validation"),
     *("views", "profiles", "javascript", "envelopes", "extensions", "statistics", "gathering", "flights", "payloads"),
-    "lanes",
+    *("lanes", "schemes", "signing_keys"),
 }
 IMPURE_IMPORTS = {"aiohttp", "aiosqlite", "asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "structlog"}
 ASYNC = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
@@ -199,7 +202,7 @@ def test_every_module_has_one_layer() -> None:
     ("path", "source", "expected"),
     [
         pytest.param("retry.py", "import hookengine.sender", "retry.py:1 imports hookengine.sender: ", id="up"),
-        pytest.param("retry.py", "from hookengine.health import x", "imports hookengine.health.x: layer 2 ", id="beside"),
+        pytest.param("retry.py", "from hookengine.health import x", "imports hookengine.health.x: layer 3 ", id="beside"),
         pytest.param("validation.py", "import hookengine.views", "imports hookengine.views: ", id="beside, wrong way round"),
         pytest.param("retry.py", "from hookengine import sender", "imports hookengine.sender: ", id="from the package"),
         pytest.param("retry.py", "from hookengine import Engine", "imports hookengine.Engine: not a module", id="facade"),
@@ -217,7 +220,7 @@ def test_every_module_has_one_layer() -> None:
         pytest.param("shiny/__init__.py", "", "shiny is not in the list of layers", id="unknown package"),
         pytest.param("retry.py", "import hookengine.shiny", "not a module of the list", id="unknown target"),
         pytest.param("signing.py", "import msgspec", "imports msgspec: this module is standard", id="third party"),
-        pytest.param("signing.py", "from cryptography.x import y", "imports cryptography.x.y: ", id="third party, early"),
+        pytest.param("signing_keys.py", "from cryptography.x import y", "imports cryptography.x.y: ", id="third party, early"),
         pytest.param("client.py", "def f():\n import aiohttp", "imports aiohttp: this module", id="third party, late"),
         pytest.param("__init__.py", "from hookengine.engine import Engine", "loads its modules lazily", id="eager package"),
         pytest.param("__init__.py", "import aiohttp", "imports aiohttp: this module", id="package with third party"),
@@ -237,7 +240,7 @@ def test_wrong_imports_are_named(path: str, source: str, expected: str) -> None:
         pytest.param("store/writer.py", "from hookengine.store.rows import x\nfrom . import rows", id="in one package"),
         pytest.param("store/__init__.py", "from .writer import Writer", id="package and its module"),
         pytest.param("exchange.py", "from hookengine import __version__", id="version"),
-        pytest.param("signing.py", "import hmac\ndef f():\n from cryptography.x import y", id="late and admitted"),
+        pytest.param("signing_keys.py", "import hmac\ndef f():\n from cryptography.x import y", id="late and admitted"),
         pytest.param("__init__.py", "if TYPE_CHECKING:\n from hookengine.engine import Engine", id="lazy package"),
     ],
 )

@@ -22,7 +22,7 @@ from hookengine.presentation import (
     shown_token_answer,
 )
 from hookengine.profiles import PROFILES
-from hookengine.signing import public_key
+from hookengine.signing_keys import public_key
 from hookengine.store import Receipt, StoredAttempt
 from hookengine.views import moment
 

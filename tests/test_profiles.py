@@ -21,7 +21,9 @@ from hookengine.envelopes import ENVELOPES
 from hookengine.errors import VerificationError
 from hookengine.models import BasicAuth, Event, Request, Rules, Secret, SigningSecret, Subscription
 from hookengine.profiles import PROFILES, VARIABLES, Profile, body, build, check_template, for_tests, rules
-from hookengine.signing import SCHEMES, public_key, verify
+from hookengine.schemes import SCHEMES
+from hookengine.signing import verify
+from hookengine.signing_keys import public_key
 from hookengine.validation import format_duration
 
 STANDARD, SVIX = PROFILES["standard"], PROFILES["svix"]

@@ -24,7 +24,9 @@ from node import Node
 
 from hookengine.errors import Invalid, VerificationError
 from hookengine.receiver import Receiver
-from hookengine.signing import SCHEMES, new_secret, verify
+from hookengine.schemes import SCHEMES
+from hookengine.signing import verify
+from hookengine.signing_keys import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,7 +13,8 @@ import pytest
 
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
-from hookengine.signing import SCHEMES, sign
+from hookengine.schemes import SCHEMES
+from hookengine.signing import sign
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -21,7 +21,8 @@ from hookengine.clock import Clock
 from hookengine.engine import Engine
 from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver
-from hookengine.signing import SCHEMES, new_secret
+from hookengine.schemes import SCHEMES
+from hookengine.signing_keys import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -10,7 +10,7 @@ import click
 from hookengine.cli.api import Api, data_option, find_server
 from hookengine.cli.arguments import duration, secrets
 from hookengine.cli.output import printable
-from hookengine.signing import SCHEMES
+from hookengine.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from pathlib import Path

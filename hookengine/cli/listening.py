@@ -24,7 +24,8 @@ from hookengine.clock import Clock
 from hookengine.inputs import DEFAULT_TENANT
 from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver, Reply
-from hookengine.signing import SCHEMES, new_secret
+from hookengine.schemes import SCHEMES
+from hookengine.signing_keys import new_secret
 from hookengine.validation import format_time
 
 if TYPE_CHECKING:

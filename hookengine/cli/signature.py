@@ -16,9 +16,10 @@ from hookengine.cli.output import printable, say, show_mark
 from hookengine.cli.verdict import advice
 from hookengine.clock import Clock
 from hookengine.errors import VerificationError
-from hookengine.signing import SCHEMES, check_secret
+from hookengine.schemes import SCHEMES
 from hookengine.signing import sign as make_headers
 from hookengine.signing import verify as check
+from hookengine.signing_keys import check_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
 from hookengine.service.operations import DEFAULT_OVERLAP, RequestKey
 from hookengine.service.verification import Verification
-from hookengine.signing import new_secret
+from hookengine.signing_keys import new_secret
 from hookengine.store import Answer, changes
 from hookengine.validation import Problems
 

@@ -11,7 +11,7 @@ from hookengine.inputs import RotationInput, TenantInput
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_tenant, shown_tenant_secret
 from hookengine.service.operations import DEFAULT_OVERLAP, Operations
-from hookengine.signing import new_secret
+from hookengine.signing_keys import new_secret
 from hookengine.store import registry
 from hookengine.validation import Problems, did_you_mean, quoted
 
