@@ -7,7 +7,7 @@ from zlib import crc32
 
 from msgspec import UNSET
 
-from hookengine import inputs, models, views
+from hookengine import models, subscribing, views
 from hookengine.access import Scope
 from hookengine.matching import Way, explain
 from hookengine.models import DeliveryState
@@ -43,7 +43,7 @@ def shown_event(receipt: Receipt) -> views.Event:
 
 def shown_subscription(s: models.Subscription, health: Health) -> views.Subscription:
     """A subscription, without its credentials."""
-    given = inputs.as_given(s)
+    given = subscribing.as_given(s)
     return views.Subscription(
         id=s.id,
         tenant=s.tenant,

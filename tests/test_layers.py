@@ -29,6 +29,7 @@ LAYERS = (
     ("profiles",),
     ("extensions",),
     ("config", "sender", "store", "inputs"),
+    ("subscribing",),
     ("observers", "paging", "presentation"),
     ("attempting",),
     ("serving",),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from hookengine import inputs, models, views
+from hookengine import inputs, models, subscribing, views
 from hookengine.access import Principal, Scope
 from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
@@ -52,7 +52,7 @@ class SubscriptionOperations(Verification):
         draft = problems.convert(SubscriptionInput, given)
         tenant = self._own_tenant(by, draft.get("tenant"))
         default_profile = self._config.delivery.default_profile
-        inputs.check_subscription(
+        subscribing.check_subscription(
             problems,
             draft,
             policy=self._policy,
@@ -63,7 +63,7 @@ class SubscriptionOperations(Verification):
         self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
         now = self._clock.now()
-        settings = inputs.settings(wanted, default_profile=default_profile)
+        settings = subscribing.settings(wanted, default_profile=default_profile)
         secret = self._first_secret(wanted.secret, settings["profile"])
         disabled = settings["state"] is SubscriptionState.DISABLED
         subscription = models.Subscription(
@@ -159,13 +159,13 @@ class SubscriptionOperations(Verification):
         self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
         problems = Problems()
         draft = problems.convert(RotationInput, given)
-        inputs.check_rotation(problems, draft, self._profiles.get(self._subscription(by, id).profile))
+        subscribing.check_rotation(problems, draft, self._profiles.get(self._subscription(by, id).profile))
         wanted = problems.require(draft)
         secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def edit(current: models.Subscription, now: int) -> models.Subscription:
-            return replace(current, secrets=inputs.rotated(current.secrets, secret, overlap=overlap, now=now))
+            return replace(current, secrets=subscribing.rotated(current.secrets, secret, overlap=overlap, now=now))
 
         return shown_secret(await self._edit(by, id, edit, versions), self._clock.now())
 
@@ -221,10 +221,10 @@ class SubscriptionOperations(Verification):
                     f"/{name}", "immutable_member", "rotate the secret instead" if name == "secret" else "cannot change"
                 )
                 del patch[name]
-        merged = inputs.merge(inputs.as_given(current), inputs.keep_hidden(patch, current))
+        merged = subscribing.merge(subscribing.as_given(current), subscribing.keep_hidden(patch, current))
         draft = problems.convert(SubscriptionInput, merged)
         default_profile = self._config.delivery.default_profile
-        inputs.check_subscription(
+        subscribing.check_subscription(
             problems,
             draft,
             policy=self._policy,
@@ -235,10 +235,10 @@ class SubscriptionOperations(Verification):
             kept_auth=current.auth,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
-        profile = self._profiles.get(inputs.profile_name(draft.get("profile"), default_profile))
-        inputs.check_kept_secrets(problems, profile, current)
-        settings = inputs.settings(problems.require(draft), default_profile=default_profile)
-        secrets = inputs.secrets_for(self._profiles[settings["profile"]], current, fresh)
+        profile = self._profiles.get(subscribing.profile_name(draft.get("profile"), default_profile))
+        subscribing.check_kept_secrets(problems, profile, current)
+        settings = subscribing.settings(problems.require(draft), default_profile=default_profile)
+        secrets = subscribing.secrets_for(self._profiles[settings["profile"]], current, fresh)
         return replace(current, secrets=secrets, **settings)
 
     def _check_types(self, problems: Problems, wanted: list[str] | None, *, kept: tuple[str, ...]) -> None:

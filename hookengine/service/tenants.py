@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hookengine import inputs, views
+from hookengine import inputs, subscribing, views
 from hookengine.access import Principal, Scope
 from hookengine.errors import TenantNotFound, TenantSecretNotFound
 from hookengine.inputs import RotationInput, TenantInput
@@ -82,7 +82,7 @@ class TenantOperations(Operations):
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
 
         def renew(before: tuple[SigningSecret, ...], now: int) -> tuple[SigningSecret, ...]:
-            return inputs.rotated(before, secret, overlap=overlap, now=now)
+            return subscribing.rotated(before, secret, overlap=overlap, now=now)
 
         return shown_tenant_secret(
             await self._store.writer.change(registry.set_tenant_secrets(tenant, renew)), self._clock.now()
