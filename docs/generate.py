@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hookengine import config, errors, sender
+from hookengine import config, errors, verdicts
 from hookengine.cli.exits import Exit
 from hookengine.errors import HookEngineError, Malformed, RequestError
 from hookengine.models import ErrorCode
@@ -51,7 +51,7 @@ MISTAKES = {
     "unused_member": "a member that the profile, or the grant of OAuth 2.0, does not send",
 }
 
-# Of attempts, where the sender has no sentence of its own that is always the same.
+# Of attempts, where `verdicts` has no sentence that is always the same.
 ATTEMPTS = {
     ErrorCode.AUTH_FAILED: "No access token came about: docs/authentication.md.",
     ErrorCode.BLOCKED_ADDRESS: "The name leads to an address that may not be called.",
@@ -130,17 +130,17 @@ def _problems() -> Iterator[tuple[str, ...]]:
 
 
 def _outcome(code: ErrorCode) -> str:
-    if code in sender.REFUSALS:
+    if code in verdicts.REFUSALS:
         return "`refused`"
     if code is ErrorCode.DNS_TEMPORARY:
         return "`unreachable`; `interrupted` while no other name gets an answer either"
     if code is ErrorCode.PROXY_ERROR:
         return "`unreachable`, which moves no counter; `interrupted` where the proxy refuses connections or is not found"
-    return "`interrupted`" if code in {*sender.OURS, ErrorCode.INTERNAL_ERROR} else "`unreachable`"
+    return "`interrupted`" if code in {*verdicts.OURS, ErrorCode.INTERNAL_ERROR} else "`unreachable`"
 
 
 def _said(code: ErrorCode) -> str:
-    sentence = ATTEMPTS.get(code) or sender.SENTENCES[code].format(host="the endpoint")
+    sentence = ATTEMPTS.get(code) or verdicts.SENTENCES[code].format(host="the endpoint")
     return sentence[0].upper() + sentence[1:]
 
 

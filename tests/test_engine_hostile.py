@@ -29,7 +29,8 @@ from hookengine.models import Accepted, Request
 from hookengine.netguard import Policy, admit
 from hookengine.receiver import Receiver, Reply
 from hookengine.resolver import Resolver
-from hookengine.sender import REFUSALS, Sender
+from hookengine.sender import Sender
+from hookengine.verdicts import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -25,7 +25,7 @@ LAYERS = (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
         *("auth", "metrics", "client", "validation", "views", "javascript", "statistics", "gathering", "flights", "payloads"),
     ),
-    ("envelopes", "jsontext", "sources", "bearers"),
+    ("envelopes", "jsontext", "sources", "bearers", "verdicts"),
     ("profiles",),
     ("extensions",),
     ("config", "sender", "store", "inputs"),
