@@ -25,7 +25,9 @@ from hookengine import extensions
 from hookengine.extensions import Profiles, ProfileTable, SignatureTable
 from hookengine.models import Secret
 from hookengine.sources import Option, Sources, invalid
-from hookengine.validation import Duration, Problems, did_you_mean, format_duration, pointer, quoted
+from hookengine.times import Duration, format_duration
+from hookengine.validation import Problems
+from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,10 +18,12 @@ from hookengine.models import Batching
 from hookengine.profiles import HEADER_NAME, PROFILES, Profile, check_template
 from hookengine.schemes import Algorithm, Encoding, KeyForm, Moment, Scheme
 from hookengine.signing_keys import check_secret, new_secret
-from hookengine.validation import Draft, Duration, Problems, did_you_mean, pointer, quoted
+from hookengine.times import Duration
+from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
     from hookengine.models import Rules
+    from hookengine.validation import Draft, Problems
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PRINTABLE = re.compile(r"[ -~]{0,2048}")

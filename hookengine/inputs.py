@@ -15,7 +15,9 @@ from hookengine.extensions import BatchInput  # noqa: TC001  # msgspec reads the
 from hookengine.matching import OURS
 from hookengine.models import Priority
 from hookengine.signing_keys import check_secret
-from hookengine.validation import Draft, Duration, Problems, Rate, Time, decoder, did_you_mean, quoted
+from hookengine.times import Duration, Rate, Time
+from hookengine.validation import Draft, Problems, decoder
+from hookengine.wording import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

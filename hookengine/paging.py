@@ -14,7 +14,8 @@ from hookengine import views
 from hookengine.errors import Invalid, Mistake
 from hookengine.inputs import TypePattern
 from hookengine.store import BEFORE_ALL, Slice
-from hookengine.validation import LONE_SURROGATE, is_plain, parse_time
+from hookengine.times import parse_time
+from hookengine.validation import LONE_SURROGATE, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

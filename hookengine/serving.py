@@ -10,7 +10,7 @@ from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscr
 from hookengine.observers import Fault
 from hookengine.scheduler import FROM_THE_START
 from hookengine.store import changes
-from hookengine.validation import interval
+from hookengine.times import interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

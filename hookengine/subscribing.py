@@ -25,13 +25,15 @@ from hookengine.models import (
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
 from hookengine.profiles import HEADER_NAME, Profile
 from hookengine.signing_keys import check_secret
-from hookengine.validation import Draft, Problems, did_you_mean, format_duration, pointer, quoted
+from hookengine.times import format_duration
+from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hookengine import models
     from hookengine.inputs import RotationInput, SubscriptionInput
+    from hookengine.validation import Draft, Problems
 
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
 _MOST_HEADERS = 32

@@ -29,7 +29,7 @@ from hookengine.errors import ConfigInvalid
 from hookengine.extensions import ProfileTable, SignatureTable
 from hookengine.models import Secret
 from hookengine.profiles import PROFILES
-from hookengine.validation import Duration
+from hookengine.times import Duration
 
 ROOT = Path(__file__).parent.parent
 DAY = 86_400_000  # ms

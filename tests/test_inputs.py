@@ -17,7 +17,8 @@ from hookengine.inputs import EventInput, EventTypeInput, TokenInput
 from hookengine.jsontext import read_json
 from hookengine.models import Priority
 from hookengine.profiles import PROFILES
-from hookengine.validation import Problems, Time
+from hookengine.times import Time
+from hookengine.validation import Problems
 
 
 def event(**members: Any) -> EventInput:

@@ -24,7 +24,7 @@ from hookengine.profiles import PROFILES, VARIABLES, Profile, body, build, check
 from hookengine.schemes import SCHEMES
 from hookengine.signing import verify
 from hookengine.signing_keys import public_key
-from hookengine.validation import format_duration
+from hookengine.times import format_duration
 
 STANDARD, SVIX = PROFILES["standard"], PROFILES["svix"]
 NOW = 1_700_000_000_987

@@ -14,7 +14,7 @@ from patience import PATIENCE
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver, Reply
 from hookengine.store import reader
-from hookengine.validation import format_time, parse_time
+from hookengine.times import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

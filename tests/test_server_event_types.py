@@ -9,7 +9,7 @@ import pytest_asyncio
 from api import Api, serving
 
 from hookengine.clock import Clock
-from hookengine.validation import parse_time
+from hookengine.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -21,7 +21,7 @@ from hookengine.config import Config
 from hookengine.observers import SubscriptionChanged
 from hookengine.receiver import Receiver
 from hookengine.server import asked, listener, problems
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

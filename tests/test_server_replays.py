@@ -13,7 +13,7 @@ from patience import PATIENCE
 
 from hookengine.clock import Clock
 from hookengine.receiver import Receiver
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -18,7 +18,7 @@ from hookengine.engine import Engine
 from hookengine.errors import Invalid
 from hookengine.receiver import Receiver
 from hookengine.signing import verify
-from hookengine.validation import parse_time
+from hookengine.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ import pytest_asyncio
 from api import Api, serving
 
 from hookengine.clock import Clock
-from hookengine.validation import format_time, parse_time
+from hookengine.times import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -38,7 +38,7 @@ from hookengine.errors import (
 from hookengine.receiver import Receiver
 from hookengine.service import RequestKey, Service, request_digest
 from hookengine.store import Answer
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

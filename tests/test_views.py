@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Struct
 
 from hookengine import views
-from hookengine.validation import format_time
+from hookengine.times import format_time
 from hookengine.views import (
     Attempt,
     Delivery,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hookengine.times import format_time, parse_duration
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -96,8 +98,6 @@ def past(text: str | None, *, now: int) -> str | None:
 
 
 def _moment(text: str, now: int, direction: int) -> str:
-    from hookengine.validation import format_time, parse_duration  # noqa: PLC0415  # it loads msgspec
-
     try:
         return format_time(now + direction * parse_duration(text))
     except ValueError:
@@ -120,8 +120,6 @@ def _refuse(constant: str) -> None:
 
 def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """The milliseconds of an option's value such as `2s`."""
-    from hookengine.validation import parse_duration  # noqa: PLC0415  # it loads msgspec
-
     try:
         return None if value is None else parse_duration(value)
     except ValueError as error:

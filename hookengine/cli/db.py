@@ -16,6 +16,7 @@ from hookengine.cli.exits import Exit
 from hookengine.cli.files import database, size
 from hookengine.cli.output import printable, say, show_mark, show_record, show_table
 from hookengine.cli.progress import progress
+from hookengine.times import format_duration, format_time
 
 _KEY = "HOOKENGINE_ENCRYPTION_KEY"
 
@@ -34,7 +35,6 @@ def info(*, as_json: bool, data: Path) -> None:
     from msgspec.structs import asdict  # noqa: PLC0415
 
     from hookengine.store.inspection import summary  # noqa: PLC0415
-    from hookengine.validation import format_time  # noqa: PLC0415
 
     path = database(data)
     found = summary(path)
@@ -104,7 +104,6 @@ def prune(*, older_than: int | None, file: Path | None, yes: bool, as_json: bool
     from hookengine.cli.daemon import run_loop  # noqa: PLC0415
     from hookengine.clock import Clock  # noqa: PLC0415
     from hookengine.store import pruning  # noqa: PLC0415
-    from hookengine.validation import format_duration  # noqa: PLC0415
 
     retention = load(file, environ=os.environ).store.retention if older_than is None else older_than
     path, clock = database(data), Clock()

@@ -29,7 +29,7 @@ from hookengine.config import Config
 from hookengine.errors import ConfigInvalid, DatabaseTooNew, HookEngineError, KeyUnusable
 from hookengine.netguard import Policy, UrlRefused, vet_url
 from hookengine.store import inspection
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

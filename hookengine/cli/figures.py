@@ -17,7 +17,7 @@ from hookengine.bench.summary import Measured, charts, comparisons, throughput
 from hookengine.cli.output import printable, say, show_table
 from hookengine.cli.progress import progress
 from hookengine.clock import Clock
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from hookengine.bench.cases import Plan

@@ -26,7 +26,7 @@ from hookengine.profiles import PROFILES
 from hookengine.receiver import Receiver, Reply
 from hookengine.schemes import SCHEMES
 from hookengine.signing_keys import new_secret
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

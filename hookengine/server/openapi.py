@@ -28,7 +28,7 @@ from hookengine.errors import (
 from hookengine.paging import MOST_ROWS
 from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, OTHER_CODES, Problem
 from hookengine.server.wire import EVENT_STREAM, JSON, NDJSON
-from hookengine.validation import Duration, Rate, Time
+from hookengine.times import Duration, Rate, Time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -55,7 +55,7 @@ from hookengine.server import (
 from hookengine.server.asked import PRINCIPAL, count_failure, identify
 from hookengine.server.route import Body, Route
 from hookengine.server.wire import EVENT_STREAM, JSON, MERGE_PATCH, NDJSON, Nothing
-from hookengine.validation import Time
+from hookengine.times import Time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

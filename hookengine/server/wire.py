@@ -25,7 +25,8 @@ from hookengine.failpoints import failpoint
 from hookengine.inputs import EVENT_DECODER
 from hookengine.jsontext import read_json, read_objects
 from hookengine.service import RequestKey, request_digest
-from hookengine.validation import Problems, format_time
+from hookengine.times import format_time
+from hookengine.validation import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,8 @@ from hookengine.presentation import shown_tenant, shown_tenant_secret
 from hookengine.service.operations import DEFAULT_OVERLAP, Operations
 from hookengine.signing_keys import new_secret
 from hookengine.store import registry
-from hookengine.validation import Problems, did_you_mean, quoted
+from hookengine.validation import Problems
+from hookengine.wording import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

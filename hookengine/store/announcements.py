@@ -10,7 +10,7 @@ from hookengine.matching import OURS
 from hookengine.models import Accepted, Delivery, Event
 from hookengine.store import rows
 from hookengine.store.intake import Draft, accept
-from hookengine.validation import format_time
+from hookengine.times import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

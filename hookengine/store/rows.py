@@ -15,7 +15,7 @@ from hookengine.models import OUTCOME_NAMES, Accepted, Secret
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
-from hookengine.validation import format_time, interval
+from hookengine.times import format_time, interval
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
