@@ -152,7 +152,7 @@ class Dispatcher:
         finished: list[Finished] = []
         for group in results:
             taken = group[0].result.head or group[0].result.before
-            subscription = self._store.writer.index.get(taken.subscription)
+            subscription = self._store.memory.index.get(taken.subscription)
             self._release(taken, group, subscription, now)
             back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
             for recorded in group:
@@ -406,7 +406,7 @@ class Dispatcher:
             self._begin(self._dissolve(taken, taken.batch))
             return None
         failpoint("K07-taken")
-        secrets = partial(self._store.writer.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
+        secrets = partial(self._store.memory.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
         ready = self._attempting.prepare(taken, members, target, secrets=secrets)
         if ready.going and target.subscription.rate_limit is not None:
             self._scheduler.begun(taken.seq, now=ready.now)
@@ -461,7 +461,7 @@ class Dispatcher:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""
         standing = None
         if after is not None:
-            standing = self._serving.earned(self._store.writer.index.get(taken.subscription), after, self._clock.now())
+            standing = self._serving.earned(self._store.memory.index.get(taken.subscription), after, self._clock.now())
         self._scheduler.release(taken.seq, standing)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:

@@ -243,7 +243,7 @@ class Engine(Api):
         )
 
         def kept(subscription: int, auth: OAuth2) -> AccessToken | None:
-            return store.writer.access_token(subscription, auth)
+            return store.memory.access_token(subscription, auth)
 
         async def keep(subscription: int, auth: OAuth2, token: AccessToken) -> None:
             await store.writer.change(changes.keep_access_token(subscription, auth, token))
@@ -262,7 +262,7 @@ class Engine(Api):
         )
         await store.open(dispatcher)
         stack.push_async_callback(store.close)
-        metrics.known(store.writer.index)
+        metrics.known(store.memory.index)
         metrics.look = lambda: Present(
             in_flight=dispatcher.in_flight,
             window=scheduler.size,
@@ -278,7 +278,7 @@ class Engine(Api):
             observe(ProxyInUse(url=str(proxy.url)))
         for found in (*store.unreadable, *store.doubts):
             observe(Fault(where="start", error=str(found)))
-        for plan in sorted({t.plan for t in store.writer.tenants.values() if t.plan is not None} - config.plans.keys()):
+        for plan in sorted({t.plan for t in store.memory.tenants.values() if t.plan is not None} - config.plans.keys()):
             observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))
         maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
         observe.add(maintenance)
@@ -287,7 +287,7 @@ class Engine(Api):
         )
         server = None
         if door is not None:
-            tokens = store.writer.tokens
+            tokens = store.memory.tokens
             tokens.admit(digest(_owner_token(self._path.with_name(TOKEN_FILE), clock)), OWNER)
             server = Server(service, tokens=tokens.principals, config=config)
             await server.start(door)

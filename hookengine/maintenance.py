@@ -72,7 +72,7 @@ class Maintenance:
             group.create_task(self._replay())
             group.create_task(self._at_pace(upkeep.span, SPANS, EVERY))
             group.create_task(self._at_pace(Search(), *SEARCH))
-        if self._store.writer.tokens.unwritten(0):
+        if self._store.memory.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
 
     def stop(self) -> None:

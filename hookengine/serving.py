@@ -58,7 +58,7 @@ class Serving:
         gatherers = await store.reader.gatherers()
         paces = await self._paces()
         started_at = self._clock.now()
-        for subscription in store.writer.index:
+        for subscription in store.memory.index:
             # After an unclean stop nobody knows when its last request went.
             soonest = started_at + pace(subscription)
             next_at = min(paces.get(subscription.seq, soonest), soonest)  # kept ones may be of another time
@@ -84,7 +84,7 @@ class Serving:
 
     def open_anew(self) -> None:
         """Every lane forgets what it has of the disk, and reads it again: times there have changed."""
-        for subscription in self._store.writer.index:
+        for subscription in self._store.memory.index:
             standing = self._scheduler.standing(subscription.seq)
             if standing is not None:
                 self._close(subscription.seq)
@@ -92,7 +92,7 @@ class Serving:
 
     def target(self, seq: int) -> Target | None:
         """The subscription as it is now; None if it is not served."""
-        subscription = self._store.writer.index.get(seq)
+        subscription = self._store.memory.index.get(seq)
         if subscription is None or subscription.state is _DISABLED:
             return None
         target = self._targets.get(seq)
@@ -112,7 +112,7 @@ class Serving:
         As long as it has enough that could go no later, larger ones gather. Those that wait for a retry are not among these:
         new events do not wait for it.
         """
-        subscription = self._store.writer.index.get(seq)
+        subscription = self._store.memory.index.get(seq)
         most, now = 0 if subscription is None else subscription.max_concurrency, self._clock.now()
         return tuple(most - self._scheduler.due(seq, priority, now) for priority in Priority)
 
@@ -125,12 +125,12 @@ class Serving:
         outcome, most = result.attempt.outcome, subscription.max_concurrency
         if isinstance(outcome, Accepted) and before.rank is _TRUSTED and before.width >= most and not before.resume_at:
             return None  # of nearly every delivery: it has all that there is
-        counters = counted or self._store.writer.health.get(subscription.seq, Health())
+        counters = counted or self._store.memory.health.get(subscription.seq, Health())
         return health.restand(before, counters, outcome, result.rules, max_concurrency=most, now=now)
 
     async def _paces(self) -> dict[int, float]:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
-        if all(subscription.rate_limit is None for subscription in self._store.writer.index):
+        if all(subscription.rate_limit is None for subscription in self._store.memory.index):
             return {}
         return await self._store.writer.change(changes.take_paces)
 
@@ -152,7 +152,7 @@ class Serving:
         if target is None:
             return
         standing = standing or health.standing(
-            self._store.writer.health.get(subscription.seq, Health()),
+            self._store.memory.health.get(subscription.seq, Health()),
             target.rules,
             max_concurrency=subscription.max_concurrency,
         )

@@ -693,7 +693,7 @@ async def test_unusable_secret_fails_alone(running_engine: Engine, journal: Jour
         broken = await running_engine.subscribe(receiver.url + "/broken", event_types=["a"])
         await running_engine.subscribe(receiver.url + "/sound", event_types=["a", "b"])
         store = running_engine._running.store
-        stored = store.writer.index.by_id(broken.id)
+        stored = store.memory.index.by_id(broken.id)
         assert stored is not None
         await edit_stored(store, stored, secrets=(SigningSecret(value=Secret("whsec_?")),))
         event = await running_engine.publish("a", {"n": 1})

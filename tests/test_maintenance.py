@@ -102,7 +102,7 @@ async def test_enabling_brings_retries_forward(place: Opened) -> None:
     async with running(upkeep(place)):
         await place.edit(wanted, state=SubscriptionState.DISABLED)
         place.clock.time += 1_000
-        await place.edit(place.store.writer.index.by_id(wanted.id) or wanted, state=SubscriptionState.ACTIVE)
+        await place.edit(place.store.memory.index.by_id(wanted.id) or wanted, state=SubscriptionState.ACTIVE)
         told = await place.listener.until("overruled", 3)
 
     assert [(each.seq, NOW + 1_000) for each in waiting] == [(after.seq, after.due_at) for _, after in told]
@@ -372,7 +372,7 @@ TOKEN = Token(seq=0, principal=Principal(user="ann", scopes=DEFAULT_SCOPES), dig
 async def test_uses_of_tokens_are_written_in_a_round(place: Opened) -> None:
     """When a token was used is on disk after the next round, without a request that waits for it."""
     await place.store.writer.change(registry.add_token(TOKEN))
-    place.store.writer.tokens.use(TOKEN.principal, NOW + 5)
+    place.store.memory.tokens.use(TOKEN.principal, NOW + 5)
     async with running(upkeep(place)):
         await until(place, NOW + 5, "SELECT last_used_at FROM tokens")
 
@@ -385,7 +385,7 @@ async def test_uses_of_tokens_outlast_a_stop(place: Opened) -> None:
         stopped.stop()
         async with traced(place) as statements:
             if used:
-                place.store.writer.tokens.use(TOKEN.principal, NOW + 5)
+                place.store.memory.tokens.use(TOKEN.principal, NOW + 5)
             await stopped.run()
         assert used == bool(statements)
 

@@ -284,7 +284,7 @@ async def test_slow_reader_is_cut_off(api: Api, caplog: pytest.LogCaptureFixture
     async with second(api, patience=0.05) as (server, port), following(api, port=port) as read:
         read.reader._transport.pause_reading()  # type: ignore[attr-defined]  # so that the kernel's buffers fill
         ring = api.engine._service._ring
-        change = api.engine._running.store.writer.index
+        change = api.engine._running.store.memory.index
         subscription = await api.subscribe()
         known = change.by_id(subscription["id"])
         async with asyncio.timeout(PATIENCE):
@@ -301,7 +301,7 @@ async def test_reader_that_has_fallen_behind_is_cut_off(api: Api) -> None:
     async with second(api) as (server, port), following(api, port=port) as read:
         subscription = await api.subscribe()
         first = await read.item()
-        known = api.engine._running.store.writer.index.by_id(subscription["id"])
+        known = api.engine._running.store.memory.index.by_id(subscription["id"])
         for _ in range(stream.KEPT + 1):  # without a pause, so that it cannot read between
             api.engine._service._ring(SubscriptionChanged(before=known, after=known))
         await gone(server)

@@ -255,7 +255,7 @@ async def test_first_secret_is_made(api: Api) -> None:
     assert 32 == len(base64.b64decode(made["secret"].removeprefix("whsec_"), validate=True))
     assert made == (await api("GET", "/v1/tenants/signing/secret")).json
     assert None is (await api("GET", "/v1/tenants/signing")).json["plan"]
-    assert made["secret"] == str(api.engine._running.store.writer.tenant_secrets("signing")[0].value)
+    assert made["secret"] == str(api.engine._running.store.memory.tenant_secrets("signing")[0].value)
 
 
 async def test_secret_rotates(api: Api) -> None:
@@ -287,7 +287,7 @@ async def test_deleted_secret(api: Api) -> None:
     await put(api, "unsigning", "pro")
 
     assert [204, 404] == [(await api("DELETE", "/v1/tenants/unsigning/secret")).status for _ in range(2)]
-    assert () == api.engine._running.store.writer.tenant_secrets("unsigning")
+    assert () == api.engine._running.store.memory.tenant_secrets("unsigning")
     assert "pro" == (await api("GET", "/v1/tenants/unsigning")).json["plan"]
     assert [] == (await api("PUT", "/v1/tenants/unsigning/secret")).json["previous"]
 
@@ -345,7 +345,7 @@ async def test_secret_signs_from_the_next_request_on(api: Api) -> None:
             accepted = await api.publish("request.created", {"n": number}, tenant="workspace")
             await api.engine.wait(accepted["id"], PATIENCE)
             request = receiver.requests[-1]
-            signs = [str(each.value) for each in api.engine._running.store.writer.tenant_secrets("workspace")][:1]
+            signs = [str(each.value) for each in api.engine._running.store.memory.tenant_secrets("workspace")][:1]
             assert bool(signs) == (request.header("X-CF-Signature") is not None)
             for secret in signs:
                 verify(request.body, dict(request.headers), secret, profile="clearfeed", url=receiver.url)

@@ -266,7 +266,7 @@ async def test_secret_that_holds_no_key(tmp_path: Path) -> None:
     """What keeps a request from being made is how the attempt ended."""
     async with running(tmp_path) as engine:
         made = await engine.subscribe("http://127.0.0.1:9999/")
-        index = engine._running.store.writer.index
+        index = engine._running.store.memory.index
         subscription = index.by_id(made.id)
         assert subscription is not None
         index.put(replace(subscription, secrets=(SigningSecret(value=Secret("whsec_!")),)))

@@ -66,7 +66,7 @@ class Served:
     def change(self, before: Subscription, **settings: Any) -> Subscription:
         """The same, changed."""
         after = replace(before, **settings)
-        self.place.store.writer.index.put(after)
+        self.place.store.memory.index.put(after)
         self.serving.change(after, before, after)
         return after
 

@@ -381,8 +381,8 @@ async def test_subscription_that_cannot_be_read_is_left_alone(tmp_path: Path) ->
     async with opened(tmp_path) as place:
         (error,) = place.store.unreadable
         assert str(error).startswith(f"subscription {bad.id} (row 1) cannot be read")
-        assert [good] == list(place.store.writer.index)
-        assert {good.seq} == set(place.store.writer.health)
+        assert [good] == list(place.store.memory.index)
+        assert {good.seq} == set(place.store.memory.health)
         assert [good.seq] == [delivery.subscription for delivery in await place.deliver()]
         assert before == place.rows("SELECT * FROM subscriptions WHERE seq = 1")
         assert 3 == (await place.subscribe()).seq
@@ -436,7 +436,7 @@ async def test_given_key_is_used(tmp_path: Path) -> None:
         one = await place.subscribe(secrets=(SigningSecret(value=Secret("whsec_x")),))
     assert not (tmp_path / "secret.key").exists()
     async with opened(tmp_path, encryption_key=key) as place:
-        assert [one] == list(place.store.writer.index)
+        assert [one] == list(place.store.memory.index)
     with pytest.raises(KeyUnusable, match=r"secret\.key is missing"):
         await store_at(tmp_path / "hooks.db").open(Recorder())
 
@@ -460,7 +460,7 @@ async def test_start_that_ended_before_the_key_begins_again(tmp_path: Path) -> N
     async with opened(tmp_path) as place:
         await place.subscribe()
     async with opened(tmp_path) as place:
-        assert 1 == len(place.store.writer.index)
+        assert 1 == len(place.store.memory.index)
 
 
 # What must not be in the files.

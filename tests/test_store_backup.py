@@ -83,7 +83,7 @@ async def test_copy_opens_with_the_key_and_not_without(tmp_path: Path) -> None:
     (restored / "secret.key").write_bytes((tmp_path / "secret.key").read_bytes())
 
     async with opened(restored) as again:
-        assert [made.id] == [each.id for each in again.store.writer.index]
+        assert [made.id] == [each.id for each in again.store.memory.index]
 
 
 async def test_nothing_is_replaced_unless_asked(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ async def test_one_attempt_of_all(tmp_path: Path) -> None:
             for each in recorded
         ]
         assert [True, False, False] == [each.counted for each in recorded]
-        assert 1 == place.store.writer.health[made.seq].consecutive_failures
+        assert 1 == place.store.memory.health[made.seq].consecutive_failures
         assert [(3, 3, 0)] == place.rows("SELECT count(*), count(exchange), count(body) FROM attempts")
         assert [(b"bye",)] == place.rows("SELECT body FROM exchanges")
         assert [(410, 1)] == place.rows("SELECT status_code, sum(count) FROM statistics GROUP BY 1")

@@ -72,11 +72,11 @@ async def test_subscription_is_added(tmp_path: Path) -> None:
 
         assert [1, 2] == [first.seq, second.seq]
         assert [(None, first), (None, second)] == place.listener.all("changed")
-        assert [first, second] == list(place.store.writer.index)
-        assert {1: Health(), 2: Health()} == place.store.writer.health
+        assert [first, second] == list(place.store.memory.index)
+        assert {1: Health(), 2: Health()} == place.store.memory.health
         assert [(first.id,), (second.id,)] == place.rows("SELECT id FROM subscriptions ORDER BY seq")
     async with opened(tmp_path) as place:
-        assert [first, second] == list(place.store.writer.index)
+        assert [first, second] == list(place.store.memory.index)
 
 
 async def test_subscription_with_a_key_is_added_once(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_subscription_with_a_key_is_added_once(tmp_path: Path) -> None:
         with pytest.raises(IdempotencyMismatch):
             await add(place, subscription(place.clock), replace(KEY, digest=b"other"))
         assert isinstance(await add(place, subscription(place.clock), replace(KEY, key="other")), Subscription)
-        assert 2 == len(place.store.writer.index)
+        assert 2 == len(place.store.memory.index)
 
 
 async def test_key_of_a_subscription_is_free_after_a_day(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ async def test_edit_makes_a_new_version(tmp_path: Path) -> None:
 
         assert (2, NOW + 5, NOW) == (after.version, after.updated_at, after.created_at)
         assert (before, after) == place.listener.all("changed")[-1]
-        assert [after] == list(place.store.writer.index)
+        assert [after] == list(place.store.memory.index)
     async with opened(tmp_path) as place:
-        assert [after] == list(place.store.writer.index)
+        assert [after] == list(place.store.memory.index)
 
 
 async def test_edit_that_changes_nothing_is_none(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ async def test_deleting_of_a_version(tmp_path: Path, versions: frozenset[int] | 
             with pytest.raises(PreconditionFailed):
                 await place.store.writer.change(step)
 
-        assert ([] if fits else [one]) == list(place.store.writer.index)
+        assert ([] if fits else [one]) == list(place.store.memory.index)
 
 
 async def test_edit_is_told_the_time(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ async def test_disabling_by_hand(tmp_path: Path) -> None:
         after = await place.edit(one, state=DISABLED)
 
         assert (DISABLED, DisabledReason.MANUAL) == (after.state, after.disabled_reason)
-        assert 1 == place.store.writer.health[one.seq].consecutive_failures
+        assert 1 == place.store.memory.health[one.seq].consecutive_failures
         assert ["held", "held"] == shown(place)
         assert [] == place.listener.all("overruled")
 
@@ -221,9 +221,9 @@ async def test_enabling_starts_anew(tmp_path: Path) -> None:
 
         expected = Health(last_success_at=NOW + 20, last_failure_at=NOW + 20, enabled_at=NOW + HOUR)
         assert (ACTIVE, None) == (after.state, after.disabled_reason)
-        assert {one.seq: expected} == place.store.writer.health
+        assert {one.seq: expected} == place.store.memory.health
     async with opened(tmp_path) as place:
-        assert {one.seq: expected} == place.store.writer.health
+        assert {one.seq: expected} == place.store.memory.health
 
 
 async def test_deleting_is_one_row(tmp_path: Path) -> None:
@@ -238,12 +238,12 @@ async def test_deleting_is_one_row(tmp_path: Path) -> None:
         assert ["cancelled"] * 3 == shown(place)
         assert [(NOW, b"")] == place.rows("SELECT deleted_at, sealed FROM subscriptions")
         assert (one, None) == place.listener.all("changed")[-1]
-        assert (0, {}) == (len(place.store.writer.index), place.store.writer.health)
+        assert (0, {}) == (len(place.store.memory.index), place.store.memory.health)
         with pytest.raises(SubscriptionNotFound):
             await place.store.writer.change(changes.delete_subscription(one.id, None))
         assert [] == await place.deliver()
     async with opened(tmp_path) as place:
-        assert 0 == len(place.store.writer.index)
+        assert 0 == len(place.store.memory.index)
         assert 2 == (await place.subscribe()).seq
 
 
@@ -367,14 +367,14 @@ async def test_access_token_is_of_one_auth(tmp_path: Path) -> None:
     async with opened(tmp_path) as place:
         made = await place.subscribe(auth=OAUTH2)
         await place.store.writer.change(changes.keep_access_token(made.seq, OTHER_OAUTH2, ACCESS_TOKEN))
-        assert place.store.writer.access_token(made.seq, OAUTH2) is None
+        assert place.store.memory.access_token(made.seq, OAUTH2) is None
 
         await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
-        assert ACCESS_TOKEN == place.store.writer.access_token(made.seq, OAUTH2)
+        assert ACCESS_TOKEN == place.store.memory.access_token(made.seq, OAUTH2)
     async with opened(tmp_path) as place:
-        assert ACCESS_TOKEN == place.store.writer.access_token(made.seq, OAUTH2)
-        assert place.store.writer.access_token(made.seq, OTHER_OAUTH2) is None
-        assert place.store.writer.access_token(99, OAUTH2) is None
+        assert ACCESS_TOKEN == place.store.memory.access_token(made.seq, OAUTH2)
+        assert place.store.memory.access_token(made.seq, OTHER_OAUTH2) is None
+        assert place.store.memory.access_token(99, OAUTH2) is None
 
 
 @pytest.mark.parametrize("auth", [None, OTHER_OAUTH2], ids=["none", "another"])
@@ -392,4 +392,4 @@ async def test_access_token_goes_with_its_auth(tmp_path: Path, auth: OAuth2 | No
                 await place.store.writer.change(changes.delete_subscription(made.id, None))
             await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
 
-            assert ([], {}) == (place.rows("SELECT * FROM access_tokens"), place.store.writer.access_tokens)
+            assert ([], {}) == (place.rows("SELECT * FROM access_tokens"), place.store.memory.access_tokens)

@@ -73,7 +73,7 @@ async def test_tenant_is_kept(tmp_path: Path) -> None:
     assert ((acme, False), (acme, False)) == (changed, again)
     assert (2, True) == (other[0].seq, other[1])
     async with opened(tmp_path) as place:
-        assert {"acme": acme, "other": other[0]} == place.store.writer.tenants
+        assert {"acme": acme, "other": other[0]} == place.store.memory.tenants
 
 
 async def test_deleted_tenant_is_forgotten(tmp_path: Path) -> None:
@@ -86,25 +86,25 @@ async def test_deleted_tenant_is_forgotten(tmp_path: Path) -> None:
         with pytest.raises(TenantNotFound):
             await change(place, registry.delete_tenant("acme"))
 
-        assert ({}, ()) == (place.store.writer.tenants, place.store.writer.tenant_secrets("acme"))
-        assert made == place.store.writer.index.get(made.seq)
+        assert ({}, ()) == (place.store.memory.tenants, place.store.memory.tenant_secrets("acme"))
+        assert made == place.store.memory.index.get(made.seq)
     async with opened(tmp_path) as place:
-        assert ({}, [made]) == (place.store.writer.tenants, list(place.store.writer.index))
+        assert ({}, [made]) == (place.store.memory.tenants, list(place.store.memory.index))
 
 
 async def test_secrets_are_kept_sealed(tmp_path: Path) -> None:
     """A tenant's secrets are found again after a restart, sign nobody else's, and are not readable in the file."""
     old = replace(FIRST, expires_at=NOW + HOUR)
     async with opened(tmp_path) as place:
-        assert () == place.store.writer.tenant_secrets("acme")
+        assert () == place.store.memory.tenant_secrets("acme")
         assert (SECOND, old) == await set_secrets(place, SECOND, old)
-        assert [SECOND, old] == list(place.store.writer.tenant_secrets("acme"))
-        assert () == place.store.writer.tenant_secrets("other")
+        assert [SECOND, old] == list(place.store.memory.tenant_secrets("acme"))
+        assert () == place.store.memory.tenant_secrets("other")
         found = [name for name, content in files(tmp_path).items() if b"first-secret" in content or b"second-s" in content]
         assert [] == found
     async with opened(tmp_path) as place:
-        assert (SECOND, old) == place.store.writer.tenant_secrets("acme")
-        assert "second-secret" not in repr(place.store.writer.tenants)
+        assert (SECOND, old) == place.store.memory.tenant_secrets("acme")
+        assert "second-secret" not in repr(place.store.memory.tenants)
 
 
 async def test_secrets_and_plan_are_apart(place: Opened) -> None:
@@ -112,7 +112,7 @@ async def test_secrets_and_plan_are_apart(place: Opened) -> None:
     await set_secrets(place, FIRST)
     await change(place, registry.set_tenant("acme", "gold"))
     await set_secrets(place, SECOND)
-    tenant = place.store.writer.tenants["acme"]
+    tenant = place.store.memory.tenants["acme"]
 
     assert (1, "gold", (SECOND,)) == (tenant.seq, tenant.plan, tenant.secrets)
     assert [("acme", "gold", 1)] == place.rows("SELECT name, plan, sealed IS NOT NULL FROM tenants")
@@ -130,7 +130,7 @@ async def test_renewing_sees_the_secrets_as_they_are(place: Opened) -> None:
     same = await change(place, registry.set_tenant_secrets("acme", lambda before, _: before))
 
     assert ["third", "second-secret", "first-secret"] == [str(each.value) for each in same]
-    assert NOW == place.store.writer.tenants["acme"].updated_at
+    assert NOW == place.store.memory.tenants["acme"].updated_at
 
 
 async def test_deleted_secrets_sign_no_more(place: Opened) -> None:
@@ -142,7 +142,7 @@ async def test_deleted_secrets_sign_no_more(place: Opened) -> None:
     await set_secrets(place, FIRST)
     await change(place, registry.delete_tenant_secrets("acme"))
 
-    assert () == place.store.writer.tenant_secrets("acme")
+    assert () == place.store.memory.tenant_secrets("acme")
     assert [("gold", None)] == place.rows("SELECT plan, sealed FROM tenants")
 
 
@@ -165,15 +165,15 @@ async def test_secrets_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
         assert "the secrets of the tenant acme cannot be read" in unreadable.detail
         await change(place, registry.set_tenant("acme", "free"))
         with pytest.raises(StorageCorrupt, match="acme"):
-            place.store.writer.tenant_secrets("acme")
-        assert ("free", (FIRST,)) == (place.store.writer.tenants["acme"].plan, place.store.writer.tenant_secrets("other"))
+            place.store.memory.tenant_secrets("acme")
+        assert ("free", (FIRST,)) == (place.store.memory.tenants["acme"].plan, place.store.memory.tenant_secrets("other"))
     async with opened(tmp_path) as place:
         with pytest.raises(StorageCorrupt, match="acme"):
-            place.store.writer.tenant_secrets("acme")
+            place.store.memory.tenant_secrets("acme")
         await set_secrets(place, SECOND)
-        assert (SECOND,) == place.store.writer.tenant_secrets("acme")
+        assert (SECOND,) == place.store.memory.tenant_secrets("acme")
     async with opened(tmp_path) as place:
-        assert ((SECOND,), []) == (place.store.writer.tenant_secrets("acme"), place.store.unreadable)
+        assert ((SECOND,), []) == (place.store.memory.tenant_secrets("acme"), place.store.unreadable)
 
 
 async def test_secrets_that_cannot_be_read_can_be_deleted(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_secrets_that_cannot_be_read_can_be_deleted(tmp_path: Path) -> Non
     async with opened(tmp_path) as place:
         await change(place, registry.delete_tenant_secrets("acme"))
 
-        assert () == place.store.writer.tenant_secrets("acme")
+        assert () == place.store.memory.tenant_secrets("acme")
 
 
 # Plans.
@@ -200,7 +200,7 @@ async def test_limit_holds_for_many_at_once(place: Opened) -> None:
     assert {"the plan 'gold' lets the tenant acme have 3 subscriptions"} == {
         each.detail for each in made if isinstance(each, SubscriptionLimitReached)
     }
-    assert (3, [(3,)]) == (len(place.store.writer.index), place.rows("SELECT count(*) FROM subscriptions"))
+    assert (3, [(3,)]) == (len(place.store.memory.index), place.rows("SELECT count(*) FROM subscriptions"))
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ async def test_token_is_kept_by_its_digest(tmp_path: Path) -> None:
     """A token opens from the commit on, also after a restart, and its text is nowhere."""
     async with opened(tmp_path) as place:
         ann, eve = await change(place, registry.add_token(ANN)), await change(place, registry.add_token(EVE))
-        assert {ANN.digest: ANN.principal, EVE.digest: EVE.principal} == place.store.writer.tokens.principals
+        assert {ANN.digest: ANN.principal, EVE.digest: EVE.principal} == place.store.memory.tokens.principals
         assert [] == [name for name, content in files(tmp_path).items() if b"hke_ann" in content]
 
     assert [replace(ANN, seq=1), replace(EVE, seq=2)] == [ann, eve]
     async with opened(tmp_path) as place:
-        assert [ann, eve] == list(place.store.writer.tokens)
+        assert [ann, eve] == list(place.store.memory.tokens)
 
 
 async def test_one_token_each(place: Opened) -> None:
@@ -263,12 +263,12 @@ async def test_one_token_each(place: Opened) -> None:
     )
     assert [Token, TokenExists] == [type(each) for each in made]
     await change(place, registry.delete_token("ann"))
-    assert {} == place.store.writer.tokens.principals
+    assert {} == place.store.memory.tokens.principals
     with pytest.raises(TokenNotFound):
         await change(place, registry.delete_token("ann"))
     await change(place, registry.add_token(other))
 
-    assert {other.digest: other.principal} == place.store.writer.tokens.principals
+    assert {other.digest: other.principal} == place.store.memory.tokens.principals
     assert [(other.digest,)] == place.rows("SELECT digest FROM tokens")
 
 
@@ -279,17 +279,17 @@ async def test_token_that_cannot_be_read_opens_nothing(tmp_path: Path) -> None:
     write(tmp_path / "hooks.db", """UPDATE tokens SET scopes = '["everything"]'""")
     async with opened(tmp_path) as place:
         assert ["the token of ann"] == [error.detail[:16] for error in place.store.unreadable]
-        assert {} == place.store.writer.tokens.principals
+        assert {} == place.store.memory.tokens.principals
         await change(place, registry.add_token(replace(ANN, digest=digest("hke_new"))))
     async with opened(tmp_path) as place:
-        assert {digest("hke_new"): ANN.principal} == place.store.writer.tokens.principals
+        assert {digest("hke_new"): ANN.principal} == place.store.memory.tokens.principals
 
 
 async def test_uses_are_stored_now_and_then(tmp_path: Path) -> None:
     """The first use is stored at once, a later one when the stored time is old enough, and none twice."""
     async with opened(tmp_path) as place:
         await change(place, registry.add_token(ANN))
-        tokens = place.store.writer.tokens
+        tokens = place.store.memory.tokens
         stored = []
         for passed in (0, 0, 30_000, 30_000, 0):
             place.clock.time += passed
@@ -300,7 +300,7 @@ async def test_uses_are_stored_now_and_then(tmp_path: Path) -> None:
 
     assert [(1, 0), (0, 0), (0, 0), (1, 60_000), (0, 60_000)] == stored
     async with opened(tmp_path) as place:
-        assert NOW + 60_000 == place.store.writer.tokens.last_used_at("ann")
+        assert NOW + 60_000 == place.store.memory.tokens.last_used_at("ann")
 
 
 # Event types.
@@ -319,7 +319,7 @@ async def test_event_type_is_kept(tmp_path: Path) -> None:
 
         assert ((True, False), before) == ((made, again), place.rows("SELECT * FROM event_types"))
     async with opened(tmp_path) as place:
-        assert {"order.created", "a"} == place.store.writer.event_types
+        assert {"order.created", "a"} == place.store.memory.event_types
         found, after = await place.store.reader.event_types(Slice(limit=1))
         rest, end = await place.store.reader.event_types(Slice(limit=1, before=after or 0))
         assert (["a"], ["order.created"], None) == ([e.type for e in found], [e.type for e in rest], end)
@@ -338,7 +338,7 @@ async def test_deleted_event_type_is_forgotten(place: Opened) -> None:
     await change(place, registry.delete_event_type("a"))
 
     assert (set(), [], None) == (
-        place.store.writer.event_types,
+        place.store.memory.event_types,
         place.rows("SELECT * FROM event_types"),
         await place.store.reader.event_type("a"),
     )
@@ -353,7 +353,7 @@ async def test_memory_follows_the_commit(place: Opened) -> None:
     """Where nothing can be stored, nothing is in force."""
     await change(place, registry.add_token(EVE))
     await limit_pages(place, 0)
-    writer = place.store.writer
+    memory = place.store.memory
     for step in (
         registry.set_tenant("a" * 60_000, None),
         registry.set_tenant_secrets("b", lambda _before, _now: (replace(FIRST, value=Secret("x" * 60_000)),)),
@@ -363,7 +363,7 @@ async def test_memory_follows_the_commit(place: Opened) -> None:
         with pytest.raises(StorageUnavailable):
             await change(place, step)
 
-    assert [{}, set(), [EVE.digest]] == [writer.tenants, writer.event_types, list(writer.tokens.principals)]
+    assert [{}, set(), [EVE.digest]] == [memory.tenants, memory.event_types, list(memory.tokens.principals)]
 
 
 async def test_file_of_the_first_schema(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ async def test_file_of_the_first_schema(tmp_path: Path) -> None:
 
     async with opened(tmp_path / "old", clock=SetClock(NOW + HOUR)) as place:
         assert [(len(migrations()),)] == place.rows("PRAGMA user_version")
-        assert [made] == list(place.store.writer.index)
+        assert [made] == list(place.store.memory.index)
         found = await place.store.reader.event(receipt.event.id, "acme")
         assert found is not None
         assert (b'{"n":1}', 1) == (found.data, len(found.deliveries))

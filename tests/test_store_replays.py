@@ -265,7 +265,7 @@ async def test_replay_of_a_disabled_subscription_waits(tmp_path: Path) -> None:
         await place.edit(wanted, state=SubscriptionState.DISABLED)
         await begin(place, wanted)
         assert 0 == await finish(place)
-        await place.edit(place.store.writer.index.by_id(wanted.id) or wanted, state=SubscriptionState.ACTIVE)
+        await place.edit(place.store.memory.index.by_id(wanted.id) or wanted, state=SubscriptionState.ACTIVE)
         await finish(place)
 
         assert [1, 2, 3] == [each.event for each in made(place, 3)]

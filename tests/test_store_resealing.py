@@ -55,10 +55,10 @@ async def test_everything_is_sealed_with_the_new_key(tmp_path: Path) -> None:
 
     async with opened(tmp_path, encryption_key=given(NEW)) as place:
         assert (0, []) == (place.store.resealed, place.store.unreadable)
-        one, two = place.store.writer.index
+        one, two = place.store.memory.index
         assert (BASIC, SECRETS, "header") == (one.auth, one.secrets, one.headers[0][1])
-        assert TOKEN == place.store.writer.access_token(two.seq, OAUTH2)
-        assert SECRETS == place.store.writer.tenant_secrets("acme")
+        assert TOKEN == place.store.memory.access_token(two.seq, OAUTH2)
+        assert SECRETS == place.store.memory.tenant_secrets("acme")
     with pytest.raises(KeyUnusable, match="does not open this database"):
         async with opened(tmp_path, encryption_key=given(OLD)):
             pass

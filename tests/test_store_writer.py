@@ -467,7 +467,7 @@ async def test_result_is_stored(tmp_path: Path) -> None:
         assert [("delivered", 1, NOW + 20)] == place.rows("SELECT state, attempt_count, finished_at FROM deliveries")
         assert [(1, 1, "accepted", 204)] == place.rows("SELECT delivery, number, outcome, status_code FROM attempts")
         assert [(0, NOW + 20)] == place.rows("SELECT consecutive_failures, last_success_at FROM health")
-        assert recorded.health == place.store.writer.health[1]
+        assert recorded.health == place.store.memory.health[1]
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ async def test_disabling_is_one_transaction_with_its_cause(
         assert 1 == commits(statements)
         assert reason is recorded.disabled
         assert [("changed", ("disabled", reason, 5)), ("recorded", ("disabled", reason, 5))] == seen
-        assert (one, place.store.writer.index.get(one.seq)) == place.listener.all("changed")[-1]
+        assert (one, place.store.memory.index.get(one.seq)) == place.listener.all("changed")[-1]
         assert [(1,)] == place.rows("SELECT consecutive_failures FROM health")
 
 
@@ -561,9 +561,9 @@ async def test_counters_survive_a_restart(tmp_path: Path) -> None:
         await place.subscribe()
         for delivery in await place.deliver(*drafts(3)):
             await place.record(result(delivery, NO_ANSWER))
-        before = dict(place.store.writer.health)
+        before = dict(place.store.memory.health)
     async with opened(tmp_path) as place:
-        assert before == place.store.writer.health
+        assert before == place.store.memory.health
         assert 3 == before[1].consecutive_failures
 
 
@@ -919,7 +919,7 @@ async def test_storage_that_fails_in_a_change_ends_everything(tmp_path: Path) ->
         ended = await all_of(place.subscribe(), place.subscribe())
 
         assert [StorageFailed] * 2 == [type(error) for error in ended]
-        assert 0 == len(place.store.writer.index)
+        assert 0 == len(place.store.memory.index)
         with pytest.raises(StorageFailed):
             await place.store.failed()
 
@@ -991,7 +991,7 @@ async def test_change_that_fails_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(EventExists):
             await place.store.writer.change(step)
 
-        assert 0 == len(place.store.writer.index)
+        assert 0 == len(place.store.memory.index)
         assert [] == place.listener.told
         assert [("vault_check",)] == place.rows("SELECT name FROM meta")
         assert 2 == (await place.subscribe()).seq  # the gap is left
@@ -1017,7 +1017,7 @@ async def test_cancelled_change_is_done(tmp_path: Path) -> None:
         task.cancel()
         await place.listener.until("changed")
 
-        assert 1 == len(place.store.writer.index)
+        assert 1 == len(place.store.memory.index)
         assert [(1,)] == place.rows("SELECT count(*) FROM subscriptions")
 
 
@@ -1137,6 +1137,6 @@ async def test_cancelling_at_random(tmp_path: Path, seed: int) -> None:
         told = [event.id for batch in place.listener.all("accepted") for _, event in batch]
         assert sorted(told) == sorted(id_ for (id_,) in place.rows("SELECT id FROM events"))
         assert [(len(told),)] == place.rows("SELECT count(*) FROM deliveries")
-        assert [(len(place.store.writer.index),)] == place.rows("SELECT count(*) FROM subscriptions")
+        assert [(len(place.store.memory.index),)] == place.rows("SELECT count(*) FROM subscriptions")
         assert [("ok",)] == place.rows("PRAGMA integrity_check")
         assert [] == place.rows("PRAGMA foreign_key_check")

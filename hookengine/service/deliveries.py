@@ -40,7 +40,7 @@ class DeliveryOperations(Operations):
         own = (await self._store.viewer.events_by_seq([event_seq]))[0].values()
         attempts = await self._store.viewer.attempts(seq)
         shared = await self._store.viewer.events_of([each.exchange for each in attempts if each.exchange is not None])
-        subscription = self._store.writer.index.by_id(delivery.subscription)
+        subscription = self._store.memory.index.by_id(delivery.subscription)
         shown: list[views.Attempt] = []
         room = _MOST_BODIES
         for each in reversed(attempts):

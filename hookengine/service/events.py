@@ -159,7 +159,7 @@ class EventOperations(Operations):
         known = draft.fields
         inputs.check_event(problems, draft, at, now=now)
         if self._config.delivery.strict_event_types:
-            inputs.check_listed(problems, known.type, at + "/type", self._store.writer.event_types)
+            inputs.check_listed(problems, known.type, at + "/type", self._store.memory.event_types)
         tenant = self._own_tenant(by, known.tenant)
         if known.subscriptions or draft.whole is None:
             self._check_chosen(problems, draft, tenant, at)

@@ -41,7 +41,7 @@ class Observation(Operations):
         types, subscription = asked.patterns("types"), asked.text("subscription")
         asked.raise_if_any()
         if subscription is not None:
-            known = self._store.writer.index.by_id(subscription)
+            known = self._store.memory.index.by_id(subscription)
             if known is None or by.tenant not in (None, known.tenant):
                 raise SubscriptionNotFound
         return Stream(

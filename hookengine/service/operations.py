@@ -142,7 +142,7 @@ class Operations:
         return by.tenant or asked
 
     def _subscription(self, by: Principal, id: str) -> Subscription:
-        subscription = self._store.writer.index.by_id(id)
+        subscription = self._store.memory.index.by_id(id)
         if subscription is None or by.tenant not in (None, subscription.tenant):
             raise SubscriptionNotFound
         return subscription
@@ -152,7 +152,7 @@ class Operations:
 
     def _check_chosen(self, problems: Problems, draft: Draft[Any], tenant: str, at: str) -> None:
         for position, id_ in draft.items("subscriptions"):
-            subscription = self._store.writer.index.by_id(id_)
+            subscription = self._store.memory.index.by_id(id_)
             if subscription is None or subscription.tenant != tenant:
                 problems.add(
                     f"{at}/subscriptions/{position}", "unknown_subscription", "no subscription of the tenant has this id"

@@ -123,4 +123,4 @@ class ReplayOperations(Operations):
         return made if isinstance(made, Answer) else views.Replay(count=made)
 
     def _subscriptions_of(self, event: Event, wanted: str | None) -> list[Subscription]:
-        return [s for s in self._store.writer.index if s.tenant == event.tenant and wanted in (None, s.id)]
+        return [s for s in self._store.memory.index if s.tenant == event.tenant and wanted in (None, s.id)]

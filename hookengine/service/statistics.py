@@ -37,7 +37,7 @@ class StatisticsOperations(Operations):
         waiting = await self._store.viewer.pending(subscription.seq, most=_MOST_PENDING)
         return shown_stats(
             subscription,
-            self._store.writer.health.get(subscription.seq, Health()),
+            self._store.memory.health.get(subscription.seq, Health()),
             summary,
             since=since,
             pending=waiting if subscription.state is SubscriptionState.ACTIVE else 0,

@@ -94,7 +94,7 @@ class SubscriptionOperations(Verification):
         asked = Query(query, {"tenant", "state"})
         state = asked.choice("state", [state.value for state in SubscriptionState])
         part = asked.slice(self._tenant(by, asked.text("tenant")))
-        wanted = (s for s in self._store.writer.index if part.tenant in (None, s.tenant) and state in (None, s.state))
+        wanted = (s for s in self._store.memory.index if part.tenant in (None, s.tenant) and state in (None, s.state))
         found, after = newest(wanted, part)
         return page([self._view(s) for s in found], after)
 
@@ -179,7 +179,7 @@ class SubscriptionOperations(Verification):
             first = None if key is None else await self._store.reader.answered(key, now=self._clock.now())
             if first is not None:
                 return first
-            changes.check_limit(self._store.writer, subscription.tenant, limits)
+            changes.check_limit(self._store.memory, subscription.tenant, limits)
             await self._verify(subscription)
             now = self._clock.now()
             tested = replace(subscription, created_at=now, updated_at=now)
@@ -251,10 +251,10 @@ class SubscriptionOperations(Verification):
             return
         for position, type_ in enumerate(wanted or ()):
             if not type_.endswith("*") and type_ not in kept:
-                inputs.check_listed(problems, type_, f"/event_types/{position}", self._store.writer.event_types)
+                inputs.check_listed(problems, type_, f"/event_types/{position}", self._store.memory.event_types)
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
-        return shown_subscription(subscription, self._store.writer.health.get(subscription.seq, Health()))
+        return shown_subscription(subscription, self._store.memory.health.get(subscription.seq, Health()))
 
 
 def _may_have_ours(by: Principal) -> bool:

@@ -29,7 +29,7 @@ class TenantOperations(Operations):
     async def tenant(self, by: Principal, tenant: str) -> views.Tenant:
         """One tenant that is declared."""
         self._require(by, Scope.ADMIN)
-        found = self._store.writer.tenants.get(tenant)
+        found = self._store.memory.tenants.get(tenant)
         if found is None:
             raise TenantNotFound
         return self._shown_tenant(found)
@@ -37,7 +37,7 @@ class TenantOperations(Operations):
     async def tenants(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Tenant]:
         """A page of the tenants that are declared, newest first."""
         self._require(by, Scope.ADMIN)
-        found, after = newest(self._store.writer.tenants.values(), Query(query, set()).slice(None))
+        found, after = newest(self._store.memory.tenants.values(), Query(query, set()).slice(None))
         return page([self._shown_tenant(each) for each in found], after)
 
     async def set_tenant(self, by: Principal, tenant: str, given: Mapping[str, Any]) -> tuple[views.Tenant, bool]:
@@ -66,7 +66,7 @@ class TenantOperations(Operations):
     async def tenant_secret(self, by: Principal, tenant: str) -> views.TenantSecret:
         """The secret that signs its deliveries, and those it replaced that are still valid."""
         self._require_own(by, tenant)
-        found = self._store.writer.tenants.get(tenant)
+        found = self._store.memory.tenants.get(tenant)
         if found is None or not found.secrets:
             raise TenantSecretNotFound
         return shown_tenant_secret(found.secrets, self._clock.now())
@@ -103,4 +103,4 @@ class TenantOperations(Operations):
     def _shown_tenant(self, tenant: models.Tenant) -> views.Tenant:
         plan = None if tenant.plan is None else self._config.plans.get(tenant.plan)
         limit = None if plan is None else plan.max_subscriptions
-        return shown_tenant(tenant, subscriptions=self._store.writer.index.count(tenant.name), limit=limit)
+        return shown_tenant(tenant, subscriptions=self._store.memory.index.count(tenant.name), limit=limit)

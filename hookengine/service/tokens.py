@@ -28,13 +28,13 @@ class TokenOperations(Operations):
         """Who asks with this Authorization header, of those in *tokens*; its use is noted. Raises Unauthorized."""
         now = self._clock.now()
         principal = access.authenticate(authorization, tokens, now=now)
-        self._store.writer.tokens.use(principal, now)
+        self._store.memory.tokens.use(principal, now)
         return principal
 
     async def tokens(self, by: Principal, query: Mapping[str, Any]) -> views.Page[views.Token]:
         """A page of tokens, newest first."""
         self._require(by, Scope.ADMIN)
-        tokens = self._store.writer.tokens
+        tokens = self._store.memory.tokens
         found, after = newest(tokens, Query(query, set()).slice(None))
         return page([shown_token(each, tokens.last_used_at(each.principal.user)) for each in found], after)
 

@@ -57,7 +57,7 @@ class Trials(Operations):
                 profile,
                 subscription,
                 [event],
-                secrets=self._store.writer.secrets(subscription, of_tenant=profile.uses_tenants_secret),
+                secrets=self._store.memory.secrets(subscription, of_tenant=profile.uses_tenants_secret),
                 attempt=1,
                 retry=0,
                 now=now,
@@ -119,5 +119,5 @@ class TrialOperations(Trials):
 
     async def _example(self, type: str) -> bytes:
         """What a test event of *type* carries where nothing is given."""
-        declared = await self._store.reader.event_type(type) if type in self._store.writer.event_types else None
+        declared = await self._store.reader.event_type(type) if type in self._store.memory.event_types else None
         return TEST_DATA if declared is None or declared.example is None else declared.example

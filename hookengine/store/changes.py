@@ -40,8 +40,8 @@ from hookengine.store.queries import sql
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from hookengine.store.memory import Memory
     from hookengine.store.transaction import Transaction
-    from hookengine.store.writer import Writer
 
 ENABLING = "enabling:"  # and the key of a subscription: since when it is, while some of its retries still wait
 _PACES = "paces"
@@ -64,7 +64,7 @@ def add_subscription(
     async def step(tx: Transaction) -> Subscription | Answer:
         if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
-        check_limit(tx, subscription.tenant, limits or {})
+        check_limit(tx.memory, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
         await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
         commit = Commit()
@@ -96,9 +96,9 @@ def edit_subscription(
     """
 
     async def step(tx: Transaction) -> Subscription:
-        before = subscription_of(tx, id, tenant, versions)
+        before = subscription_of(tx.memory, id, tenant, versions)
         edited = edit(before, tx.now)
-        health = tx.health.get(before.seq, Health())
+        health = tx.memory.health.get(before.seq, Health())
         starts_anew = enable and bool(health.consecutive_failures)
         if edited == before and not starts_anew:
             return before
@@ -133,7 +133,7 @@ def delete_subscription(
     """One row now; its deliveries read as cancelled from then on, and upkeep rewrites them."""
 
     async def step(tx: Transaction) -> None:
-        subscription = subscription_of(tx, id, tenant, versions)
+        subscription = subscription_of(tx.memory, id, tenant, versions)
         await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
         await tx.run(sql.drop_meta, (f"{ENABLING}{subscription.seq}",))
         await tx.run(sql.drop_replays, (subscription.seq,))
@@ -147,13 +147,13 @@ def keep_access_token(subscription: int, auth: OAuth2, token: AccessToken) -> Ca
     """Keep what *auth* gave, unless the subscription has another one by now."""
 
     async def step(tx: Transaction) -> None:
-        current = tx.index.get(subscription)
+        current = tx.memory.index.get(subscription)
         if current is None or current.auth != auth:
             return
         await tx.run(sql.save_access_token, rows.access_token_row(current, token, tx.vault))
 
         def follow() -> None:
-            tx.access_tokens[subscription] = token
+            tx.memory.access_tokens[subscription] = token
 
         tx.after.append(follow)
 
@@ -161,11 +161,11 @@ def keep_access_token(subscription: int, auth: OAuth2, token: AccessToken) -> Ca
 
 
 async def _drop_access_token(tx: Transaction, subscription: int) -> None:
-    if subscription in tx.access_tokens:
+    if subscription in tx.memory.access_tokens:
         await tx.run(sql.drop_access_token, (subscription,))
 
         def follow() -> None:
-            tx.access_tokens.pop(subscription, None)
+            tx.memory.access_tokens.pop(subscription, None)
 
         tx.after.append(follow)
 
@@ -205,7 +205,7 @@ def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Await
 async def _turn_of(tx: Transaction, before: Delivery) -> tuple[Place, str | None, int | None]:
     """Where a delivery stands that is retried by hand: who waits for its turn keeps it, who has ended begins as the last."""
     ((_, key),) = await tx.fetch(sql.ordering_keys, (rows.json_text([before.event]),))
-    line = line_of(before.subscription, key, tx.index)
+    line = line_of(before.subscription, key, tx.memory.index)
     if before.state is DeliveryState.PENDING and before.line is not None:
         if before.place is Place.FOLLOWING:
             raise DeliveryStateConflict("the delivery waits for its turn: one that was accepted before it goes first")
@@ -294,13 +294,13 @@ async def lead(tx: Transaction, subscription: int, batch: int | None, line: str 
 
 
 def subscription_of(
-    tx: Transaction | Writer,
+    memory: Memory,
     id: str,
     tenant: str | None,
     versions: frozenset[int] | None = None,
 ) -> Subscription:
     """The subscription with this id; raises SubscriptionNotFound, and PreconditionFailed unless it has one of *versions*."""
-    subscription = tx.index.by_id(id)
+    subscription = memory.index.by_id(id)
     if subscription is None or tenant not in (None, subscription.tenant):
         raise SubscriptionNotFound
     if versions is not None and subscription.version not in versions:
@@ -308,16 +308,16 @@ def subscription_of(
     return subscription
 
 
-def check_limit(tx: Transaction | Writer, tenant: str, limits: Mapping[str, int | None]) -> None:
+def check_limit(memory: Memory, tenant: str, limits: Mapping[str, int | None]) -> None:
     """
     Raise SubscriptionLimitReached where the plan of *tenant* is full.
 
     In a transaction, no other change can come between the count and what is added.
     """
-    known = tx.tenants.get(tenant)
+    known = memory.tenants.get(tenant)
     plan = None if known is None else known.plan
     limit = None if plan is None else limits.get(plan)
-    if limit is not None and tx.index.count(tenant) >= limit:
+    if limit is not None and memory.index.count(tenant) >= limit:
         raise SubscriptionLimitReached(f"the plan '{plan}' lets the tenant {tenant} have {limit} subscriptions")
 
 
@@ -335,7 +335,7 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
     if not found:
         raise DeliveryNotFound
     delivery = rows.delivery(found[0])
-    return delivery, tx.index.get(delivery.subscription)
+    return delivery, tx.memory.index.get(delivery.subscription)
 
 
 async def answered(tx: Transaction, key: Key) -> Answer | None:

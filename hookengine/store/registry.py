@@ -25,7 +25,7 @@ def set_tenant(name: str, plan: str | None) -> Callable[[Transaction], Awaitable
     """Put the tenant on *plan*, or on none; with it comes whether it was made by this."""
 
     async def step(tx: Transaction) -> tuple[Tenant, bool]:
-        before = tx.tenants.get(name)
+        before = tx.memory.tenants.get(name)
         if before is not None and before.plan == plan:
             return before, False
         tenant = replace(before or _new_tenant(name, tx.now), plan=plan, updated_at=tx.now)
@@ -38,12 +38,12 @@ def delete_tenant(name: str) -> Callable[[Transaction], Awaitable[None]]:
     """Forget its plan and its secrets; subscriptions, events and tokens keep its name."""
 
     async def step(tx: Transaction) -> None:
-        if name not in tx.tenants:
+        if name not in tx.memory.tenants:
             raise TenantNotFound
         await tx.run(sql.delete_tenant, (name,))
 
         def follow() -> None:
-            del tx.tenants[name]
+            del tx.memory.tenants[name]
 
         tx.after.append(follow)
 
@@ -54,7 +54,7 @@ def set_tenant_secrets(name: str, renew: Callable[[_Secrets, int], _Secrets]) ->
     """Let *renew* replace the tenant's secrets as they are now; the tenant is made if need be."""
 
     async def step(tx: Transaction) -> _Secrets:
-        before = tx.tenants.get(name) or _new_tenant(name, tx.now)
+        before = tx.memory.tenants.get(name) or _new_tenant(name, tx.now)
         secrets = renew(before.secrets, tx.now)
         if secrets != before.secrets:
             tenant = replace(before, secrets=secrets, readable=True, updated_at=tx.now)
@@ -68,7 +68,7 @@ def delete_tenant_secrets(name: str) -> Callable[[Transaction], Awaitable[None]]
     """Sign nothing of the tenant's any more, not even with what was replaced."""
 
     async def step(tx: Transaction) -> None:
-        before = tx.tenants.get(name)
+        before = tx.memory.tenants.get(name)
         if before is None or (before.readable and not before.secrets):
             raise TenantSecretNotFound
         tenant = replace(before, secrets=(), readable=True, updated_at=tx.now)
@@ -81,11 +81,11 @@ def add_token(token: Token) -> Callable[[Transaction], Awaitable[Token]]:
     """Let *token* open what it opens; raises TokenExists where its user has one, expired or not."""
 
     async def step(tx: Transaction) -> Token:
-        if tx.tokens.of(token.principal.user) is not None:
+        if tx.memory.tokens.of(token.principal.user) is not None:
             raise TokenExists
         ((seq,),) = await tx.fetch(sql.insert_token, rows.token_row(token))
         new = replace(token, seq=seq)
-        tx.after.append(lambda: tx.tokens.put(new))
+        tx.after.append(lambda: tx.memory.tokens.put(new))
         return new
 
     return step
@@ -95,10 +95,10 @@ def delete_token(user: str) -> Callable[[Transaction], Awaitable[None]]:
     """From the commit on it opens nothing."""
 
     async def step(tx: Transaction) -> None:
-        if tx.tokens.of(user) is None:
+        if tx.memory.tokens.of(user) is None:
             raise TokenNotFound
         await tx.run(sql.delete_token, (user,))
-        tx.after.append(lambda: tx.tokens.remove(user))
+        tx.after.append(lambda: tx.memory.tokens.remove(user))
 
     return step
 
@@ -107,10 +107,10 @@ def note_uses(every: int) -> Callable[[Transaction], Awaitable[int]]:
     """Store when tokens were used, where the stored time is *every* ms older or more; how many, 0 when none is left."""
 
     async def step(tx: Transaction) -> int:
-        used = tx.tokens.unwritten(every)
+        used = tx.memory.tokens.unwritten(every)
         if used:
             await tx.run_many(sql.use_token, [(at, user) for user, at in used])
-            tx.after.append(lambda: tx.tokens.written(used))
+            tx.after.append(lambda: tx.memory.tokens.written(used))
         return len(used)
 
     return step
@@ -123,8 +123,8 @@ def set_event_type(
 
     async def step(tx: Transaction) -> bool:
         await tx.run(sql.save_event_type, (type, description, example, deprecated, tx.now, tx.now))
-        tx.after.append(lambda: tx.event_types.add(type))
-        return type not in tx.event_types
+        tx.after.append(lambda: tx.memory.event_types.add(type))
+        return type not in tx.memory.event_types
 
     return step
 
@@ -133,10 +133,10 @@ def delete_event_type(type: str) -> Callable[[Transaction], Awaitable[None]]:
     """Declare *type* no more; its events stay, and so do subscriptions to it."""
 
     async def step(tx: Transaction) -> None:
-        if type not in tx.event_types:
+        if type not in tx.memory.event_types:
             raise EventTypeNotFound
         await tx.run(sql.delete_event_type, (type,))
-        tx.after.append(lambda: tx.event_types.remove(type))
+        tx.after.append(lambda: tx.memory.event_types.remove(type))
 
     return step
 
@@ -151,7 +151,7 @@ async def _saved(tx: Transaction, tenant: Tenant, statement: str, value: object)
     saved = replace(tenant, seq=seq)
 
     def follow() -> None:
-        tx.tenants[saved.name] = saved
+        tx.memory.tenants[saved.name] = saved
 
     tx.after.append(follow)
     return saved

@@ -43,8 +43,8 @@ def replay_event(
         if not found:
             raise EventNotFound
         event = rows.event(found[0][:8])
-        takers = tx.index.match(event.tenant, event.type, only)
-        where = {taker.seq: line_of(taker.seq, event.ordering_key, tx.index) for taker in takers}
+        takers = tx.memory.index.match(event.tenant, event.type, only)
+        where = {taker.seq: line_of(taker.seq, event.ordering_key, tx.memory.index) for taker in takers}
         await tx.stand(line for line in where.values() if line is not None)
         made = [tx.new_replay(event.seq, taker.seq, Priority.NORMAL, where[taker.seq]) for taker in takers]
         receipt = Receipt(event=event, deliveries=len(made))
@@ -70,7 +70,7 @@ def add_replay(
     async def step(tx: Transaction) -> int | Answer:
         if key is not None and (answer := await answered(tx, key)) is not None:
             return answer
-        subscription = subscription_of(tx, id, tenant)
+        subscription = subscription_of(tx.memory, id, tenant)
         await tx.run(sql.insert_replay, rows.replay_values(replay) | {"now": tx.now})
         if key is not None and render is not None:
             await _keep(tx, key, render(count))
@@ -117,10 +117,10 @@ def next_page(replay: Replay, limit: int) -> tuple[str, dict[str, Any]]:
 
 async def _lines(tx: Transaction, subscription: int, events: list[int]) -> dict[int, Line | None]:
     """Where new deliveries of *events* stand, by event."""
-    if subscription not in tx.index.fifo:
+    if subscription not in tx.memory.index.fifo:
         return {}
     found = await tx.fetch(sql.ordering_keys, (rows.json_text(events),))
-    where = {event: line_of(subscription, key, tx.index) for event, key in found}
+    where = {event: line_of(subscription, key, tx.memory.index) for event, key in found}
     await tx.stand(line for line in where.values() if line is not None)
     return where
 
@@ -141,6 +141,6 @@ async def _keep(tx: Transaction, key: Key, body: bytes) -> None:
 
 
 def _finished(tx: Transaction, replay: Replay, count: int) -> None:
-    subscription = tx.index.get(replay.subscription)
+    subscription = tx.memory.index.get(replay.subscription)
     if subscription is not None:  # it may be unreadable
         tx.after.append(lambda: tx.listener.replaying(subscription, count, finished=True))

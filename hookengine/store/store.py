@@ -7,16 +7,15 @@ import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
-from hookengine.access import Tokens
 from hookengine.errors import StartError, StorageCorrupt, StorageFailed
 from hookengine.failpoints import failpoint
 from hookengine.matching import Index
-from hookengine.models import Health, Tenant
-from hookengine.store import commit, rows
+from hookengine.store import commit
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, check_path, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.faults import RESTORE, is_damage, raise_if_fatal
 from hookengine.store.folding import write_anew
+from hookengine.store.memory import Memory
 from hookengine.store.queries import sql
 from hookengine.store.reader import Reader
 from hookengine.store.resealing import reseal
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.clock import Clock
-    from hookengine.models import AccessToken, Subscription
+    from hookengine.models import Subscription
     from hookengine.store.intake import Listener
 
 _PULSE = 1.0  # s between two looks at whether the threads of the connections are there
@@ -67,6 +66,7 @@ class Store:
         self._whereabouts: Whereabouts
         self._task: asyncio.Task[None] | None = None
         self._has_told = False  # whether `failed` has raised StorageFailed
+        self.memory: Memory
         self.writer: Writer
         self.reader: Reader  # of what deliveries and publications wait for
         self.viewer: Reader  # of what people look at, which may be much
@@ -111,7 +111,8 @@ class Store:
         self._connections.append(reading)
         viewing = await open_reader(real)
         self._connections.append(viewing)
-        index, health = await self._subscriptions(reading, vault)
+        self.memory = Memory(Index(gathers=self._gathers))
+        self.unreadable += await self.memory.load(reading, vault)
         (keys,) = await reading.execute_fetchall(sql.last_keys)
         self.is_new = fresh
         self._whereabouts = Whereabouts(self.path)
@@ -122,15 +123,10 @@ class Store:
             db,
             clock=self._clock,
             vault=vault,
-            index=index,
-            health=health,
+            memory=self.memory,
             keys=Keys(**dict(keys)),
             listener=listener,
-            tenants=await self._tenants(reading, vault),
-            tokens=await self._tokens(reading),
-            access_tokens=await self._access_tokens(reading, index, vault),
             space=Space(self.path, self._clock.new_bytes),
-            event_types={row["type"] for row in await reading.execute_fetchall(sql.event_type_names)},
         )
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
@@ -214,55 +210,6 @@ class Store:
         else:
             await db.execute(sql.set_meta, (CHECK_VALUE, vault.check_value()))
         return vault
-
-    async def _subscriptions(self, db: aiosqlite.Connection, vault: Vault) -> tuple[Index, dict[int, Health]]:
-        index = Index(gathers=self._gathers)
-        health: dict[int, Health] = {}
-        for row in await db.execute_fetchall(sql.subscriptions):
-            try:
-                index.put(rows.subscription(row, vault))
-            except StorageCorrupt as error:
-                self.unreadable.append(error)
-                continue
-            try:
-                health[row["seq"]] = rows.health(row)
-            except StorageCorrupt as error:  # it is served as one that is not known yet
-                self.unreadable.append(error)
-                health[row["seq"]] = Health()
-        return index, health
-
-    async def _tenants(self, db: aiosqlite.Connection, vault: Vault) -> dict[str, Tenant]:
-        tenants = {}
-        for row in await db.execute_fetchall(sql.tenants):
-            try:
-                tenants[row["name"]] = rows.tenant(row, vault)
-            except StorageCorrupt as error:
-                # Its plan still holds, and nothing of it goes out unsigned.
-                self.unreadable.append(error)
-                known = {name: row[name] for name in ("seq", "name", "plan", "created_at", "updated_at")}
-                tenants[row["name"]] = Tenant(**known, readable=False)
-        return tenants
-
-    async def _tokens(self, db: aiosqlite.Connection) -> Tokens:
-        tokens = Tokens()
-        for row in await db.execute_fetchall(sql.tokens):
-            try:
-                tokens.put(rows.token(row))
-            except StorageCorrupt as error:
-                self.unreadable.append(error)
-        return tokens
-
-    async def _access_tokens(self, db: aiosqlite.Connection, index: Index, vault: Vault) -> dict[int, AccessToken]:
-        tokens = {}
-        for row in await db.execute_fetchall(sql.access_tokens):
-            subscription = index.get(row["subscription"])
-            if subscription is None:  # it cannot be read itself
-                continue
-            try:
-                tokens[subscription.seq] = rows.access_token(row, subscription, vault)
-            except StorageCorrupt as error:  # the endpoint's deliveries ask for a new one
-                self.unreadable.append(error)
-        return tokens
 
     async def _let_go(self) -> None:
         """Close what is open, then let the next engine in: whatever comes between, as the end of the event loop may."""

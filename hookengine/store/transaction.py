@@ -31,18 +31,13 @@ class Transaction:
 
     def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, clock: Clock) -> None:
         self.now = clock.now()
-        self.index = writer.index
-        self.health = writer.health
-        self.tenants = writer.tenants
-        self.tokens = writer.tokens
-        self.access_tokens = writer.access_tokens
-        self.event_types = writer.event_types
+        self.memory = writer.memory
         self.vault = writer.vault
         self.listener = writer.listener
         self.after: list[Callable[[], None]] = []
         self.unreadable: list[rows.Unreadable] = []  # what was found on the way
         self.lines: set[Line] = set()  # those, of the ones that were asked for, in which somebody stands
-        self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=writer.index, lines=self.lines)
+        self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=self.memory.index, lines=self.lines)
         self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
         self._db = db
         self._keys = keys
@@ -110,7 +105,7 @@ class Transaction:
             due_at=self.now,
             trigger=Trigger.REPLAY,
             created_at=self.now,
-            place=Place.GATHERING if subscription in self.index.gathering else Place.LANE,
+            place=Place.GATHERING if subscription in self.memory.index.gathering else Place.LANE,
         )
         return made if line is None else lined_up(made, line, self.lines)
 
@@ -119,9 +114,9 @@ class Transaction:
 
         def follow() -> None:
             failpoint("K19-committed")
-            before = self.index.get(subscription.seq)
-            self.index.put(subscription)
-            self.health[subscription.seq] = health
+            before = self.memory.index.get(subscription.seq)
+            self.memory.index.put(subscription)
+            self.memory.health[subscription.seq] = health
             self.listener.changed(before, subscription)
 
         failpoint("K19-written")
@@ -132,8 +127,8 @@ class Transaction:
 
         def follow() -> None:
             failpoint("K19-committed")
-            self.index.remove(subscription.seq)
-            self.health.pop(subscription.seq, None)
+            self.memory.index.remove(subscription.seq)
+            self.memory.health.pop(subscription.seq, None)
             self.listener.changed(subscription, None)
 
         failpoint("K19-written")

@@ -131,7 +131,7 @@ async def _announce_expired(tx: Transaction, commit: Commit, expired: list[Deliv
     told = [
         (subscription, delivery)
         for delivery in expired
-        if (subscription := tx.index.get(delivery.subscription)) is not None
+        if (subscription := tx.memory.index.get(delivery.subscription)) is not None
         and tx.announcer.wanted(DELIVERY_FAILED, subscription)
     ]
     if not told:

@@ -22,7 +22,6 @@ from hookengine.errors import (
     HookEngineError,
     Overloaded,
     Stopping,
-    StorageCorrupt,
     StorageFailed,
     StorageUnavailable,
 )
@@ -42,12 +41,11 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from hookengine.access import Tokens
     from hookengine.clock import Clock
     from hookengine.gathering import Compose
-    from hookengine.matching import Index
-    from hookengine.models import AccessToken, Delivery, Health, OAuth2, SigningSecret, Subscription, Tenant
+    from hookengine.models import Delivery
     from hookengine.scheduler import Refill
+    from hookengine.store.memory import Memory
     from hookengine.store.space import Space
     from hookengine.vault import Vault
 
@@ -64,8 +62,7 @@ _PROBE = ("probe", bytes(65_536))  # a value that needs new pages, so that a ful
 
 class Writer:
     """
-    Owns the write connection, and what is kept in memory: the index, the failure counters, tenants, tokens, event types and
-    the access tokens of endpoints.
+    Owns the write connection, and what is kept in memory.
 
     Others send it work, by methods that append and wake. What it has committed it tells the listener itself.
     """
@@ -76,23 +73,13 @@ class Writer:
         *,
         clock: Clock,
         vault: Vault,
-        index: Index,
-        health: dict[int, Health],
+        memory: Memory,
         keys: Keys,
         listener: Listener,
-        tenants: dict[str, Tenant],
-        tokens: Tokens,
-        event_types: set[str],
-        access_tokens: dict[int, AccessToken],
         space: Space,
     ) -> None:
         self.vault = vault
-        self.index = index  # changed here only, after a commit
-        self.health = health  # by subscription; changed here only, after a commit
-        self.tenants = tenants  # by name; these four too are changed after a commit
-        self.tokens = tokens
-        self.event_types = event_types
-        self.access_tokens = access_tokens  # by subscription, each given for the `auth` that it has
+        self.memory = memory  # changed here only, and by what is run here
         self._db = db
         self._clock = clock
         self._keys = keys
@@ -146,26 +133,6 @@ class Writer:
         self._publications.add(publication)
         self._work.set()
         return publication.done
-
-    def tenant_secrets(self, tenant: str) -> tuple[SigningSecret, ...]:
-        """
-        What signs *tenant*'s deliveries where that is the tenant's business, newest first; nothing unless it has a secret.
-
-        Raises StorageCorrupt where it has one that cannot be read.
-        """
-        known = self.tenants.get(tenant)
-        if known is not None and not known.readable:
-            raise StorageCorrupt(f"the secrets of the tenant {tenant} cannot be read: set a new one")
-        return () if known is None else known.secrets
-
-    def secrets(self, subscription: Subscription, *, of_tenant: bool) -> tuple[SigningSecret, ...]:
-        """What signs a request to *subscription*: its own secrets, or with *of_tenant* as `tenant_secrets`."""
-        return self.tenant_secrets(subscription.tenant) if of_tenant else subscription.secrets
-
-    def access_token(self, subscription: int, auth: OAuth2) -> AccessToken | None:
-        """The access token that was kept for a subscription (its seq); None unless it has this very *auth*."""
-        current = self.index.get(subscription)
-        return self.access_tokens.get(subscription) if current is not None and current.auth == auth else None
 
     async def change(self, step: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run *step* alone in a transaction; what it put into `after` follows the commit at once."""
@@ -363,7 +330,7 @@ class Writer:
         self, results: list[tuple[Result, ...]], publications: list[Publication]
     ) -> tuple[Batch, list[tuple[Publication, list[Receipt] | Answer | HookEngineError]]]:
         now = self._clock.now()
-        batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.index, health=self.health)
+        batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.memory.index, health=self.memory.health)
         for group in results:
             batch.add_results([self._up_to_date(result) for result in group])
         await self._look_up(batch, publications, now)
@@ -406,8 +373,8 @@ class Writer:
         if chosen:
             found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
             seen = dict(map(rows.receipt, found))
-        asked = lines.wanted((draft for publication in publications for draft in publication.drafts), self.index)
-        batch.know(answers, seen, await lines.standing(self._db, asked | lines.operational(self.index)))
+        asked = lines.wanted((draft for publication in publications for draft in publication.drafts), self.memory.index)
+        batch.know(answers, seen, await lines.standing(self._db, asked | lines.operational(self.memory.index)))
 
     def _follow(
         self,
@@ -418,10 +385,10 @@ class Writer:
         """What a commit entails, before anybody else can run; for its deliveries there is time until `_tell`."""
         self._works()
         self.listener.committed(batch.event_count, len(batch.accepted))
-        self.health.update(batch.health)
+        self.memory.health.update(batch.health)
         for subscription in batch.disabled.values():
-            before = self.index.get(subscription.seq)
-            self.index.put(subscription)
+            before = self.memory.index.get(subscription.seq)
+            self.memory.index.put(subscription)
             self.listener.changed(before, subscription)
         self._recording, self._untold = [], (batch, heads)
         failpoint("K05-unanswered")
@@ -530,7 +497,7 @@ class Writer:
         """Do *step* in the transaction that has begun, and commit it."""
         transaction = Transaction(self, self._db, self._keys, self._clock)
         try:
-            await transaction.stand(lines.operational(self.index))
+            await transaction.stand(lines.operational(self.memory.index))
             value = await step(transaction)
             await self._db.commit()
         except PASSING as error:
