@@ -658,7 +658,10 @@ def test_outcome_without_a_task(row: Row) -> None:
                 outcome = await attempt(sender, sent)
                 await sender.close()
             assert isinstance(first, Accepted)
-            seen.append((*ending(outcome), getattr(outcome, "response", None)))
+            answered = getattr(outcome, "response", None)
+            if answered is not None and answered.truncated:  # how much of it has come by then may differ
+                answered = replace(answered, body=b"")
+            seen.append((*ending(outcome), answered))
 
         assert seen[0] == seen[1]
         assert row.code is seen[1][1]
