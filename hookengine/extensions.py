@@ -92,7 +92,7 @@ _Codes = Annotated[list[_Code], Meta(max_length=100)]
 
 
 class SignatureTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One signature: the fields of `signing.Scheme`."""
+    """One signature: the fields of `schemes.Scheme`."""
 
     header: Annotated[_HeaderName, Meta(description="The header that holds the signature.", examples=["X-Acme-Signature"])]
     value: Annotated[

@@ -58,7 +58,7 @@ class Lane:
         self.pace = 0.0  # ms from one taking to the next, at least
         self.next_at = 0.0  # by its pace, when the next may be taken
         self.open = False
-        self.place: Lanes | None = None  # where it stands; nowhere without entries
+        self.place: LaneGroup | None = None  # where it stands; nowhere without entries
         self.turn = (0, 0)  # (in flight, number) when it came to its place
         self.timer: int | None = None  # the time at which it looks again
 
@@ -119,7 +119,7 @@ class Lane:
         )
 
 
-class Lanes:
+class LaneGroup:
     """Those that stand for the same reason: first those with the fewest in flight, of these the one that came first."""
 
     __slots__ = ("_lanes", "length")

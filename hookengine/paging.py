@@ -15,7 +15,8 @@ from hookengine.errors import Invalid, Mistake
 from hookengine.inputs import TypePattern
 from hookengine.store import BEFORE_ALL, Slice
 from hookengine.times import parse_time
-from hookengine.validation import LONE_SURROGATE, is_plain
+from hookengine.validation import is_plain
+from hookengine.wording import LONE_SURROGATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +44,9 @@ class Query:
             for name in self._given
             if name not in known | ({"limit", "cursor"} if paged else set())
         ]
+        for name, value in self._given.items():
+            if isinstance(value, str) and not is_plain(str(value)):  # of a Python program: over HTTP there are none
+                self._wrong(name[:100], LONE_SURROGATE)
         for name, count in Counter(name for name, _ in given.items()).items():  # of a MultiDict
             if count > 1:
                 self._wrong(name[:100], "expected the parameter once")
@@ -50,13 +54,7 @@ class Query:
     def text(self, name: str) -> str | None:
         """A parameter as it is."""
         value = self._given.get(name)
-        if value is None:
-            return None
-        text = str(value)
-        if not is_plain(text):  # of a Python program: over HTTP there are none
-            self._wrong(name, LONE_SURROGATE)
-            return None
-        return text
+        return None if value is None else str(value)
 
     def choice(self, name: str, known: list[str]) -> str | None:
         """A parameter that is one of *known*."""

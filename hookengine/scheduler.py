@@ -13,7 +13,7 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
-from hookengine.lanes import NOTHING_ON_DISK, PRIORITIES, Entry, Lane, Lanes, Mark
+from hookengine.lanes import NOTHING_ON_DISK, PRIORITIES, Entry, Lane, LaneGroup, Mark
 from hookengine.models import Delivery, Priority, Rank, Standing
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class Scheduler:
         self._size = 0  # entries in all queues
         self._turn = 0
         # A lane with entries is in one place: in the line of its rank, or it has no slot left, or nothing of it may go yet.
-        self._lines = tuple(Lanes() for _ in Rank)
-        self._blocked = Lanes()
-        self._waiting = Lanes()
+        self._lines = tuple(LaneGroup() for _ in Rank)
+        self._blocked = LaneGroup()
+        self._waiting = LaneGroup()
         # Lanes whose place may not be theirs any more. They are looked at before that matters, once for all that happened to
         # them, and not at each push, success and release: a twentieth of a delivery's bytecodes (docs/performance.md).
         self._touched: dict[int, Lane] = {}
@@ -345,7 +345,7 @@ class Scheduler:
                 wake_at = look_at
         return wake_at
 
-    def _move(self, lane: Lane, place: Lanes | None) -> None:
+    def _move(self, lane: Lane, place: LaneGroup | None) -> None:
         if lane.place is not None:
             lane.place.remove(lane)
         lane.place = place

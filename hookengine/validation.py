@@ -20,15 +20,13 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError
 
 from hookengine.errors import Invalid, Mistake
-from hookengine.wording import SURROGATE, did_you_mean, pointer, quoted
+from hookengine.wording import LONE_SURROGATE, SURROGATE, did_you_mean, pointer, quoted
 
 S = TypeVar("S", bound=Struct)
 
 _MOST_MISTAKES = 1000
 _MOST_SUGGESTIONS = 100  # each costs about 0.1 ms
 _DEEPEST = 64  # levels of arrays and objects under Any, as in a JSON text
-
-LONE_SURROGATE = "a lone surrogate is no character"
 
 
 class Wrong(ValueError):

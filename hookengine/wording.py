@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _LONGEST_ECHO = 100  # characters of the input that an error repeats
 
+LONE_SURROGATE = "a lone surrogate is no character"
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 

@@ -14,6 +14,7 @@ from engines import Gate, only
 from msgspec import UNSET
 from msgspec.structs import replace
 from patience import PATIENCE
+from storage import io_error
 
 from hookengine.config import Config, Plan
 from hookengine.engine import Engine
@@ -205,11 +206,12 @@ async def test_wait_for_nothing(running_engine: Engine) -> None:
 
 
 class Lingering:
-    """A writer's connection whose commits are on disk before it says so: not until it `may_say`."""
+    """A writer's connection whose commits are on disk, or fail with *error*, before it says so: not until it `may_say`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, error: sqlite3.Error | None = None) -> None:
         self.committed = threading.Event()
         self.may_say = threading.Event()
+        self._error = error
         self._db = engine._running.store.writer._db
         engine._running.store.writer._db = self  # type: ignore[assignment]  # it behaves as one
 
@@ -220,11 +222,13 @@ class Lingering:
     def _conn(self) -> Lingering:
         return self
 
-    def execute(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    def execute(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor | None:
         """Execute *statement*, in the connection's thread."""
-        done = self._db._conn.execute(statement, values)
+        done = None if self._error is not None else self._db._conn.execute(statement, values)
         self.committed.set()
         assert self.may_say.wait(PATIENCE)
+        if self._error is not None:
+            raise self._error
         return done
 
 
@@ -249,6 +253,44 @@ async def test_wait_is_over_when_what_follows_is_known(running_engine: Engine) -
         connection.may_say.set()
 
         assert ("failed", "disabled") == (found.state, await after)
+
+
+async def test_wait_does_not_depend_on_a_commit(running_engine: Engine) -> None:
+    """What was cancelled is over, whether or not the end of its attempt can be recorded: that is waited for once."""
+    gate = Gate()
+    async with Receiver(gate) as receiver:
+        sub = await running_engine.subscribe(receiver.url)
+        event = await running_engine.publish("order.created", {})
+        await gate.arrived()
+        [pending] = (await running_engine.deliveries(subscription=sub.id)).data
+        await running_engine.cancel(pending.id)
+        connection = Lingering(running_engine, io_error("SQLITE_FULL"))
+        gate.open()
+        assert await asyncio.to_thread(connection.committed.wait, PATIENCE)
+        waiting = asyncio.create_task(running_engine.wait(event.id, PATIENCE))
+        for _ in range(2):  # as above
+            await running_engine.deliveries(subscription=sub.id)
+        assert not waiting.done()
+        connection.may_say.set()
+
+        assert ["cancelled"] == [delivery.state for delivery in await waiting]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
+async def test_half_a_character_is_no_filter(running_engine: Engine, text: str) -> None:
+    """Whoever asks for what no text can be hears so, and does not get everything."""
+    await running_engine.subscribe("https://example.com/hook", event_types=["never"])
+    event = await running_engine.publish("order.created", {})
+    for asked in (
+        running_engine.events(type=text),
+        running_engine.events(tenant=text),
+        running_engine.deliveries(subscription=text),
+        running_engine.deliveries(event=text),
+        running_engine.subscriptions(tenant=text),
+        running_engine.explain(event.id, subscription=text),
+    ):
+        with pytest.raises(Invalid, match="a lone surrogate is no character"):
+            await asked
 
 
 # Subscriptions in Python

@@ -267,9 +267,9 @@ async def daemon(folder: Path, config: Config | None = None) -> AsyncIterator[En
             yield engine
 
 
-async def checks(folder: Path, *, subscription: str | None, url: str | None = None) -> list[Check]:
+async def checks(folder: Path, *, subscription: str | None, url: str | None = None, file: Path | None = None) -> list[Check]:
     """What doctor finds."""
-    asked = Asked(file=None, data=folder / DATA, url=url, token="hkt_x" if url else None, subscription=subscription, dev=True)
+    asked = Asked(file=file, data=folder / DATA, url=url, token="hkt_x" if url else None, subscription=subscription, dev=True)
     return await asyncio.to_thread(lambda: list(examine(asked)))
 
 
@@ -338,7 +338,11 @@ async def test_profile_that_is_not_configured_is_found(tmp_path: Path) -> None:
     async with daemon(tmp_path, Config(profiles=tables)) as engine:
         made = await engine.subscribe("http://127.0.0.1:9000", profile="acme", secret="s")
         wrong = bad(await checks(tmp_path, subscription=made.id))
+        file = tmp_path / "config.toml"
+        file.write_text('[profiles.acme]\nextends = "github"\n')
+        right = bad(await checks(tmp_path, subscription=made.id, file=file))
 
+    assert {} == right
     assert ["profile"] == list(wrong)
     assert "there is no profile acme" == wrong["profile"].detail
     assert "name it with --config" in wrong["profile"].advice

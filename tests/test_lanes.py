@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hookengine.lanes import Entry, Lane, Lanes
+from hookengine.lanes import Entry, Lane, LaneGroup
 from hookengine.models import Delivery, Priority, Rank, Standing
 
 NOW = 1_000_000
@@ -113,7 +113,7 @@ def test_what_can_be_spared(entries: list[tuple[int, Priority]], overtaken: list
 
 def test_lanes_stand_in_turn() -> None:
     """First those with the fewest in flight, of these the one that came first; and so from behind."""
-    lanes = Lanes()
+    lanes = LaneGroup()
     assert (None, None, []) == (lanes.first(), lanes.last(), list(lanes))
     for subscription, in_flight in ((1, 2), (2, 0), (3, 2), (4, 0)):
         lane = lane_of(subscription=subscription)
@@ -130,7 +130,7 @@ def test_lanes_stand_in_turn() -> None:
 
 def test_a_lane_leaves_where_it_came_in() -> None:
     """What it has in flight may have changed since: its turn says where it stands."""
-    lanes, lane = Lanes(), lane_of()
+    lanes, lane = LaneGroup(), lane_of()
     lane.turn = (0, 1)
     lanes.add(lane)
     lane.in_flight = 5

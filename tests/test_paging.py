@@ -73,7 +73,7 @@ def test_wrong_limits(limit: object) -> None:
 @pytest.mark.parametrize("name", ["state", "since", "limit", "cursor"])
 def test_half_a_character_is_wrong(name: str) -> None:
     """A str can hold half of a surrogate pair, which no stored text has: it is a mistake, and no error of the database."""
-    assert [(name, "invalid_value")] == refused({name: "\ud800"})[:1]
+    assert (name, "invalid_value") in refused({name: "\ud800"})
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from vectors import scheme
 
-from hookengine.schemes import SCHEMES, Scheme
-
-
-def scheme(**fields: Any) -> Scheme:
-    """A scheme that signs the body alone, with other *fields*."""
-    return Scheme(**({"header": "X-Sig", "value": "{signature}", "signed": "{body}"} | fields))
+from hookengine.schemes import SCHEMES
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from vectors import (
     SIGNING_PROFILES,
     SLACK_BODY,
     SLACK_SECRET,
+    scheme,
 )
 
 from hookengine.errors import VerificationError
@@ -668,10 +669,6 @@ def test_misuse_is_a_value_error(arguments: dict[str, Any], expected: str) -> No
 
 
 # Schemes as data.
-
-
-def scheme(**fields: Any) -> Scheme:
-    return Scheme(**{"header": "X-Sig", "value": "{signature}", "signed": "{body}", **fields})
 
 
 def hex_of(message: bytes) -> str:

@@ -319,6 +319,7 @@ async def test_what_cannot_be_opened_is_named(tmp_path: Path, spoil: Callable[[P
         pytest.param(":memory:", "':memory:' is no file", id="no file"),
         pytest.param("", "a directory: name a file", id="nothing"),
         pytest.param(".", "a directory: name a file", id="directory"),
+        pytest.param("/", "a directory: name a file", id="root"),
     ],
 )
 async def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, named: str) -> None:

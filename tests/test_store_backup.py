@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from storage import drafts, opened, rows
@@ -18,9 +18,6 @@ from storage import drafts, opened, rows
 from hookengine.errors import HookEngineError, KeyUnusable, StorageCorrupt
 from hookengine.store.backup import TargetExists, copy
 from hookengine.store.inspection import examine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def names(folder: Path) -> list[str]:
@@ -84,6 +81,22 @@ async def test_copy_opens_with_the_key_and_not_without(tmp_path: Path) -> None:
 
     async with opened(restored) as again:
         assert [made.id] == [each.id for each in again.store.memory.index]
+
+
+@pytest.mark.parametrize("name", ["file:copy.db", "file:copy.db?mode=memory", "-copy.db"])
+async def test_target_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A path is a path, also one that SQLite could take for a URI: the copy is in that file, and ours alone."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    size = copy(place.path, Path(name), replace=False, progress=silent)
+    made = (folder / name).stat()
+
+    assert [name] == names(folder)
+    assert (size, 0o600) == (made.st_size, stat.S_IMODE(made.st_mode))
+    assert [(1,)] == rows(folder / name, "SELECT count(*) FROM events")
 
 
 async def test_nothing_is_replaced_unless_asked(tmp_path: Path) -> None:

@@ -362,21 +362,6 @@ async def test_delivery_that_is_not_there(tmp_path: Path, change: Any, tenant: s
 # Access tokens of endpoints.
 
 
-async def test_access_token_is_of_one_auth(tmp_path: Path) -> None:
-    """A token is kept for the `auth` that a subscription has, over a restart, and given for no other."""
-    async with opened(tmp_path) as place:
-        made = await place.subscribe(auth=OAUTH2)
-        await place.store.writer.change(changes.keep_access_token(made.seq, OTHER_OAUTH2, ACCESS_TOKEN))
-        assert place.store.memory.access_token(made.seq, OAUTH2) is None
-
-        await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
-        assert ACCESS_TOKEN == place.store.memory.access_token(made.seq, OAUTH2)
-    async with opened(tmp_path) as place:
-        assert ACCESS_TOKEN == place.store.memory.access_token(made.seq, OAUTH2)
-        assert place.store.memory.access_token(made.seq, OTHER_OAUTH2) is None
-        assert place.store.memory.access_token(99, OAUTH2) is None
-
-
 @pytest.mark.parametrize("auth", [None, OTHER_OAUTH2], ids=["none", "another"])
 async def test_access_token_goes_with_its_auth(tmp_path: Path, auth: OAuth2 | None) -> None:
     """A change of `auth` takes the token out of file and memory, and so does the subscription's end."""

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from storage import DELIVERED, NOW, Opened, opened, result, write
 
 from hookengine.access import DEFAULT_SCOPES, Principal, Token, digest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OAUTH2 = OAuth2(grant="client_credentials", token_url="https://a.example", client_id="c", client_secret=Secret("s"))
+OTHER_OAUTH2 = replace(OAUTH2, scopes=("x",))
 ACCESS_TOKEN = AccessToken(value=Secret("a"), refresh_token=Secret("r"), renew_at=NOW)
 SECRET = SigningSecret(value=Secret("hush"))
 ANN = Token(
@@ -112,3 +114,18 @@ async def test_whose_secrets_sign(tmp_path: Path) -> None:
         await place.store.writer.change(registry.set_tenant_secrets("acme", lambda _before, _now: (SECRET,)))
 
         assert (SECRET,) == memory.secrets(made, of_tenant=True)
+
+
+async def test_access_token_is_of_one_auth(tmp_path: Path) -> None:
+    """A token is kept for the `auth` that a subscription has, over a restart, and given for no other."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe(auth=OAUTH2)
+        await place.store.writer.change(changes.keep_access_token(made.seq, OTHER_OAUTH2, ACCESS_TOKEN))
+        assert place.store.memory.access_token(made.seq, OAUTH2) is None
+
+        await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
+        assert ACCESS_TOKEN == place.store.memory.access_token(made.seq, OAUTH2)
+    async with opened(tmp_path) as place:
+        assert ACCESS_TOKEN == place.store.memory.access_token(made.seq, OAUTH2)
+        assert place.store.memory.access_token(made.seq, OTHER_OAUTH2) is None
+        assert place.store.memory.access_token(99, OAUTH2) is None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from storage import draft, drafts
 
-from hookengine.errors import Overloaded, PayloadTooLarge, Stopping, StorageUnavailable
+from hookengine.errors import PayloadTooLarge, Stopping, StorageUnavailable
 from hookengine.store.publications import LARGEST, MOST_DELIVERIES, MOST_WAITING, Publication, Publications, fail, refuse
 
 if TYPE_CHECKING:
@@ -92,23 +92,23 @@ async def test_what_is_put_back_goes_first() -> None:
     assert [second, third, fourth] == queue.take()
 
 
-async def test_a_full_queue_takes_nothing() -> None:
-    """Beyond the bounds of events and bytes publishers hear it, and what waits is not touched."""
-    for full in (waiting(publication(*drafts(MOST_WAITING))), waiting(publication(*[draft(data=MIB)] * 64))):
-        before = held(full)
-        with pytest.raises(Overloaded):
-            full.add(publication())
-
-        assert (True, before) == (full.is_full, held(full))
+async def test_a_queue_is_full() -> None:
+    """Its bounds are events and bytes."""
+    assert [False, True, False, True] == [
+        waiting(*given).is_full
+        for given in (
+            [publication(*drafts(MOST_WAITING - 1))],
+            [publication(*drafts(MOST_WAITING - 1)), publication()],
+            [publication(*[draft(data=MIB)] * 63)],
+            [publication(*[draft(data=MIB)] * 63), publication(draft(data=MIB))],
+        )
+    ]
 
 
 async def test_what_no_commit_can_hold_is_too_large() -> None:
     """It is refused for good, for no time to come is better."""
-    queue = Publications()
-    with pytest.raises(PayloadTooLarge, match=f"has {LARGEST + 1} bytes; together at most {LARGEST}"):
-        queue.add(publication(draft(data=bytes(LARGEST + 1))))
-
-    assert (False, 0, 0) == held(queue)
+    with pytest.raises(PayloadTooLarge, match=f"has {LARGEST + 2} bytes; together at most {LARGEST}"):
+        publication(*[draft(data=bytes(LARGEST // 2 + 1))] * 2)
 
 
 async def test_all_are_refused() -> None:

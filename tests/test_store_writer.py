@@ -40,6 +40,7 @@ from hookengine.errors import (
     EventExists,
     IdempotencyMismatch,
     Overloaded,
+    PayloadTooLarge,
     RequestError,
     Stopping,
     StorageFailed,
@@ -351,6 +352,15 @@ async def test_refusal_lets_others_run(tmp_path: Path) -> None:
 
         assert ran
         place.store.writer._publications.count = 0
+
+
+async def test_what_is_too_large_for_ever_is_not_unavailable(tmp_path: Path) -> None:
+    """Whoever publishes more than SQLite has room for hears it at once, and others go on."""
+    async with opened(tmp_path) as place:
+        with pytest.raises(PayloadTooLarge):
+            await place.publish(draft(data=bytes(900_000_001)))  # of zeros, that nobody looks at
+
+        assert 1 == len(await place.publish())
 
 
 async def test_guilty_event_in_a_large_fan_out_fails_alone(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
-from hookengine.schemes import SCHEMES
+from hookengine.schemes import SCHEMES, Scheme
 
 # Standard Webhooks and Svix: the vectors of the specification's libraries and of the Svix server.
 ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
@@ -30,3 +31,8 @@ SLACK_BODY = (
 KEY = base64.b64encode(b"k" * 32).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(b"o" * 32).decode()
 SIGNING_PROFILES = [name for name, schemes in SCHEMES.items() if schemes]
+
+
+def scheme(**fields: Any) -> Scheme:
+    """A scheme that signs the body alone, with other *fields*."""
+    return Scheme(**({"header": "X-Sig", "value": "{signature}", "signed": "{body}"} | fields))

@@ -128,13 +128,14 @@ class EventOperations(Operations):
                 while True:
                     changed.clear()
                     deliveries = await self._store.viewer.deliveries_of(seq)
-                    # Whoever goes on from here asks for what follows too, such as a subscription that was disabled by it.
-                    if not self._store.writer.is_recording(seq):
-                        if all(delivery.state in _FINAL for delivery in deliveries):
-                            return deliveries
-                        if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
-                            raise TimeoutError("a delivery is held until its subscription is enabled")
+                    if all(delivery.state in _FINAL for delivery in deliveries):
+                        break
+                    if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
+                        raise TimeoutError("a delivery is held until its subscription is enabled")
                     await changed.wait()
+        # Who goes on from here asks what follows from the last attempt, such as whether its subscription is disabled now.
+        await self._store.writer.followed(seq)
+        return deliveries
 
     def _read(
         self, by: Principal, events: Sequence[Given], problems: Problems, *, single: bool

@@ -71,7 +71,7 @@ def _copy(db: sqlite3.Connection, draft: Path, progress: Callable[[int, int], No
     db.execute("BEGIN")
     db.execute("PRAGMA schema_version").fetchone()
     try:
-        with closing(sqlite3.connect(draft, isolation_level=None)) as copied:
+        with closing(sqlite3.connect(draft.resolve(), isolation_level=None)) as copied:
             copied.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
             db.backup(copied, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total))
     except sqlite3.Error as error:

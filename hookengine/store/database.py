@@ -52,14 +52,13 @@ class Lock:
     _held: ClassVar[WeakSet[Lock]] = WeakSet()  # by this process
 
     def __init__(self, path: Path) -> None:
-        real = path.resolve()  # a symbolic link is the same file, so it has the same lock
-        self._path = real.with_name(real.name + ".lock")
         self._database = path
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Raises AlreadyRunning with the owner's pid."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        real = self._database.resolve()  # a symbolic link is the same file, so it has the same lock
+        descriptor = os.open(real.with_name(real.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)

@@ -22,7 +22,7 @@ class Memory:
     """
     The index of subscriptions, their failure counters, tenants, tokens, event types, and the access tokens of endpoints.
 
-    Everybody reads it. It is the writer's: what changes it is committed first.
+    Everybody reads it. It is the writer's: what changes it is committed first, but for when tokens were last used.
     """
 
     def __init__(self, index: Index) -> None:

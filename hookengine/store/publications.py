@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from hookengine.errors import Overloaded, PayloadTooLarge
+from hookengine.errors import PayloadTooLarge
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +25,7 @@ _MOST_BYTES = 8 << 20
 
 
 class Publication:
-    """Events that are published together, and who waits for that."""
+    """Events that are published together, and who waits for that; raises PayloadTooLarge for what no commit could hold."""
 
     __slots__ = ("done", "drafts", "key", "render", "size")
 
@@ -42,6 +42,8 @@ class Publication:
         self.size = 0
         for draft in drafts:
             self.size += len(draft.data)
+        if self.size > LARGEST:
+            raise PayloadTooLarge(f"the data has {self.size} bytes; together at most {LARGEST} are taken")
         self.done = done
 
 
@@ -61,15 +63,11 @@ class Publications:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is taken now."""
+        """Whether nothing more is to be added now."""
         return self.count >= MOST_WAITING or self.size >= MOST_WAITING_BYTES
 
     def add(self, publication: Publication) -> None:
-        """Let *publication* wait; raises Overloaded, and PayloadTooLarge for what no commit could hold."""
-        if self.is_full:
-            raise Overloaded
-        if publication.size > LARGEST:
-            raise PayloadTooLarge(f"the data has {publication.size} bytes; together at most {LARGEST} are taken")
+        """Let *publication* wait."""
         self._waiting.append(publication)
         self.count += len(publication.drafts)
         self.size += publication.size

@@ -94,7 +94,7 @@ class Store:
 
     async def _open(self, listener: Listener) -> None:
         fresh = make_file(self.path)
-        real = self.path.resolve()  # other paths that begin with `file:` SQLite takes for a URI
+        real = self.path.resolve()  # a relative one that begins with `file:` would be a URI to SQLite
         wal = real.with_name(real.name + "-wal")
         if fresh and wal.exists() and wal.stat().st_size:  # which SQLite would delete
             raise StartError(f"{self.path} is not there, but {wal} is: put the database back, or take that file away")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,7 +78,7 @@ class Writer:
         space: Space,
     ) -> None:
         self.vault = vault
-        self.memory = memory  # changed here only, and by what is run here
+        self.memory = memory  # changed here only, by what is run here
         self._db = db
         self._clock = clock
         self._keys = keys
@@ -95,6 +94,7 @@ class Writer:
         self._refills: deque[Refill] = deque()
         self._compositions: deque[Compose] = deque()
         self._recording: list[tuple[Result, ...]] = []  # those of the commit that is being made
+        self._outcome = self._loop.create_future()  # done when it is known what follows from that, or that it has failed
         self._untold: tuple[Batch, list[Delivery]] | None = None  # the last commit, and who leads its lines now
         self._in_hand: list[asyncio.Future[Any]] = []  # who waits for the present turn
         self._work = asyncio.Event()
@@ -126,6 +126,8 @@ class Writer:
     ) -> asyncio.Future[Any]:
         """The same, without waiting: what `publish` will return."""
         self._check()
+        if self._publications.is_full:
+            raise Overloaded
         if self._rest and self._results:  # for which the writer waits, and whoever comes now would have to wait too
             raise StorageUnavailable("the storage does not take writes: results wait for it")
         publication = Publication(drafts, key, render, self._loop.create_future())
@@ -167,11 +169,10 @@ class Writer:
             self._changes.append((changes.park([each.seq for each in unreadable]), done))
             self._work.set()
 
-    def is_recording(self, event: int) -> bool:
-        """Whether the file may say more of an event's deliveries than follows from what has been told; if so, that comes."""
-        told = [] if self._untold is None else self._untold[0].recorded
-        results = (*itertools.chain(*self._recording), *(recorded.result for group in told for recorded in group))
-        return any(result.before.event == event for result in results)
+    async def followed(self, event: int) -> None:
+        """Return once memory has what the file may have already of attempts at an event's deliveries (its seq)."""
+        if any(result.before.event == event for group in self._recording for result in group):
+            await asyncio.shield(self._outcome)  # for which others wait too
 
     def compose(self, asked: Compose) -> None:
         """Put what waits for that into batches, after every publication that waits now."""
@@ -213,6 +214,7 @@ class Writer:
             raise self._failed from error
         finally:
             self._closing = True
+            self._recorded()
             self._refuse_all(self._failed or Stopping())
 
     @property
@@ -294,7 +296,7 @@ class Writer:
         return []
 
     async def _commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> None:
-        self._recording = results
+        self._recording, self._outcome = results, self._loop.create_future()
         try:
             batch, answers = await self._stage(results, publications)
             failpoint("K03-staged")
@@ -318,7 +320,7 @@ class Writer:
     async def _not_committed(
         self, error: Exception, results: list[tuple[Result, ...]], publications: list[Publication]
     ) -> None:
-        self._recording = []
+        self._recorded()
         self._tell()
         await self._roll_back(error)
         if isinstance(error, PASSING):
@@ -390,13 +392,20 @@ class Writer:
             before = self.memory.index.get(subscription.seq)
             self.memory.index.put(subscription)
             self.listener.changed(before, subscription)
-        self._recording, self._untold = [], (batch, heads)
+        self._untold = (batch, heads)
+        self._recorded()
         failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
                 fail(publication.done, answer)
             elif not publication.done.done():
                 publication.done.set_result(answer)
+
+    def _recorded(self) -> None:
+        """The commit that was being made is over."""
+        self._recording = []
+        if not self._outcome.done():
+            self._outcome.set_result(None)
 
     def _tell(self) -> None:
         """
