@@ -559,7 +559,7 @@ async def test_upgrade_is_ignored(api: Api) -> None:
 async def test_idle_connections_end(api: Api) -> None:
     """A connection on which no whole request comes is closed after a while, whether its headers began or not."""
     server = listener.Server(api.engine._running.service, tokens={}, config=Config())
-    server._options["keepalive_timeout"] = 0.05
+    server._options["keepalive_timeout"] = SILENCE
     await server.start("127.0.0.1:0")
     host, _, port = server.url.removeprefix("http://").rpartition(":")
     try:

@@ -7,7 +7,7 @@ import gc
 import socket
 import sqlite3
 import threading
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Self
@@ -94,6 +94,11 @@ class Taken:
         self.found: list[bool] = []
         self.alike: list[int] = []
         self.one = asyncio.Event()
+
+    async def first(self) -> None:
+        """Return once one was taken."""
+        async with asyncio.timeout(PATIENCE):
+            await self.one.wait()
 
 
 @pytest.fixture
@@ -225,7 +230,7 @@ async def test_stop_waits_for_the_answer(tmp_path: Path, taken: Taken) -> None:
     async with serving(tmp_path) as api, Client(api) as client:
         async with held(tmp_path):
             client.send(plain(b'{"type": "a", "id": "last", "data": 1}'))
-            await taken.one.wait()
+            await taken.first()
             stopping = asyncio.create_task(api.engine.stop())
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(stopping), SILENCE)
@@ -241,7 +246,7 @@ async def test_client_that_is_gone(api: Api, tmp_path: Path, taken: Taken, caplo
     async with Client(api) as client:
         async with held(tmp_path):
             client.send(plain(b'{"type": "a", "id": "orphan", "data": 1}'))
-            await taken.one.wait()
+            await taken.first()
             client.writer.transport.abort()
             assert 200 == (await api("GET", "/livez")).status
         await api.publish()
@@ -256,7 +261,7 @@ async def test_client_that_is_gone_when_storage_takes_nothing(
     """An event that cannot be stored, and whose client did not wait, is nobody's business: the log has no traceback of it."""
     async with Client(api) as client, Client(api) as other, held(tmp_path):
         client.send(plain())
-        await taken.one.wait()
+        await taken.first()
         client.writer.transport.abort()
         assert 200 == (await api("GET", "/livez")).status
         other.send(plain())
@@ -269,11 +274,12 @@ async def test_client_that_is_gone_when_storage_takes_nothing(
 
 async def test_waiting_is_not_idling(tmp_path: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose client waits for the disk is not idle: it is not ended, and the next request waits."""
-    monkeypatch.setattr(listener, "_KEEP_ALIVE", 0.05)
-    async with serving(tmp_path) as api, Client(api) as client:
+    monkeypatch.setattr(listener, "_KEEP_ALIVE", SILENCE / 2)  # which begins with the connection
+    async with serving(tmp_path) as api, AsyncExitStack() as stack:
         async with held(tmp_path):
+            client = await stack.enter_async_context(Client(api))
             client.send(plain())
-            await taken.one.wait()
+            await taken.first()
             client.send(LIVE)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.reader.read(), SILENCE)
