@@ -30,7 +30,7 @@ def rows_in(size: int) -> int:
 class Folding:
     """What the writer's connection has written since its WAL was last folded, in rows; a page of payload counts as one."""
 
-    def __init__(self, db: aiosqlite.Connection, *, every: int = _ROWS) -> None:
+    def __init__(self, db: aiosqlite.Connection, *, every: int) -> None:
         self._db = db
         self._every = every
         self._folded = 0  # rows of the connection
