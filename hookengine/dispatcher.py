@@ -14,16 +14,7 @@ from hookengine.errors import StorageCorrupt, StorageFailed, Unavailable
 from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
 from hookengine.gathering import Gathering
-from hookengine.models import (
-    Accepted,
-    Attempt,
-    Delivery,
-    DeliveryState,
-    Event,
-    Interrupted,
-    Place,
-    Subscription,
-)
+from hookengine.models import Accepted, Attempt, Delivery, DeliveryState, Event, Interrupted, Place, Subscription
 from hookengine.observers import (
     AttemptsFinished,
     Committed,

@@ -8,21 +8,25 @@ from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from patience import PATIENCE
 
 from hookengine import retry
 from hookengine.clock import Clock
 from hookengine.models import (
     Accepted,
+    AccessToken,
     Attempt,
     AttemptError,
     Delivery,
     ErrorCode,
     Interrupted,
+    OAuth2,
     Refused,
     Request,
     Response,
     Rules,
+    Secret,
     Subscription,
     Trigger,
     Unreachable,
@@ -45,6 +49,9 @@ MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
+OAUTH2 = OAuth2(grant="client_credentials", token_url="https://a.example", client_id="c", client_secret=Secret("s"))
+OTHER_OAUTH2 = replace(OAUTH2, scopes=("x",))
+ACCESS_TOKEN = AccessToken(value=Secret("a"), refresh_token=Secret("r"), renew_at=NOW)
 RULES = Rules(retry_schedule=(10 * MINUTE, HOUR))
 DELIVERED = Accepted(response=Response(status=204, headers=(("server", "x"),), body=b"", truncated=False))
 NO_ANSWER = Unreachable(error=AttemptError(code=ErrorCode.TIMEOUT_RESPONSE, detail="no answer in 15 s"))

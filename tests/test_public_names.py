@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 import tomllib
 from importlib import import_module
-from pathlib import Path
 
 import pytest
+from interpreters import ROOT, fresh
 
 import hookengine
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hookengine"
 
 PUBLIC = """
@@ -25,13 +23,7 @@ PUBLIC = """
 
 def loaded_after(statements: str) -> set[str]:
     """The top-level modules, and those of our own package, that *statements* load in a fresh interpreter."""
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules); "
-        f"{statements}; print(*(sys.modules.keys() - before))"
-    )
-    command = [sys.executable, "-I", "-c", program, str(ROOT)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    names = set(ended.stdout.split())
+    names = set(fresh(f"before = set(sys.modules); {statements}; print(*(sys.modules.keys() - before))").split())
     return {name.partition(".")[0] for name in names} | {name for name in names if name.startswith("hookengine.")}
 
 

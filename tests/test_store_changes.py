@@ -6,7 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
-from storage import DAY, DELIVERED, HOUR, MINUTE, NO_ANSWER, NOW, Opened, draft, drafts, opened, result, subscription
+from storage import (
+    ACCESS_TOKEN,
+    DAY,
+    DELIVERED,
+    HOUR,
+    MINUTE,
+    NO_ANSWER,
+    NOW,
+    OAUTH2,
+    OTHER_OAUTH2,
+    Opened,
+    draft,
+    drafts,
+    opened,
+    result,
+    subscription,
+)
 
 from hookengine.errors import (
     DeliveryNotFound,
@@ -17,7 +33,6 @@ from hookengine.errors import (
     SubscriptionNotFound,
 )
 from hookengine.models import (
-    AccessToken,
     Delivery,
     DeliveryState,
     DisabledReason,
@@ -36,9 +51,6 @@ if TYPE_CHECKING:
 
 KEY = Key(tenant="acme", method="POST", path="/v1/subscriptions", key="k", digest=b"d")
 RETENTION = 30 * DAY
-OAUTH2 = OAuth2(grant="client_credentials", token_url="https://a.example", client_id="c", client_secret=Secret("s"))
-OTHER_OAUTH2 = replace(OAUTH2, scopes=("x",))
-ACCESS_TOKEN = AccessToken(value=Secret("a"), refresh_token=Secret("r"), renew_at=NOW)
 ACTIVE, DISABLED = SubscriptionState.ACTIVE, SubscriptionState.DISABLED
 
 

@@ -6,21 +6,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from msgspec.structs import replace
-from storage import DELIVERED, NOW, Opened, opened, result, write
+from storage import ACCESS_TOKEN, DELIVERED, NOW, OAUTH2, OTHER_OAUTH2, Opened, opened, result, write
 
 from hookengine.access import DEFAULT_SCOPES, Principal, Token, digest
 from hookengine.errors import StorageCorrupt
-from hookengine.models import AccessToken, Health, OAuth2, Secret, SigningSecret, Tenant
+from hookengine.models import Health, Secret, SigningSecret, Tenant
 from hookengine.store import changes, registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-OAUTH2 = OAuth2(grant="client_credentials", token_url="https://a.example", client_id="c", client_secret=Secret("s"))
-OTHER_OAUTH2 = replace(OAUTH2, scopes=("x",))
-ACCESS_TOKEN = AccessToken(value=Secret("a"), refresh_token=Secret("r"), renew_at=NOW)
 SECRET = SigningSecret(value=Secret("hush"))
 ANN = Token(
     seq=0, principal=Principal(user="ann", scopes=DEFAULT_SCOPES, tenant="acme"), digest=digest("hke_ann"), created_at=NOW

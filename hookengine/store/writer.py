@@ -17,13 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from hookengine import retry
-from hookengine.errors import (
-    HookEngineError,
-    Overloaded,
-    Stopping,
-    StorageFailed,
-    StorageUnavailable,
-)
+from hookengine.errors import HookEngineError, Overloaded, Stopping, StorageFailed, StorageUnavailable
 from hookengine.failpoints import failpoint
 from hookengine.store import batches, changes, lines, rows
 from hookengine.store.batch import Batch, Keys
@@ -94,7 +88,7 @@ class Writer:
         self._refills: deque[Refill] = deque()
         self._compositions: deque[Compose] = deque()
         self._recording: list[tuple[Result, ...]] = []  # those of the commit that is being made
-        self._outcome = self._loop.create_future()  # done when it is known what follows from that, or that it has failed
+        self._followed = asyncio.Event()  # set once memory has what follows from these, or their commit has failed
         self._untold: tuple[Batch, list[Delivery]] | None = None  # the last commit, and who leads its lines now
         self._in_hand: list[asyncio.Future[Any]] = []  # who waits for the present turn
         self._work = asyncio.Event()
@@ -172,7 +166,7 @@ class Writer:
     async def followed(self, event: int) -> None:
         """Return once memory has what the file may have already of attempts at an event's deliveries (its seq)."""
         if any(result.before.event == event for group in self._recording for result in group):
-            await asyncio.shield(self._outcome)  # for which others wait too
+            await self._followed.wait()
 
     def compose(self, asked: Compose) -> None:
         """Put what waits for that into batches, after every publication that waits now."""
@@ -214,7 +208,7 @@ class Writer:
             raise self._failed from error
         finally:
             self._closing = True
-            self._recorded()
+            self._end_recording()
             self._refuse_all(self._failed or Stopping())
 
     @property
@@ -296,7 +290,8 @@ class Writer:
         return []
 
     async def _commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> None:
-        self._recording, self._outcome = results, self._loop.create_future()
+        self._recording = results
+        self._followed.clear()
         try:
             batch, answers = await self._stage(results, publications)
             failpoint("K03-staged")
@@ -320,7 +315,7 @@ class Writer:
     async def _not_committed(
         self, error: Exception, results: list[tuple[Result, ...]], publications: list[Publication]
     ) -> None:
-        self._recorded()
+        self._end_recording()
         self._tell()
         await self._roll_back(error)
         if isinstance(error, PASSING):
@@ -393,7 +388,7 @@ class Writer:
             self.memory.index.put(subscription)
             self.listener.changed(before, subscription)
         self._untold = (batch, heads)
-        self._recorded()
+        self._end_recording()
         failpoint("K05-unanswered")
         for publication, answer in answers:
             if isinstance(answer, HookEngineError):
@@ -401,11 +396,9 @@ class Writer:
             elif not publication.done.done():
                 publication.done.set_result(answer)
 
-    def _recorded(self) -> None:
-        """The commit that was being made is over."""
+    def _end_recording(self) -> None:
         self._recording = []
-        if not self._outcome.done():
-            self._outcome.set_result(None)
+        self._followed.set()
 
     def _tell(self) -> None:
         """
