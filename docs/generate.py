@@ -34,7 +34,7 @@ MISTAKES = {
     "missing_member": "a member that is needed",
     "reserved_header": "a header that hookengine or HTTP itself sets",
     "reserved_profile": "a profile of the configuration with the name of a built-in one",
-    "reserved_tenant": "the tenant `hookengine`, the engine's own: subscriptions of it take an unbound token with admin",
+    "reserved_tenant": "the tenant `hookengine`, the engine's own: its subscriptions and its secret take an unbound token with admin",
     "reserved_type": "a type that starts with `hookengine.`, which is the engine's own",
     "too_large": "more bytes or elements than are taken",
     "too_late": "a `deliver_at` more than 365 days ahead",
@@ -47,7 +47,7 @@ MISTAKES = {
     "unknown_profile": "a profile that there is not",
     "unknown_subscription": "the id of no subscription of the tenant",
     "unknown_variable": "a variable of the environment, or a variable in a template, that there is not",
-    "unusable_secret": "a profile that cannot sign with the secret that the subscription has",
+    "unusable_secret": "a profile that cannot sign with the secret that the subscription or its tenant has",
     "unused_member": "a member that the profile, or the grant of OAuth 2.0, does not send",
 }
 

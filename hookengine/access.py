@@ -46,6 +46,11 @@ class Principal(Struct, frozen=True, kw_only=True, gc=False):
         if scope not in self.scopes and _ADMIN not in self.scopes:
             raise Forbidden(f"this needs the scope {scope}")
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it may hear of what befalls all tenants, and so have subscriptions of the engine's own, and their secret."""
+        return self.tenant is None and _ADMIN in self.scopes
+
 
 class Token(Struct, frozen=True, kw_only=True, gc=False):
     """What is kept of a token: whom it stands for, and a digest by which it is found."""

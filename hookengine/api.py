@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,7 +80,7 @@ class Api:
             "ordering_key": ordering_key,
             "deliver_at": deliver_at,
             "expires_at": expires_at,
-            "subscriptions": None if subscriptions is None else list(subscriptions),
+            "subscriptions": _array(subscriptions),
         }
         return await self._service.publish_value(OWNER, event)
 
@@ -138,7 +139,7 @@ class Api:
 
         They carry the event's own id.
         """
-        given = {"subscriptions": None if subscriptions is None else list(subscriptions)}
+        given = {"subscriptions": _array(subscriptions)}
         made = await self._service.replay_event(OWNER, id, given, tenant=tenant)
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
@@ -173,7 +174,7 @@ class Api:
         """A new subscription, with its `secret` this once; durations are texts such as "15s"."""
         given = {
             "url": url,
-            "event_types": None if event_types is None else list(event_types),
+            "event_types": _array(event_types),
             "name": name,
             "tenant": tenant,
             "profile": profile,
@@ -182,7 +183,7 @@ class Api:
             "headers": headers,
             "auth": auth,
             "timeout": timeout,
-            "retry_schedule": None if retry_schedule is None else list(retry_schedule),
+            "retry_schedule": _array(retry_schedule),
             "disable_after_failures": disable_after_failures,
             "while_disabled": while_disabled,
             "max_concurrency": max_concurrency,
@@ -266,7 +267,7 @@ class Api:
         They are made in the background, also over a restart.
         """
         given = {
-            "states": None if states is None else list(states),
+            "states": _array(states),
             "since": _text(since),
             "until": _text(until),
             "dry_run": dry_run,
@@ -388,7 +389,7 @@ class Api:
         """A token for a user who has none, with its `token` this once; without *scopes*, all but "admin"."""
         given = {
             "user": user,
-            "scopes": None if scopes is None else list(scopes),
+            "scopes": _array(scopes),
             "tenant": tenant,
             "expires_at": expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at,
         }
@@ -409,7 +410,8 @@ class Api:
         With *types*, only what is about events of these types, written as in `subscribe`. Who reads too slowly gets an item of
         the kind `reset` in place of what was lost.
         """
-        asked = {"types": None if types is None else ",".join(types), "subscription": subscription}
+        wanted = types if types is None or isinstance(types, str) else ",".join(types)
+        asked = {"types": wanted, "subscription": subscription}
         return _each(self._service.stream(OWNER, asked, last_id=last_id))
 
 
@@ -417,6 +419,13 @@ async def _each(stream: Stream) -> AsyncGenerator[StreamItem, None]:
     async for items in stream:
         for item in items:
             yield item
+
+
+def _array(elements: Iterable[str] | None) -> object:
+    """*elements* as JSON has them; a text, whose letters nobody means, and whatever else is none is left to be refused."""
+    if elements is None or isinstance(elements, str) or not isinstance(elements, Iterable):
+        return elements
+    return list(elements)
 
 
 def _text(moment: Moment | None) -> str | None:

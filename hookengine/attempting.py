@@ -26,6 +26,7 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.observers import Fault, LocalTrouble
+from hookengine.signing_keys import UnusableSecret
 from hookengine.store import Result
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Attempting:
             detail = "This machine is short of memory."
             return Interrupted(error=AttemptError(code=ErrorCode.LOCAL_RESOURCES, detail=detail))
         self._observe(Fault(where=f"delivery {delivery.id}", error=repr(error)))
-        return _broken(type(error).__name__)
+        return broken_by(error)
 
 
 def _sorted_out(
@@ -287,6 +288,11 @@ def _sorted_out(
 def _head(taken: Delivery) -> Delivery | None:
     """What a result says of the delivery that was taken: that it leads a batch."""
     return None if taken.batch is None else taken
+
+
+def broken_by(error: Exception) -> Broken:
+    """What an attempt ends with over *error*, whose text may hold what nobody should read, unless it is made for users."""
+    return _broken(str(error) if isinstance(error, UnusableSecret) else type(error).__name__)
 
 
 def _broken(detail: str) -> Broken:

@@ -227,8 +227,8 @@ def _message(oauth2: OAuth2, response: Response, members: dict[str, Any] | None)
         "access_token": members.get(names.access_token),
         "refresh_token": members.get(names.refresh_token),
         "expires_in": _seconds(members.get(names.expires_in)),
-        "token_type": members.get("token_type", "Bearer"),  # some leave it out
-        "error": members.get("error"),
+        "token_type": members.get("token_type") or "Bearer",  # some leave it out, or empty
+        "error": members.get("error") or None,  # some print it empty beside a token
     }
     given = {name: value for name, value in standard.items() if value is not None}
     if not 200 <= response.status <= 299:
@@ -266,11 +266,12 @@ def _members(body: bytes) -> dict[str, Any] | None:
 
 
 def _seconds(lifetime: Any) -> int | None:
-    """A lifetime, also one that is written as a text; one that is no number says as little as none."""
+    """A lifetime, also one that is written as a text; one that is no number above 0 says as little as none."""
     try:
-        return min(max(int(lifetime), 0), _LONGEST_LIFETIME)
+        seconds = int(float(lifetime))
     except (TypeError, ValueError, OverflowError):
         return None
+    return min(seconds, _LONGEST_LIFETIME) if seconds > 0 else None
 
 
 def _bearer(token: AccessToken) -> tuple[str, Secret]:

@@ -231,7 +231,7 @@ def build(
     A batch has the id, type and time of the first of its *events* where the profile carries them.
 
     *secrets*, newest first, are those of whom the profile's `secret_scope` names; without any that has not ended the request
-    goes unsigned. An access token is put in by whoever sends it. Raises ValueError for a secret that holds no key.
+    goes unsigned. An access token is put in by whoever sends it. Raises UnusableSecret.
     """
     method, url = subscription.method or profile.method, subscription.url
     event, content = events[0], body(profile, subscription, events, method=method)

@@ -169,11 +169,14 @@ class Receiver:
         if self.secret is None:
             reason, detail = "no_secret", "the receiver has no secret to verify with"
         else:
-            url = self._public_url or f"http://{request.host}{request.raw_path}"
-            try:
-                verify(body, request.headers, self.secret, profile=self.profile, method=request.method, url=url)
-            except VerificationError as error:
-                reason, detail = error.reason, error.detail
+            for url in self._urls(request):
+                try:
+                    verify(body, request.headers, self.secret, profile=self.profile, method=request.method, url=url)
+                except VerificationError as error:
+                    reason, detail = error.reason, error.detail
+                else:
+                    reason = detail = None
+                    break
         return Received(
             number=self._count + 1,
             at=self._clock.now(),
@@ -185,6 +188,14 @@ class Receiver:
             reason=reason,
             detail=detail,
         )
+
+    def _urls(self, request: web.Request) -> list[str]:
+        """What the sender may know the URL as, the likeliest last: one without a path is asked for with `/`."""
+        if self._public_url is not None:
+            return [self._public_url]
+        origin, target = f"http://{request.host}", request.raw_path
+        pathless = [origin + target[1:]] if target[:2] in {"/", "/?"} else []
+        return [*pathless, origin + target]
 
     async def _reply(self, received: Received) -> Reply:
         step = self._steps[min(received.number, len(self._steps)) - 1]

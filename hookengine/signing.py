@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookengine.errors import VerificationError
 from hookengine.schemes import SCHEMES, VARIABLES, Scheme, items_of
-from hookengine.signing_keys import check_form, check_secret, ed25519_verifies, signer, verifying_key
+from hookengine.signing_keys import UnusableSecret, check_form, check_secret, ed25519_verifies, signer, verifying_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ def sign(
     The headers to send: id, timestamp and signatures, as *schemes* have them.
 
     Times are Unix seconds, of the attempt and of the event. Secrets come newest first; without any the request goes
-    unsigned. Raises ValueError for a secret that cannot sign.
+    unsigned. Raises UnusableSecret.
     """
     values = (id, str(timestamp), str(event_timestamp), method, url)
     return tuple([(header, make(values, body)) for header, make in _plan(tuple(schemes), tuple(secrets))])
@@ -60,7 +60,10 @@ def sign(
 def _plan(schemes: tuple[Scheme, ...], secrets: tuple[str, ...]) -> tuple[tuple[str, Maker], ...]:
     """The headers that requests carry, each with what makes its value."""
     for secret in secrets if schemes else ():
-        check_secret(schemes, secret)
+        try:
+            check_secret(schemes, secret)
+        except ValueError as error:
+            raise UnusableSecret(str(error)) from error
     plan: dict[str, Maker] = {}
     signed: dict[str, list[Maker]] = {}
     for scheme in schemes:
@@ -222,9 +225,10 @@ def _refusal(
     for original, words in _originals(body):
         if _hold([claim for claim in claims if claim.scheme.algorithm != "ed25519"], secrets, original):
             return VerificationError("no_match", f"the signature fits the body {words}: something changed it on the way")
-    return VerificationError(
-        "no_match", f"no signature fits: another secret, or a part of {scheme.signed} is not as the sender signed it"
-    )
+    detail = f"no signature fits: another secret, or a part of {scheme.signed} is not as the sender signed it"
+    if "{url}" in scheme.signed:
+        detail += f"; the URL was taken to be {claims[0].values[-1]!r}"
+    return VerificationError("no_match", detail)
 
 
 def _originals(body: bytes) -> Iterator[tuple[bytes, str]]:

@@ -23,6 +23,10 @@ _SEED_BYTES = 32  # of an Ed25519 private key: RFC 8032, 5.1.5
 _TEXT_SECRET_CHARACTERS = 512
 
 
+class UnusableSecret(ValueError):
+    """Requests cannot be signed with a secret; the text is for users, and repeats nothing of it."""
+
+
 def check_secret(profile: str | Sequence[Scheme], secret: str) -> None:
     """Raise ValueError, with a sentence for the user, unless requests can be signed with *secret*."""
     schemes = SCHEMES.get(profile) if isinstance(profile, str) else profile

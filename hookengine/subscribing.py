@@ -29,7 +29,7 @@ from hookengine.times import format_duration
 from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from hookengine import models
     from hookengine.inputs import RotationInput, SubscriptionInput
@@ -135,15 +135,20 @@ def check_rotation(problems: Problems, draft: Draft[RotationInput], profile: Pro
         problems.add("/secret", "invalid_secret", _without_secret(profile))
 
 
-def check_kept_secrets(problems: Problems, profile: Profile | None, subscription: models.Subscription) -> None:
-    """Whether another *profile* can sign with the secrets that *subscription* keeps."""
-    if profile is None or not profile.has_own_secrets or profile.name == subscription.profile:
+def check_kept_secrets(
+    problems: Problems, profile: Profile, *, own: Iterable[SigningSecret], tenants: Iterable[SigningSecret], now: int
+) -> None:
+    """Whether *profile* can sign with what it finds: the subscription's *own* secrets, or its *tenant*'s."""
+    if not profile.schemes:
         return
-    for secret in subscription.secrets:
+    found, advice = (own, "rotate the secret first") if profile.has_own_secrets else (tenants, "set the tenant another secret")
+    for secret in found:
+        if secret.expires_at is not None and secret.expires_at <= now:
+            continue
         try:
             check_secret(profile.schemes, secret.value)
         except ValueError as error:
-            problems.add("/profile", "unusable_secret", f"rotate the secret first, because here {error}")
+            problems.add("/profile", "unusable_secret", f"{advice}, because here {error}")
             return
 
 
@@ -184,9 +189,16 @@ def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profi
                 detail = f"the profile {quoted(profile.name)} has no place for it in what it sends"
                 problems.add(f"/{member}", "unused_member", detail)
         return
-    url, key_values = draft.get("url"), draft.get("key_values")
-    if is_get and isinstance(url, str) and key_values and len(with_query(url, key_values)) > LONGEST_URL >= len(url):
-        problems.add("/key_values", "too_large", f"with them the URL is longer than {LONGEST_URL} characters")
+    url, key_values = draft.get("url"), draft.get("key_values") or {}
+    if is_get and isinstance(url, str) and len(url) <= LONGEST_URL < _longest(url, key_values, profile):
+        at, added = ("/key_values", "them") if key_values else ("/url", "the mark of a test")
+        problems.add(at, "too_large", f"with {added} the URL is longer than {LONGEST_URL} characters")
+
+
+def _longest(url: str, key_values: Mapping[str, Any], profile: Profile) -> int:
+    """The characters of *url* with *key_values*, in a delivery or in a test, whichever has more."""
+    envelopes = (profile.envelope, profile.envelope.for_tests or profile.envelope)
+    return max(len(with_query(url, {**key_values, **envelope.mark})) for envelope in envelopes)
 
 
 def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile | None) -> None:

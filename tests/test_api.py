@@ -116,6 +116,26 @@ async def test_publish_takes_what_http_takes(running_engine: Engine) -> None:
     assert abs(delivery.next_attempt_at - soon) <= timedelta(milliseconds=1)
 
 
+async def test_text_is_no_list(running_engine: Engine) -> None:
+    """A text where several are meant is a mistake, not its letters."""
+    event = await running_engine.publish("order", {})
+    made = await running_engine.subscribe("http://127.0.0.1:8080/", event_types=["never"])
+    for asked in (
+        running_engine.publish("order", {}, subscriptions="sub_1"),
+        running_engine.replay_event(event.id, subscriptions=made.id),
+        running_engine.subscribe("http://127.0.0.1:8080/", event_types="order"),
+        running_engine.subscribe("http://127.0.0.1:8080/", retry_schedule=""),
+        running_engine.subscribe("http://127.0.0.1:8080/", retry_schedule=5),  # type: ignore[arg-type]
+        running_engine.replay(made.id, states="failed"),  # type: ignore[arg-type]
+        running_engine.create_token("ann", scopes="admin"),
+    ):
+        with pytest.raises(Invalid, match="expected an array, got"):
+            await asked
+
+    sub = await running_engine.subscribe("http://127.0.0.1:8080/", event_types={"order": 1}.keys())  # type: ignore[arg-type]
+    assert ["order"] == sub.event_types
+
+
 async def test_batch_is_all_or_nothing(running_engine: Engine) -> None:
     """A batch is accepted in its order, or not at all, with a pointer to each mistake."""
     events = await running_engine.publish_batch([{"type": "a", "data": n} for n in range(3)])

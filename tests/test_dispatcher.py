@@ -688,7 +688,7 @@ async def test_missing_event_fails_alone(tmp_path: Path, running_engine: Engine)
 
 
 async def test_unusable_secret_fails_alone(running_engine: Engine, journal: Journal) -> None:
-    """A request that cannot be built parks its delivery and is told as a fault; other subscriptions are served."""
+    """A request that cannot be built parks its delivery, says why, and is told as a fault; other subscriptions are served."""
     async with Receiver() as receiver:
         broken = await running_engine.subscribe(receiver.url + "/broken", event_types=["a"])
         await running_engine.subscribe(receiver.url + "/sound", event_types=["a", "b"])
@@ -698,8 +698,15 @@ async def test_unusable_secret_fails_alone(running_engine: Engine, journal: Jour
         await edit_stored(store, stored, secrets=(SigningSecret(value=Secret("whsec_?")),))
         event = await running_engine.publish("a", {"n": 1})
         deliveries = await running_engine.wait(event.id, PATIENCE)
+        attempts = (await running_engine.delivery(deliveries[0].id)).attempts
+        assert attempts is not UNSET
+        [attempt] = attempts
+        tried = await running_engine.test(broken.id)
 
     assert [("failed", "internal error"), ("delivered", UNSET)] == [(each.state, each.failed_label) for each in deliveries]
+    for told in (attempt.error, tried.error):
+        assert told is not None
+        assert told.detail.startswith("what follows the secret's prefix is not base64")
     assert ["/sound"] == [request.path for request in receiver.requests]
     [fault] = journal.all("fault")
     assert deliveries[0].id in fault["where"]

@@ -248,6 +248,18 @@ async def test_public_url_is_what_was_signed(http: aiohttp.ClientSession) -> Non
     assert receiver.requests[0].verified
 
 
+@pytest.mark.parametrize("target", ["", "/", "?a=1", "/?a=1", "/hook"])
+async def test_url_without_a_path_is_what_was_signed(http: aiohttp.ClientSession, target: str) -> None:
+    """A URL that was saved without a path is signed so, and asked for with one."""
+    async with Receiver(secret=SECRET, profile="clearfeed") as receiver:
+        url = receiver.url + target
+        await http.post(url, data=BODY, headers=signed("clearfeed", url=url))
+        await http.post(url, data=BODY, headers=signed("clearfeed", url=url + "x"))
+
+    assert [True, False] == [request.verified for request in receiver.requests]
+    assert f"the URL was taken to be '{receiver.url}/{target.lstrip('/')}'" in (receiver.requests[1].detail or "")
+
+
 async def test_receiver_that_runs_for_long_keeps_the_newest(http: aiohttp.ClientSession) -> None:
     """With a limit, older requests are let go, and counted all the same; the script goes on."""
     async with Receiver([500, 404, 200], keep=1) as receiver:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from api import Api, serving
-from engines import edit
+from engines import edit, running
 from patience import PATIENCE
 
 from hookengine.clock import Clock
@@ -280,6 +280,18 @@ async def test_the_same_secret_again_is_no_rotation(api: Api) -> None:
     assert first.body == (await api("PUT", "/v1/tenants/same/secret", {"secret": "mine", "overlap": "0s"})).body
 
 
+async def test_our_own_tenant_may_sign(api: Api) -> None:
+    """What the engine itself announces can be signed by a tenant's secret, which only an unbound admin sets."""
+    writer = (await api.made("/v1/tokens", {"user": "ours", "scopes": ["subscriptions:write"]}))["token"]
+    refused = await api("PUT", "/v1/tenants/hookengine/secret", {"secret": "mine"}, token=writer)
+    answer = await api("PUT", "/v1/tenants/hookengine/secret", {"secret": "mine"})
+
+    assert (422, [("tenant", "reserved_tenant")]) == (refused.status, refused.places)
+    assert (200, "mine") == (answer.status, answer.json["secret"])
+    assert 204 == (await api("DELETE", "/v1/tenants/hookengine/secret")).status
+    assert 422 == (await api("PUT", "/v1/tenants/hookengine", {})).status
+
+
 async def test_deleted_secret(api: Api) -> None:
     """Neither the secret nor those before it sign, and a new one has none before it."""
     for _ in range(2):
@@ -311,7 +323,6 @@ async def test_secrets_are_sealed(api: Api) -> None:
         ),
         pytest.param("a", {"overlap": "-1h"}, [("/overlap", "invalid_value")], id="overlap"),
         pytest.param("a", {"previous": []}, [("/previous", "unknown_member")], id="unknown member"),
-        pytest.param("hookengine", {}, [("tenant", "reserved_tenant")], id="ours"),
         pytest.param("a%2F..", {}, [("tenant", "invalid_value")], id="path"),
     ],
 )
@@ -384,6 +395,26 @@ async def test_secret_must_fit_profiles_of_ones_own(tmp_path: Path) -> None:
             await engine.set_tenant_secret("a", secret="just a text")
 
         assert (await engine.set_tenant_secret("a")).secret.startswith("whsec_")
+
+
+async def test_profile_must_fit_the_secret_that_is_there(tmp_path: Path) -> None:
+    """A tenant's secret may be older than a profile: a subscription that it could not sign for is refused."""
+    (tmp_path / "config.toml").write_text(
+        '[server]\nlisten = "127.0.0.1:0"\n[profiles.acme]\nextends = "standard"\nsecret_scope = "tenant"\n'
+    )
+    async with running(tmp_path) as engine:
+        await engine.set_tenant_secret("a", secret="just a text")
+    async with Engine.from_file(tmp_path / "config.toml", data=tmp_path) as engine:
+        made = await engine.subscribe("https://example.com/", tenant="a", event_types=["never"])
+        for asked in (
+            engine.subscribe("https://example.com/", tenant="a", profile="acme"),
+            engine.update_subscription(made.id, profile="acme"),
+        ):
+            with pytest.raises(Invalid, match="/profile: set the tenant another secret, because here the secret"):
+                await asked
+        await engine.set_tenant_secret("a", overlap="0s")
+
+        assert "acme" == (await engine.update_subscription(made.id, profile="acme")).profile
 
 
 # Who may.

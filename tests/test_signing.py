@@ -42,6 +42,7 @@ from vectors import (
 
 from hookengine.errors import VerificationError
 from hookengine.signing import SCHEMES, Scheme, sign, verify
+from hookengine.signing_keys import UnusableSecret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,7 +230,7 @@ def test_rotation_signs_with_the_newest(profile: str) -> None:
 def test_unusable_secret_is_not_signed_with() -> None:
     """A secret that no scheme of the profile takes, or a public key, is an error, not a request with one signature less."""
     for secret in ("plain", ED_PUBLIC, "whsec_"):
-        with pytest.raises(ValueError, match=r"secret|public key"):
+        with pytest.raises(UnusableSecret, match=r"secret|public key"):
             signed("standard", SECRET, secret)
 
 

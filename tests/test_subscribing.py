@@ -238,7 +238,7 @@ def test_size_of_key_values() -> None:
     """Key values fit into 16 KiB, and with GET into a URL."""
     assert [] == subscription_mistakes(profile="clevertap", key_values={"a": "x" * 16376})
     assert [("/key_values", "too_large")] == subscription_mistakes(profile="clevertap", key_values={"a": "x" * 16377})
-    fits = {"a": "x" * (2048 - len(f"{URL}?a="))}
+    fits = {"a": "x" * (2048 - len(f"{URL}?a=&is_test=true"))}  # tests are marked
     assert [] == subscription_mistakes(profile="clevertap", method="GET", key_values=fits)
     assert [("/key_values", "too_large")] == subscription_mistakes(
         profile="clevertap", method="GET", key_values={"a": fits["a"] + "x"}
@@ -246,6 +246,10 @@ def test_size_of_key_values() -> None:
     assert [("/url", "invalid_url")] == subscription_mistakes(
         profile="clevertap", method="GET", key_values=fits, url=URL + "x" * 2048
     )
+    longest = URL + "x" * (2048 - len(f"{URL}?is_test=true"))
+    assert [] == subscription_mistakes(profile="clevertap", method="GET", url=longest)
+    assert [("/url", "too_large")] == subscription_mistakes(profile="clevertap", method="GET", url=longest + "x")
+    assert [] == subscription_mistakes(profile="clevertap", url=longest + "x")
 
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "5", 1.5])
@@ -303,22 +307,26 @@ def test_wrong_members_are_not_judged_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secrets", "profile", "expected"),
+    ("own", "tenants", "profile", "expected"),
     [
-        pytest.param(["whsec_" + "A" * 44], "svix", [], id="fits"),
-        pytest.param(["plain text"], "svix", ["/profile"], id="does not fit"),
-        pytest.param(["whsec_" + "A" * 44, "plain", "text"], "svix", ["/profile"], id="an older one does not"),
-        pytest.param(["plain text"], "standard", [], id="the same profile"),
-        pytest.param(["plain text"], "unknown", [], id="unknown profile"),
-        pytest.param(["plain text"], "clearfeed", [], id="signs with another secret"),
-        pytest.param([], "svix", [], id="no secret"),
+        pytest.param(["whsec_" + "A" * 44], [], "svix", [], id="fits"),
+        pytest.param(["plain text"], [], "svix", ["/profile"], id="does not fit"),
+        pytest.param(["whsec_" + "A" * 44, "plain", "text"], [], "svix", ["/profile"], id="an older one does not"),
+        pytest.param(["whsec_" + "A" * 44, "ended, plain"], [], "svix", [], id="one that has ended does not"),
+        pytest.param(["plain text"], ["whsec_" + "A" * 44], "clearfeed", [], id="signs with the tenant's"),
+        pytest.param(["whsec_" + "A" * 44], ["plain\n"], "clearfeed", ["/profile"], id="cannot sign with the tenant's"),
+        pytest.param(["plain text"], ["plain text"], "clevertap", [], id="signs nothing"),
+        pytest.param([], [], "svix", [], id="no secret"),
     ],
 )
-def test_kept_secrets(secrets: list[str], profile: str, expected: list[str]) -> None:
-    """Another profile must be able to sign with the secrets that stay."""
+def test_kept_secrets(own: list[str], tenants: list[str], profile: str, expected: list[str]) -> None:
+    """A profile must be able to sign with the secrets that are there."""
     problems = Problems()
-    kept = tuple(SigningSecret(value=Secret(each)) for each in secrets)
-    subscribing.check_kept_secrets(problems, PROFILES.get(profile), replace(SUBSCRIPTION, secrets=kept))
+    kept, shared = (
+        [SigningSecret(value=Secret(each), expires_at=NOW if each.startswith("ended") else None) for each in secrets]
+        for secrets in (own, tenants)
+    )
+    subscribing.check_kept_secrets(problems, PROFILES[profile], own=kept, tenants=shared, now=NOW)
 
     assert expected == [mistake.pointer for mistake in problems.mistakes]
     assert not any("plain" in mistake.detail for mistake in problems.mistakes)

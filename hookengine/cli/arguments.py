@@ -6,12 +6,15 @@ import json
 import os
 import re
 import sys
+from collections import Counter
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hookengine.times import format_time, parse_duration
+from hookengine.wording import LONE_SURROGATE, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,6 +105,34 @@ def _moment(text: str, now: int, direction: int) -> str:
         return format_time(now + direction * parse_duration(text))
     except ValueError:
         return text
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON *text*; refuses what would be another value, or none, once it is printed again."""
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_members)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise click.BadParameter("it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"it is not JSON: {LONE_SURROGATE}") from error
+    except ValueError as error:
+        raise click.BadParameter(f"it is not JSON: {error}") from error
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the member {quoted(twice)} is there twice")
+    return members
+
+
+def _finite(number: str) -> float:
+    if isinf(value := float(number)):
+        raise ValueError(f"{number} is beyond what a number holds")
+    return value
 
 
 def _check_json(name: str, text: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hookengine.cli.api import Api, page_options, with_api, yes_option
-from hookengine.cli.arguments import document, given, pairs, past, read_bytes, read_text, secret_text, words
+from hookengine.cli.arguments import document, given, json_value, pairs, past, read_bytes, read_text, secret_text, words
 from hookengine.cli.exits import Exit
 from hookengine.cli.output import cell, describe_attempt, say, show_bytes, show_mark, show_record, working
 from hookengine.clock import Clock
@@ -34,12 +34,7 @@ def _metadata(_context: click.Context, _parameter: click.Parameter, value: tuple
 
 
 def _object(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    if value is None:
-        return None
-    try:
-        return json.loads(read_text(value))
-    except ValueError as error:
-        raise click.BadParameter(f"it is not JSON: {error}") from error
+    return None if value is None else json_value(read_text(value))
 
 
 def _basic(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, str] | None:

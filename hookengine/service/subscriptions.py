@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hookengine.store import Key
+    from hookengine.validation import Draft
 
 
 class _TestNeeded(Exception):  # not an error: it takes a change back, so that its endpoint can be tested
@@ -58,8 +59,9 @@ class SubscriptionOperations(Verification):
             policy=self._policy,
             profiles=self._profiles,
             default_profile=default_profile,
-            ours=_may_have_ours(by),
+            ours=by.is_ours,
         )
+        self._check_kept_secrets(problems, draft, tenant)
         self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
         now = self._clock.now()
@@ -231,15 +233,30 @@ class SubscriptionOperations(Verification):
             profiles=self._profiles,
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
-            ours=_may_have_ours(by),
+            ours=by.is_ours,
             kept_auth=current.auth,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
-        profile = self._profiles.get(subscribing.profile_name(draft.get("profile"), default_profile))
-        subscribing.check_kept_secrets(problems, profile, current)
+        self._check_kept_secrets(problems, draft, current.tenant, current)
         settings = subscribing.settings(problems.require(draft), default_profile=default_profile)
         secrets = subscribing.secrets_for(self._profiles[settings["profile"]], current, fresh)
         return replace(current, secrets=secrets, **settings)
+
+    def _check_kept_secrets(
+        self,
+        problems: Problems,
+        draft: Draft[SubscriptionInput],
+        tenant: str,
+        current: models.Subscription | None = None,
+    ) -> None:
+        """Whether a profile that is new to a subscription can sign with the secrets that it finds."""
+        profile = self._profiles.get(subscribing.profile_name(draft.get("profile"), self._config.delivery.default_profile))
+        if profile is None or (current is not None and profile.name == current.profile):
+            return
+        known = self._store.memory.tenants.get(tenant)
+        own = () if current is None else current.secrets
+        tenants = () if known is None else known.secrets
+        subscribing.check_kept_secrets(problems, profile, own=own, tenants=tenants, now=self._clock.now())
 
     def _check_types(self, problems: Problems, wanted: list[str] | None, *, kept: tuple[str, ...]) -> None:
         """
@@ -255,8 +272,3 @@ class SubscriptionOperations(Verification):
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
         return shown_subscription(subscription, self._store.memory.health.get(subscription.seq, Health()))
-
-
-def _may_have_ours(by: Principal) -> bool:
-    """Whether *by* may hear of what befalls all tenants, and so have subscriptions of the engine's own."""
-    return by.tenant is None and Scope.ADMIN in by.scopes

@@ -8,6 +8,7 @@ from hookengine import inputs, subscribing, views
 from hookengine.access import Principal, Scope
 from hookengine.errors import TenantNotFound, TenantSecretNotFound
 from hookengine.inputs import RotationInput, TenantInput
+from hookengine.matching import OURS
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_tenant, shown_tenant_secret
 from hookengine.service.operations import DEFAULT_OVERLAP, Operations
@@ -75,7 +76,8 @@ class TenantOperations(Operations):
         """Sign with a new secret, given or made; the one before stays valid for the overlap."""
         self._require_own(by, tenant, changing=True)
         problems = Problems()
-        inputs.check_named(problems, tenant=tenant)
+        if tenant != OURS or not by.is_ours:
+            inputs.check_named(problems, tenant=tenant)
         draft = problems.convert(RotationInput, given)
         inputs.check_tenant_secret(problems, draft.get("secret"), self._profiles)
         wanted = problems.require(draft)

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from hookengine import profiles, views
 from hookengine.access import Principal, Scope
+from hookengine.attempting import broken_by
 from hookengine.envelopes import TEST_DATA, TEST_TYPE
 from hookengine.errors import TooManyTests
 from hookengine.inputs import TrialInput
@@ -65,7 +66,7 @@ class Trials(Operations):
             )
             return request, await self._sender.attempt(request, rules)
         except Exception as error:  # noqa: BLE001  # as with a delivery: whatever is wrong is how the attempt ended
-            return request, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=type(error).__name__))
+            return request, broken_by(error)
 
     def _shown(self, attempt: Attempt, event: Event, subscription: Subscription) -> views.Attempt:
         profile = self._profiles.get(subscription.profile)
