@@ -34,7 +34,7 @@ MISTAKES = {
     "missing_member": "a member that is needed",
     "reserved_header": "a header that hookengine or HTTP itself sets",
     "reserved_profile": "a profile of the configuration with the name of a built-in one",
-    "reserved_tenant": "the tenant `hookengine`, the engine's own: its subscriptions and its secret take an unbound token with admin",
+    "reserved_tenant": "the engine's own tenant `hookengine`: its subscriptions and secret take an unbound token with admin",
     "reserved_type": "a type that starts with `hookengine.`, which is the engine's own",
     "too_large": "more bytes or elements than are taken",
     "too_late": "a `deliver_at` more than 365 days ahead",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import UNSET
 
 from hookengine.access import OWNER
+from hookengine.errors import Invalid, Mistake
 from hookengine.service.operations import json_text
 from hookengine.store import Answer
+from hookengine.wording import LONE_SURROGATE, SURROGATE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -86,11 +89,13 @@ class Api:
 
     async def publish_batch(self, events: Sequence[Mapping[str, Any]]) -> list[Event]:
         """Accept up to 1,000 events, all or none; each is a mapping of `publish`'s parameters."""
-        return await self._service.publish_values(OWNER, events)
+        if not isinstance(events, Iterable):
+            raise _wrong("events", "invalid_type", "expected several events")
+        return await self._service.publish_values(OWNER, list(events))
 
     async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:
         """One event with its data and where it went; without a *tenant* the newest with this id, which others may have too."""
-        return await self._service.event(OWNER, id, tenant=tenant)
+        return await self._service.event(OWNER, _text("id", id), tenant=_tenant(tenant))
 
     async def events(
         self,
@@ -109,7 +114,7 @@ class Api:
     async def wait(
         self,
         event_id: str,
-        timeout: float,  # noqa: ASYNC109  # CONTRACT.md's name
+        timeout: float | None,  # noqa: ASYNC109  # CONTRACT.md's name
         *,
         tenant: str | None = None,
     ) -> list[Delivery]:
@@ -118,7 +123,8 @@ class Api:
 
         Raises TimeoutError after *timeout* seconds, and as soon as one is held; EventNotFound for an unknown id.
         """
-        return await self._service.wait(OWNER, event_id, timeout, tenant=tenant)
+        patience = None if timeout is None else seconds("timeout", timeout)
+        return await self._service.wait(OWNER, _text("event_id", event_id), patience, tenant=_tenant(tenant))
 
     async def explain(
         self,
@@ -131,7 +137,7 @@ class Api:
     ) -> Explanation:
         """Why an event went to each subscription of its tenant, or to the one that is named, or did not: one page."""
         query = {"tenant": tenant, "subscription": subscription, "limit": limit, "cursor": cursor}
-        return await self._service.explain(OWNER, id, query)
+        return await self._service.explain(OWNER, _text("id", id), query)
 
     async def replay_event(self, id: str, *, tenant: str | None = None, subscriptions: Sequence[str] | None = None) -> Event:
         """
@@ -140,7 +146,7 @@ class Api:
         They carry the event's own id.
         """
         given = {"subscriptions": _array(subscriptions)}
-        made = await self._service.replay_event(OWNER, id, given, tenant=tenant)
+        made = await self._service.replay_event(OWNER, _text("id", id), given, tenant=_tenant(tenant))
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
 
@@ -157,7 +163,7 @@ class Api:
         secret: str | None = None,
         method: Literal["POST", "PUT", "DELETE", "GET"] | None = None,
         headers: Mapping[str, str] | None = None,
-        auth: Mapping[str, str] | None = None,
+        auth: Mapping[str, Any] | None = None,
         timeout: str | None = None,  # noqa: ASYNC109  # of its attempts
         retry_schedule: Sequence[str] | None = None,
         disable_after_failures: int | None = None,
@@ -201,7 +207,7 @@ class Api:
 
     async def subscription(self, id: str) -> Subscription:
         """One subscription."""
-        return await self._service.subscription(OWNER, id)
+        return await self._service.subscription(OWNER, _text("id", id))
 
     async def subscriptions(
         self,
@@ -221,27 +227,27 @@ class Api:
         With *version*, raises PreconditionFailed if the settings have another.
         """
         versions = None if version is None else frozenset({version})
-        return await self._service.update_subscription(OWNER, id, changes, versions=versions)
+        return await self._service.update_subscription(OWNER, _text("id", id), changes, versions=versions)
 
     async def unsubscribe(self, id: str) -> None:
         """Delete a subscription: what waits for it is cancelled, its history stays readable."""
-        await self._service.unsubscribe(OWNER, id)
+        await self._service.unsubscribe(OWNER, _text("id", id))
 
     async def enable(self, id: str) -> Subscription:
         """Let a subscription get deliveries again, held ones first."""
-        return await self._service.enable(OWNER, id)
+        return await self._service.enable(OWNER, _text("id", id))
 
     async def disable(self, id: str) -> Subscription:
         """Keep a subscription from getting deliveries until it is enabled."""
-        return await self._service.disable(OWNER, id)
+        return await self._service.disable(OWNER, _text("id", id))
 
     async def secret(self, id: str) -> SubscriptionSecret:
         """The signing secret, and those it replaced that still sign."""
-        return await self._service.secret(OWNER, id)
+        return await self._service.secret(OWNER, _text("id", id))
 
     async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
         """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
-        return await self._service.rotate_secret(OWNER, id, {"secret": secret, "overlap": overlap})
+        return await self._service.rotate_secret(OWNER, _text("id", id), {"secret": secret, "overlap": overlap})
 
     async def test(self, id: str, *, type: str | None = None, data: object = UNSET) -> Attempt:
         """
@@ -250,7 +256,7 @@ class Api:
         Nothing is stored and no counter moves. *data* as in `publish`; without one it says that it is a test.
         """
         given = {"type": type, "data": UNSET if data is UNSET else json_text(data)}
-        return await self._service.test(OWNER, id, given)
+        return await self._service.test(OWNER, _text("id", id), given)
 
     async def replay(
         self,
@@ -268,23 +274,23 @@ class Api:
         """
         given = {
             "states": _array(states),
-            "since": _text(since),
-            "until": _text(until),
+            "since": _printed(since),
+            "until": _printed(until),
             "dry_run": dry_run,
         }
-        made = await self._service.replay(OWNER, id, given)
+        made = await self._service.replay(OWNER, _text("id", id), given)
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
 
     async def stats(self, id: str, *, since: Moment | None = None, until: Moment | None = None) -> Stats:
         """What became of a subscription's deliveries since a time, which counts as its whole hour; by default a day ago."""
-        return await self._service.stats(OWNER, id, {"since": since, "until": until})
+        return await self._service.stats(OWNER, _text("id", id), {"since": since, "until": until})
 
     # Deliveries.
 
     async def delivery(self, id: str) -> Delivery:
         """One delivery with its attempts."""
-        return await self._service.delivery(OWNER, id)
+        return await self._service.delivery(OWNER, _text("id", id))
 
     async def deliveries(
         self,
@@ -313,17 +319,17 @@ class Api:
 
     async def retry(self, id: str) -> Delivery:
         """Make a delivery due now, with its whole schedule again."""
-        return await self._service.retry(OWNER, id)
+        return await self._service.retry(OWNER, _text("id", id))
 
     async def cancel(self, id: str) -> Delivery:
         """Give up a delivery that waits."""
-        return await self._service.cancel(OWNER, id)
+        return await self._service.cancel(OWNER, _text("id", id))
 
     # Event types.
 
     async def event_type(self, type: str) -> EventType:
         """One event type that is declared."""
-        return await self._service.event_type(OWNER, type)
+        return await self._service.event_type(OWNER, _text("type", type))
 
     async def event_types(self, *, limit: int = 50, cursor: str | None = None) -> Page[EventType]:
         """A page of event types, newest first."""
@@ -334,18 +340,18 @@ class Api:
     ) -> EventType:
         """Declare an event type, or describe it anew, whole; *example* is data as `publish` takes it, None for none."""
         given = {"description": description, "example": example, "deprecated": deprecated}
-        view, _ = await self._service.set_event_type_value(OWNER, type, given)
+        view, _ = await self._service.set_event_type_value(OWNER, _text("type", type), given)
         return view
 
     async def delete_event_type(self, type: str) -> None:
         """Declare an event type no more; its events, and the subscriptions to it, stay."""
-        await self._service.delete_event_type(OWNER, type)
+        await self._service.delete_event_type(OWNER, _text("type", type))
 
     # Tenants.
 
     async def tenant(self, tenant: str) -> Tenant:
         """One tenant that is declared."""
-        return await self._service.tenant(OWNER, tenant)
+        return await self._service.tenant(OWNER, _text("tenant", tenant))
 
     async def tenants(self, *, limit: int = 50, cursor: str | None = None) -> Page[Tenant]:
         """A page of the tenants that are declared, newest first."""
@@ -353,24 +359,24 @@ class Api:
 
     async def set_tenant(self, tenant: str, *, plan: str | None = None) -> Tenant:
         """Put a tenant on a plan of the configuration; None takes it off its plan, and with it every limit."""
-        view, _ = await self._service.set_tenant(OWNER, tenant, {"plan": plan})
+        view, _ = await self._service.set_tenant(OWNER, _text("tenant", tenant), {"plan": plan})
         return view
 
     async def delete_tenant(self, tenant: str) -> None:
         """Forget a tenant's plan and secret; its subscriptions, events and tokens stay."""
-        await self._service.delete_tenant(OWNER, tenant)
+        await self._service.delete_tenant(OWNER, _text("tenant", tenant))
 
     async def tenant_secret(self, tenant: str) -> TenantSecret:
         """The secret that signs a tenant's deliveries where the profile uses one, and those it replaced."""
-        return await self._service.tenant_secret(OWNER, tenant)
+        return await self._service.tenant_secret(OWNER, _text("tenant", tenant))
 
     async def set_tenant_secret(self, tenant: str, *, secret: str | None = None, overlap: str | None = None) -> TenantSecret:
         """Sign a tenant's deliveries with a new secret; the one before stays valid for *overlap*, by default "24h"."""
-        return await self._service.set_tenant_secret(OWNER, tenant, {"secret": secret, "overlap": overlap})
+        return await self._service.set_tenant_secret(OWNER, _text("tenant", tenant), {"secret": secret, "overlap": overlap})
 
     async def delete_tenant_secret(self, tenant: str) -> None:
         """Sign a tenant's deliveries no more."""
-        await self._service.delete_tenant_secret(OWNER, tenant)
+        await self._service.delete_tenant_secret(OWNER, _text("tenant", tenant))
 
     # Tokens.
 
@@ -397,7 +403,7 @@ class Api:
 
     async def delete_token(self, user: str) -> None:
         """Let a user's token open nothing any more."""
-        await self._service.delete_token(OWNER, user)
+        await self._service.delete_token(OWNER, _text("user", user))
 
     # The engine at work.
 
@@ -410,9 +416,10 @@ class Api:
         With *types*, only what is about events of these types, written as in `subscribe`. Who reads too slowly gets an item of
         the kind `reset` in place of what was lost.
         """
-        wanted = types if types is None or isinstance(types, str) else ",".join(types)
+        listed = _array(types)
+        wanted = ",".join([_text("types", each) for each in listed]) if isinstance(listed, list) else listed
         asked = {"types": wanted, "subscription": subscription}
-        return _each(self._service.stream(OWNER, asked, last_id=last_id))
+        return _each(self._service.stream(OWNER, asked, last_id=None if last_id is None else _text("last_id", last_id)))
 
 
 async def _each(stream: Stream) -> AsyncGenerator[StreamItem, None]:
@@ -421,12 +428,39 @@ async def _each(stream: Stream) -> AsyncGenerator[StreamItem, None]:
             yield item
 
 
-def _array(elements: Iterable[str] | None) -> object:
+def _wrong(parameter: str, code: str, detail: str) -> Invalid:
+    return Invalid(mistakes=(Mistake(parameter=parameter, code=code, detail=detail),))
+
+
+def seconds(parameter: str, value: object) -> float:
+    """What a *parameter* says in seconds, none below 0; infinity is for ever. Raises Invalid for what is no number."""
+    if not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # NaN
+        raise _wrong(parameter, "invalid_type", "expected a number of seconds")
+    try:
+        return max(0.0, float(value))
+    except OverflowError:
+        return inf
+
+
+def _text(parameter: str, value: object) -> str:
+    """What names something; raises Invalid for what no name can be."""
+    if not isinstance(value, str):
+        raise _wrong(parameter, "invalid_type", f"expected a string, got {type(value).__name__}")
+    if SURROGATE.search(value):
+        raise _wrong(parameter, "invalid_value", LONE_SURROGATE)
+    return value
+
+
+def _tenant(tenant: object) -> str | None:
+    return None if tenant is None else _text("tenant", tenant)
+
+
+def _array(elements: object) -> object:
     """*elements* as JSON has them; a text, whose letters nobody means, and whatever else is none is left to be refused."""
     if elements is None or isinstance(elements, str) or not isinstance(elements, Iterable):
         return elements
     return list(elements)
 
 
-def _text(moment: Moment | None) -> str | None:
+def _printed(moment: Moment | None) -> str | None:
     return moment.isoformat() if isinstance(moment, datetime) else moment

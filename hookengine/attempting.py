@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct
@@ -42,6 +43,7 @@ Member = tuple[Delivery, Event | None]  # one of those that share a request; the
 
 _SHORTEST_PAUSE = 100  # ms without taking after a fault of this machine, doubling to the longest
 _LONGEST_PAUSE = 5_000
+_INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupted attempts
 
 # These endings need no working network, so that they do not show that it works again.
 _PROVES_NOTHING = frozenset(
@@ -92,7 +94,7 @@ class Outage:
         self._loop = asyncio.get_running_loop()
         self._observe = observe
         self._until = 0.0  # loop time
-        self._told_until = 0.0  # loop time: when names that nobody resolves are news again
+        self._told_until = 0.0  # loop time: when what keeps back some is news again
         self._pause = _SHORTEST_PAUSE
 
     @property
@@ -105,8 +107,8 @@ class Outage:
         match outcome:
             case Accepted() | Refused():
                 self._pause = _SHORTEST_PAUSE
-            case Interrupted(error=error, unresolved=True) if error is not None:
-                self._tell_of_names(f"{error.code}: {error.detail}")
+            case Interrupted(error=error, alone=True) if error is not None:
+                self._tell(f"{error.code}: {error.detail}")
             case Interrupted(error=error) if error is not None:
                 self.begin(f"{error.code}: {error.detail}")
             case Unreachable(error=error) if error.code not in _PROVES_NOTHING:
@@ -116,12 +118,12 @@ class Outage:
             case _:
                 assert_never(outcome)
 
-    def _tell_of_names(self, error: str) -> None:
-        """Those with names wait, each for itself (`health.restand`): who has an address goes on."""
+    def _tell(self, error: str) -> None:
+        """Those whom it concerns wait, each for itself (`health.restand`); all others go on."""
         now = self._loop.time()
         if now >= self._told_until:
-            self._told_until = now + health.UNRESOLVED_PAUSE / 1000
-            self._observe(LocalTrouble(error=error, pause=health.UNRESOLVED_PAUSE))
+            self._told_until = now + health.OWN_PAUSE / 1000
+            self._observe(LocalTrouble(error=error, pause=health.OWN_PAUSE))
 
     def begin(self, error: str) -> None:
         """Nothing goes out, because of *error*: wait, twice as long as the last time."""
@@ -131,6 +133,31 @@ class Outage:
         self._observe(LocalTrouble(error=error, pause=self._pause))
         self._until = now + self._pause / 1000
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+
+class Interruptions:
+    """When interrupted attempts were last recorded, of deliveries by their seq: no longer than that tells of anything."""
+
+    def __init__(self) -> None:
+        self._recorded_at: dict[int, int] = {}  # ms, in this order
+
+    def is_repetition(self, seq: int, at: int) -> bool:
+        """Whether one of this delivery was recorded less than a second before *at*; else this one is."""
+        # For each that comes the two oldest go, if their second is over: no more stay than there were in one.
+        for known in {seq, *islice(self._recorded_at, 2)} & self._recorded_at.keys():
+            if not 0 <= at - self._recorded_at[known] < _INTERRUPTED_EVERY:
+                del self._recorded_at[known]
+        if seq in self._recorded_at:
+            return True
+        self._recorded_at[seq] = at
+        return False
+
+    def forget(self, seq: int) -> None:
+        """An attempt of this delivery has ended otherwise."""
+        self._recorded_at.pop(seq, None)
+
+    def __len__(self) -> int:
+        return len(self._recorded_at)
 
 
 class Attempting:

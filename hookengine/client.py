@@ -51,9 +51,17 @@ class Answer:
     def json(self) -> Any:
         """The body as a value; raises `ServerNotReached` where it is no JSON, since it is not our server then."""
         try:
-            return json.loads(self.body)
+            return json.loads(self.body, parse_int=_integer)
         except (ValueError, RecursionError) as error:
             raise ServerNotReached(f"the answer is not JSON ({error}): is this the address of a hookengine?") from error
+
+
+def _integer(digits: str) -> int | str:
+    """A number; as the text that it is where Python takes no longer ones, as data of events may have them."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 class Client:

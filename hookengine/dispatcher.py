@@ -6,10 +6,11 @@ import asyncio
 import sqlite3
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from hookengine import profiles
-from hookengine.attempting import Attempting, Outage
+from hookengine.attempting import Attempting, Interruptions, Outage
 from hookengine.errors import StorageCorrupt, StorageFailed, Unavailable
 from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 _TURN = 64  # deliveries taken at once, whose payloads are read in one go
 _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
 _GONE_BACK = 5_000  # ms by which it has gone back, if it is set; less makes nothing late that would be noticed
-_INTERRUPTED_EVERY = 1_000  # ms between two records of one delivery's interrupted attempts
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
@@ -83,7 +83,7 @@ class Dispatcher:
         self._serving = Serving(
             scheduler=scheduler, gathering=self._gathering, clock=clock, profiles=profiles, observe=observe
         )
-        self._interrupted_at: dict[int, int] = {}  # in trouble: when a delivery's interrupted attempt was last recorded
+        self._interruptions = Interruptions()
         self._attempts: set[asyncio.Future[Any]] = set()  # tasks, and answers for which no task waits
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()  # nothing is in flight any more, or what is may be cut
@@ -92,7 +92,7 @@ class Dispatcher:
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
-        self._offset = 0.0  # ms from loop time to the wall clock
+        self._offset = 0.0  # ms from loop time to the wall clock; infinite where that has gone back since the last stop
         self._outage = Outage(observe)
         self._attempting = Attempting(sender, clock=clock, observe=observe, outage=self._outage)
 
@@ -235,12 +235,15 @@ class Dispatcher:
         """Open the lanes of *store*; nothing may be published before, or it would wait on disk for the next start."""
         self._store = store
         if await store.reader.newest_moment() > self._clock.now() + _GONE_BACK:
-            await store.writer.change(changes.turn_back)
+            try:
+                await store.writer.change(changes.turn_back)
+            except Unavailable:  # a start needs no lock: the loop does it as soon as it can
+                self._offset = inf
         await self._serving.open(store)
 
     async def run(self) -> None:
         """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
-        self._offset = self._clock.now() - self._loop.time() * 1000
+        self._offset = self._offset or self._clock.now() - self._loop.time() * 1000
         try:
             while not self._stopping:
                 self._wake.clear()
@@ -440,13 +443,9 @@ class Dispatcher:
     def _is_repetition(self, delivery: Delivery, attempt: Attempt) -> bool:
         """Whether the same was recorded of *delivery* less than a second ago: trouble of ours must not fill the disk."""
         if not isinstance(attempt.outcome, Interrupted) or self._stopping:
-            self._interrupted_at.pop(delivery.seq, None)
+            self._interruptions.forget(delivery.seq)
             return False
-        last = self._interrupted_at.get(delivery.seq)
-        if last is not None and 0 <= attempt.at - last < _INTERRUPTED_EVERY:
-            return True
-        self._interrupted_at[delivery.seq] = attempt.at
-        return False
+        return self._interruptions.is_repetition(delivery.seq, attempt.at)
 
     def _put_back(self, taken: Delivery, *, again: bool = True, after: Result | None = None) -> None:
         """Give the slot back without a trace; what was taken waits *again*, unless somebody has changed that."""

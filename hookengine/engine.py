@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self
 
 from hookengine.access import OWNER, TOKEN_PREFIX, digest
-from hookengine.api import Api
+from hookengine.api import Api, seconds
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 DATABASE = "hooks.db"
 TOKEN_FILE = "admin.token"  # noqa: S105  # its name, not its content
+
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header takes
 
 
 class Engine(Api):
@@ -72,7 +74,7 @@ class Engine(Api):
         self._stop_asked = asyncio.Event()
         self._drain = 0.0  # s, once a stop was asked for
         self._owner: int | None = None  # the process that started it: a fork must not use it
-        self._thread: int | None = None  # whose event loop it runs in
+        self._loop: asyncio.AbstractEventLoop | None = None  # that it was started in
 
     @classmethod
     def from_file(
@@ -142,8 +144,8 @@ class Engine(Api):
         if self._supervisor is not None and not self._supervisor.done():
             raise RuntimeError("the engine was started already")
         self._stop_asked = asyncio.Event()
-        self._owner, self._thread = _Process.id, get_ident()
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owner, self._loop = _Process.id, asyncio.get_running_loop()
+        ready: asyncio.Future[None] = self._loop.create_future()
         self._supervisor = supervisor = asyncio.create_task(self._supervise(ready), name="hookengine")
         try:
             await asyncio.wait([ready, supervisor], return_when=asyncio.FIRST_COMPLETED)
@@ -165,7 +167,8 @@ class Engine(Api):
         if supervisor is None:
             return
         self._check_process()
-        wanted = self._config.delivery.drain / 1000 if drain is None else drain
+        self._check_loop()
+        wanted = self._config.delivery.drain / 1000 if drain is None else seconds("drain", drain)
         self._drain = min(self._drain, wanted) if self._stop_asked.is_set() else wanted
         self._stop_asked.set()
         if self._parts is not None and self._parts.stopping:
@@ -174,7 +177,7 @@ class Engine(Api):
             await self.wait_stopped()
         finally:
             if self._supervisor is supervisor and supervisor.done():
-                self._supervisor = None
+                self._supervisor = self._owner = None
 
     async def wait_stopped(self) -> None:
         """Return when the engine has stopped; raises what ended it, such as StorageFailed."""
@@ -183,6 +186,7 @@ class Engine(Api):
             return
         self._check_process()
         if not supervisor.done():
+            self._check_loop()
             await asyncio.wait([supervisor])
         if not supervisor.cancelled():  # as the end of its event loop does
             supervisor.result()
@@ -216,6 +220,7 @@ class Engine(Api):
         config = self._config
         clock = self._make_clock()
         waiters = Waiters()
+        stack.callback(waiters.close)  # once the store has told what it has recorded
         metrics = Metrics()
         ring = Ring(clock)
         observe = Observers(LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring)
@@ -325,11 +330,14 @@ class Engine(Api):
     @property
     def _service(self) -> Service:
         service = self._running.service
-        if get_ident() != self._thread:  # where what is awaited would be done, and the caller not hear of it
-            raise RuntimeError(
-                "the engine runs in another thread's event loop: hand the call over by asyncio.run_coroutine_threadsafe()"
-            )
+        self._check_loop()
         return service
+
+    def _check_loop(self) -> None:
+        if asyncio._get_running_loop() is not self._loop:  # noqa: SLF001  # what is awaited would be done, and nobody hear of it
+            raise RuntimeError(
+                "the engine runs in another event loop: hand the call over by asyncio.run_coroutine_threadsafe()"
+            )
 
 
 class _Process:
@@ -363,13 +371,15 @@ class _Parts:
 def _owner_token(path: Path, clock: Clock) -> str:
     """The owner's token from its file (0600), made at the first start."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        token = path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         token = TOKEN_PREFIX + clock.new_bytes(32).hex()
         write_private(path, token.encode() + b"\n")
-        return token
     except OSError as error:
         raise StartError(f"{path} cannot be read: {error.strerror}") from error
+    if not _TOKEN.fullmatch(token):
+        raise StartError(f"{path} holds no token: delete it, and the next start makes one")
+    return token
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

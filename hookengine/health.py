@@ -25,7 +25,7 @@ FAILING_AFTER = 3  # failures running, from which on a subscription is not trust
 BREAKER_OPENS_AFTER = 10
 BREAKER_FIRST_PAUSE = 5_000  # ms
 BREAKER_LONGEST_PAUSE = 300_000
-UNRESOLVED_PAUSE = 5_000  # ms, for as long as a failed lookup is remembered
+OWN_PAUSE = 5_000  # ms, for as long as a failed lookup is remembered
 
 _FAILURES = (Refused, Unreachable)
 _TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
@@ -86,19 +86,19 @@ def standing(health: Health, rules: Rules, *, max_concurrency: int) -> Standing:
     return Standing(width=width, rank=earned, resume_at=_breaker(health, rules))
 
 
-def at_present(standing: Standing, *, now: int) -> Standing:
-    """*standing*, whose breaker waits no longer than breakers do, also if the clock has gone back since it opened."""
-    return replace(standing, resume_at=min(standing.resume_at, now + BREAKER_LONGEST_PAUSE))
+def at_present(standing: Standing, health: Health, *, now: int) -> Standing:
+    """*standing*, whose breaker waits no longer than *health* has it, also if the clock has gone back since it opened."""
+    return replace(standing, resume_at=min(standing.resume_at, now + max(OWN_PAUSE, _pause(health))))
 
 
 def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *, max_concurrency: int, now: int) -> Standing:
     """
     What the scheduler may give after *outcome*, already in the counters.
 
-    A success widens by one, a throttling answer halves, who is not trusted has one slot, and whose name nobody resolves waits.
+    A success widens by one, a throttling answer halves, who is not trusted has one slot, and who is kept back alone waits.
     """
-    if isinstance(outcome, Interrupted) and outcome.unresolved:
-        return replace(before, resume_at=max(before.resume_at, now + UNRESOLVED_PAUSE))
+    if isinstance(outcome, Interrupted) and outcome.alone:
+        return replace(before, resume_at=max(before.resume_at, now + OWN_PAUSE))
     width, earned, resume_at = before.width, rank(health), _breaker(health, rules)
     match outcome:
         case Accepted():
@@ -112,9 +112,12 @@ def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *,
 
 def _breaker(health: Health, rules: Rules) -> int:
     """When the open breaker lets the next probe through; 0 while it is closed."""
+    pause = _pause(health)
+    return health.last_failure_at + pause if rules.breaker and pause and health.last_failure_at is not None else 0
+
+
+def _pause(health: Health) -> int:
+    """How long a breaker lets nothing through after so many failures in a row, in ms."""
     beyond = health.consecutive_failures - BREAKER_OPENS_AFTER
-    if not rules.breaker or beyond < 0 or health.last_failure_at is None:
-        return 0
     # The exponent is bounded before the shift: a run of a million failures must not make a number of a million bits.
-    pause = min(BREAKER_FIRST_PAUSE << min(beyond, 16), BREAKER_LONGEST_PAUSE)
-    return health.last_failure_at + pause
+    return 0 if beyond < 0 else min(BREAKER_FIRST_PAUSE << min(beyond, 16), BREAKER_LONGEST_PAUSE)

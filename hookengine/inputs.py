@@ -275,7 +275,7 @@ def check_event(problems: Problems, draft: Draft[EventInput], at: str, *, now: i
 
 def _check_not_ours(problems: Problems, type: str | None, tenant: str | None, at: str) -> None:
     if type is not None and _OUR_TYPE.match(type):
-        problems.add(at + "/type", "reserved_type", f"types that start with '{OURS}.' are the engine's own")
+        problems.add(at + "/type", "reserved_type", f"types whose first word is '{OURS}' are the engine's own")
     if tenant == OURS:
         problems.add(at + "/tenant", "reserved_tenant", f"the tenant '{OURS}' is the engine's own")
 

@@ -186,7 +186,7 @@ class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
 
     response: ClassVar[None] = None
     error: AttemptError | None = None
-    unresolved: bool = False  # no name server answers, which keeps those back that have names, and nobody else
+    alone: bool = False  # what keeps it back keeps nobody else: its name gets no answer, or no port is left for its address
 
 
 class Broken(Struct, frozen=True, kw_only=True, gc=False):

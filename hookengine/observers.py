@@ -157,6 +157,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[int, set[asyncio.Event]] = {}  # by event
+        self.closed = False  # nothing happens any more
 
     def __call__(self, happening: Happening) -> None:
         """Wake whom it concerns."""
@@ -169,9 +170,17 @@ class Waiters:
             case DeliveryOverruled(delivery=delivery):
                 self._wake(delivery)
             case SubscriptionChanged() | Fault():  # deliveries read differently now, or were given up because of their rows
-                for some in self._waiting.values():
-                    for flag in some:
-                        flag.set()
+                self._wake_all()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self.closed = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for some in self._waiting.values():
+            for flag in some:
+                flag.set()
 
     def _wake(self, delivery: Delivery) -> None:
         for flag in self._waiting.get(delivery.event, ()):

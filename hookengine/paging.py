@@ -54,7 +54,10 @@ class Query:
     def text(self, name: str) -> str | None:
         """A parameter as it is."""
         value = self._given.get(name)
-        return None if value is None else str(value)
+        if value is not None and not isinstance(value, str):
+            self._wrong(name, "expected a string")
+            return None
+        return value
 
     def choice(self, name: str, known: list[str]) -> str | None:
         """A parameter that is one of *known*."""
@@ -91,7 +94,11 @@ class Query:
         self._mistakes.append(Mistake(parameter=name, code="invalid_value", detail=detail))
 
     def _limit(self) -> int:
-        text = self.text("limit")
+        given = self._given.get("limit")
+        if type(given) is int:  # of a Python program
+            text: str | None = str(given) if 0 < given <= MOST_ROWS else ""
+        else:
+            text = self.text("limit")
         if text is None:
             return 50
         if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_ROWS:  # digits

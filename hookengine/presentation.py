@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -63,8 +64,8 @@ def shown_subscription(s: models.Subscription, health: Health) -> views.Subscrip
         ordering=s.ordering.value,
         batch=given["batch"],
         target_id=s.target_id,
-        key_values=s.key_values,
-        metadata=s.metadata,
+        key_values=deepcopy(s.key_values),  # in Python it is the caller's
+        metadata=deepcopy(s.metadata),
         state=s.state.value,
         disabled_reason=None if s.disabled_reason is None else s.disabled_reason.value,
         consecutive_failures=health.consecutive_failures,

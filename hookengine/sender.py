@@ -30,7 +30,7 @@ from hookengine.models import (
 )
 from hookengine.netguard import Policy, admit, socket_factory, vet_url
 from hookengine.resolver import LookupFailed, Resolver
-from hookengine.verdicts import OURS, REFUSALS, SENTENCES, error_code, sentence, verdict
+from hookengine.verdicts import OURS, REFUSALS, SENTENCES, error_code, lacks_ports, sentence, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,14 +201,14 @@ class Sender:
         unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
         if unresolved and self._silence >= _DNS_OUTAGE:
             code = ErrorCode.LOCAL_NETWORK
-        elif code is ErrorCode.LOCAL_NETWORK and self._routed():
+        elif (code is ErrorCode.LOCAL_NETWORK or (lacks_ports(error) and host.startswith("["))) and self._routed():
             # An address of a network that this machine is not part of, such as IPv6: out of reach, but not an outage.
             code = ErrorCode.CONNECT_REFUSED
         reason = AttemptError(code=code, detail=sentence(code, error, host))
         if code in REFUSALS:
             return Refused(error=reason)
         if unresolved or code in OURS:
-            return Interrupted(error=reason, unresolved=unresolved)
+            return Interrupted(error=reason, alone=unresolved or lacks_ports(error))
         if code is ErrorCode.INTERNAL_ERROR:
             return Broken(error=reason)
         return Unreachable(error=reason)

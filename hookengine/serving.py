@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hookengine import health, profiles
 from hookengine.attempting import Target
+from hookengine.errors import Unavailable
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import Fault
 from hookengine.scheduler import FROM_THE_START
@@ -132,7 +133,10 @@ class Serving:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
         if all(subscription.rate_limit is None for subscription in self._store.memory.index):
             return {}
-        return await self._store.writer.change(changes.take_paces)
+        try:
+            return await self._store.writer.change(changes.take_paces)
+        except Unavailable:  # a start needs no lock: each waits for one interval
+            return {}
 
     def _serve(
         self,
@@ -151,15 +155,12 @@ class Serving:
         target = self.target(subscription.seq)
         if target is None:
             return
-        standing = standing or health.standing(
-            self._store.memory.health.get(subscription.seq, Health()),
-            target.rules,
-            max_concurrency=subscription.max_concurrency,
-        )
+        counters = self._store.memory.health.get(subscription.seq, Health())
+        standing = standing or health.standing(counters, target.rules, max_concurrency=subscription.max_concurrency)
         now = self._clock.now()
         self._scheduler.open(
             subscription.seq,
-            health.at_present(standing, now=now),
+            health.at_present(standing, counters, now=now),
             max_concurrency=subscription.max_concurrency,
             pace=pace(subscription),
             next_at=next_at,

@@ -8,7 +8,7 @@ import time
 from binascii import b2a_base64
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookengine.errors import VerificationError
@@ -31,6 +31,7 @@ _ENCODERS: dict[Encoding, Callable[[bytes], str]] = {
     "base64": lambda raw: b2a_base64(raw, newline=False).decode("ascii"),
 }
 _TIMESTAMP_DIGITS = 15
+_LATEST = 10**_TIMESTAMP_DIGITS  # s since the epoch
 _MAX_SIGNATURES = 100  # in one header: bounds what a hostile one costs
 _MAX_HINT_BODY = 65_536
 
@@ -116,10 +117,10 @@ def verify(
     *body* is what arrived, before anything parsed it. Header names are found in any case, also in bytes, as ASGI has them.
     Ed25519 signatures are verified with the public key or with the secret. *url* is needed where the profile signs it, as
     the sender knows it. *tolerance* and *now* are seconds, *now* since the epoch. Raises ValueError for a body that is no
-    bytes and for a *url* that is missing; a secret or profile that nobody could use is a VerificationError.
+    bytes, for numbers that are none and for a *url* that is missing; a secret or profile that nobody could use is a
+    VerificationError.
     """
-    if not isinstance(body, bytes):
-        raise ValueError("the body is the bytes that arrived: text or JSON may differ")  # noqa: TRY004  # one class for all misuse
+    _check_arguments(body, secret, profile, tolerance, now)
     schemes = SCHEMES.get(profile) if isinstance(profile, str) else profile
     if schemes is None:
         raise VerificationError("unknown_profile", f"no profile has this name; known are {', '.join(SCHEMES)}")
@@ -141,6 +142,27 @@ def verify(
             _check_age(claim.timestamp, at, tolerance)
     if not _hold(claims, secrets, body):
         raise _refusal(claims, schemes, found, secrets, body)
+
+
+def _check_arguments(body: object, secret: object, profile: object, tolerance: object, now: object) -> None:
+    """Raise ValueError for what nobody could mean: a receiver that is wrong must not take each request for a forged one."""
+    wrong = None
+    if not isinstance(body, bytes):
+        wrong = "the body is the bytes that arrived: text or JSON may differ"
+    elif secret is not None and not isinstance(secret, Iterable):
+        wrong = "a secret is text"
+    elif isinstance(profile, Scheme | bytes) or not isinstance(profile, Iterable):
+        wrong = "a profile is the name of one, or its schemes"
+    elif not _is_time(tolerance, 0, inf):
+        wrong = "tolerance is a number of seconds, none below 0"
+    elif now is not None and not _is_time(now, -_LATEST, _LATEST):
+        wrong = "now is a number of seconds since the epoch"
+    if wrong is not None:
+        raise ValueError(wrong)
+
+
+def _is_time(value: object, least: int, most: float) -> bool:
+    return isinstance(value, int | float) and least <= value <= most  # which NaN is not
 
 
 class _Claim(NamedTuple):

@@ -9,7 +9,7 @@ import orjson
 
 from hookengine.envelopes import with_query
 from hookengine.extensions import BatchInput
-from hookengine.inputs import AuthInput, BasicAuthInput, OAuthInput
+from hookengine.inputs import AuthInput, BasicAuthInput, OAuthInput, SubscriptionInput
 from hookengine.matching import OURS
 from hookengine.models import (
     HIDDEN,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hookengine import models
-    from hookengine.inputs import RotationInput, SubscriptionInput
+    from hookengine.inputs import RotationInput
     from hookengine.validation import Draft, Problems
 
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,2048}")
@@ -367,14 +367,19 @@ def keep_hidden(patch: dict[str, Any], subscription: models.Subscription) -> dic
     return {**patch, "headers": kept}
 
 
+SETTINGS = frozenset(SubscriptionInput.__struct_fields__)
+
+MOST_PREVIOUS = 10  # secrets that sign beside the newest: each makes headers longer, of which servers take 8 KiB
+
+
 def rotated(secrets: tuple[SigningSecret, ...], secret: str, *, overlap: int, now: int) -> tuple[SigningSecret, ...]:
-    """*secrets* after a rotation: the new one signs from now on, the one before it for *overlap* ms more."""
+    """*secrets* after a rotation: the new one signs from now on, the one before it for *overlap* ms more, others up to ten."""
     before = [
         SigningSecret(value=each.value, expires_at=now + overlap if each.expires_at is None else each.expires_at)
         for each in secrets
     ]
     valid = [each for each in before if each.expires_at is not None and each.expires_at > now and each.value != secret]
-    return (SigningSecret(value=Secret(secret)), *valid)
+    return (SigningSecret(value=Secret(secret)), *valid[:MOST_PREVIOUS])
 
 
 def secrets_for(profile: Profile, subscription: models.Subscription, fresh: str) -> tuple[SigningSecret, ...]:

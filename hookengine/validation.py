@@ -296,13 +296,13 @@ class Problems:
 
     def _leaf(self, hint: Any, raw: Any, at: str) -> Any:
         raw = _bare_text(raw)
+        if isinstance(raw, str) and not is_plain(raw):
+            self.add(at, "invalid_value", LONE_SURROGATE)
+            return _BAD
         try:
             value = msgspec.convert(raw, hint, dec_hook=_decode)
         except ValidationError as error:
             self.add(at, *_explained(error, hint, raw))
-            return _BAD
-        if isinstance(raw, str) and not is_plain(raw):
-            self.add(at, "invalid_value", LONE_SURROGATE)
             return _BAD
         if (type(value) is int and not -(2**63) <= value < 2**63) or (type(value) is float and not math.isfinite(value)):
             self.add(at, "invalid_value", "the number is out of range")
@@ -312,13 +312,11 @@ class Problems:
 
 def _at_once(hint: Any, raw: Any) -> Any:
     """*raw* converted where msgspec alone can tell that it is right, or _BAD: of what is wrong it names one mistake only."""
-    if _is_exact(hint):
+    if _is_exact(hint) and is_plain(raw):  # else msgspec would try to print it
         try:
-            value = msgspec.convert(raw, hint, dec_hook=_decode)
+            return msgspec.convert(raw, hint, dec_hook=_decode)
         except ValidationError:
             return _BAD
-        if is_plain(raw):
-            return value
     return _BAD
 
 

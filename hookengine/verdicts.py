@@ -48,7 +48,7 @@ _LOCAL_ERRNOS = {
     errno.ENFILE: ErrorCode.LOCAL_RESOURCES,
     errno.ENOBUFS: ErrorCode.LOCAL_RESOURCES,
     errno.ENOMEM: ErrorCode.LOCAL_RESOURCES,
-    errno.EADDRNOTAVAIL: ErrorCode.LOCAL_RESOURCES,  # all local ports are taken
+    errno.EADDRNOTAVAIL: ErrorCode.LOCAL_RESOURCES,  # all ports are taken, towards this address: see `lacks_ports`
     errno.ENETUNREACH: ErrorCode.LOCAL_NETWORK,
     errno.ENETDOWN: ErrorCode.LOCAL_NETWORK,
 }
@@ -160,6 +160,16 @@ def error_code(error: Exception, phase: Phase, *, tls: bool) -> ErrorCode:
     return code
 
 
+def lacks_ports(error: Exception) -> bool:
+    """
+    Whether this machine has no port left towards an address, for one to another is no matter of ports towards the first.
+
+    Linux says so also of all addresses of IPv6, where that is switched off.
+    """
+    cause = _cause(error)
+    return isinstance(cause, OSError) and errno.EADDRNOTAVAIL in _numbers(cause)
+
+
 def sentence(code: ErrorCode, error: Exception, host: str) -> str:
     """A sentence for users; it never holds an address that a name stands for, nor a value of ours."""
     cause = _cause(error)
@@ -191,16 +201,20 @@ def sentence(code: ErrorCode, error: Exception, host: str) -> str:
 def _errno_code(error: OSError, phase: Phase, *, tls: bool) -> ErrorCode:
     connecting = phase is Phase.CONNECT
     unknown = ErrorCode.CONNECT_REFUSED if connecting else ErrorCode.RESET
+    numbers = _numbers(error)
     if isinstance(error, ConnectionResetError | ConnectionAbortedError):
         numbers = [errno.ECONNRESET]  # asyncio raises them without a number
-    else:
-        numbers = [error.errno] if error.errno else [int(number) for number in _ERRNO_IN_TEXT.findall(str(error))]
     codes = [_TIMEOUTS[phase] if number == errno.ETIMEDOUT else _ERRNOS.get(number, unknown) for number in numbers]
     # Of several addresses one that was tried says more than one that this machine has no way to.
     code = next((code for code in codes if code not in OURS), codes[0] if codes else unknown)
     # Before a connection stands nothing but TLS exchanges bytes that could be cut off.
     lost = code in {ErrorCode.RESET, ErrorCode.DISCONNECTED}
     return ErrorCode.TLS_PROTOCOL if tls and connecting and lost else code
+
+
+def _numbers(error: OSError) -> list[int]:
+    """Its errno; of several addresses those of all."""
+    return [error.errno] if error.errno else [int(number) for number in _ERRNO_IN_TEXT.findall(str(error))]
 
 
 def _cause(error: Exception) -> Exception:

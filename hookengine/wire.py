@@ -271,8 +271,11 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
     """How many bytes the other side's kernel has not taken yet, as far as this platform tells."""
     if sys.platform == "win32":
         return 0
+    connected = transport.get_extra_info("socket")
+    if connected is None:  # TLS over a connection that is gone
+        return 0
     try:
-        count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        count = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4))
     except (OSError, ValueError):
         return 0
     return int.from_bytes(count, sys.byteorder)

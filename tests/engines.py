@@ -169,6 +169,7 @@ async def blocked_reader(engine: Engine, name: Literal["reader", "viewer"] = "re
     """Let this reader read nothing while the block lasts."""
     released = threading.Event()
     db = getattr(engine._running.store, name)._db
+    db = getattr(db, "connection", db)  # a reader has one within
     held = asyncio.create_task(db._execute(released.wait, PATIENCE))  # aiosqlite's way to its thread
     await asyncio.sleep(0)
     try:

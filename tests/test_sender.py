@@ -254,7 +254,7 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
     await sender.close()
 
     assert expected == ending(outcome)
-    assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.unresolved)
+    assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.alone)
 
 
 @pytest.mark.row("F39")

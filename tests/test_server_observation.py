@@ -313,7 +313,7 @@ async def test_fault_within_a_stream(api: Api, caplog: pytest.LogCaptureFixture)
     """A fault while a stream goes on is logged, and ends the connection without a second answer in it."""
     async with second(api) as (server, port), following(api, "/v1/stream?types=*", port=port) as read, Receiver() as receiver:
         await api.subscribe(receiver.url)
-        broken = api.engine._running.store.viewer._db
+        broken = api.engine._running.store.viewer._db.connection
         await broken._execute(broken._conn.close)  # type: ignore[no-untyped-call]  # its thread goes on
         await api.publish()
         async with asyncio.timeout(PATIENCE):

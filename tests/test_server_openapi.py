@@ -17,7 +17,6 @@ from hookengine.api import Api as PythonApi
 from hookengine.errors import RequestError
 from hookengine.models import ErrorCode
 from hookengine.server import docs, openapi, problems, routes
-from hookengine.server.openapi import query_of
 from hookengine.server.route import Route
 
 if TYPE_CHECKING:
@@ -106,12 +105,12 @@ LISTS = [route for route in routes.ROUTES if route.method == "GET" and route.que
 @pytest.mark.parametrize("route", LISTS, ids=lambda route: route.name)
 async def test_parameters_are_those_that_are_taken(api: Api, route: Route) -> None:
     """Of all parameters that there are, a route takes those in its description, and no other."""
-    names = {name for each in LISTS for name in query_of(each)}
+    names = {name for each in LISTS for name in each.parameters}
     wrong = "&".join(f"{name}=%20" for name in sorted(names))
     answer = await api("GET", f"{in_use(route.path)}?{wrong}&nonsense=1")
 
     unknown = {error["parameter"] for error in answer.json["errors"] if error["code"] == "unknown_parameter"}
-    assert names - query_of(route).keys() | {"nonsense"} == unknown
+    assert names - route.parameters.keys() | {"nonsense"} == unknown
 
 
 def test_references_lead_somewhere() -> None:

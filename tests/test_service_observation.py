@@ -345,7 +345,7 @@ async def test_names_that_cannot_be_read(engine: Engine) -> None:
     async with Receiver() as receiver:
         await engine.subscribe(receiver.url)
         await engine.wait((await engine.publish("a", 1)).id, PATIENCE)
-    broken = engine._running.store.viewer._db
+    broken = engine._running.store.viewer._db.connection
     await broken._execute(broken._conn.close)  # type: ignore[no-untyped-call]  # its thread goes on: the end of one ends the engine
     with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
         await first(heard)

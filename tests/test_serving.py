@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from storage import DELIVERED, NOW, RULES, Opened, draft, edit, opened, result
 
 from hookengine.gathering import Gathering
-from hookengine.health import UNRESOLVED_PAUSE
+from hookengine.health import OWN_PAUSE
 from hookengine.models import (
     AttemptError,
     DisabledReason,
@@ -40,7 +40,7 @@ UNTRIED = Standing(width=1, rank=Rank.UNTRIED)
 TRUSTED = Standing(width=5, rank=Rank.TRUSTED)
 REASON = AttemptError(code=ErrorCode.HTTP_STATUS, detail="429")
 LIMITED = Refused(response=Response(status=429, headers=(), body=b"", truncated=False), error=REASON)
-NAMELESS = Interrupted(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="nobody knows"), unresolved=True)
+NAMELESS = Interrupted(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="nobody knows"), alone=True)
 
 
 class Served:
@@ -212,7 +212,7 @@ async def test_room_for_batches(tmp_path: Path) -> None:
         pytest.param(replace(TRUSTED, width=3), DELIVERED, 0, replace(TRUSTED, width=4), id="one more"),
         pytest.param(UNTRIED, DELIVERED, 0, replace(TRUSTED, width=2), id="trusted from now on"),
         pytest.param(replace(TRUSTED, width=4), LIMITED, 1, replace(TRUSTED, width=2), id="half after a 429"),
-        pytest.param(TRUSTED, NAMELESS, 0, replace(TRUSTED, resume_at=NOW + UNRESOLVED_PAUSE), id="its name is not resolved"),
+        pytest.param(TRUSTED, NAMELESS, 0, replace(TRUSTED, resume_at=NOW + OWN_PAUSE), id="its name is not resolved"),
     ],
 )
 async def test_earned(tmp_path: Path, before: Standing, outcome: Any, failures: int, expected: Standing | None) -> None:

@@ -115,7 +115,7 @@ async def test_closing_that_is_cut_lets_the_next_in(tmp_path: Path) -> None:
     await store.open(Recorder())
     closing = asyncio.create_task(store.close())
     async with asyncio.timeout(PATIENCE):
-        while store.reader._db._connection is not None:  # noqa: ASYNC110  # it tells nobody
+        while store.reader._db.connection._connection is not None:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0)
     closing.cancel()
     with suppress(asyncio.CancelledError):

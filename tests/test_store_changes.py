@@ -390,3 +390,23 @@ async def test_access_token_goes_with_its_auth(tmp_path: Path, auth: OAuth2 | No
             await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
 
             assert ([], {}) == (place.rows("SELECT * FROM access_tokens"), place.store.memory.access_tokens)
+
+
+@pytest.mark.parametrize("steps", [[-DAY], [-DAY, -DAY], [-HOUR, -10_000], [-DAY, 0, 0], [-DAY, -DAY, -DAY]], ids=str)
+async def test_clock_that_goes_back_again(tmp_path: Path, steps: list[int]) -> None:
+    """However often a clock is set back, what is due is due, and a retry keeps the wait that it has."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        waits, retried = await place.deliver(draft(), draft())
+        [recorded] = await place.record(result(retried, NO_ANSWER))
+        wait = recorded.delivery.due_at - NOW
+        for step in steps:
+            place.clock.time += step
+            await place.store.writer.change(changes.turn_back)
+
+        now = place.clock.time
+        assert now < NOW
+        assert [(waits.id, now), (retried.id, now + wait)] == place.rows("SELECT id, due_at FROM deliveries ORDER BY seq")
+        place.clock.time += wait - 1
+        await place.store.writer.change(changes.turn_back)  # as the next start does, however far the clock has come
+        assert [(now + wait,)] == place.rows("SELECT due_at FROM deliveries WHERE seq = ?", retried.seq)

@@ -87,7 +87,7 @@ async def cost(place: Opened, kind: str, part: dict[str, Any], more: dict[str, A
         nonlocal steps
         steps += 1
 
-    db = place.store.reader._db
+    db = place.store.reader._db.connection
     await db.set_progress_handler(count, 100)
     found, _ = await getattr(place.store.reader, kind)(Slice(limit=50, **part), **more)
     await db.set_progress_handler(None, 0)  # type: ignore[arg-type]  # sqlite3 takes None

@@ -158,10 +158,10 @@ async def test_deliveries_by_state_and_tenant(tmp_path: Path, tenant: str | None
             assert [row["id"] for row in expected if row["subscription"] == name] == await found(subscription=seq)
         for id_, event in place.rows("SELECT id, seq FROM events LIMIT 5"):
             of_event = [row for row in expected if row["event"] == id_]
-            assert [row["id"] for row in of_event] == await found(event=event)
+            assert [row["id"] for row in of_event] == await found(events=[event])
             for name, seq in subscriptions:
                 of_both = [row["id"] for row in of_event if row["subscription"] == name]
-                assert of_both == await found(event=event, subscription=seq)
+                assert of_both == await found(events=[event], subscription=seq)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_since_is_inclusive_and_until_exclusive(tmp_path: Path, since: int
         assert [row["id"] for row in expected] == [delivery.id for delivery in await walk(reader.deliveries, part)]
         found = [d.id for d in await walk(lambda part: reader.deliveries(part, subscription=1), part)]
         assert [row["id"] for row in expected if row["subscription"] == name_of(place, 1)] == found
-        found = [d.id for d in await walk(lambda part: reader.deliveries(part, event=9), part)]
+        found = [d.id for d in await walk(lambda part: reader.deliveries(part, events=[9]), part)]
         ((event, accepted_at),) = place.rows("SELECT id, accepted_at FROM events WHERE seq = 9")
         assert ([row["id"] for row in expected if row["event"] == event] if within(accepted_at) else []) == found
         times = [time for (time,) in place.rows("SELECT accepted_at FROM events ORDER BY seq DESC") if within(time)]

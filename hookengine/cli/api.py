@@ -128,7 +128,7 @@ def find_server(url: str | None, token: str | None, data: Path) -> Client:
 
     if url is None:
         url = _daemon_url(data)
-        token = token or _owner_token(data)
+        token = _owner_token(data) if token is None else token
     try:
         return Client(url.rstrip("/").removesuffix("/v1"), token)  # the daemon says where its API is, with that
     except ValueError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hookengine.clock import Clock
 from hookengine.times import format_time, parse_duration
 from hookengine.wording import LONE_SURROGATE, quoted
 
@@ -98,6 +99,12 @@ def moment(text: str, *, now: int) -> str:
 def past(text: str | None, *, now: int) -> str | None:
     """The same of a time gone by: a duration counts back from *now*."""
     return None if text is None else _moment(text, now, -1)
+
+
+def in_time(query: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a list, where `since` and `until` may be durations that count back from now."""
+    now = Clock().now()
+    return query | {name: past(query[name], now=now) for name in ("since", "until")}
 
 
 def _moment(text: str, now: int, direction: int) -> str:

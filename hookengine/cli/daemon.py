@@ -73,6 +73,8 @@ def announced(data: Path, url: str) -> Iterator[None]:
     path = data / "daemon.json"
     fresh = data / f"daemon.json.{os.getpid()}"
     try:
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)  # to the URL in it goes the owner's token
         fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
         fresh.replace(path)
     except OSError as error:

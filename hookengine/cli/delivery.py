@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hookengine.cli.api import Api, page_options, with_api
+from hookengine.cli.arguments import in_time
 from hookengine.cli.output import cell, describe_attempt, say, show_bytes, show_record, show_table
 
 
@@ -24,14 +25,14 @@ def delivery() -> None:
     type=click.Choice(["pending", "delivered", "failed", "cancelled", "held"]),
     help="Only in this state.",
 )
-@click.option("--since", metavar="TIME", help="Made then or later.")
-@click.option("--until", metavar="TIME", help="Made before.")
+@click.option("--since", metavar="TIME|DURATION", help="Made then or later: 2030-01-31T12:00:00Z, or in the last 6h.")
+@click.option("--until", metavar="TIME|DURATION", help="Made before.")
 @page_options
 @with_api
 def list_deliveries(api: Api, **query: str | int | None) -> None:
     """List deliveries, newest first."""
     members = ("id", "state", "attempt_count", "next_attempt_at", "type", "event", "subscription")
-    api.show_list(api.get("/v1/deliveries", **query), members)
+    api.show_list(api.get("/v1/deliveries", **in_time(query)), members)
 
 
 @delivery.command()

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hookengine.cli.api import Api, page_options, text_of, with_api
-from hookengine.cli.arguments import document, key_header, moment, read_bytes
+from hookengine.cli.arguments import document, in_time, key_header, moment, read_bytes
 from hookengine.cli.exits import Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
@@ -55,30 +55,35 @@ def send(
         show_bytes(answer.body)
     if not wait:
         return None
-    delivered = accepted["deliveries"] == 0 or follow(api, accepted["id"], accepted["tenant"])
-    if api.as_json:
-        show_bytes(api.get(api.path("events", accepted["id"])).body)
+    shown = answer  # what is known of it, whatever comes in between
+    try:
+        delivered = accepted["deliveries"] == 0 or follow(api, accepted["id"], accepted["tenant"])
+        shown = api.get(api.path("events", accepted["id"]), tenant=accepted["tenant"]) if api.as_json else answer
+    finally:
+        if api.as_json:
+            show_bytes(shown.body)
     return Exit.OK if delivered else Exit.FAILED
 
 
 @event.command("list")
 @click.option("--type", metavar="TYPE", help="Only of this type.")
 @click.option("--tenant", help="Only this tenant's.")
-@click.option("--since", metavar="TIME", help="Accepted then or later.")
-@click.option("--until", metavar="TIME", help="Accepted before.")
+@click.option("--since", metavar="TIME|DURATION", help="Accepted then or later: 2030-01-31T12:00:00Z, or in the last 6h.")
+@click.option("--until", metavar="TIME|DURATION", help="Accepted before.")
 @page_options
 @with_api
 def list_events(api: Api, **query: str | int | None) -> None:
     """List events, newest first."""
-    api.show_list(api.get("/v1/events", **query), ("id", "type", "tenant", "accepted_at", "deliveries"))
+    api.show_list(api.get("/v1/events", **in_time(query)), ("id", "type", "tenant", "accepted_at", "deliveries"))
 
 
 @event.command()
 @click.argument("id_", metavar="ID")
+@click.option("--tenant", help="Whose event it is, where several tenants use the id.")
 @with_api
-def show(api: Api, id_: str) -> None:
+def show(api: Api, id_: str, *, tenant: str | None) -> None:
     """Show an event, its data and its deliveries."""
-    answer = api.get(api.path("events", id_))
+    answer = api.get(api.path("events", id_), tenant=tenant)
     if api.as_json:
         show_bytes(answer.body)
         return

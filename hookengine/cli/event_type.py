@@ -101,7 +101,7 @@ def _catalogue(text: bytes) -> Mapping[str, bytes]:
 
     try:
         return {type_: bytes(definition) for type_, definition in decode(text, type=dict[str, Raw]).items()}
-    except (DecodeError, UnicodeDecodeError) as error:
+    except (DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"it is no JSON object of event types: {error}", param_hint="FILE") from error
 
 

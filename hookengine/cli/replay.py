@@ -47,7 +47,7 @@ def replay(
     for name in ("since", "until"):
         if name in given:
             given[name] = past(given[name], now=now)
-    path = api.path("subscriptions", subscription, "replay") if subscription else api.path("events", str(event), "replay")
+    path = _path(api, event, subscription)
     with working("Counting"):
         answer = api.client.request(
             "POST",
@@ -60,9 +60,15 @@ def replay(
     if api.as_json:
         show_bytes(answer.body)
         return
-    member = "count" if subscription else "deliveries"
+    member = "deliveries" if subscription is None else "count"
     click.echo(api.read(answer, member)[member])
     say("would be delivered again" if given.get("dry_run") else "to be delivered again")
+
+
+def _path(api: Api, event: str | None, subscription: str | None) -> str:
+    return (
+        api.path("events", str(event), "replay") if subscription is None else api.path("subscriptions", subscription, "replay")
+    )
 
 
 def _check(event: str | None, subscription: str | None, given: dict[str, Any]) -> None:

@@ -184,10 +184,10 @@ def sign(
     if as_json:
         click.echo(json.dumps(dict(made)))
     elif target is not None:
-        click.echo(_curl(target, method, made, body, content))
+        click.echo(_curl(target, method, made, body, content).encode())  # as bytes: a text loses what drives terminals
     else:
         for name, value in made:
-            click.echo(f"{name}: {value}")
+            click.echo(f"{name}: {value}".encode())
 
 
 def _curl(target: str, method: str, headers: Headers, body: str, content: bytes) -> str:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hookengine import access
 from hookengine.errors import RateLimited
+from hookengine.paging import Query
 from hookengine.server import wire
 from hookengine.server.limits import InHand, Limit, site_of
 from hookengine.server.wire import JSON, read_body
@@ -87,6 +88,13 @@ def name_of(request: web.Request, kind: str) -> str:
 def query_of(request: web.Request) -> Mapping[str, Any]:
     """The parameters."""
     return request.query
+
+
+def tenant_of(request: web.Request) -> str | None:
+    """The one parameter of what an id of several tenants may mean; raises Invalid for others."""
+    asked = Query(request.query, {"tenant"}, paged=False)
+    asked.raise_if_any()
+    return asked.text("tenant")
 
 
 def check_rate(request: web.Request) -> None:

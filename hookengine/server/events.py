@@ -7,7 +7,7 @@ from aiohttp import web
 
 from hookengine import views
 from hookengine.server import wire
-from hookengine.server.asked import asker_of, check_rate, count_events, id_of, query_of, read_text, service_of
+from hookengine.server.asked import asker_of, check_rate, count_events, id_of, query_of, read_text, service_of, tenant_of
 from hookengine.server.wire import JSON, NDJSON, answer, repeated
 from hookengine.store import Answer
 
@@ -53,7 +53,7 @@ async def list_events(request: web.Request) -> web.Response:
 
 async def show_event(request: web.Request) -> web.Response:
     """GET /v1/events/{id}."""
-    return answer(await service_of(request).event(asker_of(request), id_of(request), tenant=request.query.get("tenant")))
+    return answer(await service_of(request).event(asker_of(request), id_of(request), tenant=tenant_of(request)))
 
 
 def accepted_event(event: views.Event) -> bytes:

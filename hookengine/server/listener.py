@@ -29,7 +29,8 @@ _KEEP_ALIVE = 30.0  # s that an idle connection is kept
 _LINGER = 2.0  # s in which the rest of a refused upload is read
 _PATIENCE = 1.0  # s for requests under way when the server closes; aiohttp waits it out for a connection that just came
 _MOST_IN_HAND = 64 << 20  # bytes of bodies, of which four are of the largest batches
-_LONGEST_HEAD = 2048  # bytes of one that a connection remembers; they may have a hundred times as many
+_LONGEST_HEAD = 2048  # bytes of one that a connection remembers
+_LARGEST_HEAD = 64 << 10  # bytes of one that are waited for; of its headers alone aiohttp would take a MiB
 _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 
@@ -51,6 +52,9 @@ class _Connection(web.RequestHandler):
         self._coming: deque[Any] = deque()  # requests that are kept from aiohttp's handler until it waits
         self._accepting: asyncio.Future[list[Receipt]] | None = None  # what the client waits for, of `express`
         self._is_between = True  # whether the parser is known to have nothing of the next request
+        self._unfinished = 0  # bytes of a head that has not ended
+        self._body: Any = None  # of the last request that was parsed
+        self._was_paused = False  # whether reading was, since it was last resumed
         self._last: tuple[RawRequestMessage, bytes] | None = None  # the last one that came alone, with its head
         self._head: Head | None = None  # of what `express` took last
 
@@ -68,6 +72,8 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
         if self._taking is not None:
             self._taking.cancel()
+        self._messages.clear()  # the connection knows an error that knows it, so that all that it keeps would stay
+        self._coming.clear()
         if self.on_lost is not None:
             self.on_lost()
 
@@ -75,12 +81,22 @@ class _Connection(web.RequestHandler):
         """Take *data*; what begins a head without ending it brings forward the time at which an idle connection ends."""
         if self._head is not None and self._is_between and self._is_idle() and self._begin_alike(self._head, data):
             return
-        known = self._request_count
+        known, is_of_body = self._request_count, self._body is not None and not self._body.is_eof()
         waiter, self._waiter = self._waiter, None  # aiohttp would go on with what came, and we may do so ourselves
         super().data_received(data)
         self._waiter = waiter
-        self._is_between = self._is_between and self._request_count == known + 1 and self._came_alone(data)
+        is_new = self._request_count != known
+        if data or is_new:  # else aiohttp has only asked whether something is left
+            self._is_between = self._is_between and self._request_count == known + 1 and self._came_alone(data)
+        if is_new:
+            self._body = self._messages[-1][1]
+        self._unfinished = 0 if is_new or is_of_body else self._unfinished + len(data)
+        if self._unfinished > _LARGEST_HEAD:
+            self.force_close()
+            return
         self._go_on()
+        if len(self._messages) > 1 and not self._buffer_paused and not self._is_idle():
+            self._pause_reading_for_buffer()  # until they are taken: aiohttp would have 32 wait, of any size
         latest = self._loop.time() + self._patience.head
         if not self._is_idle() or self._keepalive_handle is None:
             return
@@ -184,9 +200,19 @@ class _Connection(web.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
+    def pause_reading(self) -> None:
+        """Wait until what has come is taken."""
+        super().pause_reading()
+        self._was_paused = True
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on where reading was paused; aiohttp calls this for every body that is read, paused or not."""
-        if self._reading_paused:
+        """
+        Go on where reading was paused; aiohttp calls this for every body that is read, paused or not.
+
+        The end of a body takes back that it was, but the parser still waits for this.
+        """
+        if self._was_paused:
+            self._was_paused = False
             super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, get_origin
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
-from msgspec import Meta
 
 from hookengine import __version__, views
 from hookengine.errors import (
@@ -25,7 +24,6 @@ from hookengine.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from hookengine.paging import MOST_ROWS
 from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, OTHER_CODES, Problem
 from hookengine.server.wire import EVENT_STREAM, JSON, NDJSON
 from hookengine.times import Duration, Rate, Time
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 _REFERENCE = "#/components/schemas/{name}"
 
-_PAGE = {"limit": Annotated[int, Meta(ge=1, le=MOST_ROWS)], "cursor": str}
 
 _PAGE_NAME = (r"Page_(\w+)_$", r"\1Page")  # as msgspec calls Page[Event], and as others can
 _PLAIN = (("$ref", *_PAGE_NAME), ("title", r"^Page\[(\w+)\]$", r"\1Page"), ("pattern", r"\\Z$", "$"))
@@ -118,7 +115,7 @@ class _Operation:
     def _parameters(self) -> list[dict[str, Any]]:
         route = self._route
         found = [_parameter("path", name, {"type": "string"}, required=True) for name in re.findall(r"{(\w+)}", route.path)]
-        for name, type_ in query_of(route).items():
+        for name, type_ in route.parameters.items():
             found.append(_parameter("query", name, self._schemas[type_], description=_MEANINGS[name]))
         if route.keyed:
             key = {"type": "string", "pattern": "^[!-~]{1,255}$"}
@@ -178,11 +175,6 @@ class _Operation:
         return answered
 
 
-def query_of(route: Route) -> Mapping[str, Any]:
-    """The types of a route's parameters: those that every list has are not in its record."""
-    return {**route.query, **_PAGE} if get_origin(route.answer) is views.Page else route.query
-
-
 def _errors_of(route: Route) -> dict[int, list[str]]:
     """The codes of problems, by status."""
     kinds: list[type[RequestError]] = list(route.errors)
@@ -192,7 +184,7 @@ def _errors_of(route: Route) -> dict[int, list[str]]:
             kinds += [Stopping, StorageUnavailable]
     if route.body is not None:
         kinds += [Malformed, PayloadTooLarge, UnsupportedMediaType, Invalid]
-    if query_of(route):
+    if route.parameters:
         kinds += [Invalid]
     if route.keyed:
         kinds += [IdempotencyMismatch]
@@ -232,7 +224,7 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, dict[str, Any]], dict[s
 def _types_of(route: Route) -> Iterable[Any]:
     if route.body is not None:
         yield route.body.type
-    yield from query_of(route).values()
+    yield from route.parameters.values()
     if route.answer is not None:
         yield route.answer
     yield from route.others.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from hookengine.server import wire
-from hookengine.server.asked import asker_of, id_of, query_of, read_repeatable, service_of
+from hookengine.server.asked import asker_of, id_of, query_of, read_repeatable, service_of, tenant_of
 from hookengine.server.events import accepted_event
 from hookengine.server.wire import JSON, answer, repeated
 from hookengine.store import Answer
@@ -18,12 +18,13 @@ async def explain(request: web.Request) -> web.Response:
 
 async def replay_event(request: web.Request) -> web.Response:
     """POST /v1/events/{id}/replay."""
+    tenant = tenant_of(request)
     body = await read_repeatable(request)
     made = await service_of(request).replay_event(
         asker_of(request),
         id_of(request),
         wire.read_object(body, optional=True),
-        tenant=request.query.get("tenant"),
+        tenant=tenant,
         key=wire.read_key(request, body),
         render=accepted_event,
     )

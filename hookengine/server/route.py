@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from hookengine import views
+from hookengine.paging import MOST_ROWS
 from hookengine.server import wire
 from hookengine.server.wire import EVENT_STREAM, JSON
 
 if TYPE_CHECKING:
     from hookengine.access import Scope
     from hookengine.errors import RequestError
+
+_PAGE = {"limit": Annotated[int, Meta(ge=1, le=MOST_ROWS)], "cursor": str}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,6 +54,11 @@ class Route(Struct, frozen=True):
     errors: tuple[type[RequestError], ...] = ()
     keyed: bool = False
     versioned: bool = False
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The types of those that its query may have: `query` does not name those that every list has."""
+        return {**self.query, **_PAGE} if get_origin(self.answer) is views.Page else self.query
 
     def served(self) -> web.RouteDef:
         """What aiohttp needs to know of it."""

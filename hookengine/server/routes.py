@@ -39,7 +39,7 @@ from hookengine.inputs import (
     TokenInput,
     TrialInput,
 )
-from hookengine.paging import MOST_ROWS
+from hookengine.paging import MOST_ROWS, Query
 from hookengine.server import (
     deliveries,
     docs,
@@ -181,7 +181,7 @@ ROUTES = (
 # fmt: on
 
 
-SCOPES = {(route.method, route.path): route.scope for route in ROUTES}
+ROUTE_OF = {(route.method, route.path): route for route in ROUTES}
 PUBLIC = frozenset({route.path for route in ROUTES if route.scope is None} | docs.FILES.keys())
 
 
@@ -208,7 +208,9 @@ async def authenticate(
             count_failure(request)
             raise
         resource = request.match_info.route.resource
-        scope = None if resource is None else SCOPES.get((request.method, resource.canonical))
-        if scope is not None:
-            by.require(scope)  # before a body is read; the service asks again, for Python too
+        route = None if resource is None else ROUTE_OF.get((request.method, resource.canonical))
+        if route is not None and route.scope is not None:
+            by.require(route.scope)  # before a body is read; the service asks again, for Python too
+            if request.query_string and not route.parameters and route.media_type == JSON:  # others tell it with all else
+                Query(request.query, set(), paged=False).raise_if_any()
     return await handler(request)

@@ -58,16 +58,14 @@ class DeliveryOperations(Operations):
         asked = Query(query, {"subscription", "event", "tenant", "state", "since", "until"})
         state = asked.choice("state", [state.value for state in DeliveryState])
         part = asked.slice(self._tenant(by, asked.text("tenant")))
-        subscription = event = None
+        subscription = events = None
         if (id_ := asked.text("subscription")) is not None:
             subscription = await self._store.viewer.subscription_key(id_, part.tenant)
             if subscription is None:
                 return page([], None)
         if (id_ := asked.text("event")) is not None:
-            event = await self._store.viewer.event_key(id_, part.tenant)
-            if event is None:
-                return page([], None)
-        found, after = await self._store.viewer.deliveries(part, state=state, subscription=subscription, event=event)
+            events = await self._store.viewer.event_keys(id_, part.tenant)
+        found, after = await self._store.viewer.deliveries(part, state=state, subscription=subscription, events=events)
         return page(found, after)
 
     async def retry(self, by: Principal, id: str) -> views.Delivery:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookengine import inputs, validation, views
 from hookengine.access import Principal, Scope
-from hookengine.errors import EventNotFound, HookEngineError, Malformed
+from hookengine.errors import EventNotFound, HookEngineError, Malformed, Stopping
 from hookengine.inputs import EventInput
 from hookengine.models import DeliveryState
 from hookengine.paging import Query, page
@@ -114,7 +114,7 @@ class EventOperations(Operations):
         self,
         by: Principal,
         id: str,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float | None,  # noqa: ASYNC109
         *,
         tenant: str | None = None,
     ) -> list[views.Delivery]:
@@ -132,6 +132,8 @@ class EventOperations(Operations):
                         break
                     if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
                         raise TimeoutError("a delivery is held until its subscription is enabled")
+                    if self._waiters.closed:
+                        raise Stopping
                     await changed.wait()
         # Who goes on from here asks what follows from the last attempt, such as whether its subscription is disabled now.
         await self._store.writer.followed(seq)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookengine import stream, views
 from hookengine.access import Principal, Scope
-from hookengine.errors import SubscriptionNotFound
+from hookengine.errors import Stopping, SubscriptionNotFound
 from hookengine.matching import patterns
 from hookengine.paging import Query
 from hookengine.service.operations import Operations
@@ -118,7 +118,7 @@ class Stream:
     async def _names(self, deliveries: list[int]) -> dict[int, Any]:
         try:
             return await self._store.viewer.names(deliveries)
-        except (sqlite3.Error, ValueError):  # the second is aiosqlite's, of a connection that is closed
+        except (Stopping, sqlite3.Error):
             if self._follower.ended:
                 return {}
             raise

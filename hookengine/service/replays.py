@@ -61,12 +61,12 @@ class ReplayOperations(Operations):
     ) -> views.Event | Answer:
         """New deliveries of an event, which are what the answer counts; a repetition with *key* gets what *render* made."""
         self._require(by, Scope.EVENTS_WRITE, changing=True)
-        keyed = None if key is None else self._key(by, key, None)
+        own = self._tenant(by, tenant)
+        keyed = None if key is None else self._key(by, key, own)
         if keyed is not None and (before := await self._store.reader.answer(keyed, now=self._clock.now())) is not None:
             return before
         problems = Problems()
         draft = problems.convert(EventReplayInput, given)
-        own = self._tenant(by, tenant)
         found = await self._store.viewer.explained(id, own)
         if found is None:
             raise EventNotFound

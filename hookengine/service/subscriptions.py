@@ -224,6 +224,7 @@ class SubscriptionOperations(Verification):
                 )
                 del patch[name]
         merged = subscribing.merge(subscribing.as_given(current), subscribing.keep_hidden(patch, current))
+        merged |= dict.fromkeys(patch.keys() - subscribing.SETTINGS)  # to be told of, also where they are null
         draft = problems.convert(SubscriptionInput, merged)
         default_profile = self._config.delivery.default_profile
         subscribing.check_subscription(

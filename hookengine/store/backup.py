@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+import stat
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from hookengine.errors import HookEngineError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PAGES = 1024  # of one step: 4 MiB
+_OURS = {"admin.token", "daemon.json", "secret.key"}  # beside a database
 
 
 class TargetExists(HookEngineError):
@@ -31,7 +33,10 @@ def copy(source: Path, target: Path, *, replace: bool, progress: Callable[[int, 
     *progress* is called with the pages done and all pages. Raises TargetExists unless it may *replace* what is there, and
     HookEngineError where the copy cannot be read or written.
     """
-    _check_target(source, target, replace=replace)
+    try:
+        _check_target(source, target, replace=replace)
+    except OSError as error:
+        raise HookEngineError(f"{target} cannot be written: {error.strerror}") from error
     draft = target.with_name(f"{target.name}.{os.getpid()}.new")
     try:
         with opened(source) as db:
@@ -47,18 +52,24 @@ def copy(source: Path, target: Path, *, replace: bool, progress: Callable[[int, 
     except OSError as error:
         raise HookEngineError(f"{target} cannot be written: {error.strerror}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return size
 
 
 def _check_target(source: Path, target: Path, *, replace: bool) -> None:
     if target.is_dir():
         raise TargetExists(f"{target} is a directory: name a file in it")
-    if target.exists():
-        if target.samefile(source):
+    if os.path.lexists(target):
+        if target.exists() and target.samefile(source):
             raise TargetExists(f"{target} is the database itself")
         if not replace:
             raise TargetExists(f"{target} exists")
+        if not stat.S_ISREG(target.lstat().st_mode):
+            raise TargetExists(f"{target} is no file: a link or a device is not replaced")
+    is_beside = target.parent.resolve() == source.parent.resolve()
+    if is_beside and (target.name in _OURS or target.name.startswith(f"{source.name}-")):
+        raise TargetExists(f"{target} is where the engine keeps something else")
     for suffix in ("-wal", "-journal"):
         log = target.with_name(target.name + suffix)
         # SQLite would take it for the new file's own, and play it into it.

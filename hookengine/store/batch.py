@@ -163,6 +163,7 @@ class Batch:
             if digest != key.digest:
                 raise IdempotencyMismatch
             return answer
+        self._check_ids(drafts)  # before anything is accepted, because who is stands in its line
         seen: dict[EventName, Seen] = {}
         receipts: list[Receipt] = []
         fresh: list[tuple[Receipt, Draft, list[Delivery]]] = []
@@ -251,17 +252,23 @@ class Batch:
     def _health(self, subscription: int) -> Health:
         return self.health.get(subscription) or self._health_before.get(subscription) or Health()
 
+    def _check_ids(self, drafts: list[Draft]) -> None:
+        """Raise EventExists where one has the id of another event: of an earlier one, or of one of them."""
+        digests: dict[EventName, bytes | None] = {}
+        for draft in drafts:
+            if draft.id is None:
+                continue
+            name = (draft.id, draft.tenant)
+            before = self._seen.get(name)
+            if digests.setdefault(name, draft.digest if before is None else before[0]) != draft.digest:
+                raise EventExists(f"another event with the id {draft.id} was accepted before")
+
     def _seen_before(self, draft: Draft, mine: Mapping[EventName, Seen]) -> Receipt | None:
         if draft.id is None:
             return None
         name = (draft.id, draft.tenant)
         before = self._seen.get(name) or mine.get(name)
-        if before is None:
-            return None
-        digest, receipt = before
-        if digest != draft.digest:
-            raise EventExists(f"another event with the id {draft.id} was accepted before")
-        return receipt
+        return None if before is None else before[1]
 
 
 def _led(before: Delivery) -> bool:

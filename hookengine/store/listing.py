@@ -19,7 +19,7 @@ from hookengine.store.queries import sql
 if TYPE_CHECKING:
     from sqlite3 import Row
 
-    import aiosqlite
+    from hookengine.store.reader import Reading
 
 BEFORE_ALL = (1 << 63) - 1  # a key above every row's: the first page starts there
 NEWEST = 200  # rows that are looked through before an index of what is asked for, in a third of a millisecond
@@ -60,7 +60,7 @@ class _Range(NamedTuple):
     newest: int
 
 
-async def events(db: aiosqlite.Connection, part: Slice, *, type: str | None) -> Found:
+async def events(db: Reading, part: Slice, *, type: str | None) -> Found:
     """A page of events."""
     keys = await _range(db, sql.range_of_events, part)
     values = _values(part, keys) | {"type": type}
@@ -75,12 +75,12 @@ async def events(db: aiosqlite.Connection, part: Slice, *, type: str | None) -> 
 
 
 async def deliveries(
-    db: aiosqlite.Connection, part: Slice, *, state: str | None, subscription: int | None, event: int | None
+    db: Reading, part: Slice, *, state: str | None, subscription: int | None, events: list[int] | None
 ) -> Found:
-    """A page of deliveries; *subscription* and *event* are keys."""
-    if event is not None:
-        values = {"tenant": part.tenant, "state": state, "event": event, "subscription": subscription}
-        return cut(await _rows(db, sql.list_deliveries_of_event, _values(part, _Range(0, part.before, 0)) | values), part)
+    """A page of deliveries; *subscription* and *events* are keys."""
+    if events is not None:
+        values = _values(part, _Range(0, part.before, 0)) | {"state": state, "subscription": subscription}
+        return await _merged(db, part, [(sql.list_deliveries_of_event, values | {"event": event}) for event in events])
     keys = await _range(db, sql.range_of_deliveries, part)
     values = _values(part, keys) | {"state": state, "before": min(keys.before, keys.newest + 1)}
     if subscription is not None:
@@ -102,7 +102,7 @@ async def deliveries(
     return await _merged(db, part, asked)
 
 
-async def _of_subscriptions(db: aiosqlite.Connection, part: Slice, values: dict[str, Any], subscriptions: list[int]) -> Found:
+async def _of_subscriptions(db: Reading, part: Slice, values: dict[str, Any], subscriptions: list[int]) -> Found:
     wanted = values | {"subscriptions": rows.json_text(subscriptions)}
     asked = []
     for stored in _STORED.get(values["state"], ()):
@@ -116,7 +116,7 @@ async def _of_subscriptions(db: aiosqlite.Connection, part: Slice, values: dict[
     return await _merged(db, part, asked)
 
 
-async def _of_those_that_wait(db: aiosqlite.Connection, values: dict[str, Any]) -> list[_Asked]:
+async def _of_those_that_wait(db: Reading, values: dict[str, Any]) -> list[_Asked]:
     """Of what waits, and reads as held or cancelled: few subscriptions are disabled, or just deleted."""
     found = await _rows(db, sql.subscriptions_that_wait, {"deleted": values["state"] == "cancelled"})
     wanted = values | {"subscriptions": rows.json_text([row["seq"] for row in found])}
@@ -128,7 +128,7 @@ async def _of_those_that_wait(db: aiosqlite.Connection, values: dict[str, Any]) 
     return [(sql.list_deliveries_in_state, values | {"stored": "pending"})]
 
 
-async def _merged(db: aiosqlite.Connection, part: Slice, asked: list[_Asked]) -> Found:
+async def _merged(db: Reading, part: Slice, asked: list[_Asked]) -> Found:
     found: dict[int, Row] = {}  # by key: one that is cancelled between two reads comes twice
     for statement, values in asked:
         # By its index each of the others touches little more than it finds.
@@ -138,7 +138,7 @@ async def _merged(db: aiosqlite.Connection, part: Slice, asked: list[_Asked]) ->
     return cut([found[seq] for seq in sorted(found, reverse=True)], part)
 
 
-async def _walk(db: aiosqlite.Connection, statement: str, values: dict[str, Any]) -> list[Row]:
+async def _walk(db: Reading, statement: str, values: dict[str, Any]) -> list[Row]:
     """What *statement* finds, newest first, in pieces one after the other: larger ones where there is little in them."""
     loop = asyncio.get_running_loop()
     found: list[Row] = []
@@ -153,13 +153,13 @@ async def _walk(db: aiosqlite.Connection, statement: str, values: dict[str, Any]
         size = size * 2 if loop.time() - began < QUICK else max(PIECE, size // 2)
 
 
-async def _pending(db: aiosqlite.Connection, wanted: dict[str, Any]) -> int:
+async def _pending(db: Reading, wanted: dict[str, Any]) -> int:
     """How many deliveries of these subscriptions wait; MANY stands for that and more."""
     (row,) = await _rows(db, sql.count_pending, {"subscriptions": wanted["subscriptions"], "most": MANY})
     return int(row["count"])
 
 
-async def _kinds(db: aiosqlite.Connection, tenant: str | None, type: str | None) -> list[tuple[str, str]]:
+async def _kinds(db: Reading, tenant: str | None, type: str | None) -> list[tuple[str, str]]:
     """The tenants and types of the events that are asked for; of each there may be some."""
     if tenant is None:
         found = [(row["tenant"], str(type)) for row in await _rows(db, sql.tenants_with_events, {})]
@@ -167,10 +167,11 @@ async def _kinds(db: aiosqlite.Connection, tenant: str | None, type: str | None)
         found = [(tenant, row["type"]) for row in await _rows(db, sql.types_of_tenant, {"tenant": tenant})]
     else:
         found = [(tenant, type)]
-    return [kind for kind in found if all(isinstance(each, str) for each in kind)]  # nobody asks for what is none
+    # Nobody asks for what is no text, and nothing has a NUL in it, where a text would end in SQLite's JSON.
+    return [kind for kind in found if all(isinstance(each, str) and "\0" not in each for each in kind)]
 
 
-async def _range(db: aiosqlite.Connection, statement: str, part: Slice) -> _Range:
+async def _range(db: Reading, statement: str, part: Slice) -> _Range:
     (row,) = await _rows(db, statement, {"before": part.before, "since": part.since, "until": part.until})
     return _Range(*row)
 
@@ -186,7 +187,7 @@ def _values(part: Slice, keys: _Range) -> dict[str, Any]:
     }
 
 
-async def _rows(db: aiosqlite.Connection, statement: str, values: Any) -> list[Row]:
+async def _rows(db: Reading, statement: str, values: Any) -> list[Row]:
     return list(await db.execute_fetchall(statement, values))
 
 

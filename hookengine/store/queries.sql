@@ -213,12 +213,18 @@ SELECT max(coalesce((SELECT accepted_at FROM events WHERE seq = (SELECT max(seq)
 
 -- turn_back
 -- What waits by a clock that has gone back since waits as long from now on; a time that a producer chose stays.
-UPDATE deliveries SET due_at = :now + coalesce(
-    max(0, due_at - (SELECT max(at) FROM attempts WHERE delivery = deliveries.seq AND at > :now)), 0)
-WHERE state = 'pending' AND state <> 'delivered' AND due_at > :now
-  AND (due_at = created_at OR (trigger = 'manual' AND step = 0)
-       OR EXISTS (SELECT 1 FROM attempts WHERE delivery = deliveries.seq AND at > :now))
-  AND seq NOT IN (SELECT value FROM json_each(:taken))
+UPDATE deliveries SET due_at = :now + iif(old.since IS NULL, 0, max(0, due_at - old.since))
+FROM (
+    SELECT seq, iif(step = 0 AND (due_at <= created_at OR trigger = 'manual'), NULL,
+                    iif(due_at < last, coalesce(:before, last), last)) AS since
+    FROM (
+        SELECT seq, step, due_at, created_at, trigger,
+               (SELECT at FROM attempts WHERE delivery = deliveries.seq ORDER BY seq DESC LIMIT 1) AS last
+        FROM deliveries
+        WHERE state = 'pending' AND state <> 'delivered' AND due_at > :now)
+    WHERE (step = 0 AND (due_at <= created_at OR trigger = 'manual')) OR last IS NOT NULL) AS old
+WHERE deliveries.seq = old.seq AND (old.since IS NULL OR old.since > :now)
+  AND deliveries.seq NOT IN (SELECT value FROM json_each(:taken))
   AND (batch IS NULL OR batch NOT IN (SELECT value FROM json_each(:batches)));
 
 -- stateless
@@ -486,6 +492,10 @@ FROM events
 WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant)
 ORDER BY seq DESC
 LIMIT 1;
+
+-- event_keys
+-- The events with an id, each of another tenant.
+SELECT seq FROM events WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant);
 
 -- deliveries_of_event
 -- Where one event went.

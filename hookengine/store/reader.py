@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from hookengine import models, views
-from hookengine.errors import IdempotencyMismatch, StorageCorrupt
+from hookengine.errors import IdempotencyMismatch, Stopping, StorageCorrupt
 from hookengine.scheduler import FROM_THE_START
 from hookengine.store import listing, rows
 from hookengine.store.changes import answer_of
@@ -34,6 +35,22 @@ _MOST_TOLD = 10_000  # deliveries of a page that is explained
 _MOST_ATTEMPTS = 250  # of a delivery that is shown; who retries by hand can make any number
 
 
+class Reading:
+    """A connection that only reads; once it is closed, whoever asks hears that the engine stops."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self.connection = connection
+
+    async def execute_fetchall(self, statement: str, parameters: Any = ()) -> Iterable[Row]:
+        """All rows that *statement* finds."""
+        try:
+            return await self.connection.execute_fetchall(statement, parameters)
+        except (sqlite3.ProgrammingError, ValueError):  # of sqlite3 and of aiosqlite
+            if self.connection._connection is None:  # noqa: SLF001  # it tells nobody
+                raise Stopping from None
+            raise
+
+
 class Reader:
     """
     Reads, in the order asked; sees every commit that was told before.
@@ -42,7 +59,7 @@ class Reader:
     one long statement (see `listing`).
     """
 
-    def __init__(self, db: aiosqlite.Connection) -> None:
+    def __init__(self, db: Reading) -> None:
         self._db = db
 
     async def heads(self) -> dict[int, list[Mark | None]]:
@@ -121,6 +138,10 @@ class Reader:
         row = await self._one(sql.show_event, {"id": id, "tenant": tenant})
         return None if row is None else row["seq"]
 
+    async def event_keys(self, id: str, tenant: str | None) -> list[int]:
+        """The keys of all events with this id: each tenant may have one."""
+        return [row["seq"] for row in await self._db.execute_fetchall(sql.event_keys, {"id": id, "tenant": tenant})]
+
     async def explained(self, id: str, tenant: str | None) -> tuple[models.Event, bool] | None:
         """One event as the engine sees it, and whether it named its subscriptions."""
         row = await self._one(sql.event_to_replay, {"id": id, "tenant": tenant})
@@ -162,10 +183,10 @@ class Reader:
         return [rows.delivery_view(row) for row in await self._db.execute_fetchall(sql.deliveries_of_event, (event,))]
 
     async def deliveries(
-        self, part: Slice, *, state: str | None = None, subscription: int | None = None, event: int | None = None
+        self, part: Slice, *, state: str | None = None, subscription: int | None = None, events: list[int] | None = None
     ) -> tuple[list[views.Delivery], int | None]:
         """A page of deliveries, and the key to go on from."""
-        found, after = await listing.deliveries(self._db, part, state=state, subscription=subscription, event=event)
+        found, after = await listing.deliveries(self._db, part, state=state, subscription=subscription, events=events)
         return [rows.delivery_view(row) for row in found], after
 
     async def delivery(self, id: str, tenant: str | None) -> tuple[views.Delivery, int, int] | None:

@@ -49,7 +49,8 @@ class Space:
         try:
             if self._reserve.exists() and self._reserve.stat().st_size >= size:
                 return True
-            self._reserve.write_bytes(self._new_bytes(size))
+            with open(self._reserve, "wb", opener=_private) as file:
+                file.write(self._new_bytes(size))
         except OSError as error:
             if error.errno in _FULL:
                 self._reserve.unlink(missing_ok=True)
@@ -77,3 +78,7 @@ class Space:
     def _of_disk(self, size: int, part: int) -> int:
         disk = os.statvfs(self._folder)
         return min(size, disk.f_blocks * disk.f_frsize // part)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -17,7 +17,7 @@ from hookengine.store.faults import RESTORE, is_damage, raise_if_fatal
 from hookengine.store.folding import write_anew
 from hookengine.store.memory import Memory
 from hookengine.store.queries import sql
-from hookengine.store.reader import Reader
+from hookengine.store.reader import Reader, Reading
 from hookengine.store.resealing import reseal
 from hookengine.store.space import Space
 from hookengine.store.whereabouts import Whereabouts, shared_by
@@ -118,7 +118,7 @@ class Store:
         self._whereabouts = Whereabouts(self.path)
         if (kind := shared_by(self.path)) is not None:
             self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
-        self.reader, self.viewer = Reader(reading), Reader(viewing)
+        self.reader, self.viewer = Reader(Reading(reading)), Reader(Reading(viewing))
         self.writer = Writer(
             db,
             clock=self._clock,

@@ -332,8 +332,9 @@ class Writer:
             batch.add_results([self._up_to_date(result) for result in group])
         await self._look_up(batch, publications, now)
         answers: list[tuple[Publication, list[Receipt] | Answer | HookEngineError]] = []
+        events, announced = batch.event_count, len(batch.accepted)  # what the results are told by
         for position, publication in enumerate(publications):
-            if len(batch.accepted) >= MOST_DELIVERIES:
+            if len(batch.accepted) - announced >= MOST_DELIVERIES:
                 self._publications.put_back(publications[position:])
                 del publications[position:]
                 break
@@ -343,7 +344,7 @@ class Writer:
                 answers.append((publication, refused))
             else:
                 answers.append((publication, answer))
-        self._publications.made(batch.event_count, len(batch.accepted))
+        self._publications.made(batch.event_count - events, len(batch.accepted) - announced)
         return batch, answers
 
     def _up_to_date(self, result: Result) -> Result:
