@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 250  # of one page
 
+_OTHERS = {"limit", "since", "until"}  # may be numbers and times in Python
+
 _CURSOR = re.compile(rb"before:([1-9][0-9]{0,18})")
 
 
@@ -47,6 +49,8 @@ class Query:
         for name, value in self._given.items():
             if isinstance(value, str) and not is_plain(str(value)):  # of a Python program: over HTTP there are none
                 self._wrong(name[:100], LONE_SURROGATE)
+            elif not isinstance(value, str) and name not in _OTHERS:  # nor these
+                self._wrong(name[:100], "expected a string")
         for name, count in Counter(name for name, _ in given.items()).items():  # of a MultiDict
             if count > 1:
                 self._wrong(name[:100], "expected the parameter once")
@@ -54,10 +58,7 @@ class Query:
     def text(self, name: str) -> str | None:
         """A parameter as it is."""
         value = self._given.get(name)
-        if value is not None and not isinstance(value, str):
-            self._wrong(name, "expected a string")
-            return None
-        return value
+        return value if isinstance(value, str) else None
 
     def choice(self, name: str, known: list[str]) -> str | None:
         """A parameter that is one of *known*."""
@@ -95,14 +96,13 @@ class Query:
 
     def _limit(self) -> int:
         given = self._given.get("limit")
-        if type(given) is int:  # of a Python program
-            text: str | None = str(given) if 0 < given <= MOST_ROWS else ""
-        else:
-            text = self.text("limit")
-        if text is None:
+        if given is None:
             return 50
-        if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_ROWS:  # digits
-            return int(text)
+        text = self.text("limit") or ""
+        if text.isascii() and text.isdigit() and len(text) < 4:  # digits
+            given = int(text)
+        if type(given) is int and 1 <= given <= MOST_ROWS:
+            return given
         self._wrong("limit", f"expected 1 to {MOST_ROWS}")
         return 1
 

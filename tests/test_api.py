@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import Gate, only
+from engines import Gate, only, running
 from msgspec import UNSET
 from msgspec.structs import replace
 from patience import PATIENCE
@@ -25,6 +25,7 @@ from hookengine.errors import (
     Invalid,
     Malformed,
     PreconditionFailed,
+    Stopping,
     SubscriptionLimitReached,
     SubscriptionNotFound,
     TenantNotFound,
@@ -536,3 +537,119 @@ async def test_data_that_cannot_be_printed(running_engine: Engine, data: object)
     """What orjson cannot print is refused with its reason, as one of our own errors."""
     with pytest.raises(Malformed, match="cannot be printed as JSON"):
         await running_engine.publish("order.created", data)
+
+
+async def test_answers_are_the_callers_own(running_engine: Engine) -> None:
+    """Whatever a program does with what it was given changes nothing of the engine's."""
+    made = await running_engine.subscribe("http://127.0.0.1:8080/", metadata={"m": {"n": 1}}, event_types=["never"])
+    made.metadata["view"] = 1
+    made.metadata["m"]["n"] = object()
+
+    assert {"m": {"n": 1}} == (await running_engine.subscription(made.id)).metadata
+
+
+@pytest.mark.parametrize("wrong", [5, None, ["x"], b"x", "\ud800"], ids=repr)
+async def test_what_names_nothing_is_told(running_engine: Engine, wrong: Any) -> None:
+    """An id of another type, such as the record in place of its id, or that no text can be, is a mistake of the caller's."""
+    made = running_engine
+    for asked in (
+        made.event(wrong),
+        made.wait(wrong, 1),
+        made.explain(wrong),
+        made.replay_event(wrong),
+        made.subscription(wrong),
+        made.update_subscription(wrong, name="x"),
+        made.unsubscribe(wrong),
+        made.enable(wrong),
+        made.disable(wrong),
+        made.secret(wrong),
+        made.rotate_secret(wrong),
+        made.test(wrong),
+        made.replay(wrong),
+        made.stats(wrong),
+        made.delivery(wrong),
+        made.retry(wrong),
+        made.cancel(wrong),
+        made.event_type(wrong),
+        made.set_event_type(wrong, description="x"),
+        made.delete_event_type(wrong),
+        made.tenant(wrong),
+        made.set_tenant(wrong),
+        made.delete_tenant(wrong),
+        made.tenant_secret(wrong),
+        made.set_tenant_secret(wrong),
+        made.delete_tenant_secret(wrong),
+        made.delete_token(wrong),
+    ):
+        with pytest.raises(Invalid):
+            await asked
+    if wrong is not None:
+        for listing in (made.deliveries(event=wrong), made.deliveries(subscription=wrong), made.events(tenant=wrong)):
+            with pytest.raises(Invalid):
+                await listing
+        with pytest.raises(Invalid):
+            made.stream(types=wrong, last_id=wrong)
+        with pytest.raises(Invalid):
+            await made.event("evt_1", tenant=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["10", float("nan"), [1], b"1"], ids=repr)
+async def test_seconds_are_a_number(running_engine: Engine, wrong: Any) -> None:
+    """Patience is told in seconds; what is no number of them stops nothing."""
+    event = await running_engine.publish("a", 1)
+    with pytest.raises(Invalid, match="expected a number of seconds"):
+        await running_engine.wait(event.id, wrong)
+    with pytest.raises(Invalid, match="expected a number of seconds"):
+        await running_engine.stop(drain=wrong)
+
+    assert [] == await running_engine.wait(event.id, 10**400)
+    assert event.id == (await running_engine.event(event.id)).id
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"method": "\ud800"},
+        {"headers": {"X-A": "\ud800"}},
+        {"headers": {"\ud800": "x"}},
+        {"state": "\ud800"},
+        {"ordering": "\ud800"},
+        {"auth": {"type": "\ud800"}},
+        {"auth": {"type": "basic", "username": "\ud800", "password": "x"}},
+        {"batch": {"\ud800": 1}},
+        {"metadata": {"a": ["\ud800"]}},
+        {"max_concurrency": "\ud800"},
+    ],
+    ids=ascii,
+)
+async def test_half_a_surrogate_pair_is_a_mistake(running_engine: Engine, members: dict[str, Any]) -> None:
+    """Wherever it stands it is told as any other mistake, and nothing is stored."""
+    with pytest.raises(Invalid):
+        await running_engine.subscribe("http://127.0.0.1:8080/", **members)
+
+    assert [] == (await running_engine.subscriptions()).data
+
+
+async def test_who_waits_or_reads_hears_of_the_stop(tmp_path: Path) -> None:
+    """A stop ends waiting, and what is asked while it closes the file is answered or told that the engine stops."""
+    async with running(tmp_path) as engine:
+        sub = await engine.subscribe("http://127.0.0.1:8080/")
+        event = await engine.publish("a", 1, deliver_at=datetime.now(UTC) + timedelta(hours=1))
+        waiting = asyncio.create_task(engine.wait(event.id, 600))
+        while not engine._running.service._waiters._waiting:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(engine.stop(drain=0))
+        told: list[Exception] = []
+        while not stopping.done():
+            try:
+                await engine.deliveries(subscription=sub.id)
+                await engine.event(event.id)
+                await engine.explain(event.id)
+            except (Stopping, RuntimeError) as error:
+                told.append(error)
+                await asyncio.sleep(0)
+        await stopping
+        with pytest.raises(Stopping):
+            await waiting
+
+    assert {Stopping, RuntimeError} >= {type(error) for error in told}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from storage import DELIVERED, GONE, NO_ANSWER
 
-from hookengine.attempting import Outage
+from hookengine.attempting import Interruptions, Outage
 from hookengine.models import AttemptError, Broken, ErrorCode, Interrupted, Unreachable
 
 if TYPE_CHECKING:
@@ -52,3 +52,16 @@ async def test_others_of_the_same_moment_are_no_further_fault() -> None:
 
     assert 1 == len(told)
     assert 0 < outage.left <= 0.1
+
+
+def test_interruptions_are_recorded_once_a_second() -> None:
+    """Of one delivery no two of a second are recorded, also after the clock was set back; none is remembered for longer."""
+    known = Interruptions()
+
+    assert [False, True, True, False] == [known.is_repetition(1, at) for at in (5_000, 5_000, 5_999, 6_000)]
+    assert [False, True] == [known.is_repetition(1, at) for at in (10, 20)]
+    known.forget(1)
+    assert not known.is_repetition(1, 30)
+    for number in range(10_000):
+        assert not known.is_repetition(number + 2, 40 + number)
+    assert len(known) <= 1_001

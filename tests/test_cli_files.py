@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -269,3 +270,27 @@ def test_sizes_have_units() -> None:
     assert ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "4.0 GiB", "2048.0 TiB"] == [
         files.size(count) for count in (0, 1023, 1024, 3 << 19, 4 << 30, 1 << 51)
     ]
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("name", ["secret.key", "admin.token", "daemon.json", "hooks.db-wal", "hooks.db-shm", "hooks.db"])
+def test_backup_replaces_nothing_of_the_engines(cli: Callable[..., Ended], name: str) -> None:
+    """Whatever the engine keeps beside the database stays, also with --force."""
+    before = {file: file.read_bytes() for file in DATA.iterdir() if file.name in {"secret.key", "admin.token", "hooks.db"}}
+    ended = cli("backup", str(DATA / name), "--force")
+
+    assert 6 == ended.status, ended
+    assert before == {file: file.read_bytes() for file in before}
+
+
+@pytest.mark.usefixtures("data")
+def test_backup_replaces_files_only(cli: Callable[..., Ended]) -> None:
+    """A pipe, or a link to something, is not what --force replaces; a place that cannot be is told in a sentence."""
+    os.mkfifo("pipe")
+    Path("link").symlink_to("elsewhere")
+    Path("file").write_bytes(b"")
+    for name, status in (("pipe", 6), ("link", 6), ("file/x", 1), ("x" * 250, 1)):
+        ended = cli("backup", name, "--force")
+        assert (status, True) == (ended.status, ended.err.startswith("Error: ")), ended
+
+    assert [True, True, 0] == [Path("pipe").is_fifo(), Path("link").is_symlink(), Path("file").stat().st_size]

@@ -367,3 +367,10 @@ def test_path_of_a_stream() -> None:
     """What HTTP cannot carry is the caller's mistake."""
     with pytest.raises(ValueError, match="percent-encoded"):
         next(Client("http://127.0.0.1:1").stream("v1/stream"))
+
+
+def test_long_integer_is_no_fault_of_the_answer() -> None:
+    """Data may hold integers that Python does not read: they come as texts."""
+    answer = Answer(status=200, headers={}, body=b'{"a":' + b"1" * 5000 + b',"b":-2}')
+
+    assert {"a": "1" * 5000, "b": -2} == answer.json()

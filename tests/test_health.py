@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from hookengine.health import count, disables, enabled, rank, restand, standing
+from hookengine.health import at_present, count, disables, enabled, rank, restand, standing
 from hookengine.models import (
     Accepted,
     AttemptError,
@@ -376,3 +376,14 @@ def test_flapping_endpoint_opens_no_breaker() -> None:
         stands = restand(stands, health, outcome, STANDARD, max_concurrency=8, now=NOW)
 
         assert Standing(width=8, rank=Rank.TRUSTED) == stands
+
+
+@pytest.mark.parametrize(
+    ("failures", "pause"), [(0, 5_000), (9, 5_000), (10, 5_000), (11, 10_000), (16, 300_000), (10**6, 300_000)]
+)
+def test_breaker_waits_no_longer_than_its_pause(failures: int, pause: int) -> None:
+    """After a clock that was set back it is the pause of so many failures that is waited for, from now on."""
+    standing = Standing(width=1, rank=Rank.FAILING, resume_at=10**13)
+
+    assert NOW + pause == at_present(standing, Health(consecutive_failures=failures), now=NOW).resume_at
+    assert NOW - 1 == at_present(replace(standing, resume_at=NOW - 1), Health(), now=NOW).resume_at

@@ -354,6 +354,7 @@ async def test_hanging_lookups_delay_nobody_else() -> None:
         pytest.param(errno.ENETUNREACH, True, (Unreachable, ErrorCode.CONNECT_REFUSED), id="R67-no IPv6"),
         pytest.param(errno.EHOSTUNREACH, False, (Unreachable, ErrorCode.CONNECT_REFUSED), id="R67-host"),
         pytest.param(errno.EMFILE, True, (Interrupted, ErrorCode.LOCAL_RESOURCES), id="descriptors"),
+        pytest.param(errno.EADDRNOTAVAIL, True, (Interrupted, ErrorCode.LOCAL_RESOURCES), id="ports"),
     ],
 )
 async def test_fault_of_this_machine(number: int, routed: bool, expected: tuple[type[Outcome], ErrorCode]) -> None:
@@ -721,3 +722,26 @@ async def test_cancelled_without_a_task() -> None:
         await sender.close()
 
     assert 1 == bad.connections
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param("127.0.0.1", (Interrupted, ErrorCode.LOCAL_RESOURCES), id="no port left"),
+        pytest.param("[::1]", (Unreachable, ErrorCode.CONNECT_REFUSED), id="IPv6 is switched off"),
+    ],
+)
+async def test_address_without_a_local_one_keeps_nobody_else(host: str, expected: tuple[type[Outcome], ErrorCode]) -> None:
+    """Ports are used up towards one address, and IPv6 may be switched off: others go on."""
+
+    def no_socket(_address: object) -> socket.socket:
+        raise OSError(errno.EADDRNOTAVAIL, "so says the kernel")
+
+    policy = Policy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
+    sender = Sender(policy, routed=lambda: True)
+    sender._pool._socket_factory = no_socket
+    outcome = await sender.attempt(request(f"http://{host}:9999/"))
+    await sender.close()
+
+    assert expected == ending(outcome)
+    assert not isinstance(outcome, Interrupted) or outcome.alone

@@ -19,7 +19,7 @@ from certificates import Authority, server_context
 from hostile import LOOPS, on_both_loops, receiver, response
 from measures import Memory, open_files
 
-from hookengine.models import Accepted, ErrorCode, Outcome, Request
+from hookengine.models import Accepted, ErrorCode, Outcome, Refused, Request
 from hookengine.netguard import Policy, admit
 from hookengine.resolver import Resolver
 from hookengine.sender import Sender, tls_context
@@ -318,5 +318,42 @@ def test_unclosed_tls_does_not_linger(authority: Authority) -> None:
 
         assert isinstance(outcome, Accepted)
         assert loop.time() - begun < 1
+
+    on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"\x00garbage\r\n\r\n", id="R33"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n{}", id="R37-body of a 204"),
+        pytest.param(response("200 OK", body=b"ok") + b"more", id="R37-more than it says"),
+    ],
+)
+@pytest.mark.parametrize("used", [False, True], ids=["new", "kept"])
+def test_malformed_answer_before_the_end_of_tls(authority: Authority, answer: bytes, used: bool) -> None:
+    """What is no HTTP, from an endpoint that closes at once, is the endpoint's fault over TLS too, and leaves nothing open."""
+    certificate = authority.issue(HOST)
+
+    async def behave(peer: hostile.Peer) -> None:
+        if used:
+            await peer.request()
+            await peer.send(response("200 OK"))
+        await peer.request()
+        await peer.send(answer)
+
+    async def scenario() -> None:
+        async with receiver(behave, tls=server_context(certificate)) as bad:
+            sender = trusting(authority)
+            if used:
+                assert isinstance(await sender.attempt(request(bad.port)), Accepted)
+            outcome = await sender.attempt(request(bad.port))
+            left = sender._pool._acquired
+            await sender.close()
+
+        assert isinstance(outcome, Accepted | Refused), outcome
+        assert not left
+        if answer.startswith(b"\x00"):
+            assert ErrorCode.MALFORMED_RESPONSE is ending(outcome)[0]
 
     on_both_loops(scenario)

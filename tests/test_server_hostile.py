@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -323,3 +324,77 @@ async def test_media_type_that_no_parser_takes(api: Api, caplog: pytest.LogCaptu
 
     assert answer.status in {202, 415}
     assert [] == caplog.records
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/events"),
+        ("POST", "/v1/events/batch"),
+        ("GET", "/v1/events/evt_1"),
+        ("POST", "/v1/events/evt_1/replay"),
+        ("POST", "/v1/subscriptions"),
+        ("PATCH", "/v1/subscriptions/sub_1"),
+        ("POST", "/v1/subscriptions/sub_1/replay"),
+        ("POST", "/v1/deliveries/dlv_1/retry"),
+        ("PUT", "/v1/tenants/a"),
+        ("DELETE", "/v1/tokens/a"),
+    ],
+)
+async def test_unknown_parameter_is_told(api: Api, method: str, path: str) -> None:
+    """A parameter that there is not, such as a dry run that would send, is a mistake wherever it stands."""
+    before = api.counts()
+    answer = await api(method, f"{path}?dry_run=true", {})
+
+    assert (422, [("dry_run", "unknown_parameter")]) == (answer.status, answer.places)
+    assert before == api.counts()
+
+
+async def test_pipelined_heads_wait_on_the_wire(api: Api) -> None:
+    """Who sends large requests and reads no answers is not read from, beyond what is under way; nothing of them stays."""
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"a" * 4000) for n in range(12)) + b"\r\n"
+    page = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    _, writer = await api.dial()
+    server = api.engine._running.server
+    assert server is not None
+    handler = server._runner.server
+    assert handler is not None
+    while not handler.connections:  # noqa: ASYNC110  # it tells nobody
+        await asyncio.sleep(0)
+    connection = max(handler.connections, key=lambda each: each.transport is not None)
+    writer.write(page * 6 + head * 400)
+    for _ in range(2000):
+        await asyncio.sleep(0)
+        assert len(connection._messages) <= 16  # what came in one piece
+    assert connection._buffer_paused
+    writer.transport.abort()
+    async with asyncio.timeout(PATIENCE):
+        while connection.transport is not None:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0)
+    assert not connection._messages
+
+
+async def test_endless_head_is_cut(api: Api) -> None:
+    """A head that does not end is not collected: headers that are each as long as they may be do not add up."""
+    reader, writer = await api.dial()
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+    for number in range(100):
+        writer.write(b"X-%d: %s\r\n" % (number, b"a" * 8000))
+    async with asyncio.timeout(PATIENCE):
+        with suppress(ConnectionResetError):
+            assert b"" == await reader.read()
+    writer.close()
+
+
+async def test_body_of_as_many_chunks_as_pause_its_reader(api: Api) -> None:
+    """After a body in very many chunks the next request of the connection is read as ever."""
+    count = 16_385  # one more than aiohttp lets wait
+    body = b'{"type":"a.b","data":"' + b"x" * (count - 24) + b'"}'
+    assert count == len(body)
+    chunked = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    more = {"Content_Type": "application/json", "Transfer_Encoding": "chunked", "Connection": "keep-alive"}
+    head = request("POST", "/v1/events", **more)
+    plain = request("POST", "/v1/events", b'{"type":"a.b","data":1}', Content_Type="application/json", Connection="close")
+    raw = await api.send((head + chunked + plain).replace(b"{token}", api.token.encode()))
+
+    assert 2 == raw.count(b"HTTP/1.1 202")

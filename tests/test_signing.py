@@ -759,3 +759,29 @@ verify(b"", headers, {SECRET!r}, now=1)
 print(sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} - sys.stdlib_module_names))
 """
     assert "['hookengine']" == fresh(code)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tolerance": None},
+        {"tolerance": "300"},
+        {"tolerance": -1},
+        {"tolerance": float("nan")},
+        {"now": "1"},
+        {"now": float("inf")},
+        {"now": float("nan")},
+        {"secret": 5},
+        {"profile": 5},
+        {"profile": b"standard"},
+        {"profile": SCHEMES["standard"][0]},
+    ],
+    ids=repr,
+)
+def test_arguments_that_nobody_could_mean(wrong: dict[str, Any]) -> None:
+    """A receiver that is set up wrongly hears of that, and takes no request for a forged one."""
+    given: dict[str, Any] = {"secret": SECRET, "now": AT} | wrong
+    with pytest.raises(ValueError, match=r"is (a number|text|the name)"):
+        verify(BODY, signed("standard", SECRET), **given)
+
+    verify(BODY, signed("standard", SECRET), SECRET, tolerance=float("inf"), now=AT + 10**9)

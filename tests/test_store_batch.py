@@ -20,6 +20,7 @@ from hookengine.models import (
     Event,
     Health,
     Interrupted,
+    Ordering,
     Place,
     Priority,
     Rules,
@@ -190,6 +191,22 @@ def test_reused_id_refuses_the_whole_array(known: bool) -> None:
     assert [] == made.accepted
     (receipt,) = _receipts(accept(made, draft(id="new", digest=b"other")))
     assert 1 == receipt.deliveries
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["within one array", "of an earlier commit"])
+def test_refused_array_stands_in_no_line(known: bool) -> None:
+    """With fifo, who comes after an array that was refused leads the line."""
+    made = batch(sub(ordering=Ordering.FIFO))
+    first = draft(id="mine", digest=b"x", ordering_key="k")
+    if known:
+        event = Event(seq=1, id="mine", tenant="acme", type="a", data=b"", accepted_at=1, occurred_at=1)
+        made.know({}, {("mine", "acme"): (b"x", Receipt(event=event, deliveries=1))})
+    with pytest.raises(EventExists):
+        accept(made, draft(ordering_key="k"), first, draft(id="mine", digest=b"y", ordering_key="k"))
+
+    accept(made, draft(ordering_key="k"), draft(ordering_key="k"))
+
+    assert [Place.LANE, Place.FOLLOWING] == [delivery.place for delivery, _ in made.accepted]
 
 
 def test_id_is_unique_per_tenant() -> None:

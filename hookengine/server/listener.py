@@ -49,12 +49,13 @@ class _Connection(web.RequestHandler):
         super().__init__(manager, **options)
         self._patience = patience
         self._express = express
+        self._msg_queue_resume_size = 1  # requests that may wait when reading goes on
         self._coming: deque[Any] = deque()  # requests that are kept from aiohttp's handler until it waits
         self._accepting: asyncio.Future[list[Receipt]] | None = None  # what the client waits for, of `express`
         self._is_between = True  # whether the parser is known to have nothing of the next request
         self._unfinished = 0  # bytes of a head that has not ended
         self._body: Any = None  # of the last request that was parsed
-        self._was_paused = False  # whether reading was, since it was last resumed
+        self._was_paused = False  # whether the parser was, since it was last resumed
         self._last: tuple[RawRequestMessage, bytes] | None = None  # the last one that came alone, with its head
         self._head: Head | None = None  # of what `express` took last
 
@@ -96,7 +97,7 @@ class _Connection(web.RequestHandler):
             return
         self._go_on()
         if len(self._messages) > 1 and not self._buffer_paused and not self._is_idle():
-            self._pause_reading_for_buffer()  # until they are taken: aiohttp would have 32 wait, of any size
+            self._pause_reading_for_buffer()  # until all but one are taken: aiohttp would have 32 wait
         latest = self._loop.time() + self._patience.head
         if not self._is_idle() or self._keepalive_handle is None:
             return
@@ -209,10 +210,10 @@ class _Connection(web.RequestHandler):
         """
         Go on where reading was paused; aiohttp calls this for every body that is read, paused or not.
 
-        The end of a body takes back that it was, but the parser still waits for this.
+        The end of a body takes back that it was, for the transport alone: the parser still waits for this.
         """
-        if self._was_paused:
-            self._was_paused = False
+        if self._reading_paused or self._was_paused:
+            self._was_paused = self._was_paused and not resume_parser
             super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:

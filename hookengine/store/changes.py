@@ -264,9 +264,9 @@ async def turn_back(tx: Transaction) -> int:
     """
     The clock has gone back: let what waits by the old time wait no longer than it would have; how many deliveries that are.
 
-    What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where it is
-    to go before that, from the turn before this, which has put it there. What is in flight is left to its end, and what is in
-    memory must be read anew.
+    What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where it
+    is to go before that, from the turn before this, which has put it there. What is in flight is left to its end, and what is
+    in memory must be read anew.
     """
     taken, in_flight = map(rows.json_text, tx.listener.taken())
     found = await tx.fetch(sql.meta, (_TURNED_BACK,))
