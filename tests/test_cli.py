@@ -26,8 +26,10 @@ from hookengine.cli.exits import report
 from hookengine.cli.following import Line, news
 from hookengine.cli.output import cell, describe_attempt, printable, show_table, working
 from hookengine.cli.tail import describe, events
+from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
 from hookengine.server import routes
+from hookengine.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -824,6 +826,26 @@ def test_event_is_shown_with_its_bytes(server: Server, ask: Callable[..., Ended]
     assert ask("event", "show", EVENT, "--json").out.startswith('{"id":')
 
 
+def test_event_of_a_tenant_is_shown(server: Server, ask: Callable[..., Ended]) -> None:
+    """Where several tenants use an id, the tenant says which event is meant."""
+    server.on(f"GET /v1/events/{EVENT}", b'{"id":"x","data":1,"deliveries":[]}')
+    assert 0 == ask("event", "show", EVENT, "--tenant", "acme").status
+
+    assert {"tenant": "acme"} == server.query
+
+
+@pytest.mark.parametrize("verb", ["event", "delivery"])
+def test_lists_take_durations(server: Server, ask: Callable[..., Ended], verb: str) -> None:
+    """A duration counts back from now, as in other verbs."""
+    server.on("GET /v1/events", page())
+    server.on("GET /v1/deliveries", page())
+    before = Clock().now()
+    assert 0 == ask(verb, "list", "--since", "1h", "--until", "2030-01-01T00:00:00Z").status
+
+    assert "2030-01-01T00:00:00Z" == server.query["until"]
+    assert 0 <= parse_time(server.query["since"]) - (before - 3_600_000) < 60_000
+
+
 @pytest.mark.parametrize("id_", ["../tokens", "a/b", "a?b=c", "a b", "é", "%2e"])
 def test_id_stays_one_segment_of_the_path(server: Server, ask: Callable[..., Ended], id_: str) -> None:
     """Whatever is typed for an id, another resource is not asked for."""
@@ -921,6 +943,16 @@ def test_wait_as_json_shows_the_event_at_its_end(server: Server, ask: Callable[.
     server.on(f"GET /v1/events/{EVENT}", b'{"id":"x"}')
 
     assert Ended(0, '{"id":"x"}\n', f"✓ {SUB} 200 in 41 ms\n") == ask("event", "send", "t", "--wait", "--json")
+    assert {"tenant": "default"} == server.query
+
+
+def test_accepted_event_is_shown_whatever_comes_after(server: Server, ask: Callable[..., Ended]) -> None:
+    """Who may send but not read gets the event's id, or would send it again."""
+    server.on("POST /v1/events", ACCEPTED, status=202)
+    server.on("GET /v1/deliveries", b'{"code":"forbidden","detail":"this needs the scope events:read"}', status=403)
+    ended = ask("event", "send", "t", "--wait", "--json")
+
+    assert (4, ACCEPTED) == (ended.status, json.loads(ended.out))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +27,7 @@ from patience import PATIENCE
 from storage import Faulty, io_error
 
 from hookengine.client import Client
+from hookengine.clock import Clock
 from hookengine.config import Config, Plan
 from hookengine.engine import DATABASE, Engine
 from hookengine.errors import (
@@ -39,6 +42,7 @@ from hookengine.errors import (
     StorageFailed,
 )
 from hookengine.receiver import Receiver
+from hookengine.store import database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -266,6 +270,35 @@ async def test_start_that_fails_leaves_nothing_open(
         await made.publish("order.created", {})
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", "hke_é\n".encode(), b"two words\n"], ids=repr)
+async def test_token_file_without_a_token_is_named(tmp_path: Path, content: bytes) -> None:
+    """A start that would leave an engine that nobody can ask says which file is wrong, and does not write over it."""
+    file = tmp_path / "admin.token"
+    file.write_bytes(content)
+    with pytest.raises(StartError, match=r"admin\.token holds no token: delete it"):
+        await engine(tmp_path, serve="127.0.0.1:0").start()
+
+    assert content == file.read_bytes()
+    file.unlink()
+    async with Engine(tmp_path / DATABASE, serve="127.0.0.1:0"):
+        assert file.read_bytes().startswith(b"hke_")
+
+
+async def test_start_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another program writes, an engine starts, also one with rate limits, and on a clock that has gone back."""
+    async with running(tmp_path) as made:
+        await made.subscribe("http://127.0.0.1:8080/", rate_limit="10/s", event_types=["never"])
+        await made.publish("a", 1)
+    monkeypatch.setattr(database, "_BUSY", 0.05)
+    monkeypatch.setattr(Clock, "now", lambda _: int(time.time() * 1000) - 86_400_000)
+    with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with running(tmp_path) as made:
+            assert 1 == len((await made.events()).data)
+            other.execute("ROLLBACK")
+            await made.publish("b", 1)
+
+
 async def test_port_in_use_leaves_nothing_open(tmp_path: Path, complaints: list[str]) -> None:
     """A listener that cannot be had is named, and the file is free for the next engine."""
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
@@ -465,6 +498,9 @@ async def test_loop_of_another_thread_is_told_where_it_runs(tmp_path: Path) -> N
         loop = asyncio.get_running_loop()
         with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
             await asyncio.to_thread(lambda: asyncio.run(made.publish("a", 1)))
+        for ending in (made.stop, made.wait_stopped):
+            with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+                await asyncio.to_thread(asyncio.run, ending())
         event = await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(made.publish("a", 2), loop).result(PATIENCE))
 
         assert [event.id] == [each.id for each in (await made.events()).data]

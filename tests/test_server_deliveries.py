@@ -328,3 +328,21 @@ async def test_wrong_parameters(api: Api, query: str, places: list[str]) -> None
     answer = await api("GET", f"/v1/deliveries?{query}")
 
     assert (422, sorted(places)) == (answer.status, sorted(place for place, _ in answer.places))
+
+
+async def test_deliveries_of_an_id_that_tenants_share(api: Api, receiver: Receiver) -> None:
+    """An event's id is its tenant's: without a tenant the list has the deliveries of all events with it."""
+    subs = {tenant: await api.subscribe(f"{receiver.url}/200", tenant=tenant) for tenant in ("sharing-a", "sharing-b")}
+    for tenant in subs:
+        await api.publish(tenant=tenant, id="shared")
+    await api.publish(tenant="sharing-c", id="shared")  # nobody wants it
+
+    async def tenants(**query: str) -> list[str]:
+        asked = "&".join(f"{name}={value}" for name, value in query.items())
+        return [each["tenant"] for each in (await api("GET", f"/v1/deliveries?event=shared&{asked}")).json["data"]]
+
+    assert ["sharing-b", "sharing-a"] == await tenants()
+    assert ["sharing-a"] == await tenants(subscription=subs["sharing-a"]["id"]) == await tenants(tenant="sharing-a")
+    assert [] == await tenants(tenant="sharing-c")
+    first = (await api("GET", "/v1/deliveries?event=shared&limit=1")).json
+    assert ["sharing-a"] == await tenants(cursor=first["next_cursor"])

@@ -301,3 +301,15 @@ async def delivered_all(engine: Engine, count: int) -> None:
         while (await engine.stats(made.id)).deliveries.delivered < count:
             pass
     assert [] == (await engine.deliveries(state="pending")).data
+
+
+async def test_key_of_a_replay_is_its_tenants(api: Api) -> None:
+    """Where two tenants use an event's id, a key that replays the one does not stand for the other."""
+    for tenant in ("keyed-a", "keyed-b"):
+        await api.subscribe(tenant=tenant, state="disabled")
+        await api.publish(tenant=tenant, id="keyed")
+    paths = [f"/v1/events/keyed/replay?tenant={tenant}" for tenant in ("keyed-a", "keyed-b", "keyed-a")]
+    answers = [await api("POST", path, headers={"Idempotency-Key": "same"}) for path in paths]
+
+    assert ["keyed-a", "keyed-b", "keyed-a"] == [answer.json["tenant"] for answer in answers]
+    assert [None, None, "true"] == [answer.headers.get("Idempotent-Replayed") for answer in answers]

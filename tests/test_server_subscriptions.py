@@ -518,6 +518,14 @@ async def test_what_cannot_change(api: Api, patch: dict[str, Any]) -> None:
     assert {(f"/{next(iter(patch))}", "immutable_member"), ("/urll", "unknown_member")} == set(answer.places)
 
 
+async def test_unknown_member_is_told_also_as_null(api: Api) -> None:
+    """Whoever takes back a setting hears where there is none of that name; what is shown beside the settings is none."""
+    made = await api.subscribe(URL, rate_limit="5/s")
+    answer = await refused(api, "PATCH", path_of(made), {"ratelimit": None, "created_at": None, "name": None})
+
+    assert [("/created_at", "unknown_member"), ("/ratelimit", "unknown_member")] == sorted(answer.places)
+
+
 async def test_same_tenant_is_no_change(api: Api) -> None:
     """Naming the tenant that it has is fine."""
     made = await api.subscribe(URL, tenant="fixed")

@@ -332,6 +332,15 @@ def test_kept_secrets(own: list[str], tenants: list[str], profile: str, expected
     assert not any("plain" in mistake.detail for mistake in problems.mistakes)
 
 
+def test_rotations_keep_ten_secrets_before() -> None:
+    """However often a secret is rotated, a request is signed by the newest and ten before it."""
+    secrets: tuple[SigningSecret, ...] = ()
+    for number in range(20):
+        secrets = subscribing.rotated(secrets, f"secret {number}", overlap=1000, now=NOW)
+
+    assert [f"secret {number}" for number in range(19, 8, -1)] == [each.value for each in secrets]
+
+
 def test_default_settings() -> None:
     """What is not given has its default."""
     expected: dict[str, Any] = {

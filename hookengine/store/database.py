@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ENDING = 1.0  # s that a thread may take to end, at most, once it has nothing more to do; it takes less than a millisecond
+_BUSY = 5  # s that another program's lock is waited for
 _BEGINNING = 0.001  # s that a thread may take to begin with a statement, at most; it mostly takes a tenth of that
 
 _SYNCHRONOUS = {"normal": 1, "full": 2}
@@ -174,7 +175,7 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     # No implicit transactions; 5 s for a lock that another program (a shell, a backup) holds; closed here if its thread dies.
-    connecting = aiosqlite.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+    connecting = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
     try:
