@@ -34,6 +34,8 @@ _LONGEST_LIFETIME = 10 * 365 * 86_400  # s
 _MOST_FIELDS = 50
 _LONGEST_FIELD = 100  # characters
 _SHORTEST = 8  # characters of a credential that is looked for
+# What encoders of JSON write as numbers, beside what is not ASCII: those of Python and PHP, of Go and Ruby, and of .NET.
+_ESCAPING = ("", "&<>", "&<>'\"+`")
 _BEGINNING = 12  # characters of one that are not shown either, where the rest was cut off
 
 # More than RFC 6750, 2.1 admits, and still one word of a header.
@@ -84,7 +86,7 @@ def conceal(outcome: Outcome, request: Request) -> Outcome:
         outcome = replace(outcome, error=error)
     answer = outcome.response
     if answer is not None:
-        headers = tuple((name, _hidden(value, spellings)) for name, value in answer.headers)
+        headers = tuple((_hidden(name, spellings), _hidden(value, spellings)) for name, value in answer.headers)
         body = _hidden(answer.body.decode("utf-8", "surrogateescape"), spellings).encode("utf-8", "surrogateescape")
         outcome = replace(outcome, response=replace(answer, headers=headers, body=body))
     return outcome
@@ -117,10 +119,18 @@ def _spellings(sent: tuple[str, ...]) -> _Spellings | None:
             escape(text, quote=False),
         }
         found |= {quote(text), quote(text, safe=""), quote_plus(text)}
+        found |= {_as_json(text, escaping, case) for escaping in _ESCAPING for case in ("04x", "04X")}
     long = [each for each in found if len(each) >= _SHORTEST]
     if not long:
         return None
     return _Spellings(long, re.compile("|".join({re.escape(each[:_BEGINNING]) for each in long})))
+
+
+def _as_json(text: str, escaping: str, case: str) -> str:
+    """*text* within a JSON text that has all but ASCII, and the characters *escaping*, as numbers."""
+    return "".join(
+        [f"\\u{ord(char):{case}}" if char in escaping or char > "~" else orjson.dumps(char).decode()[1:-1] for char in text]
+    )
 
 
 def _hidden(text: str, spellings: _Spellings) -> str:

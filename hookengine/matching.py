@@ -95,6 +95,7 @@ class Index:
     ) -> None:
         self.gathering: set[int] = set()  # the keys of those whose deliveries are put into batches
         self.fifo: set[int] = set()  # the keys of those that want order
+        self.our_lines: set[tuple[int, str]] = set()  # that operational events may stand in: keys, without ordering keys
         self._gathers = gathers
         self._by_seq: dict[int, Subscription] = {}
         self.get = self._by_seq.get  # the subscription with a key, or None; asked several times for every delivery
@@ -127,6 +128,8 @@ class Index:
             self.gathering.add(subscription.seq)
         if subscription.ordering is Ordering.FIFO:
             self.fifo.add(subscription.seq)
+            if subscription.tenant == OURS:
+                self.our_lines.add((subscription.seq, ""))
 
     def remove(self, seq: int) -> None:
         """Forget the subscription with key *seq*."""
@@ -174,6 +177,7 @@ class Index:
         del self._by_id[subscription.id]
         self.gathering.discard(subscription.seq)
         self.fifo.discard(subscription.seq)
+        self.our_lines.discard((subscription.seq, ""))
         self._counts[subscription.tenant] -= 1
         if not self._counts[subscription.tenant]:
             del self._counts[subscription.tenant]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Self
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hookengine.schemes import Scheme
+
+
+# What is no HTTP is answered, and nobody's program is told by a traceback on its terminal.
+_LOG = logging.getLogger("hookengine.receiver")
+_LOG.addHandler(logging.NullHandler())
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -119,7 +125,7 @@ class Receiver:
         app.router.add_route("*", "/{path:.*}", self._handle)
         # Whoever leaves the `async with` does not wait for answers that a script delays.
         self._runner = web.AppRunner(
-            app, access_log=None, auto_decompress=False, handler_cancellation=True, shutdown_timeout=0.05
+            app, access_log=None, logger=_LOG, auto_decompress=False, handler_cancellation=True, shutdown_timeout=0.05
         )
         await self._runner.setup()
         try:
@@ -181,7 +187,7 @@ class Receiver:
             number=self._count + 1,
             at=self._clock.now(),
             method=request.method,
-            path=request.raw_path,
+            path=_target(request),
             headers=tuple(request.headers.items()),
             body=body,
             verified=reason is None,
@@ -193,7 +199,7 @@ class Receiver:
         """What the sender may know the URL as, the likeliest last: one without a path is asked for with `/`."""
         if self._public_url is not None:
             return [self._public_url]
-        origin, target = f"http://{request.host}", request.raw_path
+        origin, target = f"http://{request.host}", _target(request)
         pathless = [origin + target[1:]] if target[:2] in {"/", "/?"} else []
         return [*pathless, origin + target]
 
@@ -203,3 +209,8 @@ class Receiver:
             made = step(received)
             step = await made if isawaitable(made) else made
         return Reply(status=step) if isinstance(step, int) else step
+
+
+def _target(request: web.Request) -> str:
+    """Path and query, as they came; a request may also name the whole URL (RFC 9112, section 3.2.2)."""
+    return request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs

@@ -393,6 +393,12 @@ SLASHED = 'Token s3cr/t"&<one>-two words-of-it'
     [
         pytest.param(orjson.dumps(SLASHED).decode(), '"***"', id="JSON"),
         pytest.param(orjson.dumps(SLASHED).decode().replace("/", "\\/"), '"***"', id="JSON of PHP"),
+        pytest.param(
+            orjson.dumps(SLASHED).decode().replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+            '"***"',
+            id="JSON of Go",
+        ),
+        pytest.param("".join(f"\\u{ord(each):04X}" if each in '"&<>' else each for each in SLASHED), "***", id="JSON of .NET"),
         pytest.param(quote(SLASHED), "***", id="URL"),
         pytest.param(quote_plus(SLASHED), "***", id="form"),
         pytest.param(html.escape(SLASHED), "***", id="HTML"),
@@ -410,6 +416,18 @@ def test_repeated_credential_is_concealed_in_every_spelling(said: str, kept: str
     told = conceal(answer, sent(("X-Key", SLASHED), hidden=("x-key",)))
 
     assert told.response == Response(status=200, headers=(("X-Echo", kept),), body=kept.encode(), truncated=True)
+
+
+def test_credential_is_concealed_in_names() -> None:
+    """Also as the name of a header, and with letters that are not ASCII, it is not kept."""
+    response = Response(status=200, headers=(("long-enough-key", "x"),), body=b"", truncated=False)
+    told = conceal(Accepted(response=response), sent(("X-Key", "long-enough-key"), hidden=("x-key",))).response
+    assert told is not None
+    assert (("***", "x"),) == told.headers
+    response = Response(status=200, headers=(), body=b"schl\\u00fcssel-1 schl\\u00FCssel-1", truncated=False)
+    told = conceal(Accepted(response=response), sent(("X-Key", "schl\u00fcssel-1"), hidden=("x-key",))).response
+    assert told is not None
+    assert b"*** ***" == told.body
 
 
 def test_password_is_concealed() -> None:

@@ -260,6 +260,19 @@ async def test_url_without_a_path_is_what_was_signed(http: aiohttp.ClientSession
     assert f"the URL was taken to be '{receiver.url}/{target.lstrip('/')}'" in (receiver.requests[1].detail or "")
 
 
+async def test_request_may_name_the_whole_url(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of an absolute target the path is told; what is no HTTP is answered, and nobody's terminal holds a traceback."""
+    async with Receiver() as receiver:
+        for target in ("http://other.example/a?b=1", "/\xc3\xa9\x1b["):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(receiver.url.rpartition(":")[2]))
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1"))
+            await reader.read()
+            writer.close()
+
+    assert ["/a?b=1"] == [request.path for request in receiver.requests]
+    assert "" == capfd.readouterr().err
+
+
 async def test_receiver_that_runs_for_long_keeps_the_newest(http: aiohttp.ClientSession) -> None:
     """With a limit, older requests are let go, and counted all the same; the script goes on."""
     async with Receiver([500, 404, 200], keep=1) as receiver:

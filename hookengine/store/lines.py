@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hookengine.matching import OURS
 from hookengine.store import rows
 from hookengine.store.intake import line_of
 from hookengine.store.queries import sql
@@ -30,12 +29,6 @@ def wanted(drafts: Iterable[Draft], index: Index) -> set[Line]:
         for subscription in index.match(draft.tenant, draft.type, draft.only)
     }
     return {line for line in found if line is not None}
-
-
-def operational(index: Index) -> set[Line]:
-    """The lines that operational events may stand in."""
-    found = {seq: index.get(seq) for seq in index.fifo}
-    return {(seq, "") for seq, subscription in found.items() if subscription is not None and subscription.tenant == OURS}
 
 
 async def standing(db: aiosqlite.Connection, lines: Iterable[Line]) -> set[Line]:

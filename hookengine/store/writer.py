@@ -372,7 +372,7 @@ class Writer:
             found = await self._db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
             seen = dict(map(rows.receipt, found))
         asked = lines.wanted((draft for publication in publications for draft in publication.drafts), self.memory.index)
-        batch.know(answers, seen, await lines.standing(self._db, asked | lines.operational(self.memory.index)))
+        batch.know(answers, seen, await lines.standing(self._db, asked | self.memory.index.our_lines))
 
     def _follow(
         self,
@@ -500,7 +500,7 @@ class Writer:
         """Do *step* in the transaction that has begun, and commit it."""
         transaction = Transaction(self, self._db, self._keys, self._clock)
         try:
-            await transaction.stand(lines.operational(self.memory.index))
+            await transaction.stand(self.memory.index.our_lines)
             value = await step(transaction)
             await self._db.commit()
         except PASSING as error:
