@@ -38,7 +38,7 @@ MISTAKES = {
     "reserved_type": "a type that starts with `hookengine.`, which is the engine's own",
     "too_large": "more bytes or elements than are taken",
     "too_late": "a `deliver_at` more than 365 days ahead",
-    "too_many_elements": "an array that is too long",
+    "too_many_elements": "more events in one batch than are taken",
     "unbound_scope": "the scope `admin` in a token that is bound to a tenant",
     "unknown_event_type": "an event type that is not declared, where they must be",
     "unknown_member": "a member that there is not",

@@ -249,12 +249,15 @@ class Resolver(AbstractResolver):
         self._settle(key, failure or running.result())
 
     def _give_up(self, key: _Key, loop: asyncio.AbstractEventLoop) -> None:
-        failure = LookupFailed(ErrorCode.DNS_TEMPORARY)
-        self._keep(key, failure, loop.time())
-        self._settle(key, failure)
+        answer: _Answer = LookupFailed(ErrorCode.DNS_TEMPORARY)
         # One that has not begun need not begin: the queue behind 32 hanging lookups holds no names that nobody waits for.
         if self._running[key].cancel():
             del self._running[key]
+            _, known = self._kept.get(key, (0.0, ()))
+            if known and not isinstance(known, BaseException):
+                answer = known  # it has waited for a thread, and not for its name servers: it stays where it was
+        self._keep(key, answer, loop.time())
+        self._settle(key, answer)
 
     def _settle(self, key: _Key, answer: _Answer) -> None:
         flight = self._flights.pop(key, None)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from hookengine import matching
 from hookengine.matching import Index, Way, explain, matches, patterns
-from hookengine.models import DisabledReason, Event, Subscription, SubscriptionState, WhileDisabled
+from hookengine.models import DisabledReason, Event, Ordering, Subscription, SubscriptionState, WhileDisabled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -276,6 +276,19 @@ def test_match_follows_every_change() -> None:
     assert [2] == keys(index.match("acme", "order.created"))
     index.remove(2)
     assert [] == keys(index.match("acme", "order.created"))
+
+
+def test_our_lines_follow_every_change() -> None:
+    """Which lines operational events may stand in is known without a search: those of our tenant's with fifo."""
+    ours = replace(subscription(1, "hookengine.*", tenant="hookengine"), ordering=Ordering.FIFO)
+    index = Index([ours, replace(subscription(2, "*"), ordering=Ordering.FIFO)])
+    assert {(1, "")} == index.our_lines
+    index.put(replace(ours, ordering=Ordering.NONE))
+    assert set() == index.our_lines
+    index.put(ours)
+    index.remove(1)
+
+    assert set() == index.our_lines
 
 
 def test_matches_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

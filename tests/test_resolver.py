@@ -414,6 +414,28 @@ def test_lookup_that_waited_for_a_thread_too_long_is_dropped(names: Names) -> No
     run(scenario, names)
 
 
+def test_name_that_finds_no_thread_stays_where_it_was(names: Names) -> None:
+    """However many names hang, one that had an address has it still: it has waited for us, and not for its name servers."""
+    dead = [f"dead{n}.acme.com" for n in range(THREADS)]
+    for host in dead:
+        names.hang(host)
+
+    async def scenario(loop: ShiftedLoop, resolver: Resolver) -> None:
+        assert ["1.1.1.1"] == await answer_to(ask(resolver, "hooks.acme.com"))
+        callers = [ask(resolver, host) for host in dead]
+        for host in dead:
+            await names.reached(host)
+        loop.ahead += 31
+        queued = ask(resolver, "hooks.acme.com")
+        await turn()
+        loop.ahead += 3.1
+        assert ["1.1.1.1"] == await answer_to(queued)
+        assert ["hooks.acme.com", *dead] == names.asked
+        await asyncio.wait(callers)
+
+    run(scenario, names)
+
+
 @pytest.mark.parametrize(
     ("answer", "kept"),
     [

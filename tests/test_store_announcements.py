@@ -10,13 +10,13 @@ from api import serving
 from engines import Journal, running
 from msgspec.structs import replace
 from patience import PATIENCE
-from storage import NO_ANSWER, NOW, RULES, SetClock, result, subscription
+from storage import NO_ANSWER, NOW, RULES, SetClock, draft, opened, result, subscription
 
 from hookengine import verify
 from hookengine.matching import Index
 from hookengine.models import Delivery
 from hookengine.receiver import Receiver
-from hookengine.store import upkeep
+from hookengine.store import upkeep, writer
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.batch import Batch, Keys
 from hookengine.vault import Vault
@@ -298,3 +298,18 @@ async def test_clarife_enabling_starts_the_count_again(tmp_path: Path, journal: 
 
     assert ("active", None, 0) == (enabled.state, enabled.disabled_reason, enabled.consecutive_failures)
     assert ("active", 9, 20) == (between.state, between.consecutive_failures, len(failing.requests))
+
+
+async def test_announcements_keep_no_publication_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many deliveries tell of the results in a commit, the events that come with them are in it too."""
+    monkeypatch.setattr(writer, "MOST_DELIVERIES", 2)
+    async with opened(tmp_path) as place:
+        failing = await place.subscribe(tenant="acme", event_types=("order",))
+        for _ in range(3):
+            await place.subscribe(tenant="hookengine", event_types=("hookengine.*",))
+        [delivery] = await place.deliver(draft(tenant="acme", type="order"))
+        gone = result(delivery, NO_ANSWER, rules=replace(RULES, retry_schedule=()))
+        place.store.writer.record(gone)
+        await place.publish(draft(tenant="acme", type="other"))
+
+        assert (failing.seq, (2, 3)) == (delivery.subscription, place.listener.commits[-1])
