@@ -173,6 +173,29 @@ async def test_pruning_spares_unfinished_work(tmp_path: Path) -> None:
         assert [(waiting.seq,), (retrying.seq,)] == place.rows("SELECT seq FROM deliveries ORDER BY seq")
 
 
+async def test_deleted_subscription_goes_with_the_last_of_its_history(tmp_path: Path) -> None:
+    """What was set of a deleted subscription is not kept for longer than what it got; its key is not given again."""
+    async with opened(tmp_path) as place:
+        one, two, new = [await place.subscribe() for _ in range(3)]
+        delivery, *_ = await place.deliver()
+        await place.record(result(delivery, DELIVERED))
+        for deleted in (one, two, new):
+            await place.store.writer.change(changes.delete_subscription(deleted.id, None))
+        place.clock.time += RETENTION + 21
+        await finish(place, upkeep.cancel_rest)
+        await finish(place, upkeep.prune(RETENTION))
+        # Of one there are statistics still, of two nothing.
+        assert [(one.seq,), (new.seq,)] == place.rows("SELECT seq FROM subscriptions ORDER BY seq")
+        place.clock.time += RETENTION + 2 * HOUR
+        await finish(place, upkeep.prune(RETENTION))
+
+        assert [(new.seq,)] == place.rows("SELECT seq FROM subscriptions")
+        assert [] == place.rows("SELECT * FROM health WHERE subscription < ?", new.seq)
+        assert [(0, 0)] == place.rows("SELECT (SELECT count(*) FROM deliveries), (SELECT count(*) FROM statistics)")
+    async with opened(tmp_path) as place:
+        assert new.seq + 1 == (await place.subscribe()).seq
+
+
 async def test_event_is_kept_while_a_delivery_needs_it(tmp_path: Path) -> None:
     """An event goes with the last of its deliveries."""
     async with opened(tmp_path) as place:

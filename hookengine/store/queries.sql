@@ -285,7 +285,7 @@ WHERE seq IN (SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state =
 
 -- deleted_with_rest
 -- Deleted subscriptions that still have pending rows.
-SELECT s.seq, s.deleted_at FROM subscriptions AS s
+SELECT s.seq, s.deleted_at FROM subscriptions AS s INDEXED BY subscriptions_deleted
 WHERE s.deleted_at IS NOT NULL
   AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq);
 
@@ -344,6 +344,27 @@ DELETE FROM idempotency_keys WHERE (tenant, method, path, key) IN (
 DELETE FROM statistics WHERE (subscription, hour, state, label, status_code, error_code, bucket) IN (
     SELECT subscription, hour, state, label, status_code, error_code, bucket
     FROM statistics INDEXED BY statistics_by_hour WHERE hour < ? ORDER BY hour LIMIT ?);
+
+-- forgotten
+-- Subscriptions deleted before a time, of which nothing else is left. The newest of all stays: no other is to get its key.
+SELECT s.seq FROM subscriptions AS s INDEXED BY subscriptions_deleted
+WHERE s.deleted_at < ? AND s.seq < (SELECT max(seq) FROM subscriptions)
+  AND NOT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_of_subscription WHERE subscription = s.seq)
+  AND NOT EXISTS (SELECT 1 FROM statistics WHERE subscription = s.seq)
+  AND NOT EXISTS (SELECT 1 FROM replays WHERE subscription = s.seq)
+LIMIT ?;
+
+-- prune_health
+-- The counters of these subscriptions.
+DELETE FROM health WHERE subscription IN (SELECT value FROM json_each(?));
+
+-- prune_access_tokens
+-- What their endpoints were asked with.
+DELETE FROM access_tokens WHERE subscription IN (SELECT value FROM json_each(?));
+
+-- prune_subscriptions
+-- These subscriptions, once nothing refers to them.
+DELETE FROM subscriptions WHERE seq IN (SELECT value FROM json_each(?));
 
 -- meta
 -- A value that belongs to the file as a whole.

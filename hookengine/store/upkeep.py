@@ -98,11 +98,23 @@ def prune(retention: int, *, at_least: int = STEP) -> Callable[[Transaction], Aw
         pruned += await tx.run(sql.prune_unwanted_events, (before, size))
         pruned += await tx.run(sql.prune_keys, (tx.now - KEY_LIFETIME, size))
         pruned += await tx.run(sql.prune_statistics, (hour_of(before), size))
+        pruned += await _prune_subscriptions(tx, before, size)
         if pruned:
             await tx.run(sql.prune_spans)
         return pruned
 
     return step
+
+
+async def _prune_subscriptions(tx: Transaction, before: int, size: int) -> int:
+    """Delete what is left of subscriptions that were deleted before *before*: their settings, and what is sealed of these."""
+    found = [seq for (seq,) in await tx.fetch(sql.forgotten, (before, size))]
+    if not found:
+        return 0
+    subscriptions = rows.json_text(found)
+    for statement in (sql.prune_health, sql.prune_access_tokens, sql.prune_subscriptions):
+        await tx.run(statement, (subscriptions,))
+    return len(found)
 
 
 async def _prune_deliveries(tx: Transaction, found: list[Any]) -> int:
