@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from hookengine import health, profiles
 from hookengine.attempting import Target
-from hookengine.errors import Unavailable
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import Fault
 from hookengine.scheduler import FROM_THE_START
@@ -133,10 +132,7 @@ class Serving:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
         if all(subscription.rate_limit is None for subscription in self._store.memory.index):
             return {}
-        try:
-            return await self._store.writer.change(changes.take_paces)
-        except Unavailable:  # a start needs no lock: each waits for one interval
-            return {}
+        return await self._store.writer.change(changes.take_paces)
 
     def _serve(
         self,

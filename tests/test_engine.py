@@ -285,9 +285,9 @@ async def test_token_file_without_a_token_is_named(tmp_path: Path, content: byte
 
 
 async def test_start_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another program writes, an engine starts, also one with rate limits, and on a clock that has gone back."""
+    """While another program writes, an engine starts, also on a clock that has gone back."""
     async with running(tmp_path) as made:
-        await made.subscribe("http://127.0.0.1:8080/", rate_limit="10/s", event_types=["never"])
+        await made.subscribe("http://127.0.0.1:8080/", event_types=["never"])
         await made.publish("a", 1)
     monkeypatch.setattr(database, "_BUSY", 0.05)
     monkeypatch.setattr(Clock, "now", lambda _: int(time.time() * 1000) - 86_400_000)

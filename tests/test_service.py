@@ -65,7 +65,7 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engi
 @pytest.fixture
 def service(engine: Engine) -> Service:
     """What every way in asks."""
-    return engine._service
+    return engine._running.service
 
 
 def event(**members: Any) -> dict[str, Any]:

@@ -199,8 +199,9 @@ class Threads:
         self._delay = delay
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Call *function*, later."""
+        """Call *function*, later: there is always a thread for it, which begins at once."""
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
         self._loop.call_later(self._delay(), self._run, future, function, args)
         return future
 
@@ -209,8 +210,7 @@ class Threads:
 
     @staticmethod
     def _run(future: Future[Any], function: Callable[..., Any], args: Any) -> None:
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(function(*args))
-            except Exception as error:  # noqa: BLE001  # as a thread pool does it
-                future.set_exception(error)
+        try:
+            future.set_result(function(*args))
+        except Exception as error:  # noqa: BLE001  # as a thread pool does it
+            future.set_exception(error)
