@@ -7,6 +7,7 @@ import math
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -519,6 +520,13 @@ async def test_events_that_are_none(running_engine: Engine, events: Any) -> None
     assert ("/0", "invalid_type") == (raised.value.mistakes[0].pointer, raised.value.mistakes[0].code)
 
 
+class Odd(Enum):
+    """What orjson prints as its value."""
+
+    NONE = math.nan
+    SEVERAL = (math.inf,)
+
+
 @dataclass
 class Measured:
     """What orjson prints as an object."""
@@ -530,7 +538,7 @@ class Measured:
     "data",
     [
         *({1, 2}, 2**70, "\ud800", {"a": object()}),
-        *(math.nan, -math.inf, {"a": [None, (1.0, math.inf)]}, Measured(math.nan)),
+        *(math.nan, -math.inf, {"a": [None, (1.0, math.inf)]}, Measured(math.nan), Odd.NONE, [Odd.SEVERAL]),
     ],
 )
 async def test_data_that_cannot_be_printed(running_engine: Engine, data: object) -> None:

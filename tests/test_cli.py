@@ -24,7 +24,7 @@ from hookengine.cli import main
 from hookengine.cli.arguments import document, moment, past
 from hookengine.cli.exits import report
 from hookengine.cli.following import Line, news
-from hookengine.cli.output import cell, describe_attempt, printable, show_table, working
+from hookengine.cli.output import cell, describe_attempt, printable, show_bytes, show_table, working
 from hookengine.cli.tail import describe, events
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
@@ -586,6 +586,16 @@ def test_table_on_a_terminal_has_headings_and_no_borders(monkeypatch: pytest.Mon
 
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     assert [f"{'ID':<40}  ATTEMPT COUNT", f"{DLV}  1", f"{'dlv_2':<40}  10"] == lines
+
+
+def test_document_on_a_terminal_drives_nothing() -> None:
+    """What an endpoint answered is the same JSON on a terminal, but for what would move its cursor or turn its text around."""
+    document = '{"a": "\x9b31m\u202eé\U000e0001",\n"b": 1}\n'
+    with redirect_stdout(Terminal()) as shown:
+        show_bytes(document.encode())
+
+    assert '{"a": "\\u009b31m\\u202eé\\udb40\\udc01",\n"b": 1}\n' == shown.getvalue()
+    assert json.loads(document) == json.loads(shown.getvalue())
 
 
 def test_states_have_a_colour_unless_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,6 +390,13 @@ async def test_secret_is_made_where_none_is_given(capsys: pytest.CaptureFixture[
     assert 1 == len(re.findall(r"--secret whsec_[A-Za-z0-9+/=]{44}$", said, re.MULTILINE))
 
 
+def test_secret_that_nobody_could_sign_with_is_told(cli: Callable[..., Ended]) -> None:
+    """A secret of another form than the profile's would make every request a forged one."""
+    ended = cli("listen", "0", "--secret", "short")
+
+    assert (2, True) == (ended.status, "--secret: the secret does not begin with whsec_" in ended.err)
+
+
 def test_port_in_use_is_told(cli: Callable[..., Ended]) -> None:
     """A port that another program has ends with 1 and a sentence."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

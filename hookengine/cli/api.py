@@ -24,7 +24,7 @@ DEFAULT_DATA = Path("hookengine-data")
 
 data_option = click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     envvar="HOOKENGINE_DATA",
     show_envvar=True,
     default=DEFAULT_DATA,

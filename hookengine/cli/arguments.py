@@ -20,6 +20,8 @@ from hookengine.wording import LONE_SURROGATE, quoted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+FILE = click.Path(readable=False, path_type=Path)  # whether it can be read is said by who reads it, with a status of its own
+
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from hookengine.cli.arguments import FILE
 from hookengine.cli.output import show_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from hookengine.config import Config
 
 
 @click.command("check-config")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The same FILE, as `serve` takes it.")
+@click.argument("file", type=FILE, required=False)
+@click.option(
+    "--config",
+    "named",
+    type=FILE,
+    metavar="FILE",
+    help="The same FILE, as `serve` takes it.",
+)
 def check_config(*, file: Path | None, named: Path | None) -> None:
     """
     Check the configuration.

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hookengine.cli.api import data_option
-from hookengine.cli.arguments import duration
+from hookengine.cli.arguments import FILE, duration
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit
 from hookengine.cli.files import database, size
 from hookengine.cli.output import printable, say, show_mark, show_record, show_table
 from hookengine.cli.progress import progress
 from hookengine.times import format_duration, format_time
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEY = "HOOKENGINE_ENCRYPTION_KEY"
 
@@ -90,7 +93,7 @@ def check(*, as_json: bool, data: Path) -> int:
 @click.option(
     "--older-than", metavar="DURATION", callback=duration, help="Finished longer ago than that.  [default: store.retention]"
 )
-@click.option("--config", "file", type=click.Path(path_type=Path), help="The daemon's TOML file, for its retention.")
+@click.option("--config", "file", type=FILE, help="The daemon's TOML file, for its retention.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 @data_option

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hookengine.cli.api import data_option
+from hookengine.cli.arguments import FILE
 from hookengine.cli.exits import Exit
 from hookengine.cli.output import printable, show_mark
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _EXAMPLES = """\b
 hookengine doctor --config config.toml
@@ -19,7 +23,7 @@ hookengine doctor sub_…
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("subscription", required=False)
-@click.option("--config", "file", type=click.Path(path_type=Path), help="The daemon's TOML file.")
+@click.option("--config", "file", type=FILE, help="The daemon's TOML file.")
 @click.option("--dev", is_flag=True, help="The daemon runs with --dev.")
 @click.option("--url", envvar="HOOKENGINE_URL", show_envvar=True, help="The server, in place of the local daemon.")
 @click.option("--token", envvar="HOOKENGINE_TOKEN", show_envvar=True, help="A token for it.")

@@ -10,7 +10,9 @@ import click
 from hookengine.cli.api import Api, data_option, find_server
 from hookengine.cli.arguments import duration, secrets
 from hookengine.cli.output import printable
+from hookengine.errors import VerificationError
 from hookengine.schemes import SCHEMES
+from hookengine.signing import verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +122,16 @@ def listen(
         as_json=as_json,
         data=data,
     )
+    _check_secrets(plan.secrets, plan.profile)
     run_loop(run(plan))
+
+
+def _check_secrets(secrets: list[str], profile: str) -> None:
+    try:
+        verify(b"", {}, secrets, profile=profile, url="")
+    except VerificationError as error:
+        if secrets and error.reason == "invalid_secret":
+            raise click.UsageError(f"--secret: {error.detail}") from error
 
 
 def look_up(id: str, data: Path) -> Known:

@@ -55,8 +55,13 @@ def printable(text: str) -> str:
 
 
 def show_bytes(document: bytes) -> None:
-    """Show a JSON document as the server sent it."""
-    click.echo(document.removesuffix(b"\n"))
+    """Show a JSON document as the server sent it; on a terminal with JSON's escapes for whatever could drive that."""
+    document = document.removesuffix(b"\n")
+    if not sys.stdout.isatty():
+        click.echo(document)
+        return
+    text = document.decode("utf-8", "replace")
+    click.echo("".join(char if char.isprintable() or char in "\t\r\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def show_record(record: Mapping[str, Any]) -> None:

@@ -6,20 +6,24 @@ import os
 import shlex
 import sys
 from contextlib import redirect_stderr
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hookengine import __version__
 from hookengine.cli.api import DEFAULT_DATA, data_option
+from hookengine.cli.arguments import FILE
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit, report
 from hookengine.cli.output import say
 from hookengine.errors import HookEngineError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @click.command()
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file; without it none is read.")
+@click.option("--config", "file", type=FILE, help="A TOML file; without it none is read.")
 @data_option
 @click.option("--listen", metavar="HOST:PORT", help="Where to serve the API.  [default: 127.0.0.1:8700]")
 @click.option("--dev", is_flag=True, help="Allow receivers on http and on loopback.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from hashlib import sha256
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,10 @@ def _is_finite(value: object) -> bool:
             return all(map(_is_finite, value.values()))
         case list() | tuple():
             return all(map(_is_finite, value))
-        case _ if is_dataclass(value):
-            return all(_is_finite(getattr(value, field.name)) for field in fields(value))
+        case Enum():
+            return _is_finite(value.value)
+        case _ if is_dataclass(value):  # of which orjson prints no names that begin so
+            return all(_is_finite(getattr(value, field.name)) for field in fields(value) if not field.name.startswith("_"))
         case _:
             return True
 
