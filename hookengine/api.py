@@ -417,7 +417,9 @@ class Api:
         the kind `reset` in place of what was lost.
         """
         listed = _array(types)
-        wanted = ",".join([_text("types", each) for each in listed]) if isinstance(listed, list) else listed
+        if listed is not None and not isinstance(listed, list):
+            raise _wrong("types", "invalid_type", "expected several event types")
+        wanted = None if listed is None else ",".join([_text("types", each) for each in listed])
         asked = {"types": wanted, "subscription": subscription}
         return _each(self._service.stream(OWNER, asked, last_id=None if last_id is None else _text("last_id", last_id)))
 

@@ -107,7 +107,7 @@ class Outage:
         match outcome:
             case Accepted() | Refused():
                 self._pause = _SHORTEST_PAUSE
-            case Interrupted(error=error, alone=True) if error is not None:
+            case Interrupted(error=error, keeps_nobody_else=True) if error is not None:
                 self._tell(f"{error.code}: {error.detail}")
             case Interrupted(error=error) if error is not None:
                 self.begin(f"{error.code}: {error.detail}")
@@ -155,9 +155,6 @@ class Interruptions:
     def forget(self, seq: int) -> None:
         """An attempt of this delivery has ended otherwise."""
         self._recorded_at.pop(seq, None)
-
-    def __len__(self) -> int:
-        return len(self._recorded_at)
 
 
 class Attempting:

@@ -92,7 +92,8 @@ class Dispatcher:
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
-        self._offset = 0.0  # ms from loop time to the wall clock; infinite where that has gone back since the last stop
+        self._offset = 0.0  # ms from loop time to the wall clock
+        self._has_gone_back = False  # since the last stop, which is still to be dealt with
         self._outage = Outage(observe)
         self._attempting = Attempting(sender, clock=clock, observe=observe, outage=self._outage)
 
@@ -238,12 +239,12 @@ class Dispatcher:
             try:
                 await store.writer.change(changes.turn_back)
             except Unavailable:  # a start needs no lock: the loop does it as soon as it can
-                self._offset = inf
+                self._has_gone_back = True
         await self._serving.open(store)
 
     async def run(self) -> None:
         """Send until `stop`; then wait for the attempts in flight, and cut those that outlast the drain."""
-        self._offset = self._offset or self._clock.now() - self._loop.time() * 1000
+        self._offset = inf if self._has_gone_back else self._clock.now() - self._loop.time() * 1000
         try:
             while not self._stopping:
                 self._wake.clear()

@@ -167,7 +167,8 @@ class Engine(Api):
         if supervisor is None:
             return
         self._check_process()
-        self._check_loop()
+        if not supervisor.done():
+            self._check_loop()
         wanted = self._config.delivery.drain / 1000 if drain is None else seconds("drain", drain)
         self._drain = min(self._drain, wanted) if self._stop_asked.is_set() else wanted
         self._stop_asked.set()

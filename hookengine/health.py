@@ -87,7 +87,7 @@ def standing(health: Health, rules: Rules, *, max_concurrency: int) -> Standing:
 
 
 def at_present(standing: Standing, health: Health, *, now: int) -> Standing:
-    """*standing*, whose breaker waits no longer than *health* has it, also if the clock has gone back since it opened."""
+    """*standing*, which waits no longer than *health* has it, or who is kept back alone, also if the clock has gone back."""
     return replace(standing, resume_at=min(standing.resume_at, now + max(OWN_PAUSE, _pause(health))))
 
 
@@ -97,7 +97,7 @@ def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *,
 
     A success widens by one, a throttling answer halves, who is not trusted has one slot, and who is kept back alone waits.
     """
-    if isinstance(outcome, Interrupted) and outcome.alone:
+    if isinstance(outcome, Interrupted) and outcome.keeps_nobody_else:
         return replace(before, resume_at=max(before.resume_at, now + OWN_PAUSE))
     width, earned, resume_at = before.width, rank(health), _breaker(health, rules)
     match outcome:

@@ -186,7 +186,7 @@ class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
 
     response: ClassVar[None] = None
     error: AttemptError | None = None
-    alone: bool = False  # what keeps it back keeps nobody else: its name gets no answer, or no port is left for its address
+    keeps_nobody_else: bool = False  # but its name gets no answer, or its address no port of ours
 
 
 class Broken(Struct, frozen=True, kw_only=True, gc=False):

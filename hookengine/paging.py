@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 250  # of one page
 
-_OTHERS = {"limit", "since", "until"}  # may be numbers and times in Python
+_NO_TEXTS = {"limit", "since", "until"}  # numbers and times, which a Python program may give as such
 
 _CURSOR = re.compile(rb"before:([1-9][0-9]{0,18})")
 
@@ -41,16 +41,19 @@ class Query:
 
     def __init__(self, given: Mapping[str, Any], known: set[str], *, paged: bool = True) -> None:
         self._given = {name: value for name, value in given.items() if value is not None}
+        known = known | ({"limit", "cursor"} if paged else set())
         self._mistakes = [
             Mistake(parameter=name[:100], code="unknown_parameter", detail="there is no such parameter")
             for name in self._given
-            if name not in known | ({"limit", "cursor"} if paged else set())
+            if name not in known
         ]
-        for name, value in self._given.items():
-            if isinstance(value, str) and not is_plain(str(value)):  # of a Python program: over HTTP there are none
-                self._wrong(name[:100], LONE_SURROGATE)
-            elif not isinstance(value, str) and name not in _OTHERS:  # nor these
-                self._wrong(name[:100], "expected a string")
+        # Over HTTP each is a text, and one that can be written.
+        for name in self._given.keys() & (known - _NO_TEXTS):
+            value = self._given[name]
+            if not isinstance(value, str):
+                self._wrong(name, "expected a string")
+            elif not is_plain(str(value)):
+                self._wrong(name, LONE_SURROGATE)
         for name, count in Counter(name for name, _ in given.items()).items():  # of a MultiDict
             if count > 1:
                 self._wrong(name[:100], "expected the parameter once")

@@ -208,7 +208,7 @@ class Sender:
         if code in REFUSALS:
             return Refused(error=reason)
         if unresolved or code in OURS:
-            return Interrupted(error=reason, alone=unresolved or lacks_ports(error))
+            return Interrupted(error=reason, keeps_nobody_else=unresolved or lacks_ports(error))
         if code is ErrorCode.INTERNAL_ERROR:
             return Broken(error=reason)
         return Unreachable(error=reason)

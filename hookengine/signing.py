@@ -116,9 +116,9 @@ def verify(
 
     *body* is what arrived, before anything parsed it. Header names are found in any case, also in bytes, as ASGI has them.
     Ed25519 signatures are verified with the public key or with the secret. *url* is needed where the profile signs it, as
-    the sender knows it. *tolerance* and *now* are seconds, *now* since the epoch. Raises ValueError for a body that is no
-    bytes, for numbers that are none and for a *url* that is missing; a secret or profile that nobody could use is a
-    VerificationError.
+    the sender knows it. *tolerance* and *now* are seconds, *now* since the epoch. Raises ValueError for arguments of
+    another type, such as a body that is no bytes, and for a *url* that is missing; a secret or profile that nobody could use
+    is a VerificationError.
     """
     _check_arguments(body, secret, profile, tolerance, now)
     schemes = SCHEMES.get(profile) if isinstance(profile, str) else profile
@@ -161,8 +161,11 @@ def _check_arguments(body: object, secret: object, profile: object, tolerance: o
         raise ValueError(wrong)
 
 
-def _is_time(value: object, least: int, most: float) -> bool:
-    return isinstance(value, int | float) and least <= value <= most  # which NaN is not
+def _is_time(value: Any, least: int, most: float) -> bool:
+    try:
+        return bool(least <= value <= most)  # which NaN is not
+    except (TypeError, ArithmeticError):
+        return False
 
 
 class _Claim(NamedTuple):

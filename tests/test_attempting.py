@@ -64,4 +64,4 @@ def test_interruptions_are_recorded_once_a_second() -> None:
     assert not known.is_repetition(1, 30)
     for number in range(10_000):
         assert not known.is_repetition(number + 2, 40 + number)
-    assert len(known) <= 1_001
+    assert len(known._recorded_at) <= 1_001

@@ -273,7 +273,19 @@ def test_sizes_have_units() -> None:
 
 
 @pytest.mark.usefixtures("data")
-@pytest.mark.parametrize("name", ["secret.key", "admin.token", "daemon.json", "hooks.db-wal", "hooks.db-shm", "hooks.db"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "secret.key",
+        "admin.token",
+        "daemon.json",
+        "hooks.db-wal",
+        "hooks.db-shm",
+        "hooks.db.lock",
+        "hooks.db.reserve",
+        "hooks.db",
+    ],
+)
 def test_backup_replaces_nothing_of_the_engines(cli: Callable[..., Ended], name: str) -> None:
     """Whatever the engine keeps beside the database stays, also with --force."""
     before = {file: file.read_bytes() for file in DATA.iterdir() if file.name in {"secret.key", "admin.token", "hooks.db"}}

@@ -506,6 +506,19 @@ async def test_loop_of_another_thread_is_told_where_it_runs(tmp_path: Path) -> N
         assert [event.id] == [each.id for each in (await made.events()).data]
 
 
+def test_stop_after_the_end_of_its_loop(tmp_path: Path) -> None:
+    """An event loop that ends takes the engine with it: a stop from the next one has nothing to do, and it starts there."""
+    made = Engine(tmp_path / DATABASE)
+    asyncio.run(made.start())
+    asyncio.run(made.stop())
+
+    async def again() -> None:
+        async with made:
+            assert [] == (await made.events()).data
+
+    asyncio.run(again())
+
+
 async def test_waiting_for_one_of_two_with_an_id(tmp_path: Path) -> None:
     """Tenants choose their ids by themselves: which event is waited for is said by its tenant."""
     async with Engine(tmp_path / DATABASE, config=Config(security=LOOPBACK)) as made, Receiver(script=[503]) as receiver:

@@ -79,7 +79,7 @@ def test_name_that_nobody_resolves_waits(breaker: int, resume_at: int) -> None:
     """Where no name server answers a subscription waits before it asks again, and loses none of its standing."""
     before = Standing(width=7, rank=Rank.TRUSTED, resume_at=breaker)
     error = AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="")
-    outcome = Interrupted(error=error, alone=True)
+    outcome = Interrupted(error=error, keeps_nobody_else=True)
 
     assert replace(before, resume_at=resume_at) == restand(before, Health(), outcome, STANDARD, max_concurrency=8, now=NOW)
 

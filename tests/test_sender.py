@@ -254,7 +254,7 @@ async def test_dns_outage_is_ours(silent_for: float, expected: tuple[type[Outcom
     await sender.close()
 
     assert expected == ending(outcome)
-    assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.alone)
+    assert isinstance(outcome, Unreachable) or (isinstance(outcome, Interrupted) and outcome.keeps_nobody_else)
 
 
 @pytest.mark.row("F39")
@@ -744,4 +744,4 @@ async def test_address_without_a_local_one_keeps_nobody_else(host: str, expected
     await sender.close()
 
     assert expected == ending(outcome)
-    assert not isinstance(outcome, Interrupted) or outcome.alone
+    assert not isinstance(outcome, Interrupted) or outcome.keeps_nobody_else

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from contextlib import suppress
@@ -372,6 +373,20 @@ async def test_pipelined_heads_wait_on_the_wire(api: Api) -> None:
         while connection.transport is not None:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0)
     assert not connection._messages
+
+
+async def test_pipelining_clients_that_reset(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever goes away with requests behind one that is being answered leaves nothing in the log."""
+    plain = request("POST", "/v1/events", b'{"type":"a.b","data":1}', Connection="keep-alive")
+    other = request("GET", "/livez", Connection="keep-alive")
+    for _ in range(40):
+        _, writer = await api.dial()
+        writer.write(((plain + other) * 8).replace(b"{token}", api.token.encode()))
+        await asyncio.sleep(0)
+        writer.transport.abort()
+    await api.publish()
+
+    assert [] == [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_endless_head_is_cut(api: Api) -> None:

@@ -40,7 +40,7 @@ UNTRIED = Standing(width=1, rank=Rank.UNTRIED)
 TRUSTED = Standing(width=5, rank=Rank.TRUSTED)
 REASON = AttemptError(code=ErrorCode.HTTP_STATUS, detail="429")
 LIMITED = Refused(response=Response(status=429, headers=(), body=b"", truncated=False), error=REASON)
-NAMELESS = Interrupted(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="nobody knows"), alone=True)
+NAMELESS = Interrupted(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="nobody knows"), keeps_nobody_else=True)
 
 
 class Served:

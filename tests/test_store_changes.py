@@ -16,6 +16,7 @@ from storage import (
     NOW,
     OAUTH2,
     OTHER_OAUTH2,
+    RULES,
     Opened,
     draft,
     drafts,
@@ -393,13 +394,15 @@ async def test_access_token_goes_with_its_auth(tmp_path: Path, auth: OAuth2 | No
 
 
 @pytest.mark.parametrize("steps", [[-DAY], [-DAY, -DAY], [-HOUR, -10_000], [-DAY, 0, 0], [-DAY, -DAY, -DAY]], ids=str)
-async def test_clock_that_goes_back_again(tmp_path: Path, steps: list[int]) -> None:
+@pytest.mark.parametrize("pause", [MINUTE, 2 * DAY], ids=["a minute", "two days"])
+async def test_clock_that_goes_back_again(tmp_path: Path, steps: list[int], pause: int) -> None:
     """However often a clock is set back, what is due is due, and a retry keeps the wait that it has."""
     async with opened(tmp_path) as place:
         await place.subscribe()
         waits, retried = await place.deliver(draft(), draft())
-        [recorded] = await place.record(result(retried, NO_ANSWER))
+        [recorded] = await place.record(result(retried, NO_ANSWER, rules=replace(RULES, retry_schedule=(pause,))))
         wait = recorded.delivery.due_at - NOW
+        assert wait >= pause
         for step in steps:
             place.clock.time += step
             await place.store.writer.change(changes.turn_back)

@@ -150,7 +150,7 @@ def test_lists_walk_down_the_key(schema: sqlite3.Connection, name: str) -> None:
         ("expiring", "SEARCH d USING INDEX deliveries_expiring (expires_at<?)"),
         ("count_finished", "SEARCH deliveries USING INDEX deliveries_finished (finished_at<?)"),
         ("oldest_pending", "SEARCH d USING INDEX deliveries_in_state (state=?)"),
-        ("turn_back", "SEARCH deliveries USING INDEX deliveries_in_state (state=?)"),
+        ("turn_back", "SEARCH d USING INDEX deliveries_in_state (state=?)"),
         ("cancel_some", "SEARCH deliveries USING INDEX deliveries_due (subscription=?)"),
     ],
 )

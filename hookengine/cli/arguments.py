@@ -106,7 +106,7 @@ def past(text: str | None, *, now: int) -> str | None:
 def in_time(query: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a list, where `since` and `until` may be durations that count back from now."""
     now = Clock().now()
-    return query | {name: past(query[name], now=now) for name in ("since", "until")}
+    return query | {name: past(query[name], now=now) for name in ("since", "until") if name in query}
 
 
 def _moment(text: str, now: int, direction: int) -> str:

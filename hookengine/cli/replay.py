@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from hookengine.cli.api import Api, with_api
-from hookengine.cli.arguments import key_header, past, words
+from hookengine.cli.arguments import in_time, key_header, words
 from hookengine.cli.output import say, show_bytes, working
-from hookengine.clock import Clock
 
 _OF_AN_EVENT = ("subscriptions", "tenant")
 _OF_A_SUBSCRIPTION = ("states", "since", "until", "dry_run")
@@ -41,12 +40,8 @@ def replay(
 
     The number of new deliveries is on stdout.
     """
-    given = {name: value for name, value in members.items() if value is not None}
+    given = in_time({name: value for name, value in members.items() if value is not None})
     _check(event, subscription, given | ({} if tenant is None else {"tenant": tenant}))
-    now = Clock().now()
-    for name in ("since", "until"):
-        if name in given:
-            given[name] = past(given[name], now=now)
     path = _path(api, event, subscription)
     with working("Counting"):
         answer = api.client.request(

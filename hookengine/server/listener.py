@@ -31,6 +31,7 @@ _PATIENCE = 1.0  # s for requests under way when the server closes; aiohttp wait
 _MOST_IN_HAND = 64 << 20  # bytes of bodies, of which four are of the largest batches
 _LONGEST_HEAD = 2048  # bytes of one that a connection remembers
 _LARGEST_HEAD = 64 << 10  # bytes of one that are waited for; of its headers alone aiohttp would take a MiB
+_MOST_BEHIND = 4  # requests that wait behind one while its connection is still read
 _MOST_CONNECTIONS = 512  # each costs a file descriptor, which deliveries need too
 
 
@@ -96,7 +97,7 @@ class _Connection(web.RequestHandler):
             self.force_close()
             return
         self._go_on()
-        if len(self._messages) > 1 and not self._buffer_paused and not self._is_idle():
+        if len(self._messages) > _MOST_BEHIND and not self._buffer_paused and not self._is_idle():
             self._pause_reading_for_buffer()  # until all but one are taken: aiohttp would have 32 wait
         latest = self._loop.time() + self._patience.head
         if not self._is_idle() or self._keepalive_handle is None:
@@ -141,7 +142,7 @@ class _Connection(web.RequestHandler):
         return True
 
     def _begin(self) -> None:
-        if not self._messages:
+        if not self._messages or self.transport is None or self.transport.is_closing():
             return
         message, body = self._messages[0]
         accepting = None if self._paused else self._express.take(message, body, self._loop.time())

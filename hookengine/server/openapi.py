@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _REFERENCE = "#/components/schemas/{name}"
 
-
 _PAGE_NAME = (r"Page_(\w+)_$", r"\1Page")  # as msgspec calls Page[Event], and as others can
 _PLAIN = (("$ref", *_PAGE_NAME), ("title", r"^Page\[(\w+)\]$", r"\1Page"), ("pattern", r"\\Z$", "$"))
 
@@ -184,7 +183,7 @@ def _errors_of(route: Route) -> dict[int, list[str]]:
             kinds += [Stopping, StorageUnavailable]
     if route.body is not None:
         kinds += [Malformed, PayloadTooLarge, UnsupportedMediaType, Invalid]
-    if route.parameters:
+    if route.parameters or route.refuses_parameters:
         kinds += [Invalid]
     if route.keyed:
         kinds += [IdempotencyMismatch]

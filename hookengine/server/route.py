@@ -60,6 +60,11 @@ class Route(Struct, frozen=True):
         """The types of those that its query may have: `query` does not name those that every list has."""
         return {**self.query, **_PAGE} if get_origin(self.answer) is views.Page else self.query
 
+    @property
+    def refuses_parameters(self) -> bool:
+        """Whether any parameter is a mistake: what has some tells of those that there are not together with all else."""
+        return self.scope is not None and not self.parameters and self.media_type == JSON
+
     def served(self) -> web.RouteDef:
         """What aiohttp needs to know of it."""
         # HEAD of a stream would go on for ever without a byte.

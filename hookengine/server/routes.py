@@ -211,6 +211,6 @@ async def authenticate(
         route = None if resource is None else ROUTE_OF.get((request.method, resource.canonical))
         if route is not None and route.scope is not None:
             by.require(route.scope)  # before a body is read; the service asks again, for Python too
-            if request.query_string and not route.parameters and route.media_type == JSON:  # others tell it with all else
+            if request.query_string and route.refuses_parameters:
                 Query(request.query, set(), paged=False).raise_if_any()
     return await handler(request)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PAGES = 1024  # of one step: 4 MiB
-_OURS = {"admin.token", "daemon.json", "secret.key"}  # beside a database
+_OURS = ("admin.token", "daemon.json", "secret.key")  # beside a database, and with its name
+_SUFFIXES = ("-wal", "-shm", "-journal", ".lock", ".reserve")
 
 
 class TargetExists(HookEngineError):
@@ -68,7 +69,7 @@ def _check_target(source: Path, target: Path, *, replace: bool) -> None:
         if not stat.S_ISREG(target.lstat().st_mode):
             raise TargetExists(f"{target} is no file: a link or a device is not replaced")
     is_beside = target.parent.resolve() == source.parent.resolve()
-    if is_beside and (target.name in _OURS or target.name.startswith(f"{source.name}-")):
+    if is_beside and target.name in {*_OURS, *(source.name + suffix for suffix in _SUFFIXES)}:
         raise TargetExists(f"{target} is where the engine keeps something else")
     for suffix in ("-wal", "-journal"):
         log = target.with_name(target.name + suffix)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 ENABLING = "enabling:"  # and the key of a subscription: since when it is, while some of its retries still wait
 _PACES = "paces"
 _TURNED_BACK = "turned_back"  # when the clock was last found to have gone back, ms since the epoch
+_TURNED_BACK_AT = "turned_back_at"  # the key of the newest attempt then
 _LAST_TURN = "last_turn"
 
 
@@ -264,14 +265,15 @@ async def turn_back(tx: Transaction) -> int:
     """
     The clock has gone back: let what waits by the old time wait no longer than it would have; how many deliveries that are.
 
-    What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where it
-    is to go before that, from the turn before this, which has put it there. What is in flight is left to its end, and what is
-    in memory must be read anew.
+    What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where that
+    was before an earlier turn, from this. What is in flight is left to its end, and what is in memory must be read anew.
     """
     taken, in_flight = map(rows.json_text, tx.listener.taken())
-    found = await tx.fetch(sql.meta, (_TURNED_BACK,))
-    values = {"now": tx.now, "before": found[0][0] if found else None, "taken": taken, "batches": in_flight}
+    before, known = [(await tx.fetch(sql.meta, (name,)) or [(None,)])[0][0] for name in (_TURNED_BACK, _TURNED_BACK_AT)]
+    ((newest,),) = await tx.fetch(sql.newest_attempt)
     await tx.run(sql.set_meta, (_TURNED_BACK, tx.now))
+    await tx.run(sql.set_meta, (_TURNED_BACK_AT, newest))
+    values = {"now": tx.now, "before": before, "known": known, "taken": taken, "batches": in_flight}
     return await tx.run(sql.turn_back, values)
 
 

@@ -213,19 +213,21 @@ SELECT max(coalesce((SELECT accepted_at FROM events WHERE seq = (SELECT max(seq)
 
 -- turn_back
 -- What waits by a clock that has gone back since waits as long from now on; a time that a producer chose stays.
-UPDATE deliveries SET due_at = :now + iif(old.since IS NULL, 0, max(0, due_at - old.since))
+UPDATE deliveries SET due_at = :now + iif(old.is_due, 0, max(0, due_at - old.since))
 FROM (
-    SELECT seq, iif(step = 0 AND (due_at <= created_at OR trigger = 'manual'), NULL,
-                    iif(due_at < last, coalesce(:before, last), last)) AS since
-    FROM (
-        SELECT seq, step, due_at, created_at, trigger,
-               (SELECT at FROM attempts WHERE delivery = deliveries.seq ORDER BY seq DESC LIMIT 1) AS last
-        FROM deliveries
-        WHERE state = 'pending' AND state <> 'delivered' AND due_at > :now)
-    WHERE (step = 0 AND (due_at <= created_at OR trigger = 'manual')) OR last IS NOT NULL) AS old
-WHERE deliveries.seq = old.seq AND (old.since IS NULL OR old.since > :now)
+    SELECT d.seq, d.step = 0 AND (d.due_at <= d.created_at OR d.trigger = 'manual') AS is_due,
+           iif(last.seq <= :known, :before, last.at) AS since
+    FROM deliveries AS d
+    LEFT JOIN attempts AS last ON last.seq = (SELECT max(seq) FROM attempts WHERE delivery = d.seq)
+    WHERE d.state = 'pending' AND d.state <> 'delivered' AND d.due_at > :now
+    LIMIT -1  /* so that it is read once, and not for every use of a column */) AS old
+WHERE deliveries.seq = old.seq AND (old.is_due OR old.since > :now)
   AND deliveries.seq NOT IN (SELECT value FROM json_each(:taken))
   AND (batch IS NULL OR batch NOT IN (SELECT value FROM json_each(:batches)));
+
+-- newest_attempt
+-- The key of the newest attempt.
+SELECT coalesce(max(seq), 0) FROM attempts;
 
 -- stateless
 -- Deliveries in a state that there is not: before, between and behind the four that there are. Quoted, it is none.
