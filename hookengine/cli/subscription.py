@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hookengine.cli.api import Api, page_options, with_api, yes_option
-from hookengine.cli.arguments import document, given, json_value, pairs, past, read_bytes, read_text, secret_text, words
+from hookengine.cli.arguments import document, given, in_time, json_value, pairs, read_bytes, read_text, secret_text, words
 from hookengine.cli.exits import Exit
 from hookengine.cli.output import cell, describe_attempt, say, show_bytes, show_mark, show_record, working
-from hookengine.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,8 +237,7 @@ def test(api: Api, id_: str, *, data_: str | None, **members: Any) -> int | None
 @with_api
 def stats(api: Api, id_: str, *, since: str | None, until: str | None) -> None:
     """Show what became of a subscription's deliveries."""
-    now = Clock().now()
-    answer = api.get(api.path("subscriptions", id_, "stats"), since=past(since, now=now), until=past(until, now=now))
+    answer = api.get(api.path("subscriptions", id_, "stats"), **in_time({"since": since, "until": until}))
     if api.as_json:
         show_bytes(answer.body)
         return

@@ -174,7 +174,7 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    # No implicit transactions; some patience with the lock of another program, such as a shell; closed here if its thread dies.
+    # No implicit transactions; patience with the lock of another program, such as a shell; closed here if its thread dies.
     connecting = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
