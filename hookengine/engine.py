@@ -65,8 +65,10 @@ class Engine(Api):
         serve: str | None = None,
         logger: structlog.typing.FilteringBoundLogger | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise TypeError(f"config is a Config, such as Config.load() gives, not a {type(config).__name__}")
         self._path = Path(path)
-        self._config = config or Config()
+        self._config = Config() if config is None else config
         self._serve = serve
         self._logger = logger
         self._supervisor: asyncio.Task[None] | None = None

@@ -506,6 +506,13 @@ async def test_loop_of_another_thread_is_told_where_it_runs(tmp_path: Path) -> N
         assert [event.id] == [each.id for each in (await made.events()).data]
 
 
+@pytest.mark.parametrize("config", [{}, {"delivery": {}}, "hookengine.toml"], ids=repr)
+def test_configuration_that_is_none_is_told_at_once(tmp_path: Path, config: Any) -> None:
+    """What is no Config would be the defaults, or a fault in the middle of the start."""
+    with pytest.raises(TypeError, match="config is a Config"):
+        Engine(tmp_path / DATABASE, config=config)
+
+
 def test_stop_after_the_end_of_its_loop(tmp_path: Path) -> None:
     """An event loop that ends takes the engine with it: a stop from the next one has nothing to do, and it starts there."""
     made = Engine(tmp_path / DATABASE)

@@ -53,3 +53,11 @@ def test_body_below_a_head(length: bytes, body: bytes) -> None:
     said = length.isdigit() and b"\r" not in length and len(length) <= 9 and int(length) == len(body)
 
     assert (body if said else None) == head.body(head.before + length + head.behind + body)
+
+
+def test_length_of_thousands_of_digits_is_none() -> None:
+    """What Python would not read as a number is no length, and raises nothing."""
+    head = head_of(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n", None)
+    assert head is not None
+    for digits in (b"1" * 5_000, b"0" * 4_999 + b"2", b"0" * 12 + b"2"):
+        assert head.body(b"POST / HTTP/1.1\r\nContent-Length: " + digits + b"\r\n\r\n{}") is None

@@ -491,3 +491,17 @@ def test_deleted_subscription_has_no_statistics() -> None:
     made.add_results([result(delivery(), DELIVERED)])
 
     assert [] == written(made, "statistics")
+
+
+def test_failed_delivery_is_announced_once() -> None:
+    """What had ended before, as by its time, is told of no second time when its attempt ends."""
+    ours = sub(2, tenant="hookengine", event_types=("hookengine.*",))
+    made = batch(sub(), ours)
+    ended = delivery(state=DeliveryState.FAILED, finished_at=1, failed_label="expired")
+    made.add_results([Result(before=ended, after=replace(ended, attempt_count=1), attempt=attempt(NO_ANSWER), rules=RULES)])
+    assert [] == made.accepted
+
+    waited = delivery(6)
+    failed = replace(waited, state=DeliveryState.FAILED, finished_at=2, failed_label="x", attempt_count=1)
+    made.add_results([Result(before=waited, after=failed, attempt=attempt(NO_ANSWER), rules=RULES)])
+    assert 1 == len(made.accepted)
