@@ -171,9 +171,11 @@ class Daemon:
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, limit))
 
     async def idle(self) -> None:
-        """Wait until no delivery is pending."""
+        """Wait until no delivery is pending, and memory knows of it too: the file is a moment ahead of what is counted."""
         async with asyncio.timeout(PATIENCE):
             while (await self.ask("GET", "/v1/deliveries?state=pending&limit=1"))["data"]:
+                pass
+            while await self.metric("hookengine_attempts_in_flight"):
                 pass
 
     async def stop(self) -> tuple[int, float]:
