@@ -47,7 +47,7 @@ class Principal(Struct, frozen=True, kw_only=True, gc=False):
             raise Forbidden(f"this needs the scope {scope}")
 
     @property
-    def is_ours(self) -> bool:
+    def may_have_ours(self) -> bool:
         """Whether it may hear of what befalls all tenants, and so have subscriptions of the engine's own, and their secret."""
         return self.tenant is None and _ADMIN in self.scopes
 

@@ -199,16 +199,17 @@ class Sender:
             code = ErrorCode.PROXY_ERROR
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
         unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
+        portless = lacks_ports(error)
         if unresolved and self._silence >= _DNS_OUTAGE:
             code = ErrorCode.LOCAL_NETWORK
-        elif (code is ErrorCode.LOCAL_NETWORK or (lacks_ports(error) and host.startswith("["))) and self._routed():
+        elif (code is ErrorCode.LOCAL_NETWORK or (portless and host.startswith("["))) and self._routed():
             # An address of a network that this machine is not part of, such as IPv6: out of reach, but not an outage.
             code = ErrorCode.CONNECT_REFUSED
         reason = AttemptError(code=code, detail=sentence(code, error, host))
         if code in REFUSALS:
             return Refused(error=reason)
         if unresolved or code in OURS:
-            return Interrupted(error=reason, keeps_nobody_else=unresolved or lacks_ports(error))
+            return Interrupted(error=reason, keeps_nobody_else=unresolved or portless)
         if code is ErrorCode.INTERNAL_ERROR:
             return Broken(error=reason)
         return Unreachable(error=reason)

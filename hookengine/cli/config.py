@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("check-config")
 @click.argument("file", type=FILE, required=False)
-@click.option(
-    "--config",
-    "named",
-    type=FILE,
-    metavar="FILE",
-    help="The same FILE, as `serve` takes it.",
-)
+@click.option("--config", "named", type=FILE, metavar="FILE", help="The same FILE, as `serve` takes it.")
 def check_config(*, file: Path | None, named: Path | None) -> None:
     """
     Check the configuration.

@@ -59,7 +59,7 @@ class SubscriptionOperations(Verification):
             policy=self._policy,
             profiles=self._profiles,
             default_profile=default_profile,
-            ours=by.is_ours,
+            ours=by.may_have_ours,
         )
         self._check_kept_secrets(problems, draft, tenant)
         self._check_types(problems, draft.get("event_types"), kept=())
@@ -234,7 +234,7 @@ class SubscriptionOperations(Verification):
             profiles=self._profiles,
             default_profile=default_profile,
             vet=draft.get("url") != current.url,
-            ours=by.is_ours,
+            ours=by.may_have_ours,
             kept_auth=current.auth,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)

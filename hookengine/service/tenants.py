@@ -76,7 +76,7 @@ class TenantOperations(Operations):
         """Sign with a new secret, given or made; the one before stays valid for the overlap."""
         self._require_own(by, tenant, changing=True)
         problems = Problems()
-        if tenant != OURS or not by.is_ours:
+        if tenant != OURS or not by.may_have_ours:
             inputs.check_named(problems, tenant=tenant)
         draft = problems.convert(RotationInput, given)
         inputs.check_tenant_secret(problems, draft.get("secret"), self._profiles)

@@ -34,12 +34,9 @@ def copy(source: Path, target: Path, *, replace: bool, progress: Callable[[int, 
     *progress* is called with the pages done and all pages. Raises TargetExists unless it may *replace* what is there, and
     HookEngineError where the copy cannot be read or written.
     """
+    draft = target.parent / f"{target.name}.{os.getpid()}.new"
     try:
         _check_target(source, target, replace=replace)
-    except OSError as error:
-        raise HookEngineError(f"{target} cannot be written: {error.strerror}") from error
-    draft = target.with_name(f"{target.name}.{os.getpid()}.new")
-    try:
         with opened(source) as db:
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             _copy(db, draft, progress)
