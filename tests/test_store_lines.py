@@ -251,6 +251,19 @@ async def test_operational_events_have_their_order(tmp_path: Path) -> None:
         )
 
 
+async def test_operational_events_of_results_have_their_order(tmp_path: Path) -> None:
+    """What is told of attempts' ends, in commits one after the other, stands in line as well."""
+    async with opened(tmp_path) as place:
+        watcher = await place.subscribe(tenant="hookengine", ordering=FIFO, event_types=("hookengine.*",))
+        await place.subscribe()
+        for each in await place.deliver(*drafts(3)):
+            await place.record(result(each, NO_ANSWER, rules=NO_RETRIES))
+
+        assert [(0,), (2,), (2,)] == place.rows(
+            f"SELECT place FROM deliveries WHERE subscription = {watcher.seq} ORDER BY turn"
+        )
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_any_history_keeps_the_order(tmp_path: Path, seed: int) -> None:
     """Whatever is published, fails, is cancelled or retried, each line has one head, and it is the first of its turn."""

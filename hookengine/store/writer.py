@@ -328,9 +328,9 @@ class Writer:
     ) -> tuple[Batch, list[tuple[Publication, list[Receipt] | Answer | HookEngineError]]]:
         now = self._clock.now()
         batch = Batch(now=now, clock=self._clock, keys=self._keys, index=self.memory.index, health=self.memory.health)
+        await self._look_up(batch, publications, now)  # first, because what results are told by stands in lines, too
         for group in results:
             batch.add_results([self._up_to_date(result) for result in group])
-        await self._look_up(batch, publications, now)
         answers: list[tuple[Publication, list[Receipt] | Answer | HookEngineError]] = []
         events, announced = batch.event_count, len(batch.accepted)  # what the results are told by
         for position, publication in enumerate(publications):
