@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import suppress
 from functools import partial
 from math import inf
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from hookengine import profiles
@@ -51,6 +52,10 @@ _GONE_BACK = 5_000  # ms by which it has gone back, if it is set; less makes not
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
+
+# What they do is done by the interpreter itself, without a frame for each delivery.
+_DELIVERY = itemgetter(0)  # of a member
+_SEQ = attrgetter("delivery.seq")  # of what is recorded
 
 
 class Dispatcher:
@@ -146,7 +151,7 @@ class Dispatcher:
             taken = group[0].result.head or group[0].result.before
             subscription = self._store.memory.index.get(taken.subscription)
             self._release(taken, group, subscription, now)
-            back = self._flights.end(taken, {recorded.delivery.seq for recorded in group})
+            back = self._flights.end(taken, set(map(_SEQ, group)))
             for recorded in group:
                 delivery, attempt, counted = recorded.delivery, recorded.result.attempt, recorded.counted
                 if delivery.state is _PENDING and delivery.place is _LANE:
@@ -391,7 +396,7 @@ class Dispatcher:
         """One request for the delivery that was taken, or for those of the batch that it leads; None if nothing is to go."""
         target = self._serving.target(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
-        if target is None or self._flights.are_changed(delivery for delivery, _ in members):
+        if target is None or self._flights.are_changed(map(_DELIVERY, members)):
             self._put_back(taken)
             return None
         if not members:  # they have left, or cannot be read

@@ -264,7 +264,9 @@ class Wire(ResponseHandler):
     def reusable(self) -> bool:
         """Whether request and answer are both through, whole and alone."""
         transport = self.transport
-        return transport is not None and not self.should_close and transport.get_write_buffer_size() == 0
+        # What the parser has not seen has left nothing in it that aiohttp would have to look for.
+        is_over = self._should_close if self._recognised else self.should_close
+        return transport is not None and not is_over and transport.get_write_buffer_size() == 0
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:
