@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
-from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import UNSET
 
 from hookengine.access import OWNER
-from hookengine.errors import Invalid, Mistake
+from hookengine.arguments import array, moment, optional_text, seconds, several, text
 from hookengine.service.operations import json_text
 from hookengine.store import Answer
-from hookengine.wording import LONE_SURROGATE, SURROGATE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    from hookengine.arguments import Moment
     from hookengine.service import Service, Stream
     from hookengine.views import (
         Attempt,
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
         TenantSecret,
         Token,
     )
-
-Moment = datetime | str  # an aware datetime, or RFC 3339
 
 
 class Api:
@@ -83,19 +78,17 @@ class Api:
             "ordering_key": ordering_key,
             "deliver_at": deliver_at,
             "expires_at": expires_at,
-            "subscriptions": _array(subscriptions),
+            "subscriptions": array(subscriptions),
         }
         return await self._service.publish_value(OWNER, event)
 
     async def publish_batch(self, events: Sequence[Mapping[str, Any]]) -> list[Event]:
         """Accept up to 1,000 events, all or none; each is a mapping of `publish`'s parameters."""
-        if not isinstance(events, Iterable):
-            raise _wrong("events", "invalid_type", "expected several events")
-        return await self._service.publish_values(OWNER, list(events))
+        return await self._service.publish_values(OWNER, several("events", events, "events"))
 
     async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:
         """One event with its data and where it went; without a *tenant* the newest with this id, which others may have too."""
-        return await self._service.event(OWNER, _text("id", id), tenant=_tenant(tenant))
+        return await self._service.event(OWNER, text("id", id), tenant=optional_text("tenant", tenant))
 
     async def events(
         self,
@@ -124,7 +117,7 @@ class Api:
         Raises TimeoutError after *timeout* seconds, and as soon as one is held; EventNotFound for an unknown id.
         """
         patience = None if timeout is None else seconds("timeout", timeout)
-        return await self._service.wait(OWNER, _text("event_id", event_id), patience, tenant=_tenant(tenant))
+        return await self._service.wait(OWNER, text("event_id", event_id), patience, tenant=optional_text("tenant", tenant))
 
     async def explain(
         self,
@@ -137,7 +130,7 @@ class Api:
     ) -> Explanation:
         """Why an event went to each subscription of its tenant, or to the one that is named, or did not: one page."""
         query = {"tenant": tenant, "subscription": subscription, "limit": limit, "cursor": cursor}
-        return await self._service.explain(OWNER, _text("id", id), query)
+        return await self._service.explain(OWNER, text("id", id), query)
 
     async def replay_event(self, id: str, *, tenant: str | None = None, subscriptions: Sequence[str] | None = None) -> Event:
         """
@@ -145,8 +138,8 @@ class Api:
 
         They carry the event's own id.
         """
-        given = {"subscriptions": _array(subscriptions)}
-        made = await self._service.replay_event(OWNER, _text("id", id), given, tenant=_tenant(tenant))
+        given = {"subscriptions": array(subscriptions)}
+        made = await self._service.replay_event(OWNER, text("id", id), given, tenant=optional_text("tenant", tenant))
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
 
@@ -180,7 +173,7 @@ class Api:
         """A new subscription, with its `secret` this once; durations are texts such as "15s"."""
         given = {
             "url": url,
-            "event_types": _array(event_types),
+            "event_types": array(event_types),
             "name": name,
             "tenant": tenant,
             "profile": profile,
@@ -189,7 +182,7 @@ class Api:
             "headers": headers,
             "auth": auth,
             "timeout": timeout,
-            "retry_schedule": _array(retry_schedule),
+            "retry_schedule": array(retry_schedule),
             "disable_after_failures": disable_after_failures,
             "while_disabled": while_disabled,
             "max_concurrency": max_concurrency,
@@ -207,7 +200,7 @@ class Api:
 
     async def subscription(self, id: str) -> Subscription:
         """One subscription."""
-        return await self._service.subscription(OWNER, _text("id", id))
+        return await self._service.subscription(OWNER, text("id", id))
 
     async def subscriptions(
         self,
@@ -227,27 +220,27 @@ class Api:
         With *version*, raises PreconditionFailed if the settings have another.
         """
         versions = None if version is None else frozenset({version})
-        return await self._service.update_subscription(OWNER, _text("id", id), changes, versions=versions)
+        return await self._service.update_subscription(OWNER, text("id", id), changes, versions=versions)
 
     async def unsubscribe(self, id: str) -> None:
         """Delete a subscription: what waits for it is cancelled, its history stays readable."""
-        await self._service.unsubscribe(OWNER, _text("id", id))
+        await self._service.unsubscribe(OWNER, text("id", id))
 
     async def enable(self, id: str) -> Subscription:
         """Let a subscription get deliveries again, held ones first."""
-        return await self._service.enable(OWNER, _text("id", id))
+        return await self._service.enable(OWNER, text("id", id))
 
     async def disable(self, id: str) -> Subscription:
         """Keep a subscription from getting deliveries until it is enabled."""
-        return await self._service.disable(OWNER, _text("id", id))
+        return await self._service.disable(OWNER, text("id", id))
 
     async def secret(self, id: str) -> SubscriptionSecret:
         """The signing secret, and those it replaced that still sign."""
-        return await self._service.secret(OWNER, _text("id", id))
+        return await self._service.secret(OWNER, text("id", id))
 
     async def rotate_secret(self, id: str, *, secret: str | None = None, overlap: str | None = None) -> SubscriptionSecret:
         """Sign with a new secret; the one before signs as well for *overlap*, by default "24h"."""
-        return await self._service.rotate_secret(OWNER, _text("id", id), {"secret": secret, "overlap": overlap})
+        return await self._service.rotate_secret(OWNER, text("id", id), {"secret": secret, "overlap": overlap})
 
     async def test(self, id: str, *, type: str | None = None, data: object = UNSET) -> Attempt:
         """
@@ -256,7 +249,7 @@ class Api:
         Nothing is stored and no counter moves. *data* as in `publish`; without one it says that it is a test.
         """
         given = {"type": type, "data": UNSET if data is UNSET else json_text(data)}
-        return await self._service.test(OWNER, _text("id", id), given)
+        return await self._service.test(OWNER, text("id", id), given)
 
     async def replay(
         self,
@@ -273,24 +266,24 @@ class Api:
         They are made in the background, also over a restart.
         """
         given = {
-            "states": _array(states),
-            "since": _printed(since),
-            "until": _printed(until),
+            "states": array(states),
+            "since": moment(since),
+            "until": moment(until),
             "dry_run": dry_run,
         }
-        made = await self._service.replay(OWNER, _text("id", id), given)
+        made = await self._service.replay(OWNER, text("id", id), given)
         assert not isinstance(made, Answer)  # noqa: S101  # there was no key
         return made
 
     async def stats(self, id: str, *, since: Moment | None = None, until: Moment | None = None) -> Stats:
         """What became of a subscription's deliveries since a time, which counts as its whole hour; by default a day ago."""
-        return await self._service.stats(OWNER, _text("id", id), {"since": since, "until": until})
+        return await self._service.stats(OWNER, text("id", id), {"since": since, "until": until})
 
     # Deliveries.
 
     async def delivery(self, id: str) -> Delivery:
         """One delivery with its attempts."""
-        return await self._service.delivery(OWNER, _text("id", id))
+        return await self._service.delivery(OWNER, text("id", id))
 
     async def deliveries(
         self,
@@ -319,17 +312,17 @@ class Api:
 
     async def retry(self, id: str) -> Delivery:
         """Make a delivery due now, with its whole schedule again."""
-        return await self._service.retry(OWNER, _text("id", id))
+        return await self._service.retry(OWNER, text("id", id))
 
     async def cancel(self, id: str) -> Delivery:
         """Give up a delivery that waits."""
-        return await self._service.cancel(OWNER, _text("id", id))
+        return await self._service.cancel(OWNER, text("id", id))
 
     # Event types.
 
     async def event_type(self, type: str) -> EventType:
         """One event type that is declared."""
-        return await self._service.event_type(OWNER, _text("type", type))
+        return await self._service.event_type(OWNER, text("type", type))
 
     async def event_types(self, *, limit: int = 50, cursor: str | None = None) -> Page[EventType]:
         """A page of event types, newest first."""
@@ -340,18 +333,18 @@ class Api:
     ) -> EventType:
         """Declare an event type, or describe it anew, whole; *example* is data as `publish` takes it, None for none."""
         given = {"description": description, "example": example, "deprecated": deprecated}
-        view, _ = await self._service.set_event_type_value(OWNER, _text("type", type), given)
+        view, _ = await self._service.set_event_type_value(OWNER, text("type", type), given)
         return view
 
     async def delete_event_type(self, type: str) -> None:
         """Declare an event type no more; its events, and the subscriptions to it, stay."""
-        await self._service.delete_event_type(OWNER, _text("type", type))
+        await self._service.delete_event_type(OWNER, text("type", type))
 
     # Tenants.
 
     async def tenant(self, tenant: str) -> Tenant:
         """One tenant that is declared."""
-        return await self._service.tenant(OWNER, _text("tenant", tenant))
+        return await self._service.tenant(OWNER, text("tenant", tenant))
 
     async def tenants(self, *, limit: int = 50, cursor: str | None = None) -> Page[Tenant]:
         """A page of the tenants that are declared, newest first."""
@@ -359,24 +352,24 @@ class Api:
 
     async def set_tenant(self, tenant: str, *, plan: str | None = None) -> Tenant:
         """Put a tenant on a plan of the configuration; None takes it off its plan, and with it every limit."""
-        view, _ = await self._service.set_tenant(OWNER, _text("tenant", tenant), {"plan": plan})
+        view, _ = await self._service.set_tenant(OWNER, text("tenant", tenant), {"plan": plan})
         return view
 
     async def delete_tenant(self, tenant: str) -> None:
         """Forget a tenant's plan and secret; its subscriptions, events and tokens stay."""
-        await self._service.delete_tenant(OWNER, _text("tenant", tenant))
+        await self._service.delete_tenant(OWNER, text("tenant", tenant))
 
     async def tenant_secret(self, tenant: str) -> TenantSecret:
         """The secret that signs a tenant's deliveries where the profile uses one, and those it replaced."""
-        return await self._service.tenant_secret(OWNER, _text("tenant", tenant))
+        return await self._service.tenant_secret(OWNER, text("tenant", tenant))
 
     async def set_tenant_secret(self, tenant: str, *, secret: str | None = None, overlap: str | None = None) -> TenantSecret:
         """Sign a tenant's deliveries with a new secret; the one before stays valid for *overlap*, by default "24h"."""
-        return await self._service.set_tenant_secret(OWNER, _text("tenant", tenant), {"secret": secret, "overlap": overlap})
+        return await self._service.set_tenant_secret(OWNER, text("tenant", tenant), {"secret": secret, "overlap": overlap})
 
     async def delete_tenant_secret(self, tenant: str) -> None:
         """Sign a tenant's deliveries no more."""
-        await self._service.delete_tenant_secret(OWNER, _text("tenant", tenant))
+        await self._service.delete_tenant_secret(OWNER, text("tenant", tenant))
 
     # Tokens.
 
@@ -395,15 +388,15 @@ class Api:
         """A token for a user who has none, with its `token` this once; without *scopes*, all but "admin"."""
         given = {
             "user": user,
-            "scopes": _array(scopes),
+            "scopes": array(scopes),
             "tenant": tenant,
-            "expires_at": expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at,
+            "expires_at": moment(expires_at),
         }
         return await self._service.create_token(OWNER, given)
 
     async def delete_token(self, user: str) -> None:
         """Let a user's token open nothing any more."""
-        await self._service.delete_token(OWNER, _text("user", user))
+        await self._service.delete_token(OWNER, text("user", user))
 
     # The engine at work.
 
@@ -416,53 +409,13 @@ class Api:
         With *types*, only what is about events of these types, written as in `subscribe`. Who reads too slowly gets an item of
         the kind `reset` in place of what was lost.
         """
-        listed = _array(types)
-        if listed is not None and not isinstance(listed, list):
-            raise _wrong("types", "invalid_type", "expected several event types")
-        wanted = None if listed is None else ",".join([_text("types", each) for each in listed])
+        listed = [] if types is None else several("types", types, "event types")
+        wanted = None if types is None else ",".join([text("types", each) for each in listed])
         asked = {"types": wanted, "subscription": subscription}
-        return _each(self._service.stream(OWNER, asked, last_id=None if last_id is None else _text("last_id", last_id)))
+        return _each(self._service.stream(OWNER, asked, last_id=optional_text("last_id", last_id)))
 
 
 async def _each(stream: Stream) -> AsyncGenerator[StreamItem, None]:
     async for items in stream:
         for item in items:
             yield item
-
-
-def _wrong(parameter: str, code: str, detail: str) -> Invalid:
-    return Invalid(mistakes=(Mistake(parameter=parameter, code=code, detail=detail),))
-
-
-def seconds(parameter: str, value: object) -> float:
-    """What a *parameter* says in seconds, none below 0; infinity is for ever. Raises Invalid for what is no number."""
-    if not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # NaN
-        raise _wrong(parameter, "invalid_type", "expected a number of seconds")
-    try:
-        return max(0.0, float(value))
-    except OverflowError:
-        return inf
-
-
-def _text(parameter: str, value: object) -> str:
-    """What names something; raises Invalid for what no name can be."""
-    if not isinstance(value, str):
-        raise _wrong(parameter, "invalid_type", f"expected a string, got {type(value).__name__}")
-    if SURROGATE.search(value):
-        raise _wrong(parameter, "invalid_value", LONE_SURROGATE)
-    return value
-
-
-def _tenant(tenant: object) -> str | None:
-    return None if tenant is None else _text("tenant", tenant)
-
-
-def _array(elements: object) -> object:
-    """*elements* as JSON has them; a text, whose letters nobody means, and whatever else is none is left to be refused."""
-    if elements is None or isinstance(elements, str) or not isinstance(elements, Iterable):
-        return elements
-    return list(elements)
-
-
-def _printed(moment: Moment | None) -> str | None:
-    return moment.isoformat() if isinstance(moment, datetime) else moment

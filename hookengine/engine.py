@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hookengine.access import OWNER, TOKEN_PREFIX, digest
-from hookengine.api import Api, seconds
+from hookengine.api import Api
+from hookengine.arguments import seconds
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.dispatcher import Dispatcher

@@ -511,7 +511,7 @@ async def test_explanations_replays_and_statistics(running_engine: Engine) -> No
     assert (1, 1, 2) == (stats.deliveries.delivered, stats.deliveries.failed, stats.attempts.total)
 
 
-@pytest.mark.parametrize("events", [[1], "ab", [None], [[]]])
+@pytest.mark.parametrize("events", [[1], [None], [[]]])
 async def test_events_that_are_none(running_engine: Engine, events: Any) -> None:
     """What is no mapping is told as any other mistake, with its place."""
     with pytest.raises(Invalid) as raised:
