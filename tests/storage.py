@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -32,11 +33,12 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.store import Draft, Receipt, Recorded, Result, Store, changes
-from hookengine.store.queries import sql
+from hookengine.store.commit import SCRIPT, Commit, Rows
+from hookengine.store.queries import migrations, sql
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from hookengine.gathering import Compose, Composed
@@ -382,3 +384,23 @@ def result(
     after = retry.settle(before, outcome, rules, now=at + 20, rand=0.0)
     made = attempt(outcome, at=at, number=before.attempt_count + 1, request=request)
     return Result(before=before, after=after, attempt=made, rules=rules, profile="standard")
+
+
+@contextmanager
+def database() -> Iterator[sqlite3.Connection]:
+    """An empty database of the present version, in which foreign keys are not checked."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        for script in migrations():
+            db.executescript(script)
+        db.executescript(SCRIPT)
+        db.row_factory = sqlite3.Row
+        yield db
+
+
+def commit(db: sqlite3.Connection, table: str, form: Callable[..., Any], *values: Any) -> None:
+    """Write the one row that *form* makes of *values* into *table*."""
+    one = Commit()
+    made = form(*values, one) if "commit" in signature(form).parameters else form(*values)
+    rows_of = getattr(one, table)
+    rows_of.add(*made) if isinstance(rows_of, Rows) else rows_of.append(made)
+    db.execute(sql.commit, one.values())

@@ -21,7 +21,7 @@ from hookengine.models import (
     SubscriptionState,
 )
 from hookengine.statistics import NO_ATTEMPT, bucket_of, hour_of
-from hookengine.store import announcements, rows
+from hookengine.store import announcements, registered, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, Announcer
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result, accept
@@ -207,7 +207,7 @@ class Batch:
         """All that was added, to be written."""
         commit = self._commit
         commit.health = [rows.health_row(seq, health) for seq, health in self.health.items()]
-        commit.changed = [rows.changed_subscription_row(s, vault, commit) for s in self.disabled.values()]
+        commit.changed = [registered.changed_subscription_row(s, vault, commit) for s in self.disabled.values()]
         commit.statistics = [(*alike, count) for alike, count in self._tallies.items()]
         commit.advanced = list(self._advanced)
         return commit

@@ -31,7 +31,7 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.statistics import hour_of
-from hookengine.store import announcements, batches, lines, rows
+from hookengine.store import announcements, batches, lines, registered, rows
 from hookengine.store.announcements import SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key, line_of
@@ -68,7 +68,7 @@ def add_subscription(
             return answer
         check_limit(tx.memory, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
-        await tx.run(sql.insert_subscription, rows.new_subscription_row(new, tx.vault))
+        await tx.run(sql.insert_subscription, registered.new_subscription_row(new, tx.vault))
         commit = Commit()
         commit.health.append(rows.health_row(new.seq, Health()))
         if key is not None and render is not None:
@@ -116,7 +116,7 @@ def edit_subscription(
         after = replace(edited, version=before.version + 1, updated_at=tx.now)
         commit = Commit()
         commit.health.append(rows.health_row(before.seq, health))
-        commit.changed.append(rows.changed_subscription_row(after, tx.vault, commit))
+        commit.changed.append(registered.changed_subscription_row(after, tx.vault, commit))
         if after.state is not before.state:
             _announce_state(tx, commit, after, health)
         await tx.write(commit)
@@ -152,7 +152,7 @@ def keep_access_token(subscription: int, auth: OAuth2, token: AccessToken) -> Ca
         current = tx.memory.index.get(subscription)
         if current is None or current.auth != auth:
             return
-        await tx.run(sql.save_access_token, rows.access_token_row(current, token, tx.vault))
+        await tx.run(sql.save_access_token, registered.access_token_row(current, token, tx.vault))
 
         def follow() -> None:
             tx.memory.access_tokens[subscription] = token

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from hookengine.clock import Clock
 from hookengine.errors import DatabaseTooNew, KeyUnusable, StorageCorrupt
-from hookengine.store import rows
+from hookengine.store import registered
 from hookengine.store.queries import migrations, sql
 from hookengine.store.store import CHECK_VALUE
 from hookengine.vault import Vault, find_keys
@@ -147,7 +147,7 @@ def _subscriptions(db: sqlite3.Connection, vault: Vault) -> list[str]:
     problems = []
     for row in db.execute(sql.subscriptions):
         try:
-            rows.subscription(row, vault)
+            registered.subscription(row, vault)
         except StorageCorrupt as error:
             problems.append(error.detail)
     return problems

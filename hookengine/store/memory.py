@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hookengine.access import Tokens
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Health, Tenant
-from hookengine.store import rows
+from hookengine.store import registered, rows
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Memory:
         unreadable = []
         for row in await db.execute_fetchall(sql.subscriptions):
             try:
-                self.index.put(rows.subscription(row, vault))
+                self.index.put(registered.subscription(row, vault))
             except StorageCorrupt as error:
                 unreadable.append(error)
                 continue
@@ -82,7 +82,7 @@ class Memory:
         unreadable = []
         for row in await db.execute_fetchall(sql.tenants):
             try:
-                self.tenants[row["name"]] = rows.tenant(row, vault)
+                self.tenants[row["name"]] = registered.tenant(row, vault)
             except StorageCorrupt as error:
                 # Its plan still holds, and nothing of it goes out unsigned.
                 unreadable.append(error)
@@ -94,7 +94,7 @@ class Memory:
         unreadable = []
         for row in await db.execute_fetchall(sql.tokens):
             try:
-                self.tokens.put(rows.token(row))
+                self.tokens.put(registered.token(row))
             except StorageCorrupt as error:
                 unreadable.append(error)
         return unreadable
@@ -106,7 +106,7 @@ class Memory:
             if subscription is None:  # it cannot be read itself
                 continue
             try:
-                self.access_tokens[subscription.seq] = rows.access_token(row, subscription, vault)
+                self.access_tokens[subscription.seq] = registered.access_token(row, subscription, vault)
             except StorageCorrupt as error:  # the endpoint's deliveries ask for a new one
                 unreadable.append(error)
         return unreadable

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from hookengine.errors import EventTypeNotFound, TenantNotFound, TenantSecretNotFound, TokenExists, TokenNotFound
 from hookengine.models import Tenant
-from hookengine.store import rows
+from hookengine.store import registered
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def set_tenant_secrets(name: str, renew: Callable[[_Secrets, int], _Secrets]) ->
         secrets = renew(before.secrets, tx.now)
         if secrets != before.secrets:
             tenant = replace(before, secrets=secrets, readable=True, updated_at=tx.now)
-            await _saved(tx, tenant, sql.save_tenant_secrets, rows.sealed_secrets(tenant, tx.vault))
+            await _saved(tx, tenant, sql.save_tenant_secrets, registered.sealed_secrets(tenant, tx.vault))
         return secrets
 
     return step
@@ -83,7 +83,7 @@ def add_token(token: Token) -> Callable[[Transaction], Awaitable[Token]]:
     async def step(tx: Transaction) -> Token:
         if tx.memory.tokens.of(token.principal.user) is not None:
             raise TokenExists
-        ((seq,),) = await tx.fetch(sql.insert_token, rows.token_row(token))
+        ((seq,),) = await tx.fetch(sql.insert_token, registered.token_row(token))
         new = replace(token, seq=seq)
         tx.after.append(lambda: tx.memory.tokens.put(new))
         return new

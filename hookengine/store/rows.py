@@ -1,4 +1,4 @@
-"""Records to rows and back: the only place that knows the columns."""
+"""What is sent, to rows and back: events, deliveries, attempts and what is counted. `registered` has who it is sent to."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import msgspec
 import orjson
 
 from hookengine import models, views
-from hookengine.access import Principal, Scope, Token
 from hookengine.errors import StorageCorrupt
-from hookengine.models import OUTCOME_NAMES, Accepted, Secret
+from hookengine.models import OUTCOME_NAMES, Accepted
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
-from hookengine.times import format_time, interval
+from hookengine.times import format_time
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
@@ -24,20 +23,15 @@ if TYPE_CHECKING:
 
     from hookengine.store.commit import Parts, Values
     from hookengine.store.intake import Answer, Draft, Key
-    from hookengine.vault import Vault
 
 _HEALTH = models.Health.__struct_fields__
-_SEALED = ("headers", "auth", "secrets")
-_COLUMNS = ("seq", "id", "tenant", "state", "disabled_reason", "version", "created_at", "updated_at")
-_OPEN = tuple(n for n in models.Subscription.__struct_fields__ if n not in _SEALED and n not in _COLUMNS)
 
 _DELIVERY = models.Delivery.__struct_fields__  # in the order of the columns
 _EVENT = models.Event.__struct_fields__
 _JSON = msgspec.json.Decoder(msgspec.Raw)  # only passes over it, which takes a third of a microsecond for a KiB
 
-_MOST = 1 << 40  # of what an edited number may be: in ms thirty years, so that sums stay within what SQLite holds
 # What reading a value that somebody edited may raise: of another type, no UTF-8, nested too deep, sealed for another row.
-_SPOILED = (msgspec.MsgspecError, OverflowError, RecursionError, StorageCorrupt, TypeError, ValueError)
+SPOILED = (msgspec.MsgspecError, OverflowError, RecursionError, StorageCorrupt, TypeError, ValueError)
 
 
 def json_text(value: object) -> str:
@@ -111,7 +105,7 @@ def replay(row: Sequence[Any]) -> Replay:
         seq, subscription, _, since, until, newest, cursor, made = row
         fields = {"since": since, "until": until, "newest": newest, "cursor": cursor, "made": made}
         return msgspec.convert(fields | {"seq": seq, "subscription": subscription, "states": states}, Replay)
-    except _SPOILED as error:
+    except SPOILED as error:
         raise StorageCorrupt(f"the replay in row {row[0]} cannot be read: {error}") from None
 
 
@@ -138,7 +132,7 @@ def event(row: Sequence[Any]) -> models.Event:
         event = msgspec.convert(dict(zip(_EVENT, row, strict=False)), models.Event, builtin_types=(bytes,))
         _check(event.data)  # it was checked when it was accepted, but is put into a body as it is
         format_time(event.occurred_at)  # so is this
-    except _SPOILED as error:
+    except SPOILED as error:
         raise StorageCorrupt(f"event {row[1]} (row {row[0]}) cannot be read: {error}") from None
     return event
 
@@ -289,7 +283,7 @@ def _as(kind: Any, text: Any) -> Any:
     """What JSON *text* holds; None where there is none, or none that can be read: what else is known is shown."""
     try:
         return None if text is None else msgspec.json.decode(text, type=kind)
-    except _SPOILED:
+    except SPOILED:
         return None
 
 
@@ -299,69 +293,6 @@ def as_stored(attempt: models.Attempt, profile: str | None) -> StoredAttempt:
     (_, at, duration, sent), alike = attempt_row(0, attempt, exchanged(attempt, profile, commit))
     number, *outcome, head, body, exchange = alike
     return stored_attempt((number, at, duration, *outcome, exchange, *map(commit.bytes_at, (sent, head, body))))
-
-
-def changed_subscription_row(s: models.Subscription, vault: Vault, commit: Commit) -> Values:
-    """A row of `Commit.changed`."""
-    settings, sealed = _subscription(s, vault)
-    place = commit.place
-    return (s.seq, place(settings), place(sealed), s.state, s.disabled_reason, s.version, s.updated_at)
-
-
-def new_subscription_row(s: models.Subscription, vault: Vault) -> Values:
-    """The values of `insert_subscription`."""
-    return (s.seq, s.id, s.tenant, *_subscription(s, vault), s.state, s.disabled_reason, s.version, s.created_at, s.updated_at)
-
-
-def _subscription(s: models.Subscription, vault: Vault) -> tuple[bytes, bytes]:
-    """The settings, and what of them is sealed."""
-    settings = msgspec.json.encode({name: getattr(s, name) for name in _OPEN})
-    sealed = msgspec.json.encode({name: getattr(s, name) for name in _SEALED}, enc_hook=str)
-    return settings, vault.seal(sealed, s.id)
-
-
-def subscription(row: Row, vault: Vault) -> models.Subscription:
-    """A subscription from the columns of `subscriptions`; raises StorageCorrupt, naming the row."""
-    try:
-        fields: dict[str, Any] = orjson.loads(row["settings"])
-        orjson.dumps(fields)  # what cannot be written would spoil the list that it is in
-        fields |= msgspec.json.decode(vault.open(row["sealed"], row["id"]))
-        fields |= {name: row[name] for name in _COLUMNS}  # last: whose settings they are is not theirs to say
-        if fields["auth"] is not None:
-            fields["auth"].setdefault("type", "basic")  # at first there was no other one, and it was not said
-        return _checked(msgspec.convert(fields, models.Subscription, dec_hook=_secret))
-    except _SPOILED as error:
-        raise StorageCorrupt(f"subscription {row['id']} (row {row['seq']}) cannot be read: {error}") from error
-
-
-def _checked(s: models.Subscription) -> models.Subscription:
-    """*s*; raises ValueError for numbers with which it could not be served."""
-    if s.rate_limit is not None:
-        interval(s.rate_limit)
-    least = [(s.max_concurrency, 1), (s.timeout, 1), *((delay, 0) for delay in s.retry_schedule or ())]
-    if s.batch is not None:
-        least += [(s.batch.max_events, 1), (s.batch.max_wait, 0)]
-    if not all(number is None or low <= number <= _MOST for number, low in least):
-        raise ValueError("max_concurrency, timeout, retry_schedule or batch is out of range")
-    return s
-
-
-def access_token_row(s: models.Subscription, token: models.AccessToken, vault: Vault) -> Values:
-    """The values of `save_access_token`."""
-    return (s.seq, vault.seal(msgspec.json.encode(token, enc_hook=str), _access_token_context(s)))
-
-
-def access_token(row: Row, s: models.Subscription, vault: Vault) -> models.AccessToken:
-    """The access token of *s* from the columns of `access_tokens`; raises StorageCorrupt, naming the subscription."""
-    try:
-        fields = msgspec.json.decode(vault.open(row["sealed"], _access_token_context(s)))
-        return msgspec.convert(fields, models.AccessToken, dec_hook=_secret)
-    except _SPOILED as error:
-        raise StorageCorrupt(f"the access token of {s.id} cannot be read: {error}") from error
-
-
-def _access_token_context(s: models.Subscription) -> str:
-    return f"access token:{s.id}"
 
 
 def health(row: Row) -> models.Health:
@@ -397,61 +328,8 @@ def tally(row: Row) -> Tally:
         raise StorageCorrupt(f"the statistics of subscription {fields['subscription']} cannot be read: {error}") from None
 
 
-def _secret(wanted: type, value: Any) -> Any:
-    if wanted is Secret and isinstance(value, str):
-        return Secret(value)
-    raise TypeError
-
-
-def sealed_secrets(t: models.Tenant, vault: Vault) -> bytes:
-    """The secrets of a tenant as they are stored."""
-    return vault.seal(msgspec.json.encode(t.secrets, enc_hook=str), _tenant_context(t.name))
-
-
-def tenant(row: Row, vault: Vault) -> models.Tenant:
-    """A tenant from the columns of `tenants`; raises StorageCorrupt, naming it, where its secrets cannot be read."""
-    fields = {name: row[name] for name in ("seq", "name", "plan", "created_at", "updated_at")}
-    if row["sealed"] is None:
-        return models.Tenant(**fields)
-    try:
-        secrets = msgspec.json.decode(vault.open(row["sealed"], _tenant_context(row["name"])))
-        return msgspec.convert(fields | {"secrets": secrets}, models.Tenant, dec_hook=_secret)
-    except _SPOILED as error:
-        raise StorageCorrupt(f"the secrets of the tenant {row['name']} cannot be read: {error}") from error
-
-
-def _tenant_context(name: str) -> str:
-    return f"tenant:{name}"
-
-
-def token_row(t: Token) -> tuple[Any, ...]:
-    """The values of `insert_token`."""
-    by = t.principal
-    return (by.user, t.digest, json_text(sorted(by.scopes)), by.tenant, t.created_at, by.expires_at)
-
-
-def token(row: Row) -> Token:
-    """A token from the columns of `tokens`; raises StorageCorrupt, naming its user."""
-    try:
-        principal = Principal(
-            user=row["user"],
-            scopes=frozenset(map(Scope, orjson.loads(row["scopes"]))),
-            tenant=row["tenant"],
-            expires_at=None if row["expires_at"] is None else row["expires_at"] + 0,  # a time that can be compared
-        )
-    except (TypeError, ValueError) as error:
-        raise StorageCorrupt(f"the token of {row['user']} (row {row['seq']}) cannot be read: {error}") from error
-    return Token(
-        seq=row["seq"],
-        principal=principal,
-        digest=row["digest"],
-        created_at=row["created_at"],
-        last_used_at=row["last_used_at"],
-    )
-
-
 def _check(text: Any) -> None:
-    """Raise one of _SPOILED unless *text* is JSON."""
+    """Raise one of SPOILED unless *text* is JSON."""
     _JSON.decode(text)
     if not isinstance(text, str):
         str(text, "utf-8")  # the decoder passes over what is in texts
@@ -464,7 +342,7 @@ def json_or_null(text: Any) -> views.JsonText | None:
     try:
         _check(text)
         return views.JsonText(text.encode() if isinstance(text, str) else text)
-    except _SPOILED:
+    except SPOILED:
         return views.JsonText(b"null")
 
 
