@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 TOKEN_PREFIX = "hke_"  # noqa: S105  # lets secret scanners find tokens of ours
-_LONGEST_TOKEN = 256
+LONGEST_TOKEN = 256
 
 
 class Scope(StrEnum):
@@ -123,7 +123,7 @@ class Tokens:
                 del self._used[user]
 
 
-OWNER = Principal(user="owner", scopes=frozenset({Scope.ADMIN}))  # whoever can read admin.token, or embeds the engine
+OWNER = Principal(user="(owner)", scopes=frozenset({Scope.ADMIN}))  # whoever can read admin.token, or embeds the engine
 
 
 def digest(token: str) -> bytes:
@@ -140,7 +140,7 @@ def authenticate(authorization: str | None, tokens: Mapping[bytes, Principal], *
     """
     scheme, _, rest = (authorization or "").partition(" ")
     token = rest.lstrip(" ")
-    principal = tokens.get(digest(token)) if token and len(token) <= _LONGEST_TOKEN else None
+    principal = tokens.get(digest(token)) if token and len(token) <= LONGEST_TOKEN else None
     if scheme.lower() != "bearer" or principal is None:
         raise Unauthorized("send a valid token as 'Authorization: Bearer <token>'")
     if principal.expires_at is not None and principal.expires_at <= now:

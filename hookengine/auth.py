@@ -71,14 +71,15 @@ def bearing(request: Request, token: AccessToken, *, timeout: int) -> Request:
     return replace(request, headers=headers, timeout=timeout, authorization=None)
 
 
-def conceal(outcome: Outcome, request: Request) -> Outcome:
+def conceal(outcome: Outcome, request: Request, *, beside: Sequence[tuple[str, str]] = ()) -> Outcome:
     """
-    *outcome* with `***` wherever the endpoint repeats a credential of *request*: as it was sent, a word of it, the password
-    in it, in the spellings of JSON, URLs and HTML, and where it is cut off.
+    *outcome* with `***` wherever a credential of *request* is repeated, or of the headers that were sent *beside* it: as it
+    was sent, a word of it, the password in it, in the spellings of JSON, URLs and HTML, and where it is cut off.
 
     So it is not stored in the clear. What is shorter than 8 characters is left: it would make an answer unreadable.
     """
-    spellings = _spellings(tuple([value for name, value in request.headers if name.lower() in request.hidden]))
+    sent = [value for name, value in request.headers if name.lower() in request.hidden]
+    spellings = _spellings((*sent, *(value for _, value in beside)))
     if spellings is None:
         return outcome
     if not isinstance(outcome, Accepted) and outcome.error is not None:  # it may quote what could not be read

@@ -88,7 +88,7 @@ class Bearers:
         return source
 
     def forget(self, subscription: int) -> None:
-        """Let go of its source, because it was deleted."""
+        """Let go of its source, because it was deleted, or has another `auth`: whoever takes that back gets a new token."""
         self._sources.pop(subscription, None)
 
     async def token(self, source: Source, *, refused: AccessToken | None, within: int, until: float) -> AccessToken | Outcome:

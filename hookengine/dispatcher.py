@@ -181,7 +181,7 @@ class Dispatcher:
         """A subscription was made, changed, enabled, disabled or deleted."""
         known = after or before
         assert known is not None  # noqa: S101  # a change is of something
-        if after is None:
+        if after is None or (before is not None and before.auth != after.auth):
             self._sender.forget(known.seq)
         self._serving.change(known, before, after)
         self._observe(SubscriptionChanged(before=before, after=after))

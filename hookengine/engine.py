@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from hookengine.access import OWNER, TOKEN_PREFIX, digest
+from hookengine.access import LONGEST_TOKEN, OWNER, TOKEN_PREFIX, digest
 from hookengine.api import Api
 from hookengine.arguments import seconds
 from hookengine.clock import Clock
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DATABASE = "hooks.db"
 TOKEN_FILE = "admin.token"  # noqa: S105  # its name, not its content
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header takes
+_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_TOKEN}}}")  # what a header takes
 
 
 class Engine(Api):

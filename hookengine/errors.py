@@ -273,7 +273,7 @@ class IdempotencyMismatch(RequestError):
 
 
 class Overloaded(RequestError):
-    """Events arrive faster than they can be stored."""
+    """More is asked for at once than is taken: events that wait for the disk, bodies in hand, or open streams."""
 
     code = "overloaded"
     status = 429

@@ -124,7 +124,7 @@ class Sender:
         """What became of *begun*, whose answer is done; None where that is for `attempt` to find out."""
         begun.deadline.leave()
         response = begun.exchange.end(self._pool, begun.target)
-        return None if response is None else _as_shown(self._judge(response, begun.rules), begun.request)
+        return None if response is None else _as_shown(self._judge(response, begun.rules), begun.request, begun.target)
 
     def abandon(self, begun: Begun) -> Interrupted:
         """Let go of *begun*, whose answer nobody waits for any more."""
@@ -141,6 +141,7 @@ class Sender:
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules)
         exchange = Exchange(private=isinstance(request.body, SecretBytes)) if begun is None else begun.exchange
+        target = None
         try:
             target = self._target(request.url)
             message = compose(request.method, target, request.headers, request.body)
@@ -152,10 +153,10 @@ class Sender:
             let_go(error)
         else:
             outcome = self._judge(response, rules)
-        return _as_shown(outcome, request)
+        return _as_shown(outcome, request, target)
 
     def forget(self, subscription: int) -> None:
-        """Let go of what is known of a subscription (its seq), because it was deleted."""
+        """Let go of the access token of a subscription (its seq), because that or its `auth` is no more."""
         self._bearers.forget(subscription)
 
     async def close(self) -> None:
@@ -224,9 +225,12 @@ class Sender:
         return self._loop.time() - (self._resolver.last_answer_at or self._started_at)
 
 
-def _as_shown(outcome: Outcome, request: Request) -> Outcome:
+def _as_shown(outcome: Outcome, request: Request, target: Target | None) -> Outcome:
     """Without what is hidden. What a token server says is not shown, but read: a new token may begin as the old one does."""
-    return conceal(outcome, request) if request.hidden and not isinstance(request.body, SecretBytes) else outcome
+    proxys = () if target is None else target.headers
+    if not (request.hidden or proxys) or isinstance(request.body, SecretBytes):
+        return outcome
+    return conceal(outcome, request, beside=proxys)
 
 
 def _is_unauthorized(outcome: Outcome) -> bool:

@@ -155,6 +155,19 @@ async def test_change_of_auth_drops_the_token(tmp_path: Path, patch: dict[str, A
             assert 1 == len(server.requests)
 
 
+@pytest.mark.parametrize("between", [None, {"client_secret": "another"}], ids=["none", "another"])
+async def test_auth_that_is_taken_back_is_another(tmp_path: Path, between: dict[str, Any] | None) -> None:
+    """Who changes `auth` and changes it back wants another token, also where no request went in between."""
+    async with TokenServer() as server, Receiver(server.guard) as endpoint, running(tmp_path) as engine:
+        made = await engine.subscribe(endpoint.url, auth=server.auth())
+        await delivered(engine)
+        await engine.update_subscription(made.id, auth=between)
+        await engine.update_subscription(made.id, auth=server.auth())
+        await delivered(engine)
+
+        assert 2 == len(server.requests)
+
+
 async def test_deletion_drops_the_token(tmp_path: Path) -> None:
     """What is deleted leaves no token."""
     async with TokenServer() as server, Receiver(server.guard) as endpoint, running(tmp_path) as engine:

@@ -270,7 +270,7 @@ async def test_start_that_fails_leaves_nothing_open(
         await made.publish("order.created", {})
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", "hke_é\n".encode(), b"two words\n"], ids=repr)
+@pytest.mark.parametrize("content", [b"", b"\n", "hke_é\n".encode(), b"two words\n", b"x" * 257])
 async def test_token_file_without_a_token_is_named(tmp_path: Path, content: bytes) -> None:
     """A start that would leave an engine that nobody can ask says which file is wrong, and does not write over it."""
     file = tmp_path / "admin.token"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from base64 import b64encode
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,7 +20,7 @@ from proxies import forward_proxy
 from hookengine.config import Config
 from hookengine.engine import DATABASE, Engine
 from hookengine.message import Proxy
-from hookengine.models import Accepted, AttemptError, ErrorCode, Interrupted, Request, Secret, Unreachable
+from hookengine.models import Accepted, AttemptError, ErrorCode, Interrupted, Refused, Request, Secret, Unreachable
 from hookengine.netguard import Policy
 from hookengine.receiver import Receiver
 from hookengine.resolver import Resolver
@@ -153,6 +154,19 @@ async def test_credentials_are_the_proxys(scheme: str, authority: Authority) -> 
     assert isinstance(outcome, Accepted)
     assert ["Basic bWU6cEBzcw=="] == proxy.credentials
     assert scheme == "http" or b"Authorization" not in good.requests[0]
+
+
+async def test_repeated_credentials_of_the_proxy_are_concealed() -> None:
+    """A page that repeats the request, as proxies make them, tells nobody what the operator's credentials are."""
+    page = b"Proxy-Authorization: Basic " + b64encode(b"corp:proxy-password-1234")
+    refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)
+    credentials = "corp:proxy-password-1234@"
+    async with forward_proxy(refusal) as proxy, sending(proxy.port, credentials=credentials) as sender:
+        outcome = await sender.attempt(request(8000))
+
+    assert isinstance(outcome, Refused)
+    assert outcome.response is not None
+    assert b"Proxy-Authorization: ***" == outcome.response.body
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

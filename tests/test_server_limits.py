@@ -16,7 +16,7 @@ from patience import PATIENCE
 from hookengine.config import Server
 from hookengine.errors import Overloaded
 from hookengine.server import asked
-from hookengine.server.limits import InHand, Limit, site_of
+from hookengine.server.limits import InHand, Limit, Room, site_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -54,29 +54,50 @@ def test_more_than_were_left_is_waited_off() -> None:
     assert 0 == limit.wait("a", 9.1)
 
 
+def taken(in_hand: InHand, size: int, tenant: str | None = None) -> Room:
+    """Room for a body of *size* bytes."""
+    room = Room(tenant)
+    in_hand.take(room, size)
+    return room
+
+
 def test_bodies_in_hand_are_bounded() -> None:
     """There is room for so many bytes together, or for one body that is larger, until they are given back."""
-    room = InHand(100)
-    room.take(60)
-    room.take(40)
+    in_hand = InHand(100)
+    first, second = taken(in_hand, 60), taken(in_hand, 40)
     with pytest.raises(Overloaded):
-        room.take(1)
-    room.give_back(40)
-    room.take(40)
-    room.give_back(40)
-    room.give_back(60)
-    room.take(1_000)
+        taken(in_hand, 1)
+    in_hand.give_back(second)
+    second = taken(in_hand, 40)
+    in_hand.give_back(second)
+    in_hand.give_back(first)
+    alone = taken(in_hand, 60)
+    in_hand.take(alone, 1_000)  # it grows
     with pytest.raises(Overloaded):
-        room.take(1)
+        taken(in_hand, 1)
+    in_hand.give_back(alone)
+    taken(in_hand, 100)
 
 
-@pytest.mark.parametrize(
-    "framing", [{"Content_Length": "67000000"}, {"Transfer_Encoding": "chunked"}], ids=["told", "chunked"]
-)
-async def test_body_without_room_is_refused_unread(tmp_path: Path, framing: dict[str, str]) -> None:
+def test_tenant_has_half_of_the_room() -> None:
+    """Those who are bound to one tenant leave the other half to others; one larger body of theirs is taken alone."""
+    in_hand = InHand(100)
+    first = taken(in_hand, 30, "a")
+    with pytest.raises(Overloaded):
+        taken(in_hand, 21, "a")
+    others = [taken(in_hand, 20, "a"), taken(in_hand, 25, "b"), taken(in_hand, 25)]
+    for room in (first, *others):
+        in_hand.give_back(room)
+    taken(in_hand, 80, "a")
+    with pytest.raises(Overloaded):
+        taken(in_hand, 1, "a")
+    taken(in_hand, 20, "b")
+
+
+async def test_body_without_room_is_refused_unread(tmp_path: Path) -> None:
     """While bodies of others fill the room, one more is 429 with a time to come again; when they are done there is room."""
     async with serving(tmp_path, server=Server(max_batch_body=67_000_000)) as api:
-        head = request("POST", "/v1/events/batch", Content_Type="application/json", **framing)
+        head = request("POST", "/v1/events/batch", Content_Type="application/json", Content_Length="67000000")
         _, writer = await api.dial()
         writer.write(head.replace(b"{token}", api.token.encode()))
         await writer.drain()
@@ -90,6 +111,43 @@ async def test_body_without_room_is_refused_unread(tmp_path: Path, framing: dict
         async with asyncio.timeout(PATIENCE):
             while (await api("POST", "/v1/events/batch", events)).status != 202:
                 pass  # nor gone yet
+
+
+async def test_body_of_untold_size_keeps_nobody_back(tmp_path: Path) -> None:
+    """Room is taken as it comes: however many have begun to send one, others are heard."""
+    async with serving(tmp_path) as api:
+        head = request("POST", "/v1/events/batch", Content_Type="application/json", Transfer_Encoding="chunked")
+        begun = [await api.dial() for _ in range(8)]
+        for _, writer in begun:
+            writer.write(head.replace(b"{token}", api.token.encode()))
+            await writer.drain()
+        answers = [await api("POST", "/v1/events/batch", [{"type": "a", "data": 1}]) for _ in range(8)]
+        async with asyncio.timeout(PATIENCE):
+            for reader, writer in begun:
+                writer.write(b"19\r\n" + b'[{"type": "a", "data": 1}]'[:25] + b"\r\n1\r\n]\r\n0\r\n\r\n")
+                assert b" 202 " in (await reader.readline())
+                writer.close()
+
+    assert {202} == {answer.status for answer in answers}
+
+
+async def test_untold_size_is_bounded_as_it_comes(tmp_path: Path) -> None:
+    """What comes in chunks beyond the room that there is, is 429 in the middle, and the room is there again."""
+    async with serving(tmp_path, server=Server(max_batch_body=67_000_000)) as api:
+        large = request("POST", "/v1/events/batch", Content_Type="application/json", Content_Length="67000000")
+        _, writer = await api.dial()
+        writer.write(large.replace(b"{token}", api.token.encode()))
+        await writer.drain()
+        head = request("POST", "/v1/events/batch", Content_Type="application/json", Transfer_Encoding="chunked")
+        chunk = b"f4240\r\n" + b" " * 1_000_000 + b"\r\n"
+        async with asyncio.timeout(PATIENCE):
+            while (refused := read_raw(await api.send(head, chunk, b"0\r\n\r\n"))).status != 429:
+                assert 400 == refused.status  # the other one is not there yet
+        writer.close()
+        assert "overloaded" == refused.json["code"]
+        async with asyncio.timeout(PATIENCE):
+            while (await api("POST", "/v1/events/batch", [{"type": "a", "data": 1}])).status != 202:
+                pass
 
 
 def test_no_limit() -> None:
@@ -200,6 +258,35 @@ async def test_token_that_publishes_too_fast(strict: Api) -> None:
     assert {("rate_limited", "1")} == {(answer.json["code"], answer.headers["Retry-After"]) for answer in refused}
     assert 202 == (await strict("POST", "/v1/events", event, token=other)).status
     assert 200 == (await strict("GET", "/v1/events")).status
+
+
+async def test_what_is_refused_does_not_count(strict: Api) -> None:
+    """Events that are not accepted are not published: what is right comes through after a large batch that is not."""
+    wrong = [{"type": "a", "data": 1}] * 999 + [{"type": "a b", "data": 1}]
+    refused = [await strict("POST", "/v1/events/batch", wrong), await strict("POST", "/v1/events", wrong[-1])]
+
+    assert [422, 422] == [answer.status for answer in refused]
+    assert 202 == (await strict("POST", "/v1/events", wrong[0])).status
+
+
+async def test_what_comes_at_once_counts_at_once(strict: Api) -> None:
+    """Of two batches whose heads were there before either was counted, one is taken."""
+    body = b"[" + b",".join([b'{"type":"a","data":1}'] * 50) + b"]"
+    both = [await strict.dial() for _ in range(2)]
+    sent = request("POST", "/v1/events/batch", body).replace(b"{token}", strict.token.encode())
+    for _, writer in both:
+        writer.write(sent.removesuffix(body))
+        await writer.drain()
+    assert 200 == (await strict("GET", "/v1/events")).status  # by now their heads are read
+    for _, writer in both:
+        writer.write(body)
+    async with asyncio.timeout(PATIENCE):
+        answers = [read_raw(await reader.read()) for reader, _ in both]
+    for _, writer in both:
+        writer.close()
+
+    assert [202, 429] == sorted(answer.status for answer in answers)
+    assert 50 == strict.counts()["events"]
 
 
 async def test_batch_is_taken_whole_and_waited_off(strict: Api) -> None:

@@ -37,6 +37,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield made
 
 
+BOUND = "hke_bound"  # opens a `second` server for one tenant
+
+
 class Reading:
     """A connection of one's own that reads a stream."""
 
@@ -88,7 +91,7 @@ async def following(api: Api, path: str = "/v1/stream", *, port: int | None = No
 @asynccontextmanager
 async def second(api: Api, **settings: Any) -> AsyncIterator[tuple[listener.Server, int]]:
     """A further server of the same engine, with other settings of its streams, and its port."""
-    tokens = {digest(api.token): OWNER}
+    tokens = {digest(api.token): OWNER, digest(BOUND): Principal(user="b", tenant="b", scopes=frozenset(Scope))}
     server = listener.Server(api.engine._service, tokens=tokens, config=Config())
     for name, value in settings.items():
         setattr(server._runner.app[asked.STREAMING], name, value)
@@ -211,6 +214,18 @@ async def test_streams_are_bounded(api: Api) -> None:
         await gone(server)
         async with following(api, port=port):
             assert 1 == streams(server)
+
+
+async def test_tenant_has_half_of_the_streams(api: Api) -> None:
+    """Tokens that are bound to one tenant leave the other half to others."""
+    async with second(api, most=2) as (_, port):
+        bound = {"Authorization": f"Bearer {BOUND}"}
+        async with (
+            following(api, port=port, **bound),
+            api._session.get(f"http://127.0.0.1:{port}/v1/stream", headers=bound) as refused,
+            following(api, port=port),
+        ):
+            assert 429 == refused.status
 
 
 async def gone(server: listener.Server) -> None:

@@ -313,3 +313,20 @@ async def test_key_of_a_replay_is_its_tenants(api: Api) -> None:
 
     assert ["keyed-a", "keyed-b", "keyed-a"] == [answer.json["tenant"] for answer in answers]
     assert [None, None, "true"] == [answer.headers.get("Idempotent-Replayed") for answer in answers]
+
+
+async def test_key_of_the_owner_is_nobody_elses(api: Api) -> None:
+    """What somebody who is bound to no tenant replays is no answer for a token that is bound to one, whichever that is."""
+    token = (await api.made("/v1/tokens", {"user": "keyed", "tenant": "default", "scopes": ["events:write"]}))["token"]
+    for tenant in ("default", "keyed-c"):  # the newest is what the owner means
+        await api.subscribe(tenant=tenant, state="disabled")
+        await api.publish(tenant=tenant, id="twice")
+    other = await api.subscribe(tenant="keyed-c", state="disabled")
+    headers = {"Idempotency-Key": "owner"}
+    events = [await api("POST", "/v1/events/twice/replay", headers=headers, token=each) for each in (None, token, None)]
+    path = f"/v1/subscriptions/{other['id']}/replay"
+    whole = [await api("POST", path, {"states": ["failed"]}, headers=headers, token=each) for each in (None, token, None)]
+
+    assert ["keyed-c", "default", "keyed-c"] == [answer.json["tenant"] for answer in events]
+    assert [202, 404, 202] == [answer.status for answer in whole]
+    assert [None, None, "true"] * 2 == [answer.headers.get("Idempotent-Replayed") for answer in (*events, *whole)]

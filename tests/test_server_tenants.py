@@ -292,6 +292,26 @@ async def test_our_own_tenant_may_sign(api: Api) -> None:
     assert 422 == (await api("PUT", "/v1/tenants/hookengine", {})).status
 
 
+async def test_what_is_ours_is_for_unbound_admins(api: Api) -> None:
+    """Whoever may not make a subscription of the engine's own tenant may not have, change, test or delete one either."""
+    writer = (await api.made("/v1/tokens", {"user": "writer", "scopes": ["subscriptions:write"]}))["token"]
+    await api("PUT", "/v1/tenants/hookengine/secret", {"secret": "mine"})
+    made = await api.subscribe(tenant="hookengine", state="disabled")
+    path = f"/v1/subscriptions/{made['id']}"
+    asked = [
+        *(("GET", f"{path}/secret"), ("POST", f"{path}/rotate-secret"), ("POST", f"{path}/test"), ("DELETE", path)),
+        *(("POST", f"{path}/enable"), ("POST", f"{path}/disable")),
+        *(("GET", "/v1/tenants/hookengine/secret"), ("DELETE", "/v1/tenants/hookengine/secret")),
+    ]
+    refused = [await api(method, path, token=writer) for method, path in asked]
+
+    assert [(403, "forbidden")] * len(asked) == [(answer.status, answer.json["code"]) for answer in refused]
+    assert 422 == (await api("PATCH", path, {"name": "x"}, token=writer)).status
+    assert (made["id"], 1) == ((seen := (await api("GET", path)).json)["id"], seen["version"])
+    assert "mine" == (await api("GET", "/v1/tenants/hookengine/secret")).json["secret"]
+    assert 204 == (await api("DELETE", path)).status
+
+
 async def test_deleted_secret(api: Api) -> None:
     """Neither the secret nor those before it sign, and a new one has none before it."""
     for _ in range(2):

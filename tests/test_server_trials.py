@@ -20,7 +20,7 @@ from hookengine.envelopes import TEST_DATA
 from hookengine.errors import Malformed, Stopping
 from hookengine.models import Secret, SigningSecret
 from hookengine.receiver import Receiver, Reply
-from hookengine.service.trials import MOST_OF_ONE, MOST_TESTS
+from hookengine.service.trials import MOST_OF_ONE, MOST_OF_TENANT, MOST_TESTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -205,15 +205,21 @@ async def test_key_is_refused(api: Api) -> None:
 
 
 async def test_number_at_once_is_bounded(api: Api) -> None:
-    """Too many tests at once, of one subscription and in all, are refused, and deliveries go on meanwhile."""
+    """Too many tests at once, of one subscription, one tenant and in all, are refused, and deliveries go on meanwhile."""
     gate = Gate()
     async with Receiver(gate) as hanging, Receiver() as healthy, asyncio.TaskGroup() as group:
-        made = [await api.subscribe(hanging.url, tenant="hang") for _ in range(MOST_TESTS // MOST_OF_ONE)]
+        subscriptions = MOST_OF_TENANT // MOST_OF_ONE
+        made = [await api.subscribe(hanging.url, tenant="hang") for _ in range(subscriptions + 1)]
+        rest = [await api.subscribe(hanging.url, tenant="hang-too") for _ in range(subscriptions)]
         other = await api.subscribe(healthy.url, tenant="healthy")
         under_way = [group.create_task(send(api, made[0])) for _ in range(MOST_OF_ONE)]
         await gate.arrived(MOST_OF_ONE)
         one = await api("POST", f"/v1/subscriptions/{made[0]['id']}/test")
-        under_way += [group.create_task(send(api, each)) for each in made[1:] for _ in range(MOST_OF_ONE)]
+        under_way += [group.create_task(send(api, each)) for each in made[1:-1] for _ in range(MOST_OF_ONE)]
+        await gate.arrived(MOST_OF_TENANT)
+        whole = await api("POST", f"/v1/subscriptions/{made[-1]['id']}/test")
+        assert "accepted" == (await send(api, other))["outcome"]
+        under_way += [group.create_task(send(api, each)) for each in rest for _ in range(MOST_OF_ONE)]
         await gate.arrived(MOST_TESTS)
         many = await api("POST", f"/v1/subscriptions/{other['id']}/test")
         event = await api.publish(tenant="healthy")
@@ -222,7 +228,7 @@ async def test_number_at_once_is_bounded(api: Api) -> None:
         await asyncio.wait(under_way)
         freed = await send(api, other)
 
-    for answer in (one, many):
+    for answer in (one, whole, many):
         assert (429, "too_many_tests", "5") == (answer.status, answer.json["code"], answer.headers["Retry-After"])
     assert ("delivered", "accepted") == (delivery.state, freed["outcome"])
     assert [204] * MOST_TESTS == [task.result()["status_code"] for task in under_way]

@@ -21,7 +21,7 @@ from hookengine.config import Config, Plan
 from hookengine.engine import DATABASE, Engine
 from hookengine.errors import EndpointVerificationFailed, Invalid, Stopping
 from hookengine.receiver import Receiver, Reply
-from hookengine.service.trials import MOST_TESTS
+from hookengine.service.trials import MOST_OF_TENANT, MOST_TESTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -412,19 +412,22 @@ async def test_plan_is_checked_before_and_after(tmp_path: Path) -> None:
 
 
 async def test_number_at_once_is_bounded(api: Api) -> None:
-    """Too many tests at once, of one URL and in all, are refused, and those under way are not disturbed."""
+    """Too many tests at once, of one URL, one tenant and in all, are refused, and those under way are not disturbed."""
     gate = Gate()
     async with Receiver(gate) as receiver, asyncio.TaskGroup() as group:
-        half = MOST_TESTS // 2
-        under_way = [group.create_task(save(api, receiver.url)) for _ in range(half)]
-        await gate.arrived(half)
-        one = await save(api, receiver.url)
-        under_way += [group.create_task(save(api, receiver.url + "?2")) for _ in range(half)]
-        await gate.arrived(MOST_TESTS)
+        half, under_way = MOST_OF_TENANT // 2, []
+        for place, (tenant, query) in enumerate([("a", "?1"), ("a", "?2"), ("b", "?1"), ("b", "?2")]):
+            url = receiver.url + query
+            under_way += [group.create_task(save(api, url, tenant=tenant)) for _ in range(half)]
+            await gate.arrived((place + 1) * half)
+            if place == 0:
+                one = await save(api, url, tenant=tenant)
+            elif place == 1:
+                whole = await save(api, receiver.url + "?3", tenant=tenant)
         many = await save(api, receiver.url + "?3")
         gate.open()
 
-    for answer in (one, many):
+    for answer in (one, whole, many):
         assert (429, "too_many_tests", "5") == (answer.status, answer.json["code"], answer.headers["Retry-After"])
     assert [201] * MOST_TESTS == [task.result().status for task in under_way]
 

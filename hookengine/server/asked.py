@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -12,12 +14,12 @@ from hookengine import access
 from hookengine.errors import RateLimited
 from hookengine.paging import Query
 from hookengine.server import wire
-from hookengine.server.limits import InHand, Limit, site_of
+from hookengine.server.limits import InHand, Limit, Room, site_of
 from hookengine.server.wire import JSON, read_body
 from hookengine.service import HEARTBEAT, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from hookengine.access import Principal
     from hookengine.service import Stream
@@ -29,8 +31,12 @@ class Streaming:
     def __init__(self) -> None:
         self.heartbeat = HEARTBEAT
         self.patience = 30.0  # s for a reader to take what was sent
-        self.most = 100  # each holds a connection
-        self.open: set[Stream] = set()
+        self.most = 100  # each holds a connection; of tokens that are bound to one tenant half as many
+        self.open: dict[Stream, str | None] = {}  # with the tenant that who asked is bound to
+
+    def count(self, tenant: str) -> int:
+        """How many are open for tokens that are bound to *tenant*."""
+        return list(self.open.values()).count(tenant)
 
 
 class Patience:
@@ -56,7 +62,7 @@ PUBLISHING: web.AppKey[Limit] = web.AppKey("publishing", Limit)  # events, by us
 FAILED: web.AppKey[Limit] = web.AppKey("failed", Limit)  # requests without a valid token, by site
 PATIENCE: web.AppKey[Patience] = web.AppKey("patience", Patience)
 STREAMING: web.AppKey[Streaming] = web.AppKey("streaming", Streaming)
-ROOM = web.RequestKey("room", int)  # bytes that were taken for its body
+ROOM = web.RequestKey("room", Room)  # what was taken for its body
 PRINCIPAL = web.RequestKey("principal", access.Principal)
 
 
@@ -104,9 +110,21 @@ def check_rate(request: web.Request) -> None:
         raise RateLimited("events come faster than this token may publish", retry_after=ceil(wait))
 
 
-def count_events(request: web.Request, events: int) -> None:
-    """Note that who asks publishes so many."""
-    request.app[PUBLISHING].count(asker_of(request).user, asyncio.get_running_loop().time(), events)
+@contextmanager
+def counting(request: web.Request, events: int) -> Iterator[None]:
+    """
+    Count the *events* that are published within it, unless that is refused.
+
+    Raises RateLimited: since `check_rate` others may have come, whose bodies were read at the same time.
+    """
+    check_rate(request)
+    publishing, user, now = request.app[PUBLISHING], asker_of(request).user, asyncio.get_running_loop().time()
+    publishing.count(user, now, events)
+    try:
+        yield
+    except Exception:
+        publishing.count(user, now, -events)
+        raise
 
 
 def count_failure(request: web.Request) -> None:
@@ -139,12 +157,23 @@ async def read_repeatable(request: web.Request) -> bytes:
 
 
 async def _read(request: web.Request, *media_types: str, limit: int, required: bool = True) -> bytes:
-    """The body, once there is room for it, which `make_room` gives back: where its size is not told, as for the largest."""
-    announced = request.content_length
-    size = limit if announced is None else min(announced, limit)
-    request.app[IN_HAND].take(size)
-    request[ROOM] = size
-    return await read_body(request, *media_types, limit=limit, patience=request.app[PATIENCE].body, required=required)
+    """
+    The body, once there is room for it, which `make_room` gives back.
+
+    Where its size is not told, room is taken as it comes: whoever says nothing of it must not keep others from being heard.
+    """
+    room, in_hand, announced = Room(asker_of(request).tenant), request.app[IN_HAND], request.content_length
+    request[ROOM] = room
+    if announced is not None:
+        in_hand.take(room, min(announced, limit))
+    return await read_body(
+        request,
+        *media_types,
+        limit=limit,
+        patience=request.app[PATIENCE].body,
+        required=required,
+        coming=None if announced is not None else partial(in_hand.take, room),
+    )
 
 
 @web.middleware
@@ -155,7 +184,8 @@ async def make_room(
     try:
         return await handler(request)
     finally:
-        request.app[IN_HAND].give_back(request.get(ROOM, 0))
+        if (room := request.get(ROOM)) is not None:
+            request.app[IN_HAND].give_back(room)
 
 
 async def read_nothing(request: web.Request) -> None:

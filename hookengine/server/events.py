@@ -7,7 +7,7 @@ from aiohttp import web
 
 from hookengine import views
 from hookengine.server import wire
-from hookengine.server.asked import asker_of, check_rate, count_events, id_of, query_of, read_text, service_of, tenant_of
+from hookengine.server.asked import asker_of, check_rate, counting, id_of, query_of, read_text, service_of, tenant_of
 from hookengine.server.wire import JSON, NDJSON, answer, repeated
 from hookengine.store import Answer
 
@@ -16,14 +16,14 @@ async def publish(request: web.Request) -> web.Response:
     """POST /v1/events."""
     check_rate(request)
     body = await read_text(request)
-    count_events(request, 1)
-    accepted = await service_of(request).publish(
-        asker_of(request),
-        [wire.read_event(body)],
-        single=True,
-        key=wire.read_key(request, body),
-        render=lambda events: accepted_event(events[0]),
-    )
+    with counting(request, 1):
+        accepted = await service_of(request).publish(
+            asker_of(request),
+            [wire.read_event(body)],
+            single=True,
+            key=wire.read_key(request, body),
+            render=lambda events: accepted_event(events[0]),
+        )
     if isinstance(accepted, Answer):
         return repeated(accepted)
     return web.Response(body=accepted_event(accepted[0]), status=202, content_type=JSON)
@@ -34,13 +34,13 @@ async def publish_batch(request: web.Request) -> web.Response:
     check_rate(request)
     body = await read_text(request, JSON, NDJSON, batch=True)
     events = wire.read_events(body, ndjson=request.content_type == NDJSON)
-    count_events(request, len(events))
-    accepted = await service_of(request).publish(
-        asker_of(request),
-        events,
-        key=wire.read_key(request, body),
-        render=_accepted_batch,
-    )
+    with counting(request, len(events)):
+        accepted = await service_of(request).publish(
+            asker_of(request),
+            events,
+            key=wire.read_key(request, body),
+            render=_accepted_batch,
+        )
     if isinstance(accepted, Answer):
         return repeated(accepted)
     return web.Response(body=_accepted_batch(accepted), status=202, content_type=JSON)

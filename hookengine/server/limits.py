@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import IPv6Address, ip_address
 
 from hookengine.errors import Overloaded
@@ -31,7 +32,7 @@ class Limit:
         return max(0.0, self._even_at.get(who, now) - now - self._period + self._each - self._each / 1000)
 
     def count(self, who: str, now: float, times: int = 1) -> None:
-        """Note that *who* did it; more *times* than were left are waited off before the next."""
+        """Note that *who* did it, or with *times* below 0 that it does not count; more than were left are waited off."""
         if not self._each:
             return
         even_at = max(now, self._even_at.pop(who, now)) + times * self._each
@@ -44,22 +45,44 @@ class InHand:
     """
     The bytes of the bodies of requests that are not answered yet: at most *most*, or a single larger one.
 
-    What is made of a body takes three to four times its bytes, so this is what bounds memory.
+    What is made of a body takes three to four times its bytes, so this is what bounds memory. Whoever is bound to one tenant
+    has at most half of it, together with all others who are, so that no tenant keeps the rest from being heard.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken = 0
+        self._of_tenants: Counter[str] = Counter()
 
-    def take(self, size: int) -> None:
-        """Make room for a body of *size* bytes, before any of it is read; raises Overloaded where there is none."""
-        if self._taken and self._taken + size > self._most:
+    def take(self, room: Room, more: int) -> None:
+        """Let *room* have so many bytes *more*; raises Overloaded where there are none."""
+        others, theirs = self._taken - room.size, self._of_tenants[room.tenant or ""] - room.size
+        is_too_much = others and self._taken + more > self._most
+        if is_too_much or (room.tenant is not None and theirs and theirs + room.size + more > self._most // 2):
             raise Overloaded("the requests that are being answered are as large as memory admits")
-        self._taken += size
+        self._add(room, more)
 
-    def give_back(self, size: int) -> None:
-        """A request with a body of *size* bytes is answered."""
-        self._taken -= size
+    def give_back(self, room: Room) -> None:
+        """The request that has *room* is answered."""
+        self._add(room, -room.size)
+
+    def _add(self, room: Room, more: int) -> None:
+        self._taken += more
+        room.size += more
+        if room.tenant is not None:
+            self._of_tenants[room.tenant] += more
+            if not self._of_tenants[room.tenant]:
+                del self._of_tenants[room.tenant]
+
+
+class Room:
+    """What the body of one request has of it: by who asks, which is bound to a *tenant*, or to none."""
+
+    __slots__ = ("size", "tenant")
+
+    def __init__(self, tenant: str | None) -> None:
+        self.tenant = tenant
+        self.size = 0  # bytes; changed by `InHand` alone
 
 
 def site_of(address: str | None) -> str:

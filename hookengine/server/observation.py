@@ -51,13 +51,14 @@ async def stream(request: web.Request) -> web.StreamResponse:
     It ends when the client goes, when its token opens nothing any more, and when the engine stops.
     """
     streams = request.app[STREAMING]
-    if len(streams.open) >= streams.most:
+    tenant = asker_of(request).tenant
+    if len(streams.open) >= streams.most or (tenant is not None and streams.count(tenant) >= streams.most // 2):
         raise Overloaded("too many streams are open")
     followed = service_of(request).stream(
         asker_of(request), query_of(request), last_id=request.headers.get("Last-Event-ID"), heartbeat=streams.heartbeat
     )
     response = web.StreamResponse(headers={**SAFE, "Content-Type": EVENT_STREAM, "X-Accel-Buffering": "no"})
-    streams.open.add(followed)
+    streams.open[followed] = tenant
     on_lost(request, followed.close)
     try:
         request[BEGUN] = True
@@ -73,7 +74,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         pass  # its token was deleted or has expired: who comes back with it is told
     finally:
         on_lost(request, None)
-        streams.open.discard(followed)
+        del streams.open[followed]
     return response
 
 

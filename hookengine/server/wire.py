@@ -29,7 +29,7 @@ from hookengine.times import format_time
 from hookengine.validation import Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hookengine.store import Answer
 
@@ -61,11 +61,19 @@ async def expect(request: web.Request) -> None:
         raise web.HTTPExpectationFailed
 
 
-async def read_body(request: web.Request, *media_types: str, limit: int, patience: float, required: bool = True) -> bytes:
+async def read_body(
+    request: web.Request,
+    *media_types: str,
+    limit: int,
+    patience: float,
+    required: bool = True,
+    coming: Callable[[int], None] | None = None,
+) -> bytes:
     """
     The body, unless its type, coding or size is not taken; a body that is too large is refused before it is read.
 
-    Raises UnsupportedMediaType, PayloadTooLarge, Malformed, and HTTPRequestTimeout for one that takes too long.
+    *coming* is called with the number of bytes of each part, and may refuse it. Raises UnsupportedMediaType, PayloadTooLarge,
+    Malformed, and HTTPRequestTimeout for one that takes too long.
     """
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a Content-Encoding")
@@ -78,9 +86,11 @@ async def read_body(request: web.Request, *media_types: str, limit: int, patienc
     try:
         if request.content.is_eof():  # all of it is here, as of nearly every event: a timer would cost 15 µs
             content = _no_more_than(limit, request.content.read_nowait())
+            if coming is not None:
+                coming(len(content))
         else:
             async with asyncio.timeout(patience):
-                content = await _read(request, limit)
+                content = await _read(request, limit, coming)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except (web.RequestPayloadError, ConnectionError):
@@ -91,9 +101,11 @@ async def read_body(request: web.Request, *media_types: str, limit: int, patienc
     return content
 
 
-async def _read(request: web.Request, limit: int) -> bytes:
+async def _read(request: web.Request, limit: int, coming: Callable[[int], None] | None) -> bytes:
     content = bytearray()
     async for chunk in request.content.iter_any():
+        if coming is not None:
+            coming(len(chunk))
         content += chunk
         _no_more_than(limit, content)
     return bytes(content)

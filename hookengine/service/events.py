@@ -52,7 +52,7 @@ class EventOperations(Operations):
         self._require(by, Scope.EVENTS_WRITE, changing=True)
         problems = Problems()
         read = self._read(by, events, problems, single=single)
-        keyed = None if key is None else self._key(by, key, read[0][1] if single else None)
+        keyed = None if key is None else self._key(key, read[0][1] if single else self._own_tenant(by, None))
         if problems.mistakes and (before := await self._accepted_before(read, keyed)) is not None:
             return before if isinstance(before, Answer) else _shown(before)
         drafts = [self._draft(problems.require(draft), tenant) for draft, tenant in read]

@@ -16,6 +16,7 @@ from hookengine.access import Scope
 from hookengine.errors import Forbidden, Malformed, Stopping, StorageUnavailable, SubscriptionNotFound
 from hookengine.inputs import DEFAULT_TENANT
 from hookengine.jsontext import check_json
+from hookengine.matching import OURS
 from hookengine.store import Key
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Operations:
         self._profiles = config.profiles
         self._refusing = False
         self._keys_in_use: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}  # with how many use each, of saves with a test
-        self._tests: Counter[int | str] = Counter()  # under way, by subscription, or by URL where there is none yet
+        # Under way, by tenant and subscription, or URL where there is none yet.
+        self._tests: Counter[tuple[str, int | str]] = Counter()
 
     @property
     def accepting(self) -> bool:
@@ -150,6 +152,11 @@ class Operations:
             raise SubscriptionNotFound
         return subscription
 
+    def _check_ours(self, by: Principal, tenant: str) -> None:
+        """Raise Forbidden where what *by* would have or change is of the engine's own tenant, and not for everybody."""
+        if tenant == OURS and not by.may_have_ours:
+            raise Forbidden(f"what the tenant '{OURS}' has is for unbound tokens with the scope {Scope.ADMIN}")
+
     def _own_tenant(self, by: Principal, given: str | None) -> str:
         return self._tenant(by, given) or DEFAULT_TENANT
 
@@ -161,6 +168,5 @@ class Operations:
                     f"{at}/subscriptions/{position}", "unknown_subscription", "no subscription of the tenant has this id"
                 )
 
-    def _key(self, by: Principal, key: RequestKey, tenant: str | None) -> Key:
-        scope = tenant or by.tenant or DEFAULT_TENANT
-        return Key(tenant=scope, method=key.method, path=key.path, key=key.key, digest=key.digest)
+    def _key(self, key: RequestKey, tenant: str) -> Key:
+        return Key(tenant=tenant, method=key.method, path=key.path, key=key.key, digest=key.digest)

@@ -80,7 +80,7 @@ class SubscriptionOperations(Verification):
         )
         made = await self._add(
             subscription,
-            None if key is None else self._key(by, key, tenant),
+            None if key is None else self._key(key, tenant),
             None if render is None else lambda made: render(self._view(made)),
         )
         return made if isinstance(made, Answer) else replace(self._view(made), secret=secret)
@@ -141,13 +141,12 @@ class SubscriptionOperations(Verification):
 
     async def unsubscribe(self, by: Principal, id: str, *, versions: frozenset[int] | None = None) -> None:
         """Delete it: what waits is cancelled, history stays readable."""
-        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        self._changeable(by, id)
         await self._store.writer.change(changes.delete_subscription(id, by.tenant, versions=versions))
 
     async def secret(self, by: Principal, id: str) -> views.SubscriptionSecret:
         """Its signing secret, and those it replaced that are still valid."""
-        self._require(by, Scope.SUBSCRIPTIONS_WRITE)
-        return shown_secret(self._subscription(by, id), self._clock.now())
+        return shown_secret(self._changeable(by, id, changing=False), self._clock.now())
 
     async def rotate_secret(
         self,
@@ -158,10 +157,10 @@ class SubscriptionOperations(Verification):
         versions: frozenset[int] | None = None,
     ) -> views.SubscriptionSecret:
         """Sign with a new secret, given or made; the one before signs beside it for the overlap."""
-        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        subscription = self._changeable(by, id)
         problems = Problems()
         draft = problems.convert(RotationInput, given)
-        subscribing.check_rotation(problems, draft, self._profiles.get(self._subscription(by, id).profile))
+        subscribing.check_rotation(problems, draft, self._profiles.get(subscription.profile))
         wanted = problems.require(draft)
         secret = wanted.secret or new_secret(self._clock.new_bytes(32))
         overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
@@ -211,9 +210,16 @@ class SubscriptionOperations(Verification):
         state: SubscriptionState,
         versions: frozenset[int] | None,
     ) -> views.Subscription:
-        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=True)
+        self._changeable(by, id)
         enable = state is SubscriptionState.ACTIVE
         return self._view(await self._edit(by, id, lambda current, _: replace(current, state=state), versions, enable=enable))
+
+    def _changeable(self, by: Principal, id: str, *, changing: bool = True) -> models.Subscription:
+        """The subscription, if *by* may change it, or, if it is not *changing*, have its secrets."""
+        self._require(by, Scope.SUBSCRIPTIONS_WRITE, changing=changing)
+        subscription = self._subscription(by, id)
+        self._check_ours(by, subscription.tenant)
+        return subscription
 
     def _patched(self, by: Principal, current: models.Subscription, patch: dict[str, Any], fresh: str) -> models.Subscription:
         problems = Problems()

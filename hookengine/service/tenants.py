@@ -67,6 +67,7 @@ class TenantOperations(Operations):
     async def tenant_secret(self, by: Principal, tenant: str) -> views.TenantSecret:
         """The secret that signs its deliveries, and those it replaced that are still valid."""
         self._require_own(by, tenant)
+        self._check_ours(by, tenant)
         found = self._store.memory.tenants.get(tenant)
         if found is None or not found.secrets:
             raise TenantSecretNotFound
@@ -94,6 +95,7 @@ class TenantOperations(Operations):
     async def delete_tenant_secret(self, by: Principal, tenant: str) -> None:
         """Sign its deliveries no more, and forget the secret and those before it."""
         self._require_own(by, tenant, changing=True)
+        self._check_ours(by, tenant)
         await self._store.writer.change(registry.delete_tenant_secrets(tenant))
 
     def _require_own(self, by: Principal, tenant: str, *, changing: bool = False) -> None:

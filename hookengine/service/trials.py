@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MOST_TESTS = 16  # at once, so that they never take the connections that deliveries need
+MOST_OF_TENANT = MOST_TESTS // 2  # so that endpoints that hang leave other tenants theirs
 MOST_OF_ONE = 2  # for one subscription, so that an endpoint that hangs leaves the others theirs
 
 
@@ -74,17 +75,19 @@ class Trials(Operations):
         return shown_attempt(as_stored(attempt, subscription.profile), [event], subscription, spoken)
 
     @contextmanager
-    def _under_way(self, endpoint: int | str, most: int) -> Iterator[None]:
-        """Count a test of *endpoint*, of which *most* may be under way; raises TooManyTests."""
-        if self._tests.total() >= MOST_TESTS or self._tests[endpoint] >= most:
+    def _under_way(self, tenant: str, endpoint: int | str, most: int) -> Iterator[None]:
+        """Count a test of *endpoint* by *tenant*, of which *most* may be under way; raises TooManyTests."""
+        test = (tenant, endpoint)
+        of_tenant = sum(count for (whose, _), count in self._tests.items() if whose == tenant)
+        if self._tests.total() >= MOST_TESTS or of_tenant >= MOST_OF_TENANT or self._tests[test] >= most:
             raise TooManyTests
-        self._tests[endpoint] += 1
+        self._tests[test] += 1
         try:
             yield
         finally:
-            self._tests[endpoint] -= 1
-            if not self._tests[endpoint]:
-                del self._tests[endpoint]
+            self._tests[test] -= 1
+            if not self._tests[test]:
+                del self._tests[test]
 
 
 class TrialOperations(Trials):
@@ -102,6 +105,7 @@ class TrialOperations(Trials):
         problems = Problems()
         draft = problems.convert(TrialInput, given)
         subscription = self._subscription(by, id)
+        self._check_ours(by, subscription.tenant)
         wanted = problems.require(draft)
         type_ = wanted.type or TEST_TYPE
         now = self._clock.now()
@@ -114,7 +118,7 @@ class TrialOperations(Trials):
             accepted_at=now,
             occurred_at=now,
         )
-        with self._under_way(subscription.seq, MOST_OF_ONE):
+        with self._under_way(subscription.tenant, subscription.seq, MOST_OF_ONE):
             attempt = await self._try(subscription, event, now)
         return self._shown(attempt, event, subscription)
 

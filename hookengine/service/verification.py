@@ -12,7 +12,7 @@ from hookengine import profiles
 from hookengine.errors import EndpointVerificationFailed, Stopping
 from hookengine.models import Accepted, Event, Interrupted, Subscription
 from hookengine.presentation import shown_token_answer
-from hookengine.service.trials import MOST_TESTS, Trials
+from hookengine.service.trials import MOST_OF_TENANT, Trials
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hookengine.profiles import Profile
     from hookengine.store import Key
 
-_MOST_OF_ONE_URL = MOST_TESTS // 2  # so that an endpoint that hangs leaves the others theirs
+_MOST_OF_ONE_URL = MOST_OF_TENANT // 2  # so that an endpoint that hangs leaves the others theirs
 
 
 class Verification(Trials):
@@ -55,7 +55,7 @@ class Verification(Trials):
         )
         rules = profiles.rules(profile, subscription)
         rules = replace(rules, success=frozenset({profile.verify_on_save}), timeout=min(rules.timeout, profile.rules.timeout))
-        with self._under_way(subscription.url, _MOST_OF_ONE_URL):
+        with self._under_way(subscription.tenant, subscription.url, _MOST_OF_ONE_URL):
             attempt = await self._try(subscription, event, now, rules)
         if isinstance(attempt.outcome, Accepted):
             return
