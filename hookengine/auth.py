@@ -151,18 +151,19 @@ def _agree(text: str, at: int, spelling: str) -> int:
     return bisect_left(range(1, most + 1), True, key=lambda size: not text.startswith(spelling[:size], at))
 
 
-def renew(oauth2: OAuth2, token: AccessToken | None, *, now: int) -> Generator[Request, Response, AccessToken]:
+def renew(oauth2: OAuth2, token: AccessToken | None, *, now: int) -> Generator[Request, Response | None, AccessToken | None]:
     """
-    Yields requests, is sent the answer to each, and returns a new access token in place of *token*.
+    Yields requests, is sent the answer to each, and returns a new access token in place of *token*; None without an answer.
 
-    The refresh token is tried first; where it is not accepted any more, the grant is. Raises NoToken.
+    The refresh token is tried first; where it is not accepted any more, or nobody answers, the grant is. Raises NoToken.
     """
     if token is not None and token.refresh_token is not None:
         answer = yield _refresh_request(oauth2, token, token.refresh_token)
         with suppress(NoToken):  # it has expired, or is revoked
-            return _read(oauth2, answer, token.refresh_token, now=now)
+            if answer is not None:
+                return _read(oauth2, answer, token.refresh_token, now=now)
     answer = yield _grant_request(oauth2)
-    return _read(oauth2, answer, None, now=now)
+    return None if answer is None else _read(oauth2, answer, None, now=now)
 
 
 def _grant_request(oauth2: OAuth2) -> Request:

@@ -37,8 +37,11 @@ Load = Callable[[int, OAuth2], AccessToken | None]
 Save = Callable[[int, OAuth2, AccessToken], Awaitable[None]]
 
 
-# Seconds in which a renewal that ran out of time finds out whether that was this machine's fault: one more lookup.
+# Seconds in which a renewal that ran out of time finds out whether that was this machine's fault: one more lookup. Who waits
+# for it waits for that too, if it has no longer than themselves.
 _GRACE = DEADLINE + 0.5
+_MOMENT = 0.1  # s by which a renewal that one's own attempt began may end after it
+_ANOTHERS = (Unreachable, Refused)  # whose fault is not this machine's
 
 
 class Source:
@@ -48,13 +51,14 @@ class Source:
     Owned by `Bearers`; a renewal belongs to nobody who waits for it.
     """
 
-    __slots__ = ("oauth2", "renewal", "subscription", "token")
+    __slots__ = ("ends_at", "oauth2", "renewal", "subscription", "token")
 
     def __init__(self, of: Authorization, token: AccessToken | None) -> None:
         self.subscription = of.subscription
         self.oauth2 = of.oauth2
         self.token = token
         self.renewal: asyncio.Task[AccessToken | Outcome] | None = None
+        self.ends_at = 0.0  # when that does, by the loop's clock
 
 
 class Bearers:
@@ -102,10 +106,12 @@ class Bearers:
             return token
         renewal = source.renewal
         if renewal is None:
-            renewal = source.renewal = self._begin(self._renew(source, within))
-        await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()) + _GRACE)
+            source.ends_at = self._loop.time() + within / 1000
+            renewal = source.renewal = self._begin(self._renew(source))
+        grace = _GRACE if source.ends_at <= until + _MOMENT else 0.0
+        await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()) + grace)
         if not renewal.done():
-            return _failed("No access token came about in time.")
+            return TOO_LATE
         return Interrupted() if renewal.cancelled() else renewal.result()
 
     async def close(self) -> None:
@@ -121,10 +127,10 @@ class Bearers:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _renew(self, source: Source, within: int) -> AccessToken | Outcome:
+    async def _renew(self, source: Source) -> AccessToken | Outcome:
         renewed: AccessToken | Outcome
         try:
-            renewed = await self._ask(source, self._loop.time() + within / 1000)
+            renewed = await self._ask(source)
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             renewed = Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=f"{type(error).__name__} in a renewal"))
         finally:
@@ -135,20 +141,22 @@ class Bearers:
                 self._begin(self._keep(source, renewed))
         return renewed
 
-    async def _ask(self, source: Source, until: float) -> AccessToken | Outcome:
+    async def _ask(self, source: Source) -> AccessToken | Outcome:
         steps = auth.renew(source.oauth2, source.token, now=self._now())
+        outcome: Outcome = Interrupted()
         try:
             request = next(steps)
             while True:
-                timeout = max(1, round((until - self._loop.time()) * 1000))
+                timeout = max(1, round((source.ends_at - self._loop.time()) * 1000))
                 outcome = await self._send(replace(request, timeout=timeout))
                 answer = _answer(outcome)
-                if answer is None:
-                    return _without_answer(outcome)
+                if answer is None and isinstance(outcome, _ANOTHERS) and source.token is not None:
+                    # Where nobody refreshes, and that takes all the time, the next renewal begins with the grant.
+                    source.token = replace(source.token, refresh_token=None)
                 request = steps.send(answer)
         except StopIteration as end:
-            token: AccessToken = end.value
-            return token
+            token: AccessToken | None = end.value
+            return _without_answer(outcome) if token is None else token
         except NoToken as refused:
             return _failed(str(refused), refused.answer)
 
@@ -170,7 +178,7 @@ def _answer(outcome: Outcome) -> Response | None:
 def _without_answer(outcome: Outcome) -> Outcome:
     """How an attempt ends whose token server gave no answer; what is this machine's fault stays that."""
     match outcome:
-        case Unreachable(error=error):
+        case Unreachable(error=error) if error.code is not ErrorCode.PROXY_ERROR:
             return _failed(f"No access token came about. {error.detail}")
         case Refused():  # whose detail quotes what came
             return _failed("No access token came about: the token server's answer cannot be read as HTTP/1.1.")
@@ -180,3 +188,6 @@ def _without_answer(outcome: Outcome) -> Outcome:
 
 def _failed(detail: str, answer: TokenAnswer | None = None) -> Unreachable:
     return Unreachable(error=AttemptError(code=ErrorCode.AUTH_FAILED, detail=detail), token_answer=answer)
+
+
+TOO_LATE = _failed("No access token came about in time.")

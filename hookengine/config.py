@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import wrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, field
@@ -78,6 +78,7 @@ def _proxy(text: str) -> Secret:
     try:
         url = urlsplit(text)
         valid = url.scheme in {"http", "https"} and url.hostname and url.port != 0 and url.path in {"", "/"}
+        valid = valid and ":" not in unquote(url.username or "")  # RFC 7617, section 2
     except ValueError:
         valid = False
     if not valid or not re.fullmatch(r"[!-~]+", text) or "?" in text or "#" in text:

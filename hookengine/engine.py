@@ -258,7 +258,8 @@ class Engine(Api):
             await store.writer.change(changes.keep_access_token(subscription, auth, token))
 
         proxy = None if config.security.proxy is None else Proxy.of(config.security.proxy)
-        sender = self._make_sender(policy, proxy=proxy, clock=clock, load=kept, save=keep)
+        resting = max(1, config.delivery.concurrency // 2)  # beside those in use; `doctor` reckons with both
+        sender = self._make_sender(policy, proxy=proxy, most_resting=resting, clock=clock, load=kept, save=keep)
         stack.push_async_callback(sender.close)
         scheduler = Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size)
         dispatcher = Dispatcher(

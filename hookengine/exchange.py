@@ -11,7 +11,6 @@ import asyncio
 from collections import defaultdict, deque
 from enum import Enum
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import ClientConnectionError, ClientTimeout, TCPConnector
@@ -66,6 +65,7 @@ class Pool(TCPConnector):
         ssl: ssl.SSLContext,
         resolver: AbstractResolver,
         socket_factory: SocketFactoryType | None,
+        most_resting: int = 256,
     ) -> None:
         # No limit: how many requests go out at once, and to whom, is the scheduler's to say.
         super().__init__(
@@ -79,6 +79,8 @@ class Pool(TCPConnector):
         self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop, answers=self._answers))
         # By origin, since when each rests by the loop's clock; the last used at the end.
         self._resting: defaultdict[ConnectionKey, deque[tuple[Wire, float]]] = defaultdict(deque)
+        self._rested: dict[Wire, ConnectionKey] = {}  # all of them; the one that has rested longest first
+        self._most_resting = most_resting  # each takes a descriptor
         self._sweeping: asyncio.TimerHandle | None = None
 
     def idle(self, target: Target) -> Wire | None:
@@ -86,6 +88,7 @@ class Pool(TCPConnector):
         resting = self._resting.get(target.key)
         while resting:
             wire, since = resting.pop()
+            del self._rested[wire]
             transport = wire.transport
             if transport is not None and not transport.is_closing() and self._loop.time() - since <= KEEP_ALIVE:
                 return wire
@@ -120,6 +123,9 @@ class Pool(TCPConnector):
             return
         wire.rest(response)
         self._resting[target.key].append((wire, self._loop.time()))
+        self._rested[wire] = target.key
+        if len(self._rested) > self._most_resting:
+            self._close_oldest()
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(KEEP_ALIVE, self._sweep)
 
@@ -127,20 +133,29 @@ class Pool(TCPConnector):
         """Close all connections, also those in use."""
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for wire, _ in chain.from_iterable(self._resting.values()):
-            wire.connection.close()
+        self.make_room()
         self._resting.clear()
         self._answers.clear()
         await super().close(abort_ssl=abort_ssl)
 
+    def make_room(self) -> None:
+        """Close all that rest, for what they hold is needed."""
+        while self._rested:
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        wire, key = next(iter(self._rested.items()))
+        del self._rested[wire]
+        self._resting[key].popleft()  # of one origin the oldest comes first, as it does of all
+        wire.connection.close()
+
     def _sweep(self) -> None:
         """Close those that have rested for too long."""
         oldest = self._loop.time() - KEEP_ALIVE
-        for key, resting in tuple(self._resting.items()):
-            while resting and resting[0][1] <= oldest:
-                resting.popleft()[0].connection.close()
-            if not resting:
-                del self._resting[key]
+        while self._rested and self._resting[next(iter(self._rested.values()))][0][1] <= oldest:
+            self._close_oldest()
+        for key in [key for key, resting in self._resting.items() if not resting]:
+            del self._resting[key]
         self._sweeping = self._loop.call_later(KEEP_ALIVE, self._sweep) if self._resting else None
 
 
@@ -267,7 +282,8 @@ class Exchange:
         )
 
     async def _read_body(self, wire: Wire, payload: StreamReader, deadline: Deadline) -> None:
-        deadline.no_later_than(BODY_GRACE)
+        if not self._is_private:  # of which the body is the answer
+            deadline.no_later_than(BODY_GRACE)
         try:
             while True:
                 self._body += await payload.readany()

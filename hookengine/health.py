@@ -36,7 +36,7 @@ def count(health: Health, outcome: Outcome, *, now: int) -> Health:
     match outcome:
         case Accepted():
             return replace(health, consecutive_failures=0, last_success_at=now, failing_since=None)
-        case Unreachable(error=error) if error.code is ErrorCode.PROXY_ERROR:
+        case Unreachable() if _is_the_proxys(outcome):
             return health
         case Refused() | Unreachable():
             return replace(
@@ -58,7 +58,7 @@ def enabled(health: Health, *, now: int) -> Health:
 
 def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> DisabledReason | None:
     """Whether *outcome*, already in the counters, disables the subscription, and why."""
-    if not isinstance(outcome, _FAILURES):
+    if not isinstance(outcome, _FAILURES) or _is_the_proxys(outcome):
         return None
     if isinstance(outcome, Refused) and outcome.response is not None and outcome.response.status in rules.gone:
         return DisabledReason.GONE
@@ -68,6 +68,11 @@ def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> Dis
     if rules.disable_after is not None and run >= rules.disable_after:
         return DisabledReason.FAILURES
     return None
+
+
+def _is_the_proxys(outcome: Outcome) -> bool:
+    """Whether the proxy has failed, and with it every endpoint that is reached through it."""
+    return isinstance(outcome, Unreachable) and outcome.error.code is ErrorCode.PROXY_ERROR
 
 
 def rank(health: Health) -> Rank:

@@ -46,9 +46,9 @@ class Proxy(Struct, frozen=True):
     def of(cls, text: str) -> Proxy:
         """The one that the URL *text* names, which may hold a user and a password."""
         url = URL(text)
-        if url.user is None:
+        if url.user is None and url.password is None:
             return cls(url)
-        credentials = Secret(encode_basic_auth(url.user, url.password or "", "utf-8"))
+        credentials = Secret(encode_basic_auth(url.user or "", url.password or "", "utf-8"))
         return cls(url.with_user(None), ((hdrs.PROXY_AUTHORIZATION, credentials),))
 
 

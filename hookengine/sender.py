@@ -12,7 +12,7 @@ import aiohttp
 from msgspec import Struct
 
 from hookengine.auth import bearing, conceal
-from hookengine.bearers import Bearers
+from hookengine.bearers import TOO_LATE, Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
 from hookengine.exchange import Exchange, Phase, Pool, let_go
@@ -73,8 +73,9 @@ class Sender:
     The client pool and the attempts that use it.
 
     To be made inside the running loop, and closed there. With a *proxy* no address is dialled but its own, so the policy is
-    held to the URL alone. *tls* is what every https connection is made with; *routed* says whether this machine has a network
-    at all. *load* and *save* keep the access tokens of endpoints, as `Bearers` says.
+    held to the URL alone. *tls* is what every https connection is made with; of connections without a request *most_resting*
+    stay open; *routed* says whether this machine has a network at all. *load* and *save* keep the access tokens of endpoints,
+    as `Bearers` says.
     """
 
     def __init__(
@@ -84,16 +85,17 @@ class Sender:
         proxy: Proxy | None = None,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
+        most_resting: int = 256,
         routed: Callable[[], bool] | None = None,
         clock: Clock | None = None,
         load: Load | None = None,
         save: Save | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._has_proxy = proxy is not None
+        self._proxy = proxy
         self._resolver = resolver or Resolver(_admit_any if proxy else partial(admit, policy=policy))
         dial = None if proxy else socket_factory(policy)
-        self._pool = Pool(ssl=tls or tls_context(), resolver=self._resolver, socket_factory=dial)
+        self._pool = Pool(ssl=tls or tls_context(), resolver=self._resolver, socket_factory=dial, most_resting=most_resting)
         self._deadlines = Deadlines()
         self._routed = routed or has_ipv4_route
         self._started_at = self._loop.time()
@@ -124,7 +126,9 @@ class Sender:
         """What became of *begun*, whose answer is done; None where that is for `attempt` to find out."""
         begun.deadline.leave()
         response = begun.exchange.end(self._pool, begun.target)
-        return None if response is None else _as_shown(self._judge(response, begun.rules), begun.request, begun.target)
+        if response is None:
+            return None
+        return _as_shown(self._judge(response, begun.request, begun.rules), begun.request, begun.target)
 
     def abandon(self, begun: Begun) -> Interrupted:
         """Let go of *begun*, whose answer nobody waits for any more."""
@@ -149,10 +153,13 @@ class Sender:
                 response = await exchange.run(self._pool, target, message, deadline)
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
-            outcome = self._judge(answered, rules) if answered else await self._failure(error, exchange.phase, request.url)
+            if answered is None:
+                outcome = await self._failure(error, exchange.phase, request.url)
+            else:
+                outcome = self._judge(answered, request, rules)
             let_go(error)
         else:
-            outcome = self._judge(response, rules)
+            outcome = self._judge(response, request, rules)
         return _as_shown(outcome, request, target)
 
     def forget(self, subscription: int) -> None:
@@ -179,25 +186,32 @@ class Sender:
             token = await self._bearers.token(source, refused=refused, within=request.timeout, until=until)
             if not isinstance(token, AccessToken):
                 return token
-            left = max(1, round((until - self._loop.time()) * 1000))
+            left = round((until - self._loop.time()) * 1000)
+            if left <= 0:
+                return TOO_LATE
             outcome = await self.attempt(bearing(request, token, timeout=left), rules)
             if refused is not None or not _is_unauthorized(outcome):
                 return outcome
             refused = token
 
-    def _judge(self, response: Response, rules: Rules) -> Outcome:
-        if self._has_proxy and response.status == 407:  # no receiver's to answer: RFC 9110, section 15.5.8
+    def _judge(self, response: Response, request: Request, rules: Rules) -> Outcome:
+        # Of what the proxy passes on it is no receiver's to answer (RFC 9110, section 15.5.8); in a tunnel nobody else speaks.
+        if self._proxy is not None and response.status == 407 and not _is_secure(request.url):
             return Unreachable(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail=SENTENCES[ErrorCode.PROXY_ERROR]))
         return verdict(response, rules)
 
     async def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
             return Interrupted()
-        code = error_code(error, phase, tls=url.lower().startswith("https:"))
-        if self._has_proxy and _concerns_the_proxy(error, code):
-            return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
-        if self._has_proxy and phase is Phase.CONNECT and code in _OF_THE_WAY:
-            code = ErrorCode.PROXY_ERROR
+        code = error_code(error, phase, tls=_is_secure(url))
+        if self._proxy is not None:
+            if code is ErrorCode.DNS_TEMPORARY or _concerns(self._proxy, error):
+                return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+            in_tunnel = isinstance(error, aiohttp.ClientConnectorError)  # as aiohttp has it: else that does not stand yet
+            if phase is Phase.CONNECT and (code in _OF_THE_WAY or not in_tunnel):
+                code = ErrorCode.PROXY_ERROR
+        if code is ErrorCode.LOCAL_RESOURCES:
+            self._pool.make_room()
         host = url.partition("//")[2].partition("/")[0].partition("?")[0]
         unresolved = code is ErrorCode.DNS_TEMPORARY and await self._is_name_outage(host)
         portless = lacks_ports(error)
@@ -260,9 +274,15 @@ def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop, proxy: Proxy
     return Target(vet_url(url, policy), loop, proxy)
 
 
-def _concerns_the_proxy(error: Exception, code: ErrorCode) -> bool:
-    """Whether what is the only host to be looked up and dialled where there is a proxy could not be."""
-    return code is ErrorCode.DNS_TEMPORARY or isinstance(error, LookupFailed | aiohttp.ClientProxyConnectionError)
+def _concerns(proxy: Proxy, error: Exception) -> bool:
+    """Whether *proxy*, the only host that is looked up and dialled, could not be, or does not show who it is."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError):
+        return (error.host, error.port) == (proxy.url.host, proxy.url.port)
+    return isinstance(error, LookupFailed | aiohttp.ClientProxyConnectionError)
+
+
+def _is_secure(url: str) -> bool:
+    return url.lower().startswith("https:")
 
 
 def _admit_any(_address: str, _port: int) -> None:

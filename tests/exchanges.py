@@ -27,14 +27,15 @@ def any_socket(address: aiohttp.AddrInfoType) -> socket.socket:
 class Client:
     """A pool and what an exchange needs beside it."""
 
-    def __init__(self) -> None:
-        self.pool = Pool(ssl=ssl.create_default_context(), resolver=ThreadedResolver(), socket_factory=any_socket)
+    def __init__(self, **settings: int) -> None:
+        tls = ssl.create_default_context()
+        self.pool = Pool(ssl=tls, resolver=ThreadedResolver(), socket_factory=any_socket, **settings)
         self.deadlines = Deadlines()
         self.exchange = Exchange()
 
-    async def send(self, url: str, *, seconds: float = 5, body: bytes = b"{}") -> Response:
+    async def send(self, url: str, *, seconds: float = 5, body: bytes = b"{}", private: bool = False) -> Response:
         """One request; `exchange` is what is known of it."""
-        self.exchange = Exchange()
+        self.exchange = Exchange(private=private)
         target = aim(url)
         with self.deadlines.after(seconds) as deadline:
             return await self.exchange.run(self.pool, target, compose("POST", target, (), body), deadline)

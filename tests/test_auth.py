@@ -65,7 +65,7 @@ def asked(request: Request) -> tuple[str, str | None, dict[str, str]]:
     return request.url, headers.get("authorization"), dict(form)
 
 
-def given(steps: Generator[Request, Response, AccessToken], *answers: Response) -> AccessToken:
+def given(steps: Generator[Request, Response | None, AccessToken | None], *answers: Response | None) -> AccessToken:
     """The token that comes of *answers*, when each is asked for."""
     next(steps)
     for each in answers[:-1]:
@@ -174,6 +174,18 @@ def test_refresh_goes_to_the_token_url_where_there_is_no_other() -> None:
     request = next(renew(oauth2(), TOKEN, now=NOW))
 
     assert "https://auth.example/token" == request.url
+
+
+def test_refresh_without_an_answer_falls_back_to_the_grant() -> None:
+    """Where nobody answers to a refresh token the grant is tried; without an answer to that, there is no token."""
+    assert GRANTED["access_token"] == given(renew(oauth2(), TOKEN, now=NOW), None, answer(GRANTED)).value
+
+    steps = renew(oauth2(), TOKEN, now=NOW)
+    next(steps)
+    steps.send(None)
+    with pytest.raises(StopIteration) as end:
+        steps.send(None)
+    assert end.value.value is None
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,20 @@ async def test_unreadable_token_is_asked_for_again(tmp_path: Path) -> None:
     assert ["access token"] == [word for line in journal.lines for word in ("access token",) if word in str(line)]
 
 
+async def test_unreadable_token_goes_with_its_auth(tmp_path: Path) -> None:
+    """What could not be read is not in memory, and is dropped all the same."""
+    async with TokenServer() as server, Receiver(server.guard) as endpoint:
+        async with running(tmp_path) as engine:
+            made = await engine.subscribe(endpoint.url, auth=server.auth())
+            await delivered(engine)
+            await kept(tmp_path, engine)
+            await engine._running.store.writer._db.execute("UPDATE access_tokens SET sealed = x'00'")
+        async with running(tmp_path) as engine:
+            await engine.update_subscription(made.id, auth=None)
+
+            assert [] == await kept(tmp_path, engine)
+
+
 @pytest.mark.parametrize(
     ("patch", "dropped"),
     [

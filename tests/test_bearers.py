@@ -352,6 +352,50 @@ async def test_attempt_with_its_token_stays_within_its_time() -> None:
         assert (1, []) == (len(place.server.requests), place.endpoint.requests)
 
 
+async def test_renewal_after_a_late_401_takes_no_longer_than_the_attempt() -> None:
+    """What is left of an attempt when its token is refused is all that the next token may take; then nothing is sent."""
+    gate, refused = Gate(), Gate()
+    async with placed() as place, Receiver(refused) as endpoint:
+        assert isinstance(await place.attempt(), Accepted)
+        place.endpoint, place.server.fault = endpoint, gate
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        attempt = asyncio.create_task(place.attempt(timeout=1000))
+        await refused.arrived()
+        refused.open(401)
+        outcome = await attempt
+
+        assert loop.time() - begun < 2.5
+        assert (Unreachable, ErrorCode.AUTH_FAILED) == ending(outcome)
+        assert 1 == len(endpoint.requests)
+
+
+async def test_token_that_comes_too_late_sends_nothing() -> None:
+    """An endpoint is not asked for an answer in no time at all, and not blamed for giving none."""
+    async with placed() as place:
+        place.server.fault = lambda asked: replace(place.server.create_token_response(asked), delay=0.3)
+        outcome = await place.attempt(timeout=100)
+
+        assert (Unreachable, ErrorCode.AUTH_FAILED) == ending(outcome)
+        assert [] == place.endpoint.requests
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_nobody_refreshes(*, hangs: bool) -> None:
+    """Where nobody answers at the URL for refreshes the grant is used: at once, or by the next if that took all the time."""
+    gate = Gate()
+    async with placed() as place, Receiver(gate) as refreshing:
+        url = refreshing.url if hangs else "http://127.0.0.1:1/"
+        first = await place.attempt(grant="password", refresh_url=url)
+        place.clock.time += 60 * MINUTE
+        seen = [await place.attempt(grant="password", refresh_url=url, timeout=300 if hangs else 5000) for _ in range(2)]
+
+        assert isinstance(first, Accepted)
+        assert isinstance(seen[1], Accepted)
+        assert isinstance(seen[0], Unreachable if hangs else Accepted)
+        assert ["password"] * 2 == [form["grant_type"] for form in place.server.forms]
+
+
 async def test_who_joins_a_renewal_waits_as_long_as_their_own_attempt_lasts() -> None:
     """A renewal that has more time than somebody who waits for it goes on without them."""
     gate = Gate()

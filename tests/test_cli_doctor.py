@@ -207,10 +207,10 @@ def test_disk_is_measured_where_the_data_will_be(tmp_path: Path) -> None:
 
 def test_file_descriptors_are_counted() -> None:
     """The limit has to cover all attempts and what else is open; without a limit there is enough."""
-    found = [examination.descriptors(limit, 256) for limit in (255, 855, 856, resource.RLIM_INFINITY)]
+    found = [examination.descriptors(limit, 256) for limit in (255, 983, 984, resource.RLIM_INFINITY)]
 
     assert [False, False, True, True] == [check.ok for check in found]
-    assert "Raise it to 856" in found[0].advice
+    assert "Raise it to 984" in found[0].advice
 
 
 def test_limit_is_that_of_the_daemon(tmp_path: Path) -> None:

@@ -295,6 +295,7 @@ def test_proxy(proxy: str) -> None:
 @pytest.mark.parametrize(
     "proxy",
     [
+        "http://a%3Ab:pw@proxy:3128",
         "proxy:3128",
         "socks5://p:1",
         "http://",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 
 import aiohttp
 import hostile
@@ -276,6 +277,54 @@ def test_connection_that_broke_is_let_go(behaviour: hostile.Behaviour) -> None:
         assert [] == kept
 
     on_both_loops(scenario)
+
+
+@pytest.mark.parametrize(("private", "seen"), [(True, (b"ok", False)), (False, (b"", True))])
+async def test_patience_with_a_body(monkeypatch: pytest.MonkeyPatch, seen: tuple[bytes, bool], *, private: bool) -> None:
+    """Once the verdict is known a body is waited for no longer than the grace; where it is what was asked for, it is."""
+    rest = asyncio.Event()
+
+    async def in_two(peer: hostile.Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        await rest.wait()
+        await peer.send(b"ok")
+
+    monkeypatch.setattr(exchange, "BODY_GRACE", 0)
+    client = Client()
+    async with receiver(in_two) as good:
+        sending = asyncio.create_task(client.send(good.url, private=private))
+        async with asyncio.timeout(PATIENCE):
+            while client.exchange.response is None:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0)
+        await asyncio.wait([sending], timeout=0.1)  # a grace that has passed would have cut it by now
+        rest.set()
+        with suppress(TimeoutError):  # then what is known is judged
+            await sending
+        response = client.exchange.response
+        await client.close()
+
+    assert response is not None
+    assert seen == (response.body, response.truncated)
+
+
+async def test_resting_connections_are_bounded() -> None:
+    """Of more than may rest, of any origin, the one that has rested longest is closed; all are where room is needed."""
+    client = Client(most_resting=2)
+    async with receiver(hostile.healthy) as one, receiver(hostile.healthy) as other:
+        first, second, third = [await client.pool.dial(aim(url)) for url in (one.url, other.url, one.url)]
+        for wire, url in ((first, one.url), (second, other.url), (third, one.url)):
+            client.pool.give_back(wire, aim(url), _NOTHING)
+        assert [True, False, False] == [wire.connection.closed for wire in (first, second, third)]
+        assert second is client.pool.idle(aim(other.url))
+        client.pool.give_back(second, aim(other.url), _NOTHING)
+        client.pool.make_room()
+        assert second.connection.closed
+        assert third.connection.closed
+        assert client.pool.idle(aim(one.url)) is None
+        await client.close()
+        await one.settled()
+        await other.settled()
 
 
 async def test_connections_rest(monkeypatch: pytest.MonkeyPatch) -> None:

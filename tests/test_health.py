@@ -161,6 +161,14 @@ def test_enabled_subscription_has_its_failures_again() -> None:
     assert disables(count(health, UNREACHABLE, now=NOW), UNREACHABLE, Rules(disable_after_failures=2), now=NOW) is None
 
 
+def test_proxy_disables_nobody() -> None:
+    """However long ago a run began, a proxy that fails meanwhile is no reason to end it."""
+    health = count(HEALTHY, UNREACHABLE, now=NOW)
+    proxys = Unreachable(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="no"))
+
+    assert disables(count(health, proxys, now=NOW + 9 * DAY), proxys, STANDARD, now=NOW + 9 * DAY) is None
+
+
 @pytest.mark.parametrize(
     ("lasted", "expected"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from base64 import b64encode
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 import hostile
@@ -20,7 +21,18 @@ from proxies import forward_proxy
 from hookengine.config import Config
 from hookengine.engine import DATABASE, Engine
 from hookengine.message import Proxy
-from hookengine.models import Accepted, AttemptError, ErrorCode, Interrupted, Refused, Request, Secret, Unreachable
+from hookengine.models import (
+    Accepted,
+    AttemptError,
+    Authorization,
+    ErrorCode,
+    Interrupted,
+    OAuth2,
+    Refused,
+    Request,
+    Secret,
+    Unreachable,
+)
 from hookengine.netguard import Policy
 from hookengine.receiver import Receiver
 from hookengine.resolver import Resolver
@@ -198,6 +210,73 @@ async def test_dead_proxy_is_our_trouble(scheme: str) -> None:
         outcome = await sender.attempt(request(8099, scheme=scheme))
 
     assert outcome == Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("name", ["127.0.0.1", "another.example", None], ids=["untrusted", "name", "expired"])
+async def test_proxy_that_does_not_show_who_it_is(scheme: str, name: str | None, authority: Authority) -> None:
+    """A proxy with TLS whose certificate is of no use is this machine's trouble, and no endpoint's."""
+    tls = tls_context()
+    if name != "127.0.0.1":
+        tls.load_verify_locations(cadata=authority.pem)
+    past = authority.issue("127.0.0.1", begins=timedelta(days=-9), ends=timedelta(days=-2)) if name is None else None
+    certificate = server_context(past or authority.issue(name or ""))
+    async with forward_proxy(tls=certificate) as proxy:
+        sender = Sender(OPEN, proxy=Proxy.of(f"https://127.0.0.1:{proxy.port}"), tls=tls)
+        outcome = await sender.attempt(request(8099, scheme=scheme))
+        await sender.close()
+
+    assert outcome == Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
+
+
+@pytest.mark.parametrize("behaviour", [hostile.reset_at_once, hostile.finish_before_reading, hostile.reset_in_head])
+async def test_proxy_that_drops_connections(behaviour: hostile.Behaviour) -> None:
+    """A tunnel that does not come about is the proxy's doing, however it says so."""
+    async with receiver(behaviour) as proxy, sending(proxy.port) as sender:
+        outcome = await sender.attempt(request(8099, scheme="https"))
+
+    assert isinstance(outcome, Unreachable)
+    assert ErrorCode.PROXY_ERROR == outcome.error.code
+
+
+async def test_endpoint_that_answers_as_a_proxy_would(authority: Authority) -> None:
+    """In a tunnel a 407 is the endpoint's own answer: it cannot hide its failures as the proxy's."""
+    tls = server_context(authority.issue(HOST))
+    async with (
+        receiver(hostile.answers(UNAUTHORIZED), tls=tls) as bad,
+        forward_proxy() as proxy,
+        sending(proxy.port, authority=authority) as sender,
+    ):
+        outcome = await sender.attempt(request(bad.port, scheme="https"))
+
+    assert isinstance(outcome, Refused)
+    assert ErrorCode.HTTP_STATUS == outcome.error.code
+
+
+async def test_token_that_the_proxy_refuses() -> None:
+    """What keeps a request for a token from going out is the proxy's, as it is of a delivery."""
+    oauth2 = OAuth2(grant="client_credentials", token_url=f"http://{HOST}:8098/", client_id="c", client_secret=Secret("s"))
+    asking = replace(request(8099), authorization=Authorization(subscription=1, oauth2=oauth2))
+    async with forward_proxy(UNAUTHORIZED) as proxy, sending(proxy.port) as sender:
+        outcome = await sender.attempt(asking)
+
+    assert isinstance(outcome, Unreachable)
+    assert ErrorCode.PROXY_ERROR == outcome.error.code
+
+
+@pytest.mark.parametrize(
+    ("user", "sent"),
+    [("me:p%40ss@", b"me:p@ss"), (":hush@", b":hush"), ("me@", b"me:"), ("", None)],
+)
+def test_credentials_leave_the_url(user: str, sent: bytes | None) -> None:
+    """Whatever of them is there goes into the header, and nothing into what is shown."""
+    proxy = Proxy.of(f"http://{user}proxy.internal:3128")
+    expected = () if sent is None else (("Proxy-Authorization", f"Basic {b64encode(sent).decode()}"),)
+
+    assert ("http://proxy.internal:3128", expected) == (
+        str(proxy.url),
+        tuple((str(name), value) for name, value in proxy.headers),
+    )
 
 
 @pytest.mark.parametrize("error", [socket.EAI_NONAME, socket.EAI_AGAIN])

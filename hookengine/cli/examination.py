@@ -180,8 +180,8 @@ def _limits(pid: int | None) -> str:
 
 
 def descriptors(limit: int, concurrency: int) -> Check:
-    """Whether the daemon may open a connection for each of its attempts."""
-    needed = concurrency + _OTHER_FILES
+    """Whether the daemon may open a connection for each of its attempts, beside half as many that rest."""
+    needed = concurrency + concurrency // 2 + _OTHER_FILES
     if limit == resource.RLIM_INFINITY or limit >= needed:
         return Check("file descriptors", True, "enough")
     advice = f"Raise it to {needed} (`ulimit -n`, or LimitNOFILE= of systemd), or let delivery.concurrency be less."

@@ -163,13 +163,12 @@ def keep_access_token(subscription: int, auth: OAuth2, token: AccessToken) -> Ca
 
 
 async def _drop_access_token(tx: Transaction, subscription: int) -> None:
-    if subscription in tx.memory.access_tokens:
-        await tx.run(sql.drop_access_token, (subscription,))
+    await tx.run(sql.drop_access_token, (subscription,))  # also one that could not be read, and so is not in memory
 
-        def follow() -> None:
-            tx.memory.access_tokens.pop(subscription, None)
+    def follow() -> None:
+        tx.memory.access_tokens.pop(subscription, None)
 
-        tx.after.append(follow)
+    tx.after.append(follow)
 
 
 def retry_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awaitable[None]]:
