@@ -79,6 +79,7 @@ class Ready(Struct):
     now: int  # ms since the epoch
     request: Request | None = None
     outcome: Outcome | None = None
+    turn: Callable[[], float] | None = None  # asked when a request with an access token goes: for how many s it has to wait
     since: float = 0.0  # by the loop's clock, when the request went
     begun: Begun | None = None
 
@@ -234,7 +235,7 @@ class Attempting:
         outcome = ready.outcome
         if ready.request is not None:
             try:
-                outcome = await self._sender.attempt(ready.request, ready.target.rules, begun=ready.begun)
+                outcome = await self._sender.attempt(ready.request, ready.target.rules, begun=ready.begun, turn=ready.turn)
             except asyncio.CancelledError:
                 outcome = Interrupted()
             except Exception as error:  # noqa: BLE001  # promise 6

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _TURN = 64  # deliveries taken at once, whose payloads are read in one go
 _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
-_GONE_BACK = 5_000  # ms by which it has gone back, if it is set; less makes nothing late that would be noticed
+_JUMP = 5_000  # ms by which it goes, if it is set; less makes nothing late that would be noticed
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
@@ -240,7 +240,7 @@ class Dispatcher:
     async def load(self, store: Store) -> None:
         """Open the lanes of *store*; nothing may be published before, or it would wait on disk for the next start."""
         self._store = store
-        if await store.reader.newest_moment() > self._clock.now() + _GONE_BACK:
+        if await store.reader.newest_moment() > self._clock.now() + _JUMP:
             try:
                 await store.writer.change(changes.turn_back)
             except Unavailable:  # a start needs no lock: the loop does it as soon as it can
@@ -274,17 +274,19 @@ class Dispatcher:
                 await self._store.writer.change(changes.keep_paces(paces))
 
     async def _watch_clock(self, now: int) -> None:
-        """After a wall clock that was set back nothing may wait for the time that it has lost."""
+        """After a wall clock that was set back nothing may wait for the time that it has lost; nor last for what it skips."""
         before, self._offset = self._offset, now - self._loop.time() * 1000
-        if self._offset > before - _GONE_BACK:
+        jump = self._offset - before
+        if abs(jump) < _JUMP:
             return
         try:
-            await self._store.writer.change(changes.turn_back)
+            await self._store.writer.change(changes.turn_back if jump < 0 else changes.skip(int(jump)))
         except (Unavailable, StorageFailed):
             self._offset = before  # with the next turn of the loop; storage that fails wakes it
             return
-        self._scheduler.turn_back(now)
-        self._serving.open_anew()
+        if jump < 0:
+            self._scheduler.turn_back(now)
+            self._serving.open_anew()
 
     def stop(self, drain: float) -> None:
         """Take nothing more, and cut what is in flight after *drain* seconds; again with less to cut it sooner."""
@@ -408,9 +410,19 @@ class Dispatcher:
         failpoint("K07-taken")
         secrets = partial(self._store.memory.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
         ready = self._attempting.prepare(taken, members, target, secrets=secrets)
-        if ready.going and target.subscription.rate_limit is not None:
-            self._scheduler.begun(taken.seq, now=ready.now)
+        if target.subscription.rate_limit is not None:
+            self._pace(ready)
         return ready
+
+    def _pace(self, ready: Ready) -> None:
+        """The pace counts from when the request goes, if one does: with an access token that is not known yet."""
+        seq = ready.taken.seq
+        if not ready.going:
+            self._scheduler.spare(seq)
+        elif ready.request is None or ready.request.authorization is None:
+            self._scheduler.begun(seq, now=ready.now)
+        else:
+            ready.turn = lambda: self._scheduler.held_up(seq, now=self._clock.now()) / 1000
 
     async def _attempt(self, ready: Ready) -> None:
         self._ended(ready.taken, await self._attempting.run(ready))
@@ -458,6 +470,8 @@ class Dispatcher:
         standing = None
         if after is not None:
             standing = self._serving.earned(self._store.memory.index.get(taken.subscription), after, self._clock.now())
+        else:
+            self._scheduler.spare(taken.seq)
         self._scheduler.release(taken.seq, standing)
         for delivery in self._flights.end(taken):
             if again or delivery != taken:

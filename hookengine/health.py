@@ -56,6 +56,32 @@ def enabled(health: Health, *, now: int) -> Health:
     return replace(health, consecutive_failures=0, failing_since=None, enabled_at=now)
 
 
+def turned_back(health: Health, *, now: int) -> Health:
+    """
+    The counters by a clock that has been set back to *now*: what seems to lie ahead has just been.
+
+    What came before its subscription was enabled is still before that, so that trust is neither lost by this nor given.
+    """
+    enabled_at, success_at = health.enabled_at, health.last_success_at
+    is_older = success_at is not None and enabled_at is not None and success_at < enabled_at
+    return replace(
+        health,
+        last_success_at=_no_later(success_at, now - 1 if is_older else now),
+        last_failure_at=_no_later(health.last_failure_at, now),
+        failing_since=_no_later(health.failing_since, now),
+        enabled_at=_no_later(enabled_at, now),
+    )
+
+
+def _no_later(moment: int | None, now: int) -> int | None:
+    return None if moment is None else min(moment, now)
+
+
+def skipped(health: Health, time: int) -> Health:
+    """The counters after *time* (ms) by which a clock has jumped forward, or this machine has slept: no run lasted for it."""
+    return health if health.failing_since is None else replace(health, failing_since=health.failing_since + time)
+
+
 def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> DisabledReason | None:
     """Whether *outcome*, already in the counters, disables the subscription, and why."""
     if not isinstance(outcome, _FAILURES) or _is_the_proxys(outcome):
@@ -110,7 +136,7 @@ def restand(before: Standing, health: Health, outcome: Outcome, rules: Rules, *,
             width = min(max_concurrency, width + 1)
         case Refused(response=response) if response is not None and response.status in rules.throttle:
             width = max(1, width // 2)
-    if resume_at or earned is not _TRUSTED:
+    if earned is not _TRUSTED:  # whose breaker is open is one of these
         width = 1
     return Standing(width=width, rank=earned, resume_at=resume_at)
 

@@ -29,11 +29,13 @@ class Lane:
         "marks",
         "max_concurrency",
         "next_at",
+        "next_before",
         "open",
         "overtaken",
         "pace",
         "place",
         "queues",
+        "sent_at",
         "size",
         "slots",
         "standing",
@@ -57,6 +59,8 @@ class Lane:
         self.slots = 1  # the smaller of its width and `max_concurrency`
         self.pace = 0.0  # ms from one taking to the next, at least
         self.next_at = 0.0  # by its pace, when the next may be taken
+        self.next_before = 0.0  # the same before the last was
+        self.sent_at = 0.0  # when the last went that had been held up since it was taken
         self.open = False
         self.place: LaneGroup | None = None  # where it stands; nowhere without entries
         self.turn = (0, 0)  # (in flight, number) when it came to its place

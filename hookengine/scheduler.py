@@ -109,6 +109,8 @@ class Scheduler:
             lane.open = True
             lane.marks = list(marks)
         lane.max_concurrency = max_concurrency
+        if lane.pace < pace and lane.pace:
+            lane.next_at += pace - lane.pace  # since the last one
         lane.pace = pace
         lane.next_at = max(lane.next_at, next_at, self._paced.pop(subscription, 0.0))
         self._stand(lane, standing)
@@ -142,6 +144,7 @@ class Scheduler:
         """The clock has gone back to *now*: no pace holds anything up for longer than one interval."""
         for lane in self._lanes.values():
             lane.next_at = min(lane.next_at, now + lane.pace)
+            lane.sent_at = min(lane.sent_at, now)
         self._paced = {subscription: min(next_at, now) for subscription, next_at in self._paced.items()}
 
     def push(self, delivery: Delivery, *, now: int) -> bool:
@@ -197,7 +200,7 @@ class Scheduler:
             while lane.resume_at <= now and (queue := lane.next_queue(now, self._overtaking)) is not None:
                 taken.append(self._start(lane, queue.popleft()))
                 if lane.pace:
-                    lane.next_at = max(lane.next_at, now) + lane.pace
+                    lane.next_before, lane.next_at = lane.next_at, max(lane.next_at, now) + lane.pace
                 if not is_alone or len(taken) == limit or lane.full or not self._is_entitled(lane):
                     break
             self._look(lane, now)
@@ -208,6 +211,25 @@ class Scheduler:
         lane = self._in_flight[seq]
         if lane.pace:
             lane.next_at = max(lane.next_at, now + lane.pace)
+
+    def held_up(self, seq: int, *, now: int) -> float:
+        """
+        The request of delivery *seq*, which was taken, goes only now: the ms that it has to wait for the pace.
+
+        Others may have been taken meanwhile that wait for the same; no two of them go together.
+        """
+        lane = self._in_flight[seq]
+        goes_at = max(float(now), lane.sent_at + lane.pace) if lane.pace else float(now)
+        lane.sent_at = goes_at
+        lane.next_at = max(lane.next_at, goes_at + lane.pace)
+        return goes_at - now
+
+    def spare(self, seq: int) -> None:
+        """For delivery *seq*, which was taken, nothing was sent: the next does not have to wait for it."""
+        lane = self._in_flight[seq]
+        if lane.pace:
+            lane.next_at = min(lane.next_at, lane.next_before)
+            self._touched[lane.subscription] = lane
 
     def went_well(self, seq: int) -> None:
         """

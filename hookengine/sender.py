@@ -136,14 +136,22 @@ class Sender:
         begun.exchange.abandon(self._pool, begun.target)
         return Interrupted()
 
-    async def attempt(self, request: Request, rules: Rules = _DEFAULT_RULES, *, begun: Begun | None = None) -> Outcome:
+    async def attempt(
+        self,
+        request: Request,
+        rules: Rules = _DEFAULT_RULES,
+        *,
+        begun: Begun | None = None,
+        turn: Callable[[], float] | None = None,
+    ) -> Outcome:
         """
         Send *request* once, unless it is *begun*, and say how it ended.
 
+        Where it needs an access token, *turn* is asked each time that it goes with one: for how many seconds it has to wait.
         Raises nothing but CancelledError.
         """
         if request.authorization is not None:
-            return await self._attempt_with_token(request, request.authorization, rules)
+            return await self._attempt_with_token(request, request.authorization, rules, turn)
         exchange = Exchange(private=isinstance(request.body, SecretBytes)) if begun is None else begun.exchange
         target = None
         try:
@@ -173,22 +181,28 @@ class Sender:
         await self._resolver.close()
         self._deadlines.close()
 
-    async def _attempt_with_token(self, request: Request, authorization: Authorization, rules: Rules) -> Outcome:
+    async def _attempt_with_token(
+        self, request: Request, authorization: Authorization, rules: Rules, turn: Callable[[], float] | None
+    ) -> Outcome:
         """
         The same with an access token, all within the time for one attempt.
 
-        An endpoint that answers 401 gets the request once more, with another token.
+        An endpoint that answers 401 gets the request once more, with another token, if there is time for that.
         """
         until = self._loop.time() + request.timeout / 1000
         source = self._bearers.source(authorization)
         refused: AccessToken | None = None
+        outcome: Outcome = TOO_LATE
         while True:
             token = await self._bearers.token(source, refused=refused, within=request.timeout, until=until)
             if not isinstance(token, AccessToken):
                 return token
-            left = round((until - self._loop.time()) * 1000)
+            wait = 0.0 if turn is None else turn()
+            left = round((until - self._loop.time() - wait) * 1000)
             if left <= 0:
-                return TOO_LATE
+                return outcome
+            if wait:
+                await asyncio.sleep(wait)
             outcome = await self.attempt(bearing(request, token, timeout=left), rules)
             if refused is not None or not _is_unauthorized(outcome):
                 return outcome

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from api import serving
 from authorization import CLIENT_SECRET, PASSWORD, TokenServer
 from engines import Gate, Journal, only, rows, running
+from patience import PATIENCE
 from storage import files
 
 from hookengine.errors import EndpointVerificationFailed, Invalid
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hookengine.engine import Engine
+    from hookengine.receiver import Received
 
 
 async def delivered(engine: Engine, data: Any = None) -> Any:
@@ -180,6 +183,34 @@ async def test_auth_that_is_taken_back_is_another(tmp_path: Path, between: dict[
         await delivered(engine)
 
         assert 2 == len(server.requests)
+
+
+async def test_rate_limit_holds_for_those_who_waited_for_a_token(tmp_path: Path) -> None:
+    """Requests that waited for the same token, and repetitions after a 401, keep the pace as all others do."""
+    gate = Gate()
+
+    async def held(asked: Received) -> Any:
+        await gate(asked)
+        return server.create_token_response(asked)
+
+    async with TokenServer() as server, Receiver(server.guard) as endpoint, running(tmp_path) as engine:
+        await engine.subscribe(endpoint.url, auth=server.auth(), rate_limit="20/s")
+        for _ in range(4):  # it earns as many slots
+            await delivered(engine)
+        server.revoke()
+        server.fault = held
+        events = [await engine.publish("order.created", n) for n in range(6)]
+        await gate.arrived()
+        async with asyncio.timeout(PATIENCE):
+            while engine._running.dispatcher.in_flight < 4:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0)
+        gate.open()
+        for event in events:
+            await engine.wait(event.id, PATIENCE)
+        times = [request.at for request in endpoint.requests]
+
+    assert len(times) > 10  # some came twice
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 45
 
 
 async def test_deletion_drops_the_token(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from hookengine.receiver import Receiver, Reply
 from hookengine.sender import Begun, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 MINUTE = 60_000
 DEFAULT_RULES = Rules()
@@ -419,10 +419,17 @@ class Noting(Sender):
         super().__init__(LOOPBACK)
         self.times: list[int] = []
 
-    async def attempt(self, request: Request, rules: Rules = DEFAULT_RULES, *, begun: Begun | None = None) -> Outcome:
+    async def attempt(
+        self,
+        request: Request,
+        rules: Rules = DEFAULT_RULES,
+        *,
+        begun: Begun | None = None,
+        turn: Callable[[], float] | None = None,
+    ) -> Outcome:
         """Note it, and send."""
         self.times.append(request.timeout)
-        return await super().attempt(request, rules, begun=begun)
+        return await super().attempt(request, rules, begun=begun, turn=turn)
 
 
 async def test_each_request_has_the_time_that_those_before_left() -> None:

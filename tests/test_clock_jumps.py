@@ -127,6 +127,52 @@ async def test_paces_and_breakers_do_not_wait_for_lost_time(tmp_path: Path, cloc
             assert ["delivered"] * 3 == await deliver(engine, 3)
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "at the start"])
+@pytest.mark.row("F19")
+async def test_enabled_before_the_clock_went_back(tmp_path: Path, clock: type[ShiftedClock], *, restart: bool) -> None:
+    """Who was enabled by a clock that was ahead earns its slots as ever."""
+    gate = Gate()
+    async with Receiver([204, 204, gate]) as receiver:
+        async with running(tmp_path) as engine:
+            made = await engine.subscribe(receiver.url, max_concurrency=4)
+            assert ["delivered"] == await deliver(engine)
+            clock.shift = DAY
+            await noticed(engine)
+            await engine.disable(made.id)
+            await engine.enable(made.id)
+            clock.shift = 0
+            if not restart:
+                await noticed(engine)
+                await together(engine, gate)
+        if restart:
+            async with running(tmp_path) as engine:
+                await together(engine, gate)
+
+
+async def together(engine: Engine, gate: Gate) -> None:
+    """One delivery that earns trust, and then two that go at once."""
+    assert ["delivered"] == await deliver(engine)
+    events = [await engine.publish("a", {"n": n}) for n in range(2)]
+    await gate.arrived(2)
+    gate.open()
+    for event in events:
+        await engine.wait(event.id, PATIENCE)
+
+
+@pytest.mark.row("F18")
+async def test_jump_forward_ends_no_run(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """Two failures with a jump of the clock between them, as at a boot without a clock of its own, disable nobody."""
+    clock.shift = -40 * 365 * DAY
+    async with Receiver([500, 500, 204]) as receiver, running(tmp_path) as engine:
+        made = await engine.subscribe(receiver.url, retry_schedule=[])
+        assert ["failed"] == await deliver(engine)
+        clock.shift = 0
+        await noticed(engine)
+        assert ["failed", "delivered"] == await deliver(engine, 2)
+
+        assert "active" == (await engine.subscription(made.id)).state
+
+
 @pytest.mark.row("F18")
 async def test_jump_forward_is_no_storm(tmp_path: Path, clock: type[ShiftedClock]) -> None:
     """When all retries are due at once the caps hold, and none is lost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from hookengine.health import at_present, count, disables, enabled, rank, restand, standing
+from hookengine.health import at_present, count, disables, enabled, rank, restand, skipped, standing, turned_back
 from hookengine.models import (
     Accepted,
     AttemptError,
@@ -159,6 +159,38 @@ def test_enabled_subscription_has_its_failures_again() -> None:
     health = enabled(failing(10), now=NOW)
 
     assert disables(count(health, UNREACHABLE, now=NOW), UNREACHABLE, Rules(disable_after_failures=2), now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("health", "expected"),
+    [
+        pytest.param(Health(last_success_at=5, enabled_at=3), Health(last_success_at=5, enabled_at=3), id="all past"),
+        pytest.param(Health(last_success_at=50, enabled_at=30), Health(last_success_at=10, enabled_at=10), id="trusted"),
+        pytest.param(Health(last_success_at=30, enabled_at=50), Health(last_success_at=9, enabled_at=10), id="not yet"),
+        pytest.param(Health(last_success_at=5, enabled_at=50), Health(last_success_at=5, enabled_at=10), id="not since"),
+        pytest.param(
+            Health(consecutive_failures=3, last_failure_at=40, failing_since=20),
+            Health(consecutive_failures=3, last_failure_at=10, failing_since=10),
+            id="failing",
+        ),
+        pytest.param(Health(), Health(), id="new"),
+    ],
+)
+def test_clock_that_goes_back(health: Health, expected: Health) -> None:
+    """Nothing lies ahead any more, and who is trusted, and who is not, stays that."""
+    after = turned_back(health, now=10)
+
+    assert expected == after
+    assert rank(health) is rank(after)
+
+
+def test_jump_of_the_clock_is_no_run() -> None:
+    """A run has not lasted for what the clock has skipped, or this machine has slept."""
+    health = skipped(count(HEALTHY, UNREACHABLE, now=NOW), 50 * DAY)
+    later = count(health, UNREACHABLE, now=NOW + 50 * DAY + 1)
+
+    assert disables(later, UNREACHABLE, STANDARD, now=NOW + 50 * DAY + 1) is None
+    assert HEALTHY == skipped(HEALTHY, 50 * DAY)
 
 
 def test_proxy_disables_nobody() -> None:

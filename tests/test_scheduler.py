@@ -910,7 +910,7 @@ def test_paced_lane_lets_one_go_after_the_other() -> None:
 
 
 def test_pace_is_kept_over_what_does_not_go() -> None:
-    """A pace counts what was taken, also if nothing came of it, and outlives a lane that is closed and opened again."""
+    """A pace counts what was taken, and outlives a lane that is closed and opened again."""
     scheduler = paced(100)
     push(scheduler, make(1), make(2))
     take(scheduler)
@@ -936,6 +936,47 @@ def test_pace_counts_from_the_request() -> None:
 
     assert [] == take(scheduler, now=NOW + 189)
     assert [2] == take(scheduler, now=NOW + 190)
+
+
+def test_what_is_not_sent_takes_no_turn() -> None:
+    """Of which nothing went to the endpoint, as of one that has expired, the next does not wait for the pace."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2), make(3))
+    assert [1] == take(scheduler)
+    scheduler.spare(1)
+    scheduler.release(1)
+    assert [2] == take(scheduler)
+    scheduler.spare(2)
+    scheduler.release(2)
+
+    assert [3] == take(scheduler)
+    assert {1: NOW + 100} == scheduler.paces()
+
+
+def test_lowered_limit_counts_from_the_last_request() -> None:
+    """A longer pace is that from the last one to the next, also when it is set in between."""
+    scheduler = paced(20)
+    push(scheduler, make(1), make(2))
+    assert [1] == take(scheduler)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=3_000, now=NOW + 10)
+
+    assert [] == take(scheduler, now=NOW + 2_999)
+    assert [2] == take(scheduler, now=NOW + 3_000)
+
+
+def test_requests_that_were_held_up_do_not_go_together() -> None:
+    """Those that waited for the same thing go one interval after the other, and the next one after them."""
+    scheduler = paced(1_000)
+    push(scheduler, make(1), make(2), make(3), make(4))
+    for number in range(3):
+        assert [number + 1] == take(scheduler, now=NOW + 1_000 * number)
+    waits = [scheduler.held_up(seq, now=NOW + 2_500) for seq in (1, 2, 3)]
+
+    assert [0, 1_000, 2_000] == waits
+    assert [] == take(scheduler, now=NOW + 5_499)
+    assert [4] == take(scheduler, now=NOW + 5_500)
+    scheduler.turn_back(NOW - 86_400_000)
+    assert scheduler.held_up(4, now=NOW - 86_400_000) <= 1_000
 
 
 @pytest.mark.parametrize(("pace", "moment"), [(3_600_000, NOW - 10_000), (100, NOW)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -266,14 +267,36 @@ async def turn_back(tx: Transaction) -> int:
 
     What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where that
     was before an earlier turn, from this. What is in flight is left to its end, and what is in memory must be read anew.
+
+    Counters have nothing that lies ahead any more, and nothing is brought forward that was tried after its subscription was
+    enabled.
     """
     taken, in_flight = map(rows.json_text, tx.listener.taken())
     before, known = [(await tx.fetch(sql.meta, (name,)) or [(None,)])[0][0] for name in (_TURNED_BACK, _TURNED_BACK_AT)]
     ((newest,),) = await tx.fetch(sql.newest_attempt)
     await tx.run(sql.set_meta, (_TURNED_BACK, tx.now))
     await tx.run(sql.set_meta, (_TURNED_BACK_AT, newest))
+    await tx.run(sql.turn_back_enabling, (tx.now, f"{ENABLING}*"))
+    await _count_anew(tx, partial(counters.turned_back, now=tx.now))
     values = {"now": tx.now, "before": before, "known": known, "taken": taken, "batches": in_flight}
     return await tx.run(sql.turn_back, values)
+
+
+def skip(time: int) -> Callable[[Transaction], Awaitable[None]]:
+    """The clock has jumped forward by *time* (ms): no run of failures has lasted for that."""
+
+    async def step(tx: Transaction) -> None:
+        await _count_anew(tx, partial(counters.skipped, time=time))
+
+    return step
+
+
+async def _count_anew(tx: Transaction, counted: Callable[[Health], Health]) -> None:
+    changed = {seq: after for seq, before in tx.memory.health.items() if (after := counted(before)) != before}
+    commit = Commit()
+    commit.health = [rows.health_row(seq, health) for seq, health in changed.items()]
+    await tx.write(commit)
+    tx.after.append(partial(tx.memory.health.update, changed))
 
 
 def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[set[int]]]:

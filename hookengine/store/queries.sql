@@ -207,9 +207,10 @@ LIMIT ?;
 UPDATE deliveries SET due_at = ? WHERE seq = ? AND state = 'pending';
 
 -- newest_moment
--- The last that was written down of the time: when an event was accepted, or an attempt began.
+-- The last that was written down of the time: when an event was accepted, an attempt began, or a subscription was enabled.
 SELECT max(coalesce((SELECT accepted_at FROM events WHERE seq = (SELECT max(seq) FROM events)), 0),
-           coalesce((SELECT at FROM attempts WHERE seq = (SELECT max(seq) FROM attempts)), 0)) AS newest;
+           coalesce((SELECT at FROM attempts WHERE seq = (SELECT max(seq) FROM attempts)), 0),
+           coalesce((SELECT max(enabled_at) FROM health), 0)) AS newest;
 
 -- turn_back
 -- What waits by a clock that has gone back since waits as long from now on; a time that a producer chose stays.
@@ -224,6 +225,10 @@ FROM (
 WHERE deliveries.seq = old.seq AND (old.is_due OR old.since > :now)
   AND deliveries.seq NOT IN (SELECT value FROM json_each(:taken))
   AND (batch IS NULL OR batch NOT IN (SELECT value FROM json_each(:batches)));
+
+-- turn_back_enabling
+-- Subscriptions that were enabled by a clock that has gone back since were enabled now.
+UPDATE meta SET value = min(value, ?) WHERE name GLOB ?;
 
 -- newest_attempt
 -- The key of the newest attempt.

@@ -76,7 +76,7 @@ class Reader:
         return {row["subscription"] for row in await self._db.execute_fetchall(sql.gatherers)}
 
     async def newest_moment(self) -> int:
-        """When the last event was accepted or the last attempt began, in ms since the epoch."""
+        """When the last event was accepted, attempt began or subscription was enabled, in ms since the epoch."""
         (row,) = await self._db.execute_fetchall(sql.newest_moment)
         return row["newest"] if isinstance(row["newest"], int) else 0
 

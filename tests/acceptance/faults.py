@@ -139,7 +139,7 @@ def marks_before_it_sends() -> None:
     attempt, recorded = Sender.attempt, Dispatcher.recorded
     unsent: list[Any] = []
 
-    async def mark(self: Sender, request: Request, rules: Rules = _RULES, *, begun: Begun | None = None) -> Outcome:
+    async def mark(self: Sender, request: Request, rules: Rules = _RULES, *, begun: Begun | None = None, **_: Any) -> Outcome:
         assert begun is None  # nothing is begun
         unsent.append(attempt(self, request, rules))
         return Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
