@@ -258,13 +258,7 @@ def build(
     hidden: frozenset[str] = frozenset()
     authorization = None
     if subscription.headers or subscription.auth is not None:
-        own: list[tuple[str, str]] = [*subscription.headers]
-        match subscription.auth:
-            case BasicAuth():
-                own.append(auth.basic(subscription.auth))
-            case OAuth2():
-                own.append(auth.UNSET_TOKEN)
-                authorization = Authorization(subscription=subscription.seq, oauth2=subscription.auth)
+        own, authorization = _own_headers(subscription)
         headers += own
         hidden = frozenset(name.lower() for name, _ in own)
     return Request(
@@ -276,3 +270,15 @@ def build(
         hidden=hidden,
         authorization=authorization,
     )
+
+
+def _own_headers(subscription: Subscription) -> tuple[list[tuple[str, str]], Authorization | None]:
+    """A subscription's headers, all of which may be credentials, and where its access token comes from, if it has any."""
+    own: list[tuple[str, str]] = [*subscription.headers]
+    match subscription.auth:
+        case BasicAuth():
+            own.append(auth.basic(subscription.auth))
+        case OAuth2():
+            own.append(auth.UNSET_TOKEN)
+            return own, Authorization(subscription=subscription.seq, oauth2=subscription.auth)
+    return own, None

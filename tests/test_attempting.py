@@ -20,8 +20,16 @@ if TYPE_CHECKING:
         pytest.param(DELIVERED, 100, id="accepted"),
         pytest.param(GONE, 100, id="refused"),
         pytest.param(NO_ANSWER, 100, id="no answer"),
-        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.BLOCKED_ADDRESS, detail="")), 800, id="blocked"),
-        pytest.param(Unreachable(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="")), 800, id="no name server"),
+        *(
+            pytest.param(Unreachable(error=AttemptError(code=code, detail="")), 800, id=code)
+            for code in (
+                ErrorCode.BLOCKED_ADDRESS,
+                ErrorCode.SELF_CONNECTION,
+                ErrorCode.INVALID_URL,
+                ErrorCode.DNS_TEMPORARY,
+                ErrorCode.AUTH_FAILED,
+            )
+        ),
         pytest.param(Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail="")), 800, id="broken"),
         pytest.param(Interrupted(), 800, id="cut"),
         pytest.param(Interrupted(error=AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="")), 1600, id="local"),
@@ -52,6 +60,21 @@ async def test_others_of_the_same_moment_are_no_further_fault() -> None:
 
     assert 1 == len(told)
     assert 0 < outage.left <= 0.1
+
+
+async def test_who_is_kept_back_alone_is_told_of_now_and_then() -> None:
+    """Of trouble that keeps back some, each for itself, one line in five seconds is enough; and nobody else waits."""
+    told: list[Any] = []
+    outage = Outage(told.append)
+    outcome = Interrupted(error=AttemptError(code=ErrorCode.DNS_TEMPORARY, detail="no answer"), keeps_nobody_else=True)
+    for _ in range(100):
+        outage.weigh(outcome)
+
+    assert [5_000] == [each.pause for each in told]
+    assert not outage.left
+    outage._told_until = 0
+    outage.weigh(outcome)
+    assert 2 == len(told)
 
 
 def test_interruptions_are_recorded_once_a_second() -> None:

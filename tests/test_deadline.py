@@ -246,6 +246,24 @@ async def test_stalled_loop_cuts_nothing_that_has_ended() -> None:
     assert deadline.spared
 
 
+async def test_loop_that_stalls_again_cuts() -> None:
+    """A deadline is put off once: a loop that stands still again and again cuts all the same."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+
+    async def late() -> None:
+        with deadlines.after(60) as deadline:
+            for is_spared in (False, True):
+                assert deadline.spared is is_spared
+                deadlines._rings_at = deadline.when = loop.time() - 1
+                deadlines._ring()
+            await asyncio.sleep(0)
+
+    with pytest.raises(TimeoutError):
+        await late()
+    deadlines.close()
+
+
 def stall() -> None:
     """Hold up the event loop."""
     threading.Event().wait(0.2)

@@ -642,6 +642,24 @@ async def test_threads_start_when_needed(names: Names) -> None:
     await resolver.close()
 
 
+async def test_threads_are_bounded(names: Names) -> None:
+    """However many names hang at the same time, no more threads wait for them than there are for lookups."""
+    before = set(threading.enumerate())
+    hosts = [f"dead{n}.acme.com" for n in range(THREADS + 8)]
+    for host in hosts:
+        names.hang(host)
+    resolver = Resolver(public_only, lookup=names)
+    callers = [asyncio.create_task(resolver.resolve(host)) for host in hosts]
+    for host in hosts[:THREADS]:
+        await names.reached(host)
+    started = {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("hookengine-lookup")}
+    await resolver.close()
+    names.let_go()
+    await asyncio.wait(callers)
+
+    assert THREADS == len(started)
+
+
 HANGING = """
 import asyncio, time
 from hookengine.resolver import Resolver

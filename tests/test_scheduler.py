@@ -1202,6 +1202,7 @@ def test_discarded_delivery_does_not_go() -> None:
         pytest.param(make(1, 2), id="another-lane"),
         pytest.param(make(9), id="on-disk-only"),
         pytest.param(make(1, priority=HIGH), id="another-priority"),
+        pytest.param(make(0, due_at=NOW - 1), id="before-the-one-that-is"),
     ],
 )
 def test_discarding_what_is_not_there(row: Delivery) -> None:
@@ -1209,6 +1210,16 @@ def test_discarding_what_is_not_there(row: Delivery) -> None:
     scheduler = serving(1)
     push(scheduler, make(1))
     scheduler.discard(row)
+
+    assert [1] == take(scheduler)
+
+
+def test_row_at_the_mark_is_taken_once() -> None:
+    """The first row that is on disk only, told of again, stays there until the refill brings it."""
+    scheduler = serving(1, marks=(None, (NOW, 1), None))
+    assert [] == push(scheduler, make(1))
+    (refill,) = scheduler.refills(NOW)
+    answer(scheduler, refill, [make(1)])
 
     assert [1] == take(scheduler)
 
