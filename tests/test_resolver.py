@@ -655,7 +655,7 @@ async def test_threads_are_bounded(names: Names) -> None:
     started = {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("hookengine-lookup")}
     await resolver.close()
     names.let_go()
-    await asyncio.wait(callers)
+    await asyncio.gather(*callers, return_exceptions=True)
 
     assert THREADS == len(started)
 
