@@ -304,6 +304,38 @@ async def test_interrupted_one_that_left_takes_nothing_along(tmp_path: Path) -> 
         assert [(1,)] == place.rows("SELECT count(*) FROM exchanges")
 
 
+async def test_interrupted_with_the_rest_again(tmp_path: Path) -> None:
+    """Whoever left its batch and was answered since keeps what that shared, though it is interrupted along with the others."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        _, head, group = await composed(place)
+        await record(place, results(head, group, INTERRUPTED))
+        await place.store.writer.change(changes.retry_delivery(head.id, "acme"))
+        _, alone = place.listener.all("overruled")[-1]
+        [answered] = await place.record(result(alone, NO_ANSWER))
+        place.store.writer.record(result(answered.delivery, INTERRUPTED))  # both in one commit
+        await record(place, results(group[1], group[1:], INTERRUPTED))
+
+        assert [(1, 1), (1, None), (1, None), (2, 2), (3, 2)] == place.rows(
+            "SELECT delivery, exchange FROM attempts ORDER BY delivery, seq"
+        )
+        assert [(1,), (2,)] == place.rows("SELECT seq FROM exchanges")
+
+
+async def test_number_of_what_is_shared_is_given_once(tmp_path: Path) -> None:
+    """After a restart no attempt shows what a later one shares, even where what it shared itself is gone."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        _, head, group = await composed(place)
+        await record(place, results(head, group, GONE))
+    write(tmp_path / "hooks.db", "DELETE FROM exchanges")
+    async with opened(tmp_path, gathers=gathers) as place:
+        _, other, others = await composed(place)
+        await record(place, results(other, others, GONE))
+
+        assert [(2,)] == place.rows("SELECT seq FROM exchanges")
+        [attempt] = await place.store.reader.attempts(head.seq)
+        assert attempt.body is None
+
+
 async def test_guilty_batch_fails_whole(tmp_path: Path) -> None:
     """Results that SQLite refuses leave all of their batch as it was, and the others are stored."""
     async with opened(tmp_path, gathers=gathers) as place:

@@ -42,7 +42,7 @@ BEGIN
       AND deliveries.step = new_row.step_before;
 
     -- Consecutive interrupted attempts of a delivery are one row: the newest takes the place of the one before. What those of a
-    -- batch shared goes with the last of them: who left it since keeps its own.
+    -- batch shared goes with the last of them: who left it since, or has had another attempt, keeps its own.
     DELETE FROM exchanges
     WHERE seq IN (
         SELECT (
@@ -50,8 +50,10 @@ BEGIN
             FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)
         FROM json_each(new.interrupted) AS interrupted)
       AND NOT EXISTS (
-        SELECT 1 FROM attempts INDEXED BY attempts_of_exchange
-        WHERE exchange = exchanges.seq AND delivery NOT IN (SELECT value FROM json_each(new.interrupted)));
+        SELECT 1 FROM attempts AS other INDEXED BY attempts_of_exchange
+        WHERE other.exchange = exchanges.seq
+          AND (other.delivery NOT IN (SELECT value FROM json_each(new.interrupted))
+               OR other.seq <> (SELECT max(seq) FROM attempts WHERE delivery = other.delivery)));
     DELETE FROM attempts
     WHERE seq IN (
         SELECT (SELECT seq FROM attempts WHERE delivery = interrupted.value ORDER BY seq DESC LIMIT 1)

@@ -23,13 +23,14 @@ WHERE s.deleted_at IS NULL
 ORDER BY s.seq;
 
 -- last_keys
--- The newest key of each table that is numbered by commits, and that one can be; turns in lines are numbered with the deliveries.
+-- The newest key of what commits number, also one that attempts alone name; turns in lines are numbered with the deliveries.
 SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions WHERE seq < 1 << 62) AS subscriptions,
        (SELECT coalesce(max(seq), 0) FROM events WHERE seq < 1 << 62) AS events,
        max((SELECT coalesce(max(seq), 0) FROM deliveries WHERE seq < 1 << 62),
            coalesce((SELECT value FROM meta WHERE name = 'last_turn' AND typeof(value) = 'integer' AND value < 1 << 62), 0)
           ) AS deliveries,
-       (SELECT coalesce(max(seq), 0) FROM exchanges WHERE seq < 1 << 62) AS exchanges;
+       max((SELECT coalesce(max(seq), 0) FROM exchanges WHERE seq < 1 << 62),
+           (SELECT coalesce(max(exchange), 0) FROM attempts WHERE exchange < 1 << 62)) AS exchanges;
 
 -- heads
 -- The first pending delivery of each lane and priority: two index seeks each, however many rows wait.
