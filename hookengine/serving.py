@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hookengine import health, profiles
@@ -110,11 +111,15 @@ class Serving:
         How many batches a lane should have more, of each priority and those before it.
 
         As long as it has enough that could go no later, larger ones gather. Those that wait for a retry are not among these:
-        new events do not wait for it.
+        new events do not wait for it. A priority of which none is there gets one, whatever those before it have: only in the
+        lane it is counted how often that is overtaken.
         """
         subscription = self._store.memory.index.get(seq)
-        most, now = 0 if subscription is None else subscription.max_concurrency, self._clock.now()
-        return tuple(most - self._scheduler.due(seq, priority, now) for priority in Priority)
+        if subscription is None:
+            return (0,) * len(Priority)
+        most, now = subscription.max_concurrency, self._clock.now()
+        due = [self._scheduler.due(seq, priority, now) for priority in Priority]
+        return tuple(max(most - each, int(each == before)) for before, each in pairwise([0, *due]))
 
     def earned(
         self, subscription: Subscription | None, result: Result, now: int, counted: Health | None = None

@@ -82,6 +82,19 @@ async def test_high_batch_overtakes_those_that_wait(running_engine: Engine) -> N
     assert [[0, 1, 2], [9, 10, 11]] == profiles(receiver.requests)[:2]
 
 
+async def test_no_priority_waits_for_ever(running_engine: Engine) -> None:
+    """Of what a flow of `high` overtakes one batch goes after a hundred, and the next priority's after that."""
+    async with Receiver() as receiver:
+        await subscribe(running_engine, receiver, batch={"max_events": 2, "max_wait": "1h"}, max_concurrency=1)
+        high = [{"type": "campaign.sent", "data": {"n": n}, "priority": "high"} for n in range(300)]
+        later = [{"type": "campaign.sent", "data": {"n": -1}, "priority": each} for each in ["normal", "low"] * 2]
+        await ends(running_engine, await running_engine.publish_batch([*high, *later]))
+
+    late = [each for each, batch in enumerate(profiles(receiver.requests)) if batch == [-1, -1]]
+    assert (152, 2) == (len(receiver.requests), len(late))
+    assert max(late) < 110  # a hundred, and the few that went before both were made
+
+
 async def test_first_event_waits_no_longer_than_max_wait(running_engine: Engine) -> None:
     """A batch that is not full goes when its first event has waited for `max_wait`, and not earlier."""
     async with Receiver() as receiver:

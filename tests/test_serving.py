@@ -205,6 +205,19 @@ async def test_room_for_batches(tmp_path: Path) -> None:
         assert [(4, 4, 3), (0, 0, 0)] == [made.serving.room(seq) for seq in (one.seq, 99)]
 
 
+async def test_no_priority_is_kept_out_by_those_before_it(tmp_path: Path) -> None:
+    """In a lane that others fill a priority of which nothing is due has room for one, so that it can be overtaken there."""
+    async with served(tmp_path) as made:
+        one = await made.subscribe(max_concurrency=1)
+        rooms = []
+        for priority in (Priority.HIGH, Priority.NORMAL, Priority.LOW):
+            [delivery] = await made.place.deliver(draft(priority=priority))
+            made.scheduler.push(delivery, now=NOW)
+            rooms.append(made.serving.room(one.seq))
+
+        assert [(0, 1, 1), (0, 0, 1), (0, 0, 0)] == rooms
+
+
 @pytest.mark.parametrize(
     ("before", "outcome", "failures", "expected"),
     [
