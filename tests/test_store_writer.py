@@ -235,6 +235,24 @@ async def test_commits_are_grouped(tmp_path: Path) -> None:
         assert [(1_000,)] == place.rows("SELECT count(*) FROM deliveries")
 
 
+async def test_many_results_are_spread_over_commits(tmp_path: Path) -> None:
+    """What large batches bring at once waits for the next commit, with the reads that must not come before it."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe()
+        waiting = await place.deliver(*drafts(2_801))
+        place.listener.told.clear()
+        for first in range(0, 2_700, 900):
+            batch = waiting[first : first + 900]
+            place.store.writer.record(*(replace(result(each, DELIVERED), head=batch[0], shares=True) for each in batch))
+        for each in waiting[2_700:]:
+            place.store.writer.record(result(each, DELIVERED))
+        place.store.writer.compose(Compose(made.seq, 10, 0, (1, 1, 1)))
+
+        assert ([], None) == await place.refill(Refill(made.seq, Priority.NORMAL, (0, 0), 10))
+        assert [2_700, 101] == [len(each) for each in place.listener.all("recorded")]
+        assert ["recorded", "recorded", "composed", "refilled"] == [told for told, _ in place.listener.told]
+
+
 async def test_keys_are_in_the_order_of_commits(tmp_path: Path) -> None:
     """Rows are numbered as they are committed: in the order of asking, within an array in its order."""
     async with opened(tmp_path) as place:

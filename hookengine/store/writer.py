@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_CHANGES = 8  # between two commits: each has a sync of its own, for which publishers wait
+_MOST_RESULTS = 2_000  # of one commit, about, so that it takes some 50 ms: 256 slots with batches of 100 hold 25,600
 _SHORTEST_REST = 0.1  # s after a failed commit, doubling to the longest
 _LONGEST_REST = 2.0  # so that work goes on within 5 s of there being space
 
@@ -245,13 +246,13 @@ class Writer:
         """
         Results and publications in one commit, then the changes, the batches, the refills.
 
-        Each sees the results sent before it.
+        Batches and refills see the results sent before them: they wait while some of these are left for the next commit.
         """
-        results = _all(self._results)  # not many: each holds a slot of the scheduler
+        results = self._some_results()
         publications = self._with_room(self._publications.take())
         changes = [self._changes.popleft() for _ in range(min(_MOST_CHANGES, len(self._changes)))]
-        compositions = _all(self._compositions)
-        refills = _all(self._refills)
+        compositions = [] if self._results else _all(self._compositions)
+        refills = [] if self._results else _all(self._refills)
         self._in_hand = [publication.done for publication in publications] + [done for _, done in changes]
         self._locked = None
         if results or publications:
@@ -272,6 +273,17 @@ class Writer:
             await self._fold()
         if self._is_cramped:
             await self._empty_wal()
+
+    def _some_results(self) -> list[tuple[Result, ...]]:
+        """Those that have waited longest: nearly always all, because each request holds a slot of the scheduler."""
+        if sum(map(len, self._results)) <= _MOST_RESULTS:
+            return _all(self._results)
+        taken: list[tuple[Result, ...]] = []
+        count = 0
+        while count < _MOST_RESULTS:
+            taken.append(self._results.popleft())
+            count += len(taken[-1])
+        return taken
 
     def _with_room(self, publications: list[Publication]) -> list[Publication]:
         """*publications*; none, and who waits for them hears why, where they would take the last of the disk."""
