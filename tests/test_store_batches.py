@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
-from storage import DELIVERED, GONE, HOUR, INTERRUPTED, NO_ANSWER, NOW, RULES, Opened, draft, drafts, opened, result, write
+from storage import (
+    DELIVERED,
+    GONE,
+    HOUR,
+    INTERRUPTED,
+    NO_ANSWER,
+    NOW,
+    RULES,
+    Opened,
+    draft,
+    drafts,
+    opened,
+    result,
+    traced,
+    write,
+)
 
 from hookengine import retry
 from hookengine.gathering import Compose, Composed
@@ -126,6 +141,23 @@ async def test_no_more_batches_than_asked_for(tmp_path: Path) -> None:
 
         assert [Priority.HIGH] == [each.priority for each in answer.heads]
         assert ((1, 3, 0), (NOW + SECOND, NOW, None)) == (answer.due, answer.look_at)
+
+
+async def test_much_that_waits_is_spread_over_commits(tmp_path: Path) -> None:
+    """However many batches a lane may have, and of however many subscriptions, a commit makes as many as have its rows."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        both = [await place.subscribe(batch=BATCH) for _ in range(2)]
+        await place.publish(*drafts(2 * batches.MOST_ROWS + 10))
+        answer = await place.compose(asked(both[0], most=500, limit=200))
+        assert (batches.MOST_ROWS, (0, 500, 0), NOW) == (500 * len(answer.heads), answer.due, answer.look_at[1])
+
+        async with traced(place) as statements:
+            for each in both:
+                place.store.writer.compose(asked(each, most=500, limit=200))
+            await place.listener.until("composed", 3)
+        made = [(of.subscription, len(answer.heads)) for of, answer in place.listener.all("composed")[1:]]
+        assert [(each.seq, batches.MOST_ROWS // 500) for each in both] == made
+        assert 2 == statements.count("COMMIT")
 
 
 async def test_batch_holds_one_priority_of_one_subscription(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hookengine.models import Delivery
     from hookengine.store.transaction import Transaction
 
+MOST_ROWS = 2_000  # put into batches by one commit, about, of each priority: 50 ms for which publishers wait
 MOST_BYTES = 1 << 20  # of events in a batch that has more than one: memory in flight is bounded as it is for single events
 
 
@@ -25,14 +26,15 @@ async def compose(tx: Transaction, asked: Compose) -> Composed:
     """
     Make the batches that may be made now, and tell when to ask again.
 
-    A batch is made once it has its number of events, or its oldest has waited long enough; one event goes by itself.
+    A batch is made once it has its number of events, or its oldest has waited long enough; one event goes by itself. What is
+    too much for one commit is to be asked for again at once.
     """
     heads: list[Delivery] = []
     changed: list[tuple[int, int, int | None]] = []
     due: list[int] = []
     look_at: list[int | None] = []
     for priority in Priority:
-        room = max(0, asked.limits[priority] - len(heads))
+        room = max(0, min(asked.limits[priority] - len(heads), max(1, MOST_ROWS // asked.most)))
         found = await _gathered(tx, asked, priority, room)
         while found and room and _is_ready(found, asked, tx.now):
             room -= 1

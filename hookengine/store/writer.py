@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.clock import Clock
-    from hookengine.gathering import Compose
+    from hookengine.gathering import Compose, Composed
     from hookengine.models import Delivery
     from hookengine.scheduler import Refill
     from hookengine.store.memory import Memory
@@ -532,11 +532,16 @@ class Writer:
                 done.set_result(value)
 
     async def _compose(self, asked: list[Compose]) -> None:
-        """All of *asked* in one transaction; what cannot be stored now is asked for again."""
+        """As many of *asked* as one transaction should do, the others next; what cannot be stored now is asked for again."""
         transaction = Transaction(self, self._db, self._keys, self._clock)
+        composed: list[Composed] = []
+        most = self._db.total_changes + batches.MOST_ROWS
         try:
             await self._db.execute("BEGIN IMMEDIATE")
-            composed = [await batches.compose(transaction, each) for each in asked]
+            for each in asked:
+                composed.append(await batches.compose(transaction, each))
+                if self._db.total_changes >= most:
+                    break
             await self._db.commit()
         except Exception as error:  # noqa: BLE001  # whatever it is: the task goes on
             await self._roll_back(error)
@@ -547,7 +552,8 @@ class Writer:
             for each in asked:
                 self.listener.composed(each, None)
         else:
-            for each, made in zip(asked, composed, strict=True):
+            self._compositions.extendleft(reversed(asked[len(composed) :]))
+            for each, made in zip(asked, composed, strict=False):
                 self.listener.composed(each, made)
             self.park(transaction.unreadable)
 
