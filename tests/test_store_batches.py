@@ -484,6 +484,22 @@ async def test_enabling_brings_batches_forward_whole(tmp_path: Path) -> None:
         assert [1, 2, 3] == sorted(before.seq for before, _ in place.listener.all("overruled"))
 
 
+async def test_enabling_brings_large_batches_forward_in_steps(tmp_path: Path) -> None:
+    """As many batches as have the rows of a step are one commit, or a single one that has more."""
+    async with opened(tmp_path, gathers=gathers) as place:
+        made = await place.subscribe(batch=BATCH)
+        await place.publish(*drafts(1_200))
+        for size in (600, 200):
+            for head in (await place.compose(asked(made, most=size, limit=600 // size))).heads:
+                await record(place, results(head, await members(place, head.seq), NO_ANSWER))
+        made = await place.edit(made, state=SubscriptionState.DISABLED)
+        place.clock.time += 7
+        await place.edit(made, state=SubscriptionState.ACTIVE)
+
+        assert [600, 400, 200, 0] == [await place.store.writer.change(upkeep.bring_forward) for _ in range(4)]
+        assert [(NOW + 7, 1_200)] == place.rows("SELECT due_at, count(*) FROM deliveries GROUP BY 1")
+
+
 async def test_deleting_cancels_what_waits_for_a_batch(tmp_path: Path) -> None:
     """Nothing of a deleted subscription waits for ever, wherever it stands."""
     async with opened(tmp_path, gathers=gathers) as place:
@@ -548,7 +564,7 @@ async def test_unreadable_row_keeps_nobody_in_a_batch(tmp_path: Path) -> None:
         place.clock.time += 10
         for state in (SubscriptionState.DISABLED, SubscriptionState.ACTIVE):
             made = await place.edit(made, state=state)
-        assert 1 == await place.store.writer.change(upkeep.bring_forward)
+        assert 2 == await place.store.writer.change(upkeep.bring_forward)
         assert [(1, NOW + 10), (3, NOW + 10)] == place.rows("SELECT seq, due_at FROM deliveries WHERE seq <> 2 ORDER BY seq")
 
         await place.store.writer.change(changes.cancel_delivery(head.id, "acme"))

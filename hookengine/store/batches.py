@@ -12,7 +12,7 @@ from hookengine.store import rows
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from hookengine.gathering import Compose
     from hookengine.models import Delivery
@@ -74,11 +74,12 @@ async def leave(tx: Transaction, before: Delivery) -> None:
     tx.promote(await tx.fetch(sql.promote, {"batch": before.batch, "subscription": before.subscription}))
 
 
-async def followers(tx: Transaction, heads: Iterable[Delivery]) -> list[Delivery]:
-    """What goes with those of *heads* that lead a batch."""
-    led = {head.batch: head.seq for head in heads if head.batch is not None}
-    found = tx.read(await tx.fetch(sql.members, (rows.json_text(list(led)),))) if led else ()
-    return [each for each in found if each.seq not in led.values()]
+async def followers(tx: Transaction, head: Delivery) -> list[Delivery]:
+    """What goes with *head*, if that leads a batch."""
+    if head.batch is None:
+        return []
+    found = tx.read(await tx.fetch(sql.members, (rows.json_text([head.batch]),)))
+    return [each for each in found if each.seq != head.seq]
 
 
 async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: int) -> list[tuple[Delivery, int]]:

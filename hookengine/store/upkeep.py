@@ -31,7 +31,7 @@ SPAN = 5_000  # keys whose times are known together: read in about 3 ms, and loo
 
 async def bring_forward(tx: Transaction) -> int:
     """
-    Of the subscriptions that were enabled, let some retries go now; how many, 0 when none is left.
+    Of the subscriptions that were enabled, let some retries go now, batches whole; how many, 0 when none is left.
 
     Which are left is in rows, so that a restart goes on where it was.
     """
@@ -40,12 +40,16 @@ async def bring_forward(tx: Transaction) -> int:
             found = await tx.fetch(sql.waiting_for_retry, (seq, priority, tx.now, enabled_at, STEP))
             if not found:
                 continue
-            waiting = tx.read(found)
-            waiting += await batches.followers(tx, waiting)
+            waiting: list[Delivery] = []
+            for head in tx.read(found):
+                batch = [head, *await batches.followers(tx, head)]
+                if waiting and len(waiting) + len(batch) > STEP:
+                    break
+                waiting += batch
             await tx.run_many(sql.bring_forward, [(tx.now, before.seq) for before in waiting])
             for before in waiting:
                 tx.overrule(before, replace(before, due_at=tx.now))
-            return len(found)
+            return len(waiting) or len(found)  # which are given up, if none can be read
         await tx.run(sql.drop_meta, (f"{ENABLING}{seq}",))
     return 0
 
