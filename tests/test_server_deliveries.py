@@ -138,6 +138,24 @@ async def test_large_bodies_of_many_attempts_are_not_repeated(api: Api, monkeypa
     assert [3, 4, 5, 6] == [each["number"] for each in last]
 
 
+async def test_large_batches_of_many_attempts_are_not_read(api: Api) -> None:
+    """Of what attempts shared with others only that is read which there is room for, one request after the other."""
+    batch = {"max_events": 2, "max_wait": "1h"}
+    async with Receiver([200, 500]) as receiver:
+        await api.subscribe(receiver.url, tenant="shared", profile="clevertap", batch=batch, retry_schedule=["0ms"] * 3)
+        event, _ = [await api.publish(tenant="shared", data={"text": "x" * 400_000}) for _ in range(2)]
+        await api.engine.wait(event["id"], PATIENCE)
+        [found] = (await api("GET", f"/v1/deliveries?event={event['id']}")).json["data"]
+        statements: list[str] = []
+        viewing = api.engine._running.store.viewer._db.connection
+        await viewing.set_trace_callback(statements.append)
+        attempts = (await api("GET", f"/v1/deliveries/{found['id']}")).json["attempts"]
+        await viewing.set_trace_callback(None)  # type: ignore[arg-type]  # sqlite3 takes None, aiosqlite's hint does not
+
+    assert [True, True, False, False] == [each["request"]["body"] is None for each in attempts]
+    assert 2 == len([each for each in statements if "attempts_of_exchange" in each])
+
+
 @pytest.mark.parametrize("path", ["", "/retry", "/cancel"])
 async def test_unknown_delivery(api: Api, path: str) -> None:
     """What is not there cannot be read, retried or cancelled."""

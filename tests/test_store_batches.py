@@ -269,7 +269,7 @@ async def test_one_attempt_of_all(tmp_path: Path) -> None:
             [stored] = await place.store.reader.attempts(each.seq)
             assert (410, b"bye") == (stored.status_code, stored.body)
             assert stored.exchange is not None
-            events = (await place.store.reader.events_of([stored.exchange]))[stored.exchange]
+            events = await place.store.reader.events_of(stored.exchange)
             assert [member.event for member in group] == [event.seq for event in events]
 
 

@@ -39,16 +39,16 @@ class DeliveryOperations(Operations):
         delivery, seq, event_seq = found
         own = (await self._store.viewer.events_by_seq([event_seq]))[0].values()
         attempts = await self._store.viewer.attempts(seq)
-        shared = await self._store.viewer.events_of([each.exchange for each in attempts if each.exchange is not None])
         subscription = self._store.memory.index.by_id(delivery.subscription)
         shown: list[views.Attempt] = []
         room = _MOST_BODIES
         for each in reversed(attempts):
-            events = [*own] if each.exchange is None else shared.get(each.exchange, [])
-            # What is gone cannot be shown: so it is with what there is no room for.
-            made = shown_attempt(each, events if room > 0 else [], subscription, self._profiles)
-            if made.request is not None and made.request.body is not None:
-                room -= len(made.request.body)
+            events = []  # what is gone cannot be shown: so it is with what there is no room for
+            if room > 0:
+                events = [*own] if each.exchange is None else await self._store.viewer.events_of(each.exchange)
+            made = shown_attempt(each, events, subscription, self._profiles)
+            sent = None if made.request is None else made.request.body
+            room -= sum(len(event.data) for event in events) if sent is None else len(sent)  # read in vain
             shown.append(made)
         return replace(delivery, attempts=shown[::-1])
 

@@ -616,13 +616,13 @@ WHERE a.delivery = ?
 ORDER BY a.seq DESC
 LIMIT ?;
 
--- events_of_exchanges
--- The events whose deliveries shared these requests.
-SELECT a.exchange, d.seq AS delivery, e.seq, e.id, e.tenant, e.type, e.data, e.accepted_at, e.occurred_at, e.ordering_key
-FROM json_each(?) AS wanted
-CROSS JOIN attempts AS a INDEXED BY attempts_of_exchange ON a.exchange = wanted.value
+-- events_of_exchange
+-- The events whose deliveries shared a request.
+SELECT d.seq AS delivery, e.seq, e.id, e.tenant, e.type, e.data, e.accepted_at, e.occurred_at, e.ordering_key
+FROM attempts AS a INDEXED BY attempts_of_exchange
 CROSS JOIN deliveries AS d ON d.seq = a.delivery
-CROSS JOIN events AS e ON e.seq = d.event;
+CROSS JOIN events AS e ON e.seq = d.event
+WHERE a.exchange = ?;
 
 -- subscription_key
 -- The key of a subscription, deleted ones too: their history stays readable.

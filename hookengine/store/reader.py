@@ -89,14 +89,13 @@ class Reader:
             members.setdefault(delivery.batch or 0, []).append(delivery)
         return members, unreadable
 
-    async def events_of(self, exchanges: list[int]) -> dict[int, list[models.Event]]:
-        """For each of these requests that deliveries shared, their events in its order."""
-        found: dict[int, list[models.Event]] = {}
-        if exchanges:
-            shared = await self._db.execute_fetchall(sql.events_of_exchanges, (rows.json_text(exchanges),))
-            for row in sorted(shared, key=itemgetter("delivery")):
-                with suppress(StorageCorrupt):
-                    found.setdefault(row["exchange"], []).append(rows.event(tuple(row)[2:]))
+    async def events_of(self, exchange: int) -> list[models.Event]:
+        """The events of a request that deliveries shared, in its order."""
+        found: list[models.Event] = []
+        shared = await self._db.execute_fetchall(sql.events_of_exchange, (exchange,))
+        for row in sorted(shared, key=itemgetter("delivery")):
+            with suppress(StorageCorrupt):
+                found.append(rows.event(tuple(row)[1:]))
         return found
 
     async def events_by_seq(self, seqs: Iterable[int]) -> tuple[dict[int, models.Event], list[StorageCorrupt]]:
