@@ -481,7 +481,7 @@ class Dispatcher:
     def _release(self, taken: Delivery, group: list[Recorded], subscription: Subscription | None, now: int) -> None:
         """Give the slot back, with what the subscription has earned."""
         recorded = group[0]
-        if len(group) > 1:
-            recorded = next((each for each in group if each.counted and each.result.attempt is not None), recorded)
+        if len(group) > 1:  # those that went stand behind those that could not
+            recorded = next((each for each in group[::-1] if each.counted and each.result.attempt is not None), recorded)
         standing = self._serving.earned(subscription, recorded.result, now, recorded.health)
         self._scheduler.release(taken.seq, standing)

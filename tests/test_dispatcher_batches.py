@@ -12,6 +12,7 @@ from engines import Gate, Journal, blocked_reader, only, rows, running
 from patience import PATIENCE
 from storage import write
 
+from hookengine.models import Rank, Standing
 from hookengine.receiver import Received, Receiver
 from hookengine.store import changes
 
@@ -416,18 +417,21 @@ async def test_composition_outlives_a_restart(tmp_path: Path, journal: Journal) 
     assert [[0, 1, 2], [3, 4, 9]] == profiles([again, other])
 
 
-async def test_poison_event_is_parked_and_the_rest_goes(tmp_path: Path, journal: Journal) -> None:
-    """A delivery whose event is gone fails as an internal error; the other events of its batch arrive."""
+@pytest.mark.parametrize("others", [1, 2])
+async def test_poison_event_is_parked_and_the_rest_goes(tmp_path: Path, journal: Journal, others: int) -> None:
+    """A delivery whose event is gone fails as an internal error; the others of its batch arrive, and earn what they do."""
     async with Receiver() as receiver:
         async with running(tmp_path, journal) as first:
-            made = await subscribe(first, receiver)
+            made = await subscribe(first, receiver, batch={"max_events": 1 + others, "max_wait": "1h"})
             await first.disable(made.id)
-            events = await publish(first, 3)
-        write(tmp_path / "hooks.db", "PRAGMA foreign_keys = off; DELETE FROM events WHERE seq = 2;")
+            events = await publish(first, 1 + others)
+        write(tmp_path / "hooks.db", "PRAGMA foreign_keys = off; DELETE FROM events WHERE seq = 1;")
         async with running(tmp_path, journal) as second:
             await second.enable(made.id)
-            await ends(second, [events[0], events[2]])
+            await ends(second, events[1:])
+            standing = second._running.dispatcher._scheduler.standing(1)
             states = rows(tmp_path, "SELECT state FROM deliveries ORDER BY seq")
 
-    assert [[0, 2]] == profiles(receiver.requests)
-    assert [("delivered",), ("failed",), ("delivered",)] == states
+    assert [[*range(1, 1 + others)]] == profiles(receiver.requests)
+    assert [("failed",), *[("delivered",)] * others] == states
+    assert Standing(width=2, rank=Rank.TRUSTED) == standing
