@@ -148,11 +148,29 @@ async def test_wal_without_its_database_is_kept(tmp_path: Path) -> None:
     (left / DATABASE).rename(tmp_path / "moved")
     content = wal.read_bytes()
     for _ in range(2):
-        with pytest.raises(StartError, match=f"{wal} is: put the database back"):
+        with pytest.raises(StartError, match=f"there is {wal} and .*: put the database back"):
             await engine(left).start()
     assert content == wal.read_bytes()
     (tmp_path / "moved").rename(left / DATABASE)
     async with running(left) as made:
+        assert 1 == len((await made.events()).data)
+
+
+@pytest.mark.row("F11")
+async def test_database_that_went_is_not_made_anew(tmp_path: Path) -> None:
+    """After the file was moved away from a running engine no start makes an empty one; put back, it has what was accepted."""
+    made, database = engine(tmp_path), tmp_path / DATABASE
+    await made.start()
+    await made.publish("order.created", {})
+    database.rename(tmp_path / "moved")
+    with pytest.raises(StorageFailed):
+        async with asyncio.timeout(PATIENCE):
+            await made.wait_stopped()
+    for _ in range(2):
+        with pytest.raises(StartError, match=f"{database} is not there, but there is {database}-wal"):
+            await engine(tmp_path).start()
+    (tmp_path / "moved").rename(database)
+    async with running(tmp_path) as made:
         assert 1 == len((await made.events()).data)
 
 

@@ -452,6 +452,18 @@ async def test_start_that_ended_after_making_the_key_begins_again(tmp_path: Path
         assert keys == find_keys(tmp_path / "secret.key", None, may_create=False, new_bytes=clock.new_bytes)
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", ".reserve"])
+async def test_what_a_database_left_is_no_new_one(tmp_path: Path, suffix: str) -> None:
+    """Where a file that only a database has beside it is there, though empty, and the database is not, none is made."""
+    left = tmp_path / f"hooks.db{suffix}"
+    left.touch()
+    with pytest.raises(StartError, match=f"is not there, but there is {left}: put the database back, or take that away"):
+        await store_at(tmp_path / "hooks.db").open(Recorder())
+    left.unlink()
+    async with opened(tmp_path) as place:
+        assert place.store.is_new
+
+
 async def test_start_that_ended_before_the_key_begins_again(tmp_path: Path) -> None:
     """A database without a check value has stored nothing, and gets its key now."""
     async with opened(tmp_path):

@@ -96,8 +96,11 @@ class Store:
         fresh = make_file(self.path)
         real = self.path.resolve()  # a relative one that begins with `file:` would be a URI to SQLite
         wal = real.with_name(real.name + "-wal")
-        if fresh and wal.exists() and wal.stat().st_size:  # which SQLite would delete
-            raise StartError(f"{self.path} is not there, but {wal} is: put the database back, or take that file away")
+        # What SQLite would delete; and where an end has folded it into a file that had gone, what tells that there was one.
+        beside = (wal, real.with_name(real.name + "-shm"), self.path.with_name(self.path.name + ".reserve"))
+        if fresh and (left := [str(path) for path in beside if path.exists()]):
+            there = f"there is {' and '.join(left)}"
+            raise StartError(f"{self.path} is not there, but {there}: put the database back, or take that away")
         write_anew(wal)
         db = await open_writer(real, synchronous=self._synchronous)
         self._connections.append(db)
