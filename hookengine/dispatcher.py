@@ -97,6 +97,7 @@ class Dispatcher:
         self._patience: list[asyncio.TimerHandle] = []
         self._stopping = False
         self._storage_works = True
+        self._has_room = True  # for new events
         self._offset = 0.0  # ms from loop time to the wall clock
         self._has_gone_back = False  # since the last stop, which is still to be dealt with
         self._outage = Outage(observe)
@@ -231,9 +232,21 @@ class Dispatcher:
     def storage(self, error: Exception | None) -> None:
         """Nothing is sent while nothing can be recorded: it would only be sent again."""
         if self._storage_works or error is None:
-            self._observe(StorageTrouble(error=None if error is None else str(error)))
+            self._tell_trouble(error, over=self._has_room)
         self._storage_works = error is None
         self._wake.set()
+
+    def room(self, lack: Exception | None) -> None:
+        """New events are refused or taken again; what was accepted is sent and recorded meanwhile."""
+        self._tell_trouble(lack, over=self._storage_works)
+        self._has_room = lack is None
+
+    def _tell_trouble(self, error: Exception | None, *, over: bool) -> None:
+        """Tell that a trouble of the storage begins, or, unless there is another one, that it is *over*."""
+        if error is not None:
+            self._observe(StorageTrouble(error=str(error)))
+        elif over:
+            self._observe(StorageTrouble(error=None))
 
     # The loop.
 

@@ -118,7 +118,7 @@ class Metrics:
                 self._disabled[after.disabled_reason] += 1
 
     def storage(self, *, works: bool) -> None:
-        """Commits fail, or work again."""
+        """Commits fail or new events find no room, or both is over."""
         self._storage_works = works
         self._storage_troubles += not works
 
@@ -143,7 +143,9 @@ class Metrics:
         yield CounterMetricFamily("hookengine_commits", "Commits of the database.", self._commits)
         yield CounterMetricFamily("hookengine_events_accepted", "Events accepted.", self._events)
         yield CounterMetricFamily("hookengine_deliveries_created", "Deliveries that accepted events made.", self._created)
-        yield CounterMetricFamily("hookengine_storage_troubles", "Times that commits began to fail.", self._storage_troubles)
+        yield CounterMetricFamily(
+            "hookengine_storage_troubles", "Times that commits began to fail, or room to run out.", self._storage_troubles
+        )
         yield CounterMetricFamily(
             "hookengine_local_troubles", "Pauses because this machine could not send.", self._local_troubles
         )
@@ -181,4 +183,6 @@ class Metrics:
         yield GaugeMetricFamily("hookengine_window_limit", "The most that may wait in memory.", present.window_limit)
         yield GaugeMetricFamily("hookengine_events_waiting", "Events waiting for their commit.", present.waiting)
         yield GaugeMetricFamily("hookengine_paused", "1 while nothing is taken to be sent.", present.paused)
-        yield GaugeMetricFamily("hookengine_storage_available", "1 while commits work.", self._storage_works)
+        yield GaugeMetricFamily(
+            "hookengine_storage_available", "1 while commits work and new events find room.", self._storage_works
+        )

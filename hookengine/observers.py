@@ -66,7 +66,7 @@ class ReplayProgress(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class StorageTrouble(Struct, frozen=True, kw_only=True, gc=False):
-    """Commits fail, or (without an error) work again."""
+    """Commits fail or new events find no room, or (without an error) both is over."""
 
     error: str | None
 

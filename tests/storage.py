@@ -144,6 +144,10 @@ class Recorder:
         """Commits fail, or work again."""
         self._keep("storage", error)
 
+    def room(self, lack: Exception | None) -> None:
+        """New events find no room, or find some again."""
+        self._keep("room", lack)
+
     def all(self, name: str) -> list[Any]:
         """All that was told under *name*, oldest first."""
         return [what for told, what in self.told if told == name]

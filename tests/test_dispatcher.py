@@ -932,6 +932,24 @@ async def test_full_disk_pauses_sending(tmp_path: Path, journal: Journal) -> Non
         assert 1 == len(journal.all("storage_unavailable"))
 
 
+@pytest.mark.parametrize("ends", [("storage", "room"), ("room", "storage")])
+async def test_storage_is_well_once_nothing_ails_it(tmp_path: Path, journal: Journal, ends: tuple[str, str]) -> None:
+    """Where commits fail and new events find no room, both begin with a line, and that it is over is one when both are."""
+    async with running(tmp_path, journal) as engine:
+        dispatcher = engine._running.dispatcher
+        dispatcher.room(StorageUnavailable("no room"))
+        assert not dispatcher.paused
+        dispatcher.storage(StorageUnavailable("no commits"))
+        assert dispatcher.paused
+        getattr(dispatcher, ends[0])(None)
+        assert [] == journal.all("storage_recovered")
+        getattr(dispatcher, ends[1])(None)
+
+        assert ["no room", "no commits"] == [line["error"] for line in journal.all("storage_unavailable")]
+        assert 1 == len(journal.all("storage_recovered"))
+        assert not dispatcher.paused
+
+
 # How many at a time
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections import Counter
 from contextlib import aclosing
@@ -116,6 +117,29 @@ async def test_metrics_of_a_full_disk(tmp_path: Path) -> None:
 
     names = ("storage_available", "paused", "storage_troubles_total")
     assert ((0, 1, 1), (1, 0, 1)) == (tuple(during[n] for n in names), tuple(after[n] for n in names))
+
+
+async def test_metrics_of_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
+    """Refusals for want of room are seen in the metrics and the log while they last, and what was accepted is sent."""
+    journal, gate = Journal(), Gate()
+    async with running(tmp_path, journal) as engine, Receiver(gate) as receiver:
+        space = engine._running.store.writer._space
+        await engine.subscribe(receiver.url)
+        accepted = await engine.publish("order.created", 1)
+        space._looked_at, space._lack = math.inf, "the disk is nearly full"
+        with pytest.raises(StorageUnavailable):
+            await engine.publish("order.created", 2)
+        gate.open()
+        assert ["delivered"] == [each.state for each in await engine.wait(accepted.id, PATIENCE)]
+        during = numbers(engine)
+        space._looked_at = 0.0
+        await journal.until("storage_recovered")
+        after = numbers(engine)
+
+    names = ("storage_available", "paused", "storage_troubles_total", "faults_total")
+    assert [(0, 0, 1, 0), (1, 0, 1, 0)] == [tuple(some[n] for n in names) for some in (during, after)]
+    [line] = journal.all("storage_unavailable")
+    assert "the storage takes no events: the disk is nearly full" == line["error"]
 
 
 async def test_subscriptions_from_before_are_counted(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_reserve(tmp_path: Path) -> None:
 
 
 async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> None:
-    """Below the mark publishers are refused, which is told once, and results are recorded; above it all goes on."""
+    """Below the mark publishers are refused, which is told once, and results are recorded; that it is over is told unasked."""
     done = Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
     async with opened(tmp_path) as place:
         await place.subscribe()
@@ -76,10 +76,23 @@ async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> No
                 await place.publish()
         assert not place.store.writer.has_room
         await place.record(result(delivery, done))
-        assert 1 == len(place.listener.all("unreadable"))
-        assert [] == place.listener.all("storage")
+        assert ["the storage takes no events: nearly full"] == list(map(str, place.listener.all("room")))
         space._looked_at = 0.0
+        assert (await place.listener.until("room", 2))[1] is None
         await place.publish()
+        assert [] == place.listener.all("storage") + place.listener.all("unreadable")
+
+
+async def test_low_disk_that_a_question_finds(tmp_path: Path) -> None:
+    """Whoever only asks if there is room lets it be told that there is none, and that there is again."""
+    async with opened(tmp_path) as place:
+        space = place.store.writer._space
+        space._looked_at, space._lack = math.inf, "nearly full"
+        assert not place.store.writer.has_room
+        assert 1 == len(place.listener.all("room"))
+        space._looked_at = 0.0
+        assert (await place.listener.until("room", 2))[1] is None
+        assert place.store.writer.has_room
 
 
 @pytest.mark.row("F04")

@@ -217,3 +217,6 @@ class Listener(Protocol):
 
     def storage(self, error: Exception | None) -> None:
         """Commits fail with *error*, or work again."""
+
+    def room(self, lack: Exception | None) -> None:
+        """New events are refused with *lack*, because there is no room for them, or find some again; all else goes on."""

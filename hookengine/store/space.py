@@ -19,7 +19,7 @@ _RESERVE = 4 << 20  # or a 64th of a small disk
 _LOW = 256 << 20  # or a 20th of a small disk
 _WAL = 128 << 20  # or an eighth of a small disk
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_EVERY = 1.0  # s between two looks
+EVERY = 1.0  # s between two looks
 
 
 class Space:
@@ -29,12 +29,12 @@ class Space:
         self._reserve = path.with_name(path.name + ".reserve")
         self._folder = path.parent
         self._new_bytes = new_bytes
-        self._looked_at = -_EVERY  # loop time
+        self._looked_at = -EVERY  # loop time
         self._lack: str | None = None
 
     def lack(self, now: float) -> str | None:
         """Why there is no room for new events at *now* (s, of the loop); None while there is some."""
-        if now >= self._looked_at + _EVERY:
+        if now >= self._looked_at + EVERY:
             self._looked_at = now
             self._lack = self._look()
         return self._lack

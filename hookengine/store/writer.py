@@ -27,6 +27,7 @@ from hookengine.store.folding import Folding, rows_in
 from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Listener, Receipt, Result
 from hookengine.store.publications import MOST_DELIVERIES, Publication, Publications, fail, refuse
 from hookengine.store.queries import sql
+from hookengine.store.space import EVERY
 from hookengine.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Writer:
         self._keys = keys
         self._folding = Folding(db, every=rows_in(space.of_wal()))
         self._space = space
-        self._lacks: str | None = None  # what was last told of that
+        self._is_short = False  # of that, as was last told
         self._is_cramped = False  # whether the WAL's room is wanted back
         self.listener = listener
         self._loop = asyncio.get_running_loop()
@@ -194,7 +195,7 @@ class Writer:
                     await self._wait()
                 else:
                     await self._turn()
-                    if not self._publications or self._lacks is not None:
+                    if not self._publications or self._is_short:
                         # Whoever waited for this commit sends its next piece of work now: that belongs into the next commit,
                         # not into one after a commit of what else had gathered.
                         await asyncio.sleep(0)
@@ -215,7 +216,7 @@ class Writer:
     @property
     def has_room(self) -> bool:
         """Whether an event that comes now can be stored, as far as is known."""
-        return not self._rest and self._space.lack(self._loop.time()) is None
+        return not self._rest and self._lack() is None
 
     @property
     def waiting(self) -> int:
@@ -232,11 +233,14 @@ class Writer:
         return not (self._publications or self._results or self._changes or self._refills or self._compositions)
 
     async def _wait(self) -> None:
-        """Wait for work, or for the time to probe."""
+        """Wait for work, or for the time to probe, or to look if there is room again."""
         self._work.clear()
+        look_at = self._loop.time() + EVERY if self._is_short else None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._probe_at if self._rest else None):
+            async with asyncio.timeout_at(self._probe_at if self._rest else look_at):
                 await self._work.wait()
+        if self._is_short and self._lack() is not None and self._is_cramped:
+            await self._empty_wal()
 
     def _must_probe(self) -> bool:
         """Whether to try if commits work again, because those who heard that they fail send nothing that would show it."""
@@ -289,17 +293,22 @@ class Writer:
         """*publications*; none, and who waits for them hears why, where they would take the last of the disk."""
         if not publications:
             return []
-        lack = self._space.lack(self._loop.time())
+        lack = self._lack()
         if lack is None:
-            self._lacks = None
             return publications
-        error = StorageUnavailable(f"the storage takes no events: {lack}")
-        if self._lacks is None:
-            self._lacks = lack
-            self._is_cramped = True
-            self.listener.unreadable("room for events", error)
-        refuse(publications, error)
+        refuse(publications, lack)
         return []
+
+    def _lack(self) -> StorageUnavailable | None:
+        """What an event that comes now is refused with for want of room; the listener hears when that begins and ends."""
+        found = self._space.lack(self._loop.time())
+        lack = None if found is None else StorageUnavailable(f"the storage takes no events: {found}")
+        if self._is_short != (lack is not None):
+            self._is_short = lack is not None
+            self._is_cramped |= self._is_short
+            self._work.set()  # it looks again by itself
+            self.listener.room(lack)
+        return lack
 
     async def _commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> None:
         self._recording = results
