@@ -480,6 +480,20 @@ async def test_wait_in_vain(service: Service, state: str) -> None:
         await service.wait(OWNER, accepted.id, PATIENCE if state == "held" else 0.01)
 
 
+async def test_wait_without_patience(service: Service) -> None:
+    """However short the time, there is one look: what has ended, or has nothing to wait for, is returned."""
+    async with Receiver() as receiver:
+        await subscribe(service, url=receiver.url, tenant="hurry")
+        accepted = await publish(service, tenant="hurry")
+        found = await service.wait(OWNER, accepted.id, PATIENCE)
+    waiting = await publish(service, tenant="hurry", deliver_at=LATER)
+
+    assert found == await service.wait(OWNER, accepted.id, 0)
+    assert [] == await service.wait(OWNER, (await publish(service, tenant="nobody")).id, 0)
+    with pytest.raises(TimeoutError):
+        await service.wait(OWNER, waiting.id, 0)
+
+
 async def test_wait_for_the_unknown(service: Service) -> None:
     """An unknown id is not waited for."""
     with pytest.raises(EventNotFound):

@@ -123,17 +123,19 @@ class EventOperations(Operations):
         seq = await self._store.viewer.event_key(id, self._tenant(by, tenant))
         if seq is None:
             raise EventNotFound
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
         with self._waiters.watch(seq) as changed:
-            async with asyncio.timeout(timeout):
-                while True:
-                    changed.clear()
-                    deliveries = await self._store.viewer.deliveries_of(seq)
-                    if all(delivery.state in _FINAL for delivery in deliveries):
-                        break
-                    if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
-                        raise TimeoutError("a delivery is held until its subscription is enabled")
-                    if self._waiters.closed:
-                        raise Stopping
+            while True:
+                changed.clear()
+                deliveries = await self._store.viewer.deliveries_of(seq)
+                if all(delivery.state in _FINAL for delivery in deliveries):
+                    break
+                if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
+                    raise TimeoutError("a delivery is held until its subscription is enabled")
+                if self._waiters.closed:
+                    raise Stopping
+                async with asyncio.timeout_at(deadline):  # not around the look, of which there is always one
                     await changed.wait()
         # Who goes on from here asks what follows from the last attempt, such as whether its subscription is disabled now.
         await self._store.writer.followed(seq)
