@@ -158,7 +158,8 @@ class Dispatcher:
                 if delivery.state is _PENDING and delivery.place is _LANE:
                     self._lead(delivery)
                 if attempt is not None or delivery.state is not _PENDING:
-                    finished.append(Finished(delivery, attempt, subscription, counted))
+                    had_ended = recorded.result.before.finished_at is not None
+                    finished.append(Finished(delivery, attempt, subscription, counted, had_ended))
             for delivery in back:
                 self._lead(delivery)
         if finished:
@@ -196,7 +197,7 @@ class Dispatcher:
                 self._gathering.resume(before.subscription)
             if after.state is _PENDING and after.place is _LANE:
                 self._lead(after)
-        self._observe(DeliveryOverruled(delivery=after))
+        self._observe(DeliveryOverruled(delivery=after, subscription=self._store.memory.index.get(after.subscription)))
         self._wake.set()
 
     def promoted(self, delivery: Delivery) -> None:

@@ -113,7 +113,7 @@ class Metrics:
             self._subscriptions[before.state] -= 1
         if after is not None:
             self._subscriptions[after.state] += 1
-            was_active = before is None or before.state is SubscriptionState.ACTIVE
+            was_active = before is not None and before.state is SubscriptionState.ACTIVE
             if was_active and after.disabled_reason is not None:
                 self._disabled[after.disabled_reason] += 1
 

@@ -11,6 +11,7 @@ import structlog
 from msgspec import Struct
 
 from hookengine.models import Accepted, Broken, DeliveryState, Interrupted, Refused, Unreachable
+from hookengine.retry import EXPIRED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hookengine.models import Attempt, Delivery, Subscription
 
 # Names of their own, because looking up a member of an enum costs more than counting it.
-_DELIVERED, _FAILED, _CANCELLED = DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED
+_PENDING, _FAILED = DeliveryState.PENDING, DeliveryState.FAILED
 
 
 class Finished(Struct, frozen=True, gc=False):
@@ -29,6 +30,7 @@ class Finished(Struct, frozen=True, gc=False):
     attempt: Attempt | None  # None: it expired without one
     subscription: Subscription | None  # None: deleted meanwhile
     counted: bool = True  # False: the attempt was another delivery's too, and is counted there
+    had_ended: bool = False  # the delivery, while the attempt ran: it was told of then
 
 
 class AttemptsFinished(Struct, frozen=True, gc=False):
@@ -38,9 +40,10 @@ class AttemptsFinished(Struct, frozen=True, gc=False):
 
 
 class DeliveryOverruled(Struct, frozen=True, kw_only=True, gc=False):
-    """A delivery was changed by hand, or because its subscription was enabled."""
+    """A delivery was changed by hand, because its subscription was enabled, or because it expired while it waited."""
 
     delivery: Delivery
+    subscription: Subscription | None  # None: deleted meanwhile
 
 
 class SubscriptionChanged(Struct, frozen=True, kw_only=True, gc=False):
@@ -231,8 +234,8 @@ class LogObserver:
         match happening:
             case AttemptsFinished(finished=finished):
                 self._finished(finished)
-            case DeliveryOverruled(delivery=delivery):
-                self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
+            case DeliveryOverruled(delivery=delivery, subscription=subscription):
+                self._overruled(delivery, subscription)
             case SubscriptionChanged(before=before, after=after):
                 self._subscription(before, after)
             case Committed():
@@ -263,12 +266,7 @@ class LogObserver:
 
     def _attempt(self, finished: Finished) -> None:
         delivery, attempt = finished.delivery, finished.attempt
-        fields = {
-            "delivery": delivery.id,
-            "subscription": finished.subscription.id if finished.subscription else None,
-            "state": delivery.state.value,
-            "attempt_count": delivery.attempt_count,
-        }
+        fields = _fields(delivery, finished.subscription)
         if attempt is None:
             self._log.warning("delivery_expired", **fields)
             return
@@ -286,6 +284,12 @@ class LogObserver:
             case _:
                 assert_never(attempt.outcome)
 
+    def _overruled(self, delivery: Delivery, subscription: Subscription | None) -> None:
+        if delivery.state is _FAILED and delivery.failed_label == EXPIRED:
+            self._log.warning("delivery_expired", **_fields(delivery, subscription))
+        else:
+            self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
+
     def _subscription(self, before: Subscription | None, after: Subscription | None) -> None:
         if after is None:
             self._log.info("subscription_deleted", subscription=before.id if before else None)
@@ -297,6 +301,15 @@ class LogObserver:
             self._log.info("subscription_enabled", subscription=after.id)
         else:
             self._log.warning("subscription_disabled", subscription=after.id, reason=after.disabled_reason.value)
+
+
+def _fields(delivery: Delivery, subscription: Subscription | None) -> dict[str, Any]:
+    return {
+        "delivery": delivery.id,
+        "subscription": subscription.id if subscription else None,
+        "state": delivery.state.value,
+        "attempt_count": delivery.attempt_count,
+    }
 
 
 class MetricsObserver:
@@ -315,7 +328,7 @@ class MetricsObserver:
             case Committed(events=events, deliveries=deliveries):
                 self._metrics.committed(events, deliveries)
             case DeliveryOverruled(delivery=delivery):
-                if delivery.state is not DeliveryState.PENDING:  # cancelled, or expired while it waited
+                if delivery.state is not _PENDING:  # cancelled, or expired while it waited
                     self._metrics.finished(delivery.state)
             case SubscriptionChanged(before=before, after=after):
                 self._metrics.changed(before, after)
@@ -335,6 +348,5 @@ class MetricsObserver:
             if each.attempt is not None and each.counted:
                 self._metrics.attempted(each.attempt)
             state = each.delivery.state
-            # Cancelled by hand while in flight, it was counted then; with its subscription deleted, only now.
-            if state is _DELIVERED or state is _FAILED or (state is _CANCELLED and each.subscription is None):
+            if state is not _PENDING and not each.had_ended:
                 self._metrics.finished(state)

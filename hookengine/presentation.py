@@ -180,7 +180,7 @@ def shown_explained(
         way = None if shown is None else Way.EVENT if original else Way.REPLAY
         reason = explain(to, event, chosen=chosen, way=way)
     else:
-        reason = "it got the event, and was deleted since"
+        reason = "the event made a delivery for it, and it was deleted since"
     if shown is not None:
         reason += f"; the delivery is {shown.state}"
     return views.Explained(

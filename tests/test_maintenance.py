@@ -322,7 +322,7 @@ async def test_other_news_do_not_wake_it(place: Opened) -> None:
     await place.subscribe()
     [delivery] = await place.deliver()
     asleep = upkeep(place)
-    asleep(DeliveryOverruled(delivery=delivery))
+    asleep(DeliveryOverruled(delivery=delivery, subscription=None))
 
     assert not asleep._wake.is_set()
 

@@ -145,8 +145,14 @@ LINES: dict[str, tuple[Happening, tuple[str, str, dict[str, Any]]]] = {
         finished(None, state=DeliveryState.FAILED),
         ("delivery_expired", "warning", RETRIED | {"state": "failed"}),
     ),
+    "expired while it waited": (
+        DeliveryOverruled(
+            subscription=SUBSCRIPTION, delivery=replace(DELIVERY, state=DeliveryState.FAILED, failed_label="expired")
+        ),
+        ("delivery_expired", "warning", RETRIED | {"state": "failed"}),
+    ),
     "overruled": (
-        DeliveryOverruled(delivery=replace(DELIVERY, state=DeliveryState.CANCELLED)),
+        DeliveryOverruled(subscription=SUBSCRIPTION, delivery=replace(DELIVERY, state=DeliveryState.CANCELLED)),
         ("delivery_overruled", "debug", {"delivery": "dlv_3", "state": "cancelled"}),
     ),
     "created": (changed(None, SUBSCRIPTION), ("subscription_created", "info", {"subscription": "sub_7"})),
@@ -306,19 +312,24 @@ CANCELLED = replace(DELIVERY, state=DeliveryState.CANCELLED)
             [finished(None, state=DeliveryState.FAILED)], {"deliveries_finished_total failed": 1}, id="expired untried"
         ),
         pytest.param(
-            [DeliveryOverruled(delivery=CANCELLED)], {"deliveries_finished_total cancelled": 1}, id="cancelled by hand"
+            [DeliveryOverruled(subscription=SUBSCRIPTION, delivery=CANCELLED)],
+            {"deliveries_finished_total cancelled": 1},
+            id="cancelled by hand",
         ),
         pytest.param(
-            [DeliveryOverruled(delivery=CANCELLED), finished(ACCEPTED, state=DeliveryState.CANCELLED)],
+            [
+                DeliveryOverruled(subscription=SUBSCRIPTION, delivery=CANCELLED),
+                AttemptsFinished([replace(finished(ACCEPTED, deleted=True).finished[0], delivery=CANCELLED, had_ended=True)]),
+            ],
             {"attempts_total accepted ": 1, "deliveries_finished_total cancelled": 1},
-            id="cancelled in flight, once",
+            id="cancelled in flight, and its subscription deleted, once",
         ),
         pytest.param(
             [changed(SUBSCRIPTION, None), finished(ACCEPTED, state=DeliveryState.CANCELLED, deleted=True)],
             {"attempts_total accepted ": 1, "deliveries_finished_total cancelled": 1, "subscriptions active": 0},
             id="deleted in flight",
         ),
-        pytest.param([DeliveryOverruled(delivery=DELIVERY)], {}, id="retried by hand"),
+        pytest.param([DeliveryOverruled(subscription=SUBSCRIPTION, delivery=DELIVERY)], {}, id="retried by hand"),
         pytest.param(
             [changed(SUBSCRIPTION, DISABLED)],
             {"subscriptions active": 0, "subscriptions disabled": 1, "subscriptions_disabled_total gone": 1},
@@ -354,8 +365,13 @@ def test_everything_that_happens_is_counted_once(happenings: list[Happening], ex
     [
         pytest.param(finished(Interrupted()), True, False, id="attempt"),
         pytest.param(finished(None), True, False, id="expiry"),
-        pytest.param(DeliveryOverruled(delivery=DELIVERY), True, False, id="overruled"),
-        pytest.param(DeliveryOverruled(delivery=replace(DELIVERY, event=99)), False, False, id="of another event"),
+        pytest.param(DeliveryOverruled(subscription=SUBSCRIPTION, delivery=DELIVERY), True, False, id="overruled"),
+        pytest.param(
+            DeliveryOverruled(subscription=SUBSCRIPTION, delivery=replace(DELIVERY, event=99)),
+            False,
+            False,
+            id="of another event",
+        ),
         pytest.param(changed(SUBSCRIPTION, DISABLED), True, True, id="subscription disabled"),
         pytest.param(changed(SUBSCRIPTION, None), True, True, id="subscription deleted"),
         pytest.param(StorageTrouble(error=None), False, False, id="storage"),

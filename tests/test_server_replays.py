@@ -78,7 +78,7 @@ async def test_reasons(api: Api) -> None:
     assert [
         (late["id"], False, "It was made after the event."),
         (skips["id"], False, "It is disabled and skips events meanwhile."),
-        (deleted["id"], False, "It got the event, and was deleted since; the delivery is cancelled."),
+        (deleted["id"], False, "The event made a delivery for it, and it was deleted since; the delivery is cancelled."),
         (other["id"], False, "None of its event types (user.*) takes in order.created."),
         (takes["id"], True, "Its event type order.* takes in order.created; the delivery is delivered."),
     ] == [(each["subscription"], each["delivered"], each["reason"]) for each in told["subscriptions"]]

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import Gate, Journal, edit, limit_pages, running
+from engines import Gate, Journal, edit, limit_pages, only, running
 from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -99,8 +99,27 @@ async def test_metrics_of_an_engine_at_work(tmp_path: Path) -> None:
     assert (3, 2) == tuple(during[n] for n in ("events_accepted_total", "deliveries_created_total"))
     assert (2, 2) == tuple(after[n] for n in ("attempts_total  accepted", "deliveries_finished_total delivered"))
     assert (0, 2) == tuple(after[f"subscriptions {state}"] for state in ("active", "disabled"))
-    assert 2 == after["subscriptions_disabled_total manual"]
+    assert 1 == after["subscriptions_disabled_total manual"]
     assert 1 <= after["commits_total"] <= 16
+
+
+async def test_end_is_counted_once(tmp_path: Path) -> None:
+    """A delivery that is cancelled in flight ended then, also where its subscription is deleted before the attempt ends."""
+    gate = Gate()
+    async with Receiver(gate) as receiver, running(tmp_path) as engine:
+        subscription = await engine.subscribe(receiver.url)
+        await engine.publish("order.created", 1)
+        await gate.arrived()
+        cancelled = await engine.cancel((await only(engine)).id)
+        await engine.unsubscribe(subscription.id)
+        gate.open()
+        async with asyncio.timeout(PATIENCE):
+            while engine._running.dispatcher.in_flight:
+                await engine.events(limit=1)
+        delivery, found = await only(engine), numbers(engine)
+
+    assert 1 == found["deliveries_finished_total cancelled"]
+    assert (1, cancelled.finished_at) == (delivery.attempt_count, delivery.finished_at)
 
 
 async def test_metrics_of_a_full_disk(tmp_path: Path) -> None:

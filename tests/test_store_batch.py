@@ -409,6 +409,16 @@ def test_attempt_of_a_deleted_subscription_is_recorded_and_stays_cancelled(outco
     assert {} == made.health
 
 
+def test_delivery_that_was_cancelled_before_its_subscription_was_deleted() -> None:
+    """It stays cancelled since then; that there was an attempt is all that is new."""
+    made = batch()
+    before = delivery(state=DeliveryState.CANCELLED, finished_at=3)
+    after = replace(before, attempt_count=1)
+    made.add_results([Result(before=before, after=after, attempt=attempt(DELIVERED), rules=RULES)])
+
+    assert [[after]] == [[recorded.delivery for recorded in group] for group in made.recorded]
+
+
 def test_delivery_that_was_cancelled_meanwhile_is_not_settled() -> None:
     """A result that changes nothing of its delivery records the attempt alone."""
     made = batch(sub())

@@ -20,7 +20,7 @@ from hookengine.views import moment
 
 NAMES = {"event": "evt_2", "subscription": "sub_7", "tenant": "acme", "type": "order.created"}
 EXPIRED = replace(DELIVERY, state=DeliveryState.FAILED, finished_at=5, failed_label="expired")
-OVERRULED = DeliveryOverruled(delivery=replace(DELIVERY, trigger=Trigger.MANUAL))
+OVERRULED = DeliveryOverruled(subscription=SUBSCRIPTION, delivery=replace(DELIVERY, trigger=Trigger.MANUAL))
 
 
 def fill(ring: Ring, count: int) -> None:
@@ -212,7 +212,7 @@ def test_little_is_kept() -> None:
         StorageTrouble(error=None),
         LocalTrouble(error="x", pause=1),
         Fault(where="x", error="y"),
-        pytest.param(DeliveryOverruled(delivery=DELIVERY), id="brought forward"),
+        pytest.param(DeliveryOverruled(subscription=SUBSCRIPTION, delivery=DELIVERY), id="brought forward"),
     ],
 )
 def test_what_is_no_change_of_state_is_not_kept(happening: Happening) -> None:
@@ -281,7 +281,9 @@ def test_attempts_are_shown(outcome: Outcome, expected: dict[str, Any]) -> None:
         ),
         pytest.param(OVERRULED, {"state": "pending", "next_attempt_at": moment(0), "finished_at": None}, id="retried by hand"),
         pytest.param(
-            DeliveryOverruled(delivery=replace(DELIVERY, state=DeliveryState.CANCELLED, finished_at=5)),
+            DeliveryOverruled(
+                subscription=SUBSCRIPTION, delivery=replace(DELIVERY, state=DeliveryState.CANCELLED, finished_at=5)
+            ),
             {"state": "cancelled", "next_attempt_at": None, "finished_at": moment(5)},
             id="cancelled by hand",
         ),

@@ -117,7 +117,8 @@ class Batch:
         """
         after, attempt = result.after, result.attempt
         subscription = self.disabled.get(after.subscription) or self._index.get(after.subscription)
-        if subscription is None:  # deleted while the attempt ran: the state stays cancelled
+        # Deleted while the attempt ran: the state stays cancelled; since when, where it was cancelled by hand before.
+        if subscription is None and result.before.finished_at is None:
             cancelled = {"state": DeliveryState.CANCELLED, "finished_at": self._now, "attempt_count": after.attempt_count}
             after = replace(result.before, **cancelled, failed_label=None)
         health = self._health(after.subscription)
