@@ -40,7 +40,7 @@ class AttemptsFinished(Struct, frozen=True, gc=False):
 
 
 class DeliveryOverruled(Struct, frozen=True, kw_only=True, gc=False):
-    """A delivery was changed by hand, because its subscription was enabled, or because it expired while it waited."""
+    """A delivery was changed by hand, brought forward as its subscription was enabled, or given up while it waited."""
 
     delivery: Delivery
     subscription: Subscription | None  # None: deleted meanwhile
@@ -328,7 +328,7 @@ class MetricsObserver:
             case Committed(events=events, deliveries=deliveries):
                 self._metrics.committed(events, deliveries)
             case DeliveryOverruled(delivery=delivery):
-                if delivery.state is not _PENDING:  # cancelled, or expired while it waited
+                if delivery.state is not _PENDING:  # cancelled, or given up while it waited
                     self._metrics.finished(delivery.state)
             case SubscriptionChanged(before=before, after=after):
                 self._metrics.changed(before, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import engines
@@ -12,9 +13,11 @@ from patience import PATIENCE
 from storage import NOW, draft, opened, write
 
 from hookengine.access import Principal, Scope, Token
+from hookengine.matching import OURS
 from hookengine.models import AccessToken, Batching, OAuth2, Ordering, Secret, SigningSecret
 from hookengine.receiver import Receiver
 from hookengine.store import changes, registry, replays
+from hookengine.store.announcements import DELIVERY_FAILED
 from hookengine.store.intake import Replay
 
 if TYPE_CHECKING:
@@ -238,9 +241,10 @@ async def test_deliveries_are_given_up_alone(tmp_path: Path, caplog: pytest.LogC
 async def test_delivery_is_given_up_where_it_is_the_only_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, edit: str
 ) -> None:
-    """So it is where nothing else waits for its subscription, and what comes later arrives."""
+    """So it is where nothing else waits for its subscription: it is counted and announced, and what comes later arrives."""
     async with Receiver() as receiver:
         async with opened(tmp_path, gathers=lambda one: one.batch is not None) as place:
+            await place.subscribe(id="ops", url=receiver.url, tenant=OURS, event_types=(DELIVERY_FAILED,))
             await place.subscribe(url=receiver.url)
             await place.subscribe(url=receiver.url, profile="clevertap", batch=Batching(max_events=2, max_wait=1))
             await place.publish(draft(id="spoiled", digest=b"x"))
@@ -251,6 +255,17 @@ async def test_delivery_is_given_up_where_it_is_the_only_one(
             spoiled = await api.engine.wait("spoiled", PATIENCE)  # after a commit, or it may read as the row has it
 
             assert (["failed"] * 2, ["delivered"] * 2) == ([each.state for each in spoiled], [each.state for each in fresh])
+            stats = [await api.engine.stats(each.subscription) for each in spoiled]
+            assert [(1, {"internal error": 1})] * 2 == [
+                (each.deliveries.failed, each.deliveries.failed_labels) for each in stats
+            ]
+            announced = [await api.engine.event(each.id) for each in (await api.engine.events(tenant=OURS)).data]
+            data = [json.loads(each.data) for each in announced]
+            given_up = {(each.subscription, "spoiled", "internal error") for each in spoiled}
+            assert given_up == {(each["subscription"], each["event"], each["failed_label"]) for each in data}
+            assert all(each["delivery"].startswith("dlv_") for each in data)
+            metrics = (await api("GET", "/metrics")).body.decode()
+            assert 'hookengine_deliveries_finished_total{state="failed"} 2.0' in metrics
     assert 2 == len(told(caplog))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from hookengine.errors import (
     DeliveryStateConflict,
     IdempotencyMismatch,
     PreconditionFailed,
+    StorageCorrupt,
     SubscriptionDisabled,
     SubscriptionLimitReached,
     SubscriptionNotFound,
@@ -33,7 +36,7 @@ from hookengine.models import (
 )
 from hookengine.statistics import hour_of
 from hookengine.store import announcements, batches, lines, registered, rows
-from hookengine.store.announcements import SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
+from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME, Answer, Key, line_of
 from hookengine.store.queries import sql
@@ -307,12 +310,43 @@ def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[set[int]]]:
     """
 
     async def step(tx: Transaction) -> set[int]:
-        parked = await tx.fetch(sql.park, (tx.now, retry.INTERNAL_ERROR, rows.json_text(deliveries)))
-        for _, subscription, batch, line in parked:
+        found = await tx.fetch(sql.park, (tx.now, retry.INTERNAL_ERROR, rows.json_text(deliveries)))
+        parked = [rows.parked(row, tx.now) for row in found]
+        for before in parked:
+            failed = {"state": DeliveryState.FAILED, "finished_at": tx.now, "failed_label": retry.INTERNAL_ERROR}
+            tx.overrule(before, replace(before, **failed))
+        commit = Commit()
+        await give_up(tx, commit, parked, retry.INTERNAL_ERROR)
+        await tx.write(commit)
+        for subscription, batch, line, *_ in found:
             await lead(tx, subscription, batch, line)
-        return {seq for seq, *_ in parked}
+        return {before.seq for before in parked}
 
     return step
+
+
+async def give_up(tx: Transaction, commit: Commit, deliveries: list[Delivery], label: str) -> None:
+    """Count and announce with *commit* that *deliveries* were given up without an attempt."""
+    known = [(s, delivery) for delivery in deliveries if (s := tx.memory.index.get(delivery.subscription)) is not None]
+    for seq, count in Counter(subscription.seq for subscription, _ in known).items():
+        commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, label))
+    told = [(subscription, delivery) for subscription, delivery in known if tx.announcer.wanted(DELIVERY_FAILED, subscription)]
+    if not told:
+        return
+    wanted = rows.json_text([delivery.event for _, delivery in told])
+    events = {}
+    for row in await tx.fetch(sql.events_by_seq, (wanted,)):
+        with suppress(StorageCorrupt):
+            events[row[0]] = rows.event(row)
+    for subscription, delivery in told:
+        data = announcements.of_failed(
+            delivery.id,
+            subscription,
+            events.get(delivery.event),
+            attempt_count=delivery.attempt_count,
+            label=label,
+        )
+        tx.announce(commit, DELIVERY_FAILED, data)
 
 
 async def lead(tx: Transaction, subscription: int, batch: int | None, line: str | None) -> None:

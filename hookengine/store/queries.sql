@@ -284,7 +284,7 @@ SELECT * FROM looked_at WHERE is_led_by_nobody OR is_nowhere;
 -- Deliveries whose rows cannot be read; where they stood, so that the next can lead.
 UPDATE deliveries SET state = 'failed', finished_at = ?, failed_label = ?
 WHERE seq IN (SELECT value FROM json_each(?)) AND state NOT IN ('delivered', 'failed', 'cancelled')
-RETURNING seq, subscription, batch, line;
+RETURNING subscription, batch, line, seq, id, event, attempt_count, created_at;
 
 -- cancel_some
 -- Some of what a deleted subscription leaves behind.

@@ -71,6 +71,23 @@ def deliveries(found: Iterable[Sequence[Any]]) -> tuple[list[models.Delivery], l
     return readable, unreadable
 
 
+def parked(row: Sequence[Any], now: int) -> models.Delivery:
+    """A delivery from the columns of `park`, as it was before, in so far as they can be read: enough to tell of it."""
+    subscription, batch, line, seq, id_, *others = row
+    numbers = [each if isinstance(each, int) else 0 for each in (subscription, *others)]
+    return models.Delivery(
+        seq=seq,
+        id=str(id_, "utf-8", "replace") if isinstance(id_, bytes) else str(id_),
+        event=numbers[1],
+        subscription=numbers[0],
+        due_at=now,
+        attempt_count=numbers[2],
+        created_at=numbers[3],
+        batch=batch if isinstance(batch, int) else None,
+        line=line if isinstance(line, str) else None,
+    )
+
+
 def where(d: models.Delivery) -> str:
     """What names the row of *d*."""
     return _where((d.seq, d.id))

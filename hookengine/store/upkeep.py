@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from hookengine import retry
-from hookengine.errors import StorageCorrupt
 from hookengine.failpoints import failpoint
-from hookengine.models import Delivery, DeliveryState, Priority
+from hookengine.models import Priority
 from hookengine.statistics import hour_of
-from hookengine.store import announcements, batches, lines, rows
-from hookengine.store.announcements import DELIVERY_FAILED
-from hookengine.store.changes import ENABLING
+from hookengine.store import batches, lines, rows
+from hookengine.store.changes import ENABLING, give_up
 from hookengine.store.commit import Commit
 from hookengine.store.intake import KEY_LIFETIME
 from hookengine.store.queries import sql
@@ -73,9 +69,7 @@ async def expire(tx: Transaction) -> int:
         after = retry.expire(before, now=tx.now) or before
         commit.settled.add(*rows.settled_row(before, after))
         tx.overrule(before, after)
-    for seq, count in Counter(before.subscription for before in expired).items():
-        commit.statistics.append(rows.ended_row(seq, hour_of(tx.now), count, DeliveryState.FAILED, retry.EXPIRED))
-    await _announce_expired(tx, commit, expired)
+    await give_up(tx, commit, expired, retry.EXPIRED)
     await tx.write(commit)
     for before in expired:
         await batches.leave(tx, before)
@@ -141,28 +135,3 @@ async def span(tx: Transaction) -> int:
         if found[4] == SPAN:
             made += await tx.run(sql.insert_span, (kind, *found[:4]))
     return made
-
-
-async def _announce_expired(tx: Transaction, commit: Commit, expired: list[Delivery]) -> None:
-    told = [
-        (subscription, delivery)
-        for delivery in expired
-        if (subscription := tx.memory.index.get(delivery.subscription)) is not None
-        and tx.announcer.wanted(DELIVERY_FAILED, subscription)
-    ]
-    if not told:
-        return
-    wanted = rows.json_text([delivery.event for _, delivery in told])
-    events = {}
-    for row in await tx.fetch(sql.events_by_seq, (wanted,)):
-        with suppress(StorageCorrupt):
-            events[row[0]] = rows.event(row)
-    for subscription, delivery in told:
-        data = announcements.of_failed(
-            delivery.id,
-            subscription,
-            events.get(delivery.event),
-            attempt_count=delivery.attempt_count,
-            label=retry.EXPIRED,
-        )
-        tx.announce(commit, DELIVERY_FAILED, data)
