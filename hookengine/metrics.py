@@ -142,7 +142,9 @@ class Metrics:
     def _counted(self) -> Iterable[Metric]:
         yield CounterMetricFamily("hookengine_commits", "Commits of the database.", self._commits)
         yield CounterMetricFamily("hookengine_events_accepted", "Events accepted.", self._events)
-        yield CounterMetricFamily("hookengine_deliveries_created", "Deliveries that accepted events made.", self._created)
+        yield CounterMetricFamily(
+            "hookengine_deliveries_created", "Deliveries that accepted events and replays made.", self._created
+        )
         yield CounterMetricFamily(
             "hookengine_storage_troubles", "Times that commits began to fail, or room to run out.", self._storage_troubles
         )

@@ -86,6 +86,7 @@ async def test_event_goes_to_those_that_match_now(tmp_path: Path) -> None:
             replayed.attempt_count,
         )
         assert receipt.event == place.listener.all("accepted")[-1][0][1]
+        assert (0, 1) == place.listener.commits[-1]
         assert [(1, 0), (2, 1)] == place.rows("SELECT seq, replay FROM deliveries")
         assert ([replayed], None) == await place.refill(Refill(second.seq, Priority.NORMAL, (0, 0), 10))
         assert [(1,)] == place.rows("SELECT deliveries FROM events")

@@ -39,6 +39,7 @@ class Transaction:
         self.lines: set[Line] = set()  # those, of the ones that were asked for, in which somebody stands
         self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=self.memory.index, lines=self.lines)
         self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
+        self.replayed = 0  # deliveries that were made of earlier events
         self._db = db
         self._keys = keys
         self._clock = clock
@@ -96,6 +97,7 @@ class Transaction:
 
     def new_replay(self, event: int, subscription: int, priority: Priority, line: Line | None) -> Delivery:
         """A delivery, due now, of an event that was accepted before; where it has a *line*, at the end of that."""
+        self.replayed += 1
         made = Delivery(
             seq=self.new_turn(),
             id=self._clock.new_id("dlv"),

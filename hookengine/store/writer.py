@@ -531,7 +531,8 @@ class Writer:
             await self._roll_back(error)
             fail(done, error)
         else:
-            self.listener.committed(transaction.announcer.event_count, len(transaction.announced))
+            made = len(transaction.announced) + transaction.replayed
+            self.listener.committed(transaction.announcer.event_count, made)
             for follow in transaction.after:
                 follow()
             if transaction.announced:
