@@ -24,6 +24,7 @@ from msgspec.structs import force_setattr, replace
 from hookengine import extensions
 from hookengine.extensions import Profiles, ProfileTable, SignatureTable
 from hookengine.models import Secret
+from hookengine.netguard import never_opened
 from hookengine.sources import Option, Sources, invalid
 from hookengine.times import Duration, format_duration
 from hookengine.validation import Problems
@@ -70,6 +71,8 @@ def _network(text: str) -> IPv4Network | IPv6Network:
             f"{network} is wider than any private network and would open this machine to whoever may make a subscription:"
             " name the networks that receivers are in"
         )
+    if (closed := never_opened(network)) is not None:
+        raise ValueError(f"{network} cannot be opened, because of {closed}: name the networks that receivers are in")
     return network
 
 
@@ -157,7 +160,10 @@ class Security(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_http: Annotated[bool, Meta(description="Allow receivers without TLS.")] = False
     allow_networks: Annotated[
         tuple[Annotated[IPv4Network | IPv6Network, Meta(extra={"parse": _network})], ...],
-        Meta(description='Private networks that receivers may be in, such as `["10.0.0.0/8"]`. Cloud metadata stays closed.'),
+        Meta(
+            description='Private networks that receivers may be in, such as `["10.0.0.0/8"]`. Link-local and metadata'
+            " addresses stay closed."
+        ),
     ] = ()
     allow_ports: Annotated[
         frozenset[Annotated[int, Meta(ge=1, le=65535)]],

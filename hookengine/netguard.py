@@ -247,6 +247,15 @@ def vet_address(address: str, policy: Policy) -> str | None:
         return "not_an_address"
 
 
+def never_opened(network: _Network) -> str | None:
+    """The network that keeps all of *network* closed, whatever `allow_networks` says, and why; None where none does."""
+    for block in _BLOCKS:
+        around = block.network
+        if not block.opens and network.network_address in around and network.prefixlen >= around.prefixlen:
+            return f"{around} ({block.source})"
+    return None
+
+
 def admit(address: str, port: int, policy: Policy) -> None:
     """Raise AddressBlocked, or SelfConnection, unless *address* may be dialled at *port*."""
     try:

@@ -268,6 +268,11 @@ def test_networks(text: str, network: Any) -> None:
         pytest.param("8000::/1", "wider than any private network", id="SR30-IPv6-half"),
         pytest.param("::ffff:0:0/96", "IPv4 network itself", id="SR30-mapped"),
         pytest.param("::ffff:10.0.0.0/104", "IPv4 network itself", id="mapped"),
+        pytest.param("169.254.0.0/16", "cannot be opened, because of 169.254.0.0/16", id="link local"),
+        pytest.param("fe80::/10", "cannot be opened, because of fe80::/10", id="link local, IPv6"),
+        pytest.param("fe80::1", "cannot be opened, because of fe80::/10", id="link local, one address"),
+        pytest.param("0.0.0.0/8", "cannot be opened, because of 0.0.0.0/8", id="this network"),
+        pytest.param("168.63.129.16", "cannot be opened, because of 168.63.129.16/32", id="metadata"),
         pytest.param("10.0.0.1/8", "is an address in 10.0.0.0/8: give 10.0.0.1, or the network", id="host bits"),
         pytest.param("10.0.0.0/33", "expected a network", id="prefix"),
         pytest.param("localhost", "expected a network", id="name"),
@@ -275,7 +280,7 @@ def test_networks(text: str, network: Any) -> None:
     ],
 )
 def test_bad_networks(text: str, reason: str) -> None:
-    """Whole address families, halves of them and what is no network are refused with the reason."""
+    """Whole address families, halves of them, what stays closed and what is no network are refused with the reason."""
     detail = refused("security.allow_networks", [text])
 
     assert reason in detail

@@ -25,6 +25,7 @@ from hookengine.netguard import (
     SelfConnection,
     UrlRefused,
     admit,
+    never_opened,
     socket_factory,
     vet_address,
     vet_url,
@@ -570,6 +571,27 @@ def test_metadata_never_opens(address: str) -> None:
         if isinstance(bits, IPv4Address):
             for wrap in WRAPPINGS.values():
                 assert vet_address(str(IPv6Address(wrap(int(bits)))), policy) is not None
+
+
+@pytest.mark.parametrize(
+    ("network", "closed"),
+    [
+        ("169.254.0.0/16", True),
+        ("169.254.7.0/24", True),
+        ("169.254.0.0/15", False),  # the half of it
+        ("fe80::/10", True),
+        ("fd00:ec2::254/128", True),
+        ("fd00:ec2::/32", False),
+        ("0.0.0.0/8", True),
+        ("10.0.0.0/8", False),
+        ("::a9fe:0/112", False),  # which is another family's
+    ],
+)
+def test_networks_that_stay_closed(network: str, closed: bool) -> None:
+    """What lies wholly in a network that never opens is known before anything is dialled, with why."""
+    reason = never_opened(ip_network(network))
+
+    assert closed == (reason is not None)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "0.1.2.3", "::", "64:ff9b:1::1.1.1.1", "fe80::1", "169.254.0.1"])
