@@ -21,7 +21,17 @@ from hookengine.maintenance import Maintenance
 from hookengine.message import Proxy
 from hookengine.metrics import Metrics, Present
 from hookengine.netguard import Policy
-from hookengine.observers import Fault, KeyChanged, LogObserver, MetricsObserver, Observers, ProxyInUse, Waiters, host_logger
+from hookengine.observers import (
+    Fault,
+    KeyChanged,
+    LogObserver,
+    MetricsObserver,
+    NotConfigured,
+    Observers,
+    ProxyInUse,
+    Waiters,
+    host_logger,
+)
 from hookengine.profiles import batching
 from hookengine.scheduler import Scheduler
 from hookengine.sender import Sender
@@ -289,7 +299,7 @@ class Engine(Api):
         for found in (*store.unreadable, *store.doubts):
             observe(Fault(where="start", error=str(found)))
         for plan in sorted({t.plan for t in store.memory.tenants.values() if t.plan is not None} - config.plans.keys()):
-            observe(Fault(where="start", error=f"tenants are on the plan {plan!r}, which is not configured: no limit"))
+            observe(NotConfigured(where="tenants", error=f"no plan {plan!r}, which some are on: no limit"))
         maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
         observe.add(maintenance)
         service = Service(

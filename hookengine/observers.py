@@ -93,6 +93,13 @@ class ProxyInUse(Struct, frozen=True, kw_only=True, gc=False):
     url: str
 
 
+class NotConfigured(Struct, frozen=True, kw_only=True, gc=False):
+    """A plan or a profile that rows name is not in the configuration; `where` says whose."""
+
+    where: str
+    error: str
+
+
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
     """Something in our own code or in a stored row is wrong; `where` names it."""
 
@@ -110,6 +117,7 @@ Happening = (
     | LocalTrouble
     | KeyChanged
     | ProxyInUse
+    | NotConfigured
     | Fault
 )
 
@@ -242,16 +250,16 @@ class LogObserver:
                 pass
             case ReplayProgress(subscription=subscription, count=count, finished=finished):
                 self._log.info("replay_finished" if finished else "replay_started", subscription=subscription.id, count=count)
-            case StorageTrouble(error=None):
-                self._log.info("storage_recovered")
             case StorageTrouble(error=error):
-                self._log.error("storage_unavailable", error=error)
+                self._storage(error)
             case LocalTrouble(error=error, pause=pause):
                 self._log.warning("local_trouble", error=error, pause_ms=pause)
             case KeyChanged(count=count):
                 self._log.info("key_changed", resealed=count)
             case ProxyInUse(url=url):
                 self._log.warning("proxy_in_use", url=url)
+            case NotConfigured(where=where, error=error):
+                self._log.warning("not_configured", where=where, error=error)
             case Fault(where=where, error=error):
                 self._log.error("fault", where=where, error=error)
             case _:
@@ -289,6 +297,12 @@ class LogObserver:
             self._log.warning("delivery_expired", **_fields(delivery, subscription))
         else:
             self._log.debug("delivery_overruled", delivery=delivery.id, state=delivery.state.value)
+
+    def _storage(self, error: str | None) -> None:
+        if error is None:
+            self._log.info("storage_recovered")
+        else:
+            self._log.error("storage_unavailable", error=error)
 
     def _subscription(self, before: Subscription | None, after: Subscription | None) -> None:
         if after is None:
@@ -338,7 +352,7 @@ class MetricsObserver:
                 self._metrics.held_off()
             case Fault():
                 self._metrics.fault()
-            case ReplayProgress() | KeyChanged() | ProxyInUse():
+            case ReplayProgress() | KeyChanged() | ProxyInUse() | NotConfigured():
                 pass  # the deliveries that it makes are counted with their commits
             case _:
                 assert_never(happening)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hookengine import health, profiles
 from hookengine.attempting import Target
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
-from hookengine.observers import Fault
+from hookengine.observers import NotConfigured
 from hookengine.scheduler import FROM_THE_START
 from hookengine.store import changes
 from hookengine.times import interval
@@ -100,7 +100,8 @@ class Serving:
         if target is None:
             profile = self._profiles.get(subscription.profile)
             if profile is None:
-                self._observe(Fault(where=f"subscription {subscription.id}", error=f"no profile {subscription.profile!r}"))
+                where = f"subscription {subscription.id}"
+                self._observe(NotConfigured(where=where, error=f"no profile {subscription.profile!r}: its deliveries wait"))
                 return None
             target = Target(subscription, profile, profiles.rules(profile, subscription))
             self._targets[seq] = target

@@ -729,7 +729,7 @@ async def test_unknown_profile_is_told_and_left_alone(tmp_path: Path) -> None:
         )
         journal = Journal()
         async with running(tmp_path, journal) as engine:
-            assert [f"subscription {strange.id}"] == [line["where"] for line in journal.all("fault")]
+            assert [f"subscription {strange.id}"] == [line["where"] for line in journal.all("not_configured")]
             second = await engine.publish("order.created", {"n": 2})
             await receiver.wait(2)
             await engine.update_subscription(strange.id, profile="standard")

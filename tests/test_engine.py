@@ -321,9 +321,10 @@ async def test_plan_that_is_configured_no_more_is_told(tmp_path: Path) -> None:
             await made.set_tenant(tenant, plan=plan)
     journal = Journal()
     async with Engine(tmp_path / DATABASE, config=Config(plans={"free": Plan()}), logger=journal.logger):
-        [fault] = journal.all("fault")
+        [line] = journal.all("not_configured")
 
-    assert "tenants are on the plan 'pro', which is not configured: no limit" == fault["error"]
+    assert ("tenants", "no plan 'pro', which some are on: no limit") == (line["where"], line["error"])
+    assert [] == journal.all("fault")
 
 
 async def test_unreadable_subscription_is_told_and_left_alone(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from hookengine.observers import (
     LocalTrouble,
     LogObserver,
     MetricsObserver,
+    NotConfigured,
     ProxyInUse,
     ReplayProgress,
     StorageTrouble,
@@ -181,6 +182,10 @@ LINES: dict[str, tuple[Happening, tuple[str, str, dict[str, Any]]]] = {
         ("proxy_in_use", "warning", {"url": "http://proxy.internal:3128"}),
     ),
     "key changed": (KeyChanged(count=3), ("key_changed", "info", {"resealed": 3})),
+    "profile that is not there": (
+        NotConfigured(where="subscription sub_7", error="no profile 'acme': its deliveries wait"),
+        ("not_configured", "warning", {"where": "subscription sub_7", "error": "no profile 'acme': its deliveries wait"}),
+    ),
     "fault": (
         Fault(where="delivery dlv_3", error="KeyError('x')"),
         ("fault", "error", {"where": "delivery dlv_3", "error": "KeyError('x')"}),
@@ -350,6 +355,7 @@ CANCELLED = replace(DELIVERY, state=DeliveryState.CANCELLED)
         ),
         pytest.param([LocalTrouble(error="x", pause=100)], {"local_troubles_total": 1}, id="this machine"),
         pytest.param([Fault(where="x", error="y")], {"faults_total": 1}, id="fault"),
+        pytest.param([NotConfigured(where="x", error="y")], {}, id="not configured"),
     ],
 )
 def test_everything_that_happens_is_counted_once(happenings: list[Happening], expected: dict[str, float]) -> None:

@@ -367,7 +367,7 @@ async def test_profile_that_is_gone(tmp_path: Path) -> None:
     async with running(tmp_path, profiles={"acme": {"extends": "github"}}) as engine:
         made = await engine.subscribe("http://127.0.0.1:8099/", profile="acme", secret="s")
     async with Receiver() as receiver, running(tmp_path, journal) as engine:
-        [fault] = journal.all("fault")
+        [line] = journal.all("not_configured")
         event = await engine.publish("order.created", {"a": 1})
         tried = await engine.test(made.id)
         rotated = await refusal(engine.rotate_secret(made.id))
@@ -375,7 +375,7 @@ async def test_profile_that_is_gone(tmp_path: Path) -> None:
         await engine.update_subscription(made.id, url=receiver.url, profile="github")
         [delivery] = await engine.wait(event.id, timeout=10)
 
-    assert f"subscription {made.id}" == fault["where"]
+    assert f"subscription {made.id}" == line["where"]
     assert "no profile 'acme': it is gone from the configuration" == (tried.error and tried.error.detail)
     assert [("", "the profile of this subscription is not there any more: choose another one")] == rotated
     assert ["/profile"] == [pointer for pointer, _ in named]

@@ -25,7 +25,7 @@ from hookengine.models import (
     Subscription,
     SubscriptionState,
 )
-from hookengine.observers import Fault
+from hookengine.observers import NotConfigured
 from hookengine.profiles import PROFILES
 from hookengine.scheduler import FROM_THE_START, Refill, Scheduler
 from hookengine.serving import Serving, pace
@@ -125,7 +125,8 @@ async def test_who_is_not_served_has_no_target(tmp_path: Path) -> None:
 
         assert [active, None, None, None] == [None if target is None else target.subscription for target in targets]
         assert [None, None] == [made.standing(disabled), made.standing(strange)]
-        assert {Fault(where=f"subscription {strange.id}", error="no profile 'acme'")} == {*made.told}
+        error = "no profile 'acme': its deliveries wait"
+        assert {NotConfigured(where=f"subscription {strange.id}", error=error)} == {*made.told}
 
 
 async def test_target_is_what_the_subscription_is_now(tmp_path: Path) -> None:
