@@ -947,6 +947,40 @@ def test_wait_for_what_was_pruned_is_told(server: Server, ask: Callable[..., End
     assert "no longer there" in ended.err
 
 
+def test_wait_goes_on_while_one_is_pending_and_others_are_gone(server: Server, ask: Callable[..., Ended]) -> None:
+    """A delivery that ended and was pruned counts as it ended, and in no other's place."""
+    other = "dlv_0193f5a0-0000-7000-8000-000000000009"
+    waiting = DELIVERY | {"id": other, "state": "pending", "attempt_count": 0}
+    server.on("POST /v1/events", ACCEPTED | {"deliveries": 2}, status=202)
+    server.on("GET /v1/deliveries", page(DELIVERY, waiting), page(waiting), page(waiting | {"state": "failed"}))
+    server.on(f"GET /v1/deliveries/{DLV}", DELIVERY | {"attempts": [ATTEMPT]})
+    server.on(f"GET /v1/deliveries/{other}", waiting | {"state": "failed", "attempt_count": 1, "attempts": [REFUSED]})
+    ended = ask("event", "send", "order.created", "--wait")
+
+    assert (1, [EVENT, f"✓ {SUB} 200 in 41 ms", f"✗ {SUB} 503 in 12 ms, given up"]) == (ended.status, ended.out.splitlines())
+
+
+def test_wait_ends_with_0_where_a_failure_was_retried(server: Server, ask: Callable[..., Ended]) -> None:
+    """What counts of a delivery is its last state, though it had failed, and was retried by hand while others were pending."""
+    other = "dlv_0193f5a0-0000-7000-8000-000000000009"
+    failed, waiting = DELIVERY | {"state": "failed"}, DELIVERY | {"id": other, "state": "pending", "attempt_count": 0}
+    retried, delivered = DELIVERY | {"state": "pending"}, DELIVERY | {"attempt_count": 2}
+    arrived = DELIVERY | {"id": other}
+    server.on("POST /v1/events", ACCEPTED | {"deliveries": 2}, status=202)
+    server.on("GET /v1/deliveries", page(failed, waiting), page(retried, waiting), page(delivered, arrived))
+    server.on(
+        f"GET /v1/deliveries/{DLV}",
+        failed | {"attempts": [REFUSED]},
+        retried | {"attempts": [REFUSED]},
+        delivered | {"attempts": [REFUSED, ATTEMPT]},
+    )
+    server.on(f"GET /v1/deliveries/{other}", arrived | {"attempts": [ATTEMPT]})
+    ended = ask("event", "send", "order.created", "--wait")
+
+    assert 0 == ended.status
+    assert [f"✗ {SUB} 503 in 12 ms, given up", *[f"✓ {SUB} 200 in 41 ms"] * 2] == ended.out.splitlines()[1:]
+
+
 def test_wait_as_json_shows_the_event_at_its_end(server: Server, ask: Callable[..., Ended]) -> None:
     """A program gets one document, of the event with its deliveries, and the lines are on stderr."""
     follow_script(server, DELIVERY | {"attempts": [ATTEMPT]})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0  # seconds
 # A held one waits for a person, who may never come.
 _ENDED = {"delivered", "failed", "cancelled", "held"}
+_FRESH = 0, "pending"  # a delivery that nothing was said of
 
 
 class Line(NamedTuple):
@@ -30,22 +31,21 @@ class Line(NamedTuple):
 def follow(api: Api, event: str, tenant: str) -> bool:
     """Show each attempt of the deliveries of *event* until all have ended, and return whether all are delivered."""
     clock, pause = Clock(), _FIRST_POLL
-    seen: dict[str, int] = {}  # attempts shown, by delivery
-    ended: dict[str, str] = {}  # state, by delivery
+    known: dict[str, tuple[int, str]] = {}  # attempts and state that were shown, by delivery
     while True:
         found = list(_deliveries(api, event, tenant))
         for listed in found:
-            if _is_news(listed, seen, ended):
+            shown = known.setdefault(listed["id"], _FRESH)
+            if (listed["attempt_count"], listed["state"]) != shown:
                 delivery = api.read(api.get(api.path("deliveries", listed["id"])), "attempts")
-                for line in news(delivery, seen.get(delivery["id"], 0), now=clock.now()):
+                for line in news(delivery, shown[0], now=clock.now()):
                     show_mark(line.good, line.words, err=api.as_json)
-                seen[delivery["id"]] = delivery["attempt_count"]
-                if delivery["state"] in _ENDED:
-                    ended[delivery["id"]] = delivery["state"]
-        if not found:
-            raise CliError(f"the deliveries of {printable(event)} are no longer there")
-        if len(ended) == len(found):
-            return set(ended.values()) == {"delivered"}
+                known[delivery["id"]] = delivery["attempt_count"], delivery["state"]
+        if all(known[listed["id"]][1] in _ENDED for listed in found):
+            states = {state for _, state in known.values()}  # also of what the retention has taken meanwhile
+            if not states or not states <= _ENDED:
+                raise CliError(f"the deliveries of {printable(event)} are no longer there")
+            return states == {"delivered"}
         # Not time.sleep: what reads the clock or waits on it is `clock`'s.
         Event().wait(pause)
         pause = min(pause * 1.5, _LAST_POLL)
@@ -64,12 +64,6 @@ def news(delivery: Mapping[str, Any], seen: int, *, now: int) -> list[Line]:
     elif ending:
         lines = [Line(False, f"{delivery['subscription']} {ending}")]
     return [Line(line.good, printable(line.words)) for line in lines]
-
-
-def _is_news(listed: Mapping[str, Any], seen: Mapping[str, int], ended: Mapping[str, str]) -> bool:
-    if listed["id"] in ended:
-        return False
-    return listed["state"] in _ENDED or listed["attempt_count"] > seen.get(listed["id"], 0)
 
 
 def _ending(delivery: Mapping[str, Any], now: int) -> str:
