@@ -189,7 +189,8 @@ def test_prune_deletes_what_the_retention_lets_go(cli: Callable[..., Ended], dat
     config.write_text('[store]\nretention = "50d"\n')
     kept = json.loads(cli("db", "prune", "--json", "--config", str(config)).out)
     size = (data / "hooks.db").stat().st_size
-    done = cli("db", "prune")
+    config.write_text("")
+    done = cli("db", "prune", "--config", str(config))
 
     assert {"deliveries": 0, "events": 0, "freed": 0} == kept
     assert re.fullmatch(r"1 deliveries and 1 events are deleted; the file is \d+\.\d KiB smaller\.\n", done.err)
@@ -211,10 +212,30 @@ def test_prune_by_age_asks_a_person(cli: Callable[..., Ended], monkeypatch: pyte
     assert 1 == done["deliveries"]
 
 
+@pytest.mark.usefixtures("data")
+def test_prune_by_the_default_is_confirmed(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing names the daemon's retention, which may be longer, a person is asked, and a program needs --yes."""
+    refused = cli("db", "prune")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    asked = cli("db", "prune")
+    monkeypatch.setenv("HOOKENGINE_STORE_RETENTION", "365d")
+    kept = json.loads(cli("db", "prune", "--json").out)
+    monkeypatch.delenv("HOOKENGINE_STORE_RETENTION")
+    done = json.loads(cli("db", "prune", "--yes", "--json").out)
+
+    words = (
+        "1 deliveries that ended more than 30d ago, which is the default of store.retention: --config names the daemon's file"
+    )
+    assert 2 == refused.status
+    assert f"Error: --yes is needed to delete {words}\n" in refused.err
+    assert (1, f"Delete {words}? [y/N]: ") == (asked.status, asked.err.rstrip("\n"))
+    assert (0, 1) == (kept["deliveries"], done["deliveries"])
+
+
 async def test_prune_leaves_a_running_daemon_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """While a daemon owns the file it is 75."""
     async with Engine.from_file(None, data=tmp_path / DATA):
-        status = await asyncio.to_thread(main, ["db", "prune"])
+        status = await asyncio.to_thread(main, ["db", "prune", "--yes"])
 
     assert 75 == status
     assert "is in use by pid" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hookengine.cli.api import data_option
+from hookengine.cli.api import data_option, yes_option
 from hookengine.cli.arguments import FILE, duration
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit
@@ -93,8 +93,8 @@ def check(*, as_json: bool, data: Path) -> int:
 @click.option(
     "--older-than", metavar="DURATION", callback=duration, help="Finished longer ago than that.  [default: store.retention]"
 )
-@click.option("--config", "file", type=FILE, help="The daemon's TOML file, for its retention.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--config", "file", type=FILE, help="The daemon's TOML file, for its retention: without it you are asked.")
+@yes_option
 @click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 @data_option
 def prune(*, older_than: int | None, file: Path | None, yes: bool, as_json: bool, data: Path) -> int | None:
@@ -110,9 +110,15 @@ def prune(*, older_than: int | None, file: Path | None, yes: bool, as_json: bool
 
     retention = load(file, environ=os.environ).store.retention if older_than is None else older_than
     path, clock = database(data), Clock()
-    if older_than is not None and not yes and sys.stdin.isatty():
+    is_guess = older_than is None and file is None and _is_default("store.retention")
+    if not yes and (is_guess or (older_than is not None and sys.stdin.isatty())):
         count = pruning.finished(path, clock.now() - retention)
-        if not click.confirm(f"Delete {count} deliveries that ended more than {format_duration(retention)} ago?", err=True):
+        what = f"{count} deliveries that ended more than {format_duration(retention)} ago"
+        if is_guess:
+            what += ", which is the default of store.retention: --config names the daemon's file"
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"--yes is needed to delete {what}")
+        if not click.confirm(f"Delete {what}?", err=True):
             return Exit.FAILED
     with progress("deleting") as advance:
         done = run_loop(
@@ -123,3 +129,10 @@ def prune(*, older_than: int | None, file: Path | None, yes: bool, as_json: bool
     else:
         say(f"{done.deliveries} deliveries and {done.events} events are deleted; the file is {size(done.freed)} smaller.")
     return None
+
+
+def _is_default(option: str) -> bool:
+    """Whether nothing in the environment sets *option*."""
+    from hookengine.config import sources  # noqa: PLC0415  # it loads all types of options
+
+    return sources(None, environ=os.environ, flags={})[option] == "default"
