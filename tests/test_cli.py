@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from patience import PATIENCE
 
 from hookengine import __version__, errors
 from hookengine.cli import main
@@ -720,6 +721,36 @@ def test_data_comes_from_a_file_or_standard_input(
     assert server.last.body.endswith(b'"data":{"n": 1.0}\n}')
     ask("event", "send", "t", "-")
     assert server.last.body.endswith(b'"data":[1,  2]}')
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "data"),
+    [
+        pytest.param("printf '[1,  2]' |", "", b"[1,  2]", id="pipe"),
+        pytest.param("", "< order.json", b'{"n": 1.0}\n', id="file"),
+        pytest.param("printf '[1,  2]' |", "'{}'", b"{}", id="given"),
+        pytest.param("", "< /dev/null", b"{}", id="null"),
+        pytest.param("true |", "", b"{}", id="empty"),
+        pytest.param("", "<&-", b"{}", id="closed"),
+    ],
+)
+def test_data_that_is_not_given_is_what_is_piped_in(server: Server, before: str, after: str, data: bytes) -> None:
+    """Without an argument the data is standard input's, if that is a pipe or a file and holds something, else {}."""
+    server.on("POST /v1/events", ACCEPTED, status=202)
+    Path("order.json").write_bytes(b'{"n": 1.0}\n')
+    command = f"{before} {sys.executable} -m hookengine event send t --url {server.receiver.url} {after}"
+    subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, timeout=PATIENCE)
+
+    assert server.last.body.endswith(b'"data":%b}' % data)
+
+
+def test_closed_standard_input_is_no_terminal(server: Server) -> None:
+    """A verb that would ask a person does without a standard input."""
+    server.on(f"DELETE /v1/subscriptions/{SUB}", b"", status=204)
+    command = f"{sys.executable} -m hookengine subscription delete {SUB} --url {server.receiver.url} <&-"
+    done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, timeout=PATIENCE)
+
+    assert (0, f"{SUB} is deleted\n".encode()) == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize(

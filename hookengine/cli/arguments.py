@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import sys
 from collections import Counter
 from math import isinf
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hookengine.cli.output import working
 from hookengine.clock import Clock
 from hookengine.times import format_time, parse_duration
 from hookengine.wording import LONE_SURROGATE, quoted
@@ -35,6 +37,15 @@ def read_bytes(argument: str) -> bytes:
         return Path(argument[1:]).read_bytes()
     except OSError as error:
         raise click.BadParameter(f"{argument[1:]} cannot be read: {error.strerror}") from error
+
+
+def piped_bytes() -> bytes:
+    """All of standard input where it is a pipe or a file; nothing where it is a terminal or the null device."""
+    mode = os.fstat(0).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return b""
+    with working("Reading standard input"):
+        return read_bytes("-")
 
 
 def read_text(argument: str) -> str:

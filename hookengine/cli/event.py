@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hookengine.cli.api import Api, page_options, text_of, with_api
-from hookengine.cli.arguments import document, in_time, key_header, moment, read_bytes
+from hookengine.cli.arguments import document, in_time, key_header, moment, piped_bytes, read_bytes
 from hookengine.cli.exits import Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
@@ -22,12 +22,13 @@ def event() -> None:
 _EXAMPLES = """\b
 hookengine event send order.created '{"id": 1}'
 hookengine event send order.created @order.json --tenant acme --wait
+jq .order today.json | hookengine event send order.created
 """
 
 
 @event.command(epilog=_EXAMPLES)
 @click.argument("type_", metavar="TYPE")
-@click.argument("data_", metavar="[JSON|@FILE|-]", default="{}")
+@click.argument("data_", metavar="[JSON|@FILE|-]", required=False)
 @click.option("--tenant", help="Whose event it is.")
 @click.option("--id", help="Its id, so that sending it again does nothing.")
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Its place among a subscription's deliveries.")
@@ -36,15 +37,19 @@ hookengine event send order.created @order.json --tenant acme --wait
 @click.option("--wait", is_flag=True, help="Follow its deliveries to the end; exit 1 unless each was delivered.")
 @with_api
 def send(
-    api: Api, type_: str, data_: str, *, at: str | None, idempotency_key: str | None, wait: bool, **members: Any
+    api: Api, type_: str, data_: str | None, *, at: str | None, idempotency_key: str | None, wait: bool, **members: Any
 ) -> int | None:
-    """Send an event of TYPE, whose data is the given JSON, a file's or standard input's."""
+    """
+    Send an event of TYPE, whose data is the given JSON, a file's or standard input's.
+
+    Where none is given it is what is piped in, else {}.
+    """
     headers = key_header(idempotency_key)
     members["deliver_at"] = None if at is None else moment(at, now=Clock().now())
     answer = api.client.request(
         "POST",
         "/v1/events",
-        body=document({"type": type_, **members}, "data", read_bytes(data_)),
+        body=document({"type": type_, **members}, "data", piped_bytes() or b"{}" if data_ is None else read_bytes(data_)),
         headers=headers,
     )
     accepted = api.read(answer, "id", "tenant", "deliveries")
