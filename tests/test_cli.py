@@ -1183,6 +1183,15 @@ def test_secret_of_other_bytes_is_a_mistake_of_usage(ask: Callable[..., Ended], 
     assert "not UTF-8" in ended.err
 
 
+def test_url_of_the_server_is_no_change(server: Server, ask: Callable[..., Ended]) -> None:
+    """Whoever names the endpoint's new URL with --url learns which option it is, and nothing is sent there."""
+    ended = ask("subscription", "edit", SUB)
+
+    assert (2, []) == (ended.status, server.receiver.requests)
+    assert "nothing to change: name at least one option (--endpoint for the URL; --url is the server's)" in ended.err
+    assert "--endpoint: --url is that of the server" in " ".join(ask("subscription", "edit", "--help").out.split())
+
+
 def test_edit_sends_what_is_given(server: Server, ask: Callable[..., Ended]) -> None:
     """The patch holds the given options, null for those that go back to their default, and nothing else."""
     server.on(f"PATCH /v1/subscriptions/{SUB}", SUBSCRIPTION)

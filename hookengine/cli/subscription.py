@@ -153,13 +153,17 @@ def show(api: Api, id_: str) -> None:
 )
 @with_api
 def edit(api: Api, id_: str, *, new_url: str | None, unset: tuple[str, ...], **members: Any) -> None:
-    """Change what is given, and nothing else."""
+    """
+    Change what is given, and nothing else.
+
+    Another URL for the endpoint is given with --endpoint: --url is that of the server which is asked.
+    """
     changes = given({"url": new_url, **members})
     if both := sorted(changes.keys() & set(unset)):
         raise click.UsageError(f"set and unset at once: {', '.join(both)}")
     patch = changes | dict.fromkeys(unset)
     if not patch:
-        raise click.UsageError("nothing to change: name at least one option")
+        raise click.UsageError("nothing to change: name at least one option (--endpoint for the URL; --url is the server's)")
     with working("Waiting for the endpoint"):
         answer = api.send("PATCH", api.path("subscriptions", id_), patch, timeout=_LONGEST_TEST)
     api.show(answer)
