@@ -38,6 +38,7 @@ from hookengine.sender import Sender
 from hookengine.server import Server, bind
 from hookengine.service import Service
 from hookengine.store import Store, changes
+from hookengine.store.database import Lock
 from hookengine.stream import Ring
 from hookengine.vault import write_private
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     import structlog
 
     from hookengine.models import AccessToken, OAuth2, Subscription
+    from hookengine.server.listener import Door
 
 DATABASE = "hooks.db"
 TOKEN_FILE = "admin.token"  # noqa: S105  # its name, not its content
@@ -240,7 +242,7 @@ class Engine(Api):
         observe = Observers(LogObserver(self._logger or host_logger()), waiters, MetricsObserver(metrics), ring)
         door = None
         if self._serve is not None:  # bound first, so that requests never go to ourselves, but not open yet
-            door = await bind(self._serve)
+            door = await _bind(self._serve, self._path)
             stack.callback(door.close)
         policy = Policy(
             allow_http=config.security.allow_http,
@@ -381,6 +383,16 @@ class _Parts:
         self.service = service
         self.server = server
         self.stopping = False
+
+
+async def _bind(listen: str, path: Path) -> Door:
+    """The sockets of *listen*; raises AlreadyRunning where they cannot be had and an engine has the database at *path*."""
+    try:
+        return await bind(listen)
+    except StartError:
+        with suppress(OSError):
+            Lock(path).check()  # it mostly has the address too
+        raise
 
 
 def _owner_token(path: Path, clock: Clock) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -203,23 +204,37 @@ def test_serve_greets_and_stops_with_0() -> None:
 
 
 def test_serve_as_a_process_takes_events_and_ends_with_0() -> None:
-    """A daemon of its own is found by the verbs through its directory, and a second one on it is refused with 75."""
+    """A daemon of its own is found by the verbs through its directory, and a second one there, on any address, is 75."""
     command = [sys.executable, "-m", "hookengine"]
     with subprocess.Popen([*command, "serve", "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, encoding="utf-8") as child:
         try:
             assert child.stderr
             assert any(line.startswith("Ready.") for line in child.stderr)
             sent = subprocess.run([*command, "event", "send", "t", "--id", "o-1", "--wait"], capture_output=True, check=False)
-            second = subprocess.run([*command, "serve"], capture_output=True, check=False, text=True, timeout=10)
+            address = json.loads(Path("hookengine-data/daemon.json").read_text())["url"].removeprefix("http://")
+            others = [
+                subprocess.run([*command, "serve", "--listen", each], capture_output=True, check=False, text=True, timeout=10)
+                for each in ("127.0.0.1:0", address)
+            ]
             child.send_signal(signal.SIGTERM)
 
             assert (0, b"o-1\n", b"accepted, but no subscription wants it\n") == (sent.returncode, sent.stdout, sent.stderr)
-            assert 75 == second.returncode
-            assert f"hookengine-data/hooks.db is in use by pid {child.pid}" in second.stderr
+            words = f"Error: hookengine-data/hooks.db is in use by pid {child.pid}\n"
+            assert [(75, words)] * 2 == [(each.returncode, each.stderr) for each in others]
             assert 0 == child.wait(10)
         finally:
             child.kill()
     assert 3 == subprocess.run([*command, "event", "list"], capture_output=True, check=False).returncode
+
+
+def test_serve_on_an_address_of_others_is_78(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the address is another program's, the option that gives another is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        status = main(["serve", "--listen", address])
+
+    words = f"Error: {address} is in use: give another with --listen, or 127.0.0.1:0 for any free port\n"
+    assert (78, words) == (status, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("redirections", ["2>/dev/full", "0<&- 1>&- 2>&-"], ids=["full", "closed"])

@@ -430,6 +430,20 @@ async def test_second_engine_in_the_process_is_refused(tmp_path: Path, running_e
 
 
 @pytest.mark.row("F15")
+async def test_second_engine_on_the_same_address_is_refused_as_such(tmp_path: Path) -> None:
+    """Of an engine that serves on the address too it is told that it has the file, not that the address is taken."""
+    async with Engine(tmp_path / DATABASE, serve="127.0.0.1:0") as first:
+        address = str(first.url).removeprefix("http://")
+        with pytest.raises(AlreadyRunning) as refused:
+            await Engine(tmp_path / DATABASE, serve=address).start()
+        for path in (tmp_path / "other.db", tmp_path / "none" / "other.db"):
+            with pytest.raises(StartError, match=f"cannot listen on {address}"):
+                await Engine(path, serve=address).start()
+
+    assert os.getpid() == refused.value.pid
+
+
+@pytest.mark.row("F15")
 async def test_second_engine_in_another_process_is_refused(tmp_path: Path) -> None:
     """The owner's pid is told to whoever comes second, in either process, and a killed owner's file is free at once."""
     owner = await program(

@@ -328,6 +328,22 @@ def test_lock_has_one_owner(tmp_path: Path) -> None:
     second.release()
 
 
+def test_lock_is_looked_at_without_being_taken(tmp_path: Path) -> None:
+    """A look tells of an owner, and neither makes a file nor keeps anybody out."""
+    path = tmp_path / "hooks.db"
+    first, second = Lock(path), Lock(path)
+    first.check()
+    assert [] == list(tmp_path.iterdir())
+    first.acquire()
+    with pytest.raises(AlreadyRunning):
+        second.check()
+    first.release()
+    (tmp_path / "hooks.db.lock").write_bytes(b"4711\n")  # of one that was killed
+    second.check()
+    first.acquire()
+    first.release()
+
+
 def test_lock_without_a_pid(tmp_path: Path) -> None:
     """An owner that has not written its pid yet is an owner all the same."""
     path = tmp_path / "hooks.db"

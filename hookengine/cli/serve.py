@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -16,7 +17,7 @@ from hookengine.cli.arguments import FILE
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit, report
 from hookengine.cli.output import say
-from hookengine.errors import HookEngineError
+from hookengine.errors import HookEngineError, StartError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,11 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
             tune()
             with relaying(logger):
                 run_loop(run_daemon(engine, data, greet))
+        except StartError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+                return report(error)
+            say(f"Error: {config.server.listen} is in use: give another with --listen, or 127.0.0.1:0 for any free port")
+            return error.exit_status
         except HookEngineError as error:
             return report(error)
     return Exit.OK

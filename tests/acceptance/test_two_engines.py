@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @pytest.mark.alone
 @pytest.mark.row("F15")
-async def test_second_daemon_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:0", None], ids=["another address", "the same"])
+async def test_second_daemon_is_refused(tmp_path: Path, address: str | None) -> None:
     """A second daemon on the same data ends soon with status 75 and the first one's pid; the first does not notice."""
     loop = asyncio.get_running_loop()
     async with Receiver() as receiver, Daemon(tmp_path) as first:
         await first.subscribe(receiver.url)
+        listen = address or first.url.removeprefix("http://")
         begun = loop.time()
-        second = await run(
-            "serve", "--data", str(first.data), "--config", str(tmp_path / "config.toml"), "--listen", "127.0.0.1:0"
-        )
+        second = await run("serve", "--data", str(first.data), "--config", str(tmp_path / "config.toml"), "--listen", listen)
         async with asyncio.timeout(PATIENCE):
             _, said = await second.communicate()
         seconds = loop.time() - begun
