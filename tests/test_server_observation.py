@@ -47,6 +47,7 @@ class Reading:
         self.reader = reader
         self.writer = writer
         self.head = b""
+        self.place: str | None = None  # to go on from, before anything has come
         self._buffer = b""
 
     async def block(self) -> tuple[str | None, Any]:
@@ -82,7 +83,8 @@ async def following(api: Api, path: str = "/v1/stream", *, port: int | None = No
         async with asyncio.timeout(PATIENCE):
             read.head = await reader.readuntil(b"\r\n\r\n")
         assert read.head.startswith(b"HTTP/1.1 200 ")
-        assert (None, None) == await read.block()
+        read.place, nothing = await read.block()
+        assert nothing is None
         yield read
     finally:
         writer.close()
@@ -166,6 +168,24 @@ async def test_stream_resumes_with_reset(api: Api) -> None:
 
     assert ("reset", "subscription") == (reset["kind"], item["kind"])
     assert item == again
+
+
+async def test_stream_that_is_cut_before_anything_came_resumes(api: Api) -> None:
+    """What happens after a connection is cut at its beginning is told to whoever comes back, and a reset is not lost so."""
+    await api.subscribe()
+    async with following(api) as read:
+        read.writer.transport.abort()
+    subscription = await api.subscribe()
+    assert read.place is not None
+    async with following(api, Last_Event_ID=read.place) as again:
+        again.writer.transport.abort()
+    async with following(api, Last_Event_ID=again.place or read.place) as again:
+        missed = await again.item()
+    async with following(api, Last_Event_ID="0123456789ab-1") as read:
+        read.writer.transport.abort()
+
+    assert subscription["id"] == missed["subscription"]["id"]
+    assert read.place is None
 
 
 @pytest.mark.parametrize(

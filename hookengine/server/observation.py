@@ -85,7 +85,9 @@ async def _send(request: web.Request, response: web.StreamResponse, followed: St
     Raises Unauthorized from when its token opens nothing any more.
     """
     begun = False
-    await response.write(b": hookengine\n\n")
+    # Who is cut off before anything came goes on from here; who has come back has an id, and may have a reset to be told.
+    place = b"" if "Last-Event-ID" in request.headers else b"id: %b\n" % followed.id.encode()
+    await response.write(b": hookengine\n%b\n" % place)
     async for items in followed:
         identify(request)
         # Whoever comes back with its last id is told what it has lost, before anything else.
