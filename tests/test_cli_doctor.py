@@ -195,14 +195,30 @@ def test_disk_is_measured_where_the_data_will_be(tmp_path: Path) -> None:
     """The space is that of the nearest directory that exists."""
     asked: list[Path] = []
 
-    def free(path: Path) -> int:
+    def usage(path: Path) -> tuple[int, int, int]:
         asked.append(path)
-        return 100 << 20
+        return 8 << 30, 0, 1 << 30
 
-    check = examination.disk(tmp_path / "a" / "b", free)
+    check = examination.disk(tmp_path / "a" / "b", usage)
 
-    assert (False, "100.0 MiB free", [tmp_path]) == (check.ok, check.detail, asked)
-    assert examination.disk(tmp_path, lambda _: 1 << 30).ok
+    assert (True, "1.0 GiB free", [tmp_path]) == (check.ok, check.detail, asked)
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "words"),
+    [
+        pytest.param(8 << 30, 400 << 20, "Below 256.0 MiB nothing is accepted: ", id="soon"),
+        pytest.param(8 << 30, 200 << 20, "Nothing is accepted: ", id="now"),
+        pytest.param(1 << 30, 200 << 20, "Below 51.2 MiB nothing is accepted: ", id="soon on a small disk"),
+        pytest.param(1 << 30, 50 << 20, "Nothing is accepted: ", id="now on a small disk"),
+    ],
+)
+def test_little_space_is_told_by_what_it_leads_to(tmp_path: Path, total: int, free: int, words: str) -> None:
+    """That nothing is accepted is said where the engine's own limit is passed, and before that what the limit is."""
+    check = examination.disk(tmp_path, lambda _: (total, total - free, free))
+
+    assert not check.ok
+    assert check.advice.startswith(words)
 
 
 def test_file_descriptors_are_counted() -> None:
@@ -369,6 +385,14 @@ async def test_server_that_refuses_is_explained(tmp_path: Path, status: int, exp
 
     assert ["configuration", "names", "clock", "daemon"] == [check.name for check in found]
     assert expected in found[-1].detail
+
+
+async def test_server_that_is_not_ready_says_why(tmp_path: Path) -> None:
+    """The reason that /readyz gives is shown."""
+    async with Receiver(Reply(status=503, body=b'{"status": "unavailable", "reason": "the disk is full"}')) as server:
+        found = await checks(tmp_path, subscription=None, url=server.url)
+
+    assert "it is not ready: the disk is full" == found[-1].detail
 
 
 async def test_server_that_is_down_or_no_url_is_told(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.errors import ConfigInvalid, DatabaseTooNew, HookEngineError, KeyUnusable
 from hookengine.netguard import Policy, UrlRefused, vet_url
-from hookengine.store import inspection
+from hookengine.store import inspection, space
 from hookengine.times import format_time
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def examine(asked: Asked) -> Iterator[Check]:
         if there(asked.data / DATABASE):
             check, newest = database(asked.data / DATABASE, os.environ.get("HOOKENGINE_ENCRYPTION_KEY"))
             yield check
-        yield disk(asked.data, lambda path: shutil.disk_usage(path).free)
+        yield disk(asked.data, shutil.disk_usage)
         yield descriptors(open_files_limit(daemon_pid(asked.data)), config.delivery.concurrency)
     yield resolver(socket.getaddrinfo)
     check, api, server_time = daemon(asked)
@@ -148,12 +148,15 @@ def database(path: Path, encryption_key: str | None) -> tuple[Check, int | None]
         return Check("database", False, error.detail, "`hookengine db check` says more; docs/backup.md how to restore."), None
 
 
-def disk(data: Path, free_at: Callable[[Path], int]) -> Check:
+def disk(data: Path, usage_of: Callable[[Path], tuple[int, int, int]]) -> Check:
     """Whether there is space for what comes."""
     place = next(path for path in (data, *data.absolute().parents) if there(path))
-    free = free_at(place)
-    advice = "" if free >= _LEAST_FREE else "Without space nothing is accepted: make some, or let store.retention be shorter."
-    return Check("disk", not advice, f"{size(free)} free", advice)
+    total, _, free = usage_of(place)
+    least = space.least(total)
+    if free >= _LEAST_FREE:
+        return Check("disk", True, f"{size(free)} free")
+    words = "Nothing is accepted" if free < least else f"Below {size(least)} nothing is accepted"
+    return Check("disk", False, f"{size(free)} free", f"{words}: make space, or let store.retention be shorter.")
 
 
 def daemon_pid(data: Path) -> int | None:
@@ -227,7 +230,8 @@ def daemon(asked: Asked) -> tuple[Check, Api | None, int | None]:
         return Check("daemon", False, error.detail, "Is it running, and is this its address?"), None, None
     except ApiError as error:
         words = {401: "the token is not known", 403: "the token may not read subscriptions", 503: "it is not ready"}
-        return Check("daemon", False, f"{words.get(error.status, 'it refused')}: {error.detail}"), None, None
+        reason = error.problem.get("reason") or error.detail  # what /readyz gives, which is no problem document
+        return Check("daemon", False, f"{words.get(error.status, 'it refused')}: {reason}"), None, None
     moment = None
     with suppress(ValueError, KeyError):
         moment = int(parsedate_to_datetime(answer.headers["date"]).timestamp() * 1000)

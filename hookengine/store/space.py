@@ -22,6 +22,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 EVERY = 1.0  # s between two looks
 
 
+def least(disk: int) -> int:
+    """Of a disk of so many bytes those that must be left for new events to be accepted."""
+    return min(_LOW, disk // 20)
+
+
 class Space:
     """Watches over the disk of the database at *path*; the reserve is a file beside it, whose *new_bytes* do not compress."""
 
@@ -70,7 +75,7 @@ class Space:
         if not self.has_reserve():
             return "the disk is full"
         disk = os.statvfs(self._folder)
-        low = self._of_disk(_LOW, 20)
+        low = least(disk.f_blocks * disk.f_frsize)
         if disk.f_bavail * disk.f_frsize < low:
             return f"the disk has less than {low >> 20} MiB left" if low >> 20 else "the disk is nearly full"
         return None
