@@ -387,6 +387,32 @@ def test_failed_save_time_test_says_what_the_endpoint_answered(server: Server, a
     assert "  the endpoint: 503 in 12 ms\n" in ask("subscription", "add", "http://e.example").err
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        pytest.param(["add", "http://127.0.0.1:9000"], True, id="http"),
+        pytest.param(["add", "https://10.0.0.1/hook"], True, id="private"),
+        pytest.param(["edit", SUB, "--endpoint", "https://localhost/hook"], True, id="edit"),
+        pytest.param(["add", "ftp://127.0.0.1"], False, id="never"),
+        pytest.param(["add", "https://169.254.169.254"], False, id="metadata"),
+    ],
+)
+def test_operators_allowances_are_named(
+    cli: Callable[..., Ended], server: Server, tmp_path: Path, argv: list[str], told: bool
+) -> None:
+    """Where the daemon of this machine refuses a URL that its operator may allow, the settings are named."""
+    running(tmp_path / "hookengine-data", server.receiver.url)
+    problem = {"detail": "Not valid.", "errors": [{"pointer": "/url", "code": "invalid_url", "detail": "no"}]}
+    for route in ("POST /v1/subscriptions", f"PATCH /v1/subscriptions/{SUB}"):
+        server.on(route, problem, status=422)
+    here = cli("subscription", *argv)
+    there = cli("subscription", *argv, "--url", server.receiver.url)
+
+    assert ["Error: Not valid.", "  /url: no"] == here.err.splitlines()[:2]
+    assert told == ("allow_networks, or for a try `hookengine serve --dev`" in here.err)
+    assert Ended(1, "", "Error: Not valid.\n  /url: no\n") == there
+
+
 def test_nobody_listening_is_status_3(cli: Callable[..., Ended]) -> None:
     """A server that is not there is told with its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -510,11 +536,15 @@ def test_owner_token_goes_to_the_local_daemon_only(cli: Callable[..., Ended], se
 
 
 def test_without_a_daemon_the_verb_says_how_to_start_one(cli: Callable[..., Ended]) -> None:
-    """No daemon on the directory is a server that is not reached."""
-    ended = cli("event", "list")
+    """No daemon on the directory is a server that is not reached; whether the directory is the right one is seen."""
+    here = Path.cwd() / "hookengine-data"
+    elsewhere = cli("event", "list")
+    here.mkdir()
+    stopped = cli("event", "list")
 
-    assert (3, "") == (ended.status, ended.out)
-    assert "no daemon runs on hookengine-data: start one with `hookengine serve`" in ended.err
+    assert [(3, "")] * 2 == [ended[:2] for ended in (elsewhere, stopped)]
+    assert f"Error: there is no directory {here}: name that of a daemon with --data, start one here with" in elsewhere.err
+    assert f"Error: the daemon on {here} is stopped: start it with `hookengine serve`" in stopped.err
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 10**30])

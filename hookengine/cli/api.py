@@ -13,7 +13,7 @@ from urllib.parse import quote
 import click
 
 from hookengine.cli.exits import CliError, Exit
-from hookengine.cli.output import say, show_bytes, show_record, show_table
+from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,9 +36,10 @@ data_option = click.option(
 class Api:
     """The server's API, as a verb asks it and shows what it answers."""
 
-    def __init__(self, client: Client, *, as_json: bool) -> None:
+    def __init__(self, client: Client, *, as_json: bool, is_local: bool = False) -> None:
         self.client = client
         self.as_json = as_json
+        self.is_local = is_local  # it is the daemon of this machine, found by its directory
 
     def path(self, *segments: str) -> str:
         """The path of what *segments* name, which may hold anything."""
@@ -104,7 +105,7 @@ def with_api(verb: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Show the API's JSON.")
     @functools.wraps(verb)
     def run(*args: Any, url: str | None, token: str | None, data: Path, as_json: bool, **options: Any) -> Any:
-        return verb(Api(find_server(url, token, data), as_json=as_json), *args, **options)
+        return verb(Api(find_server(url, token, data), as_json=as_json, is_local=url is None), *args, **options)
 
     return run
 
@@ -141,9 +142,13 @@ def _daemon_url(data: Path) -> str:
         found = json.loads(path.read_bytes())
         url, pid = str(found["url"]), int(found["pid"])
     except FileNotFoundError:
-        raise CliError(
-            f"no daemon runs on {data}: start one with `hookengine serve`, or name a server with --url", Exit.NOT_REACHED
-        ) from None
+        place = printable(str(data.absolute()))
+        reason = (
+            f"the daemon on {place} is stopped: start it"
+            if data.is_dir()
+            else f"there is no directory {place}: name that of a daemon with --data, start one here"
+        )
+        raise CliError(f"{reason} with `hookengine serve`, or name a server with --url", Exit.NOT_REACHED) from None
     except PermissionError as error:
         raise CliError(f"{path} cannot be read: {error.strerror}", Exit.NOT_ALLOWED) from error
     except (OSError, ValueError, TypeError, KeyError) as error:

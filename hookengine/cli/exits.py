@@ -56,6 +56,8 @@ def report(error: HookEngineError) -> int:
     for mistake in getattr(error, "mistakes", ()):
         where = mistake.pointer if mistake.pointer is not None else mistake.parameter
         say(f"  {printable(where or '(whole)')}: {printable(mistake.detail)}")
+    for advice in getattr(error, "__notes__", ()):
+        say(f"  {advice}")
     return _status(error)
 
 

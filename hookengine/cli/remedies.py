@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,6 +56,24 @@ _STATUSES = {
     413: "The endpoint does not take requests of this size.",
     429: "The endpoint gets more than it can take: let fewer come at a time with --max-concurrency.",
 }
+
+
+# Of a URL that is refused when it is saved, to whoever has the daemon on this machine.
+ALLOWANCE = (
+    "The daemon's operator may allow it: [security] allow_http and allow_networks, or for a try `hookengine serve --dev`."
+)
+
+
+def is_allowable(url: str) -> bool:
+    """Whether *url* may be called where the operator allows http and private networks."""
+    # Imported here, since few verbs need it, and those only when they fail.
+    from hookengine.netguard import Policy, UrlRefused, vet_url  # noqa: PLC0415
+
+    try:
+        vet_url(url, Policy(allow_http=True, allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0"))))
+    except UrlRefused:
+        return False
+    return True
 
 
 def remedy(attempt: Mapping[str, Any]) -> str:

@@ -12,9 +12,12 @@ from hookengine.cli.api import Api, page_options, with_api, yes_option
 from hookengine.cli.arguments import document, given, in_time, json_value, pairs, read_bytes, read_text, secret_text, words
 from hookengine.cli.exits import Exit
 from hookengine.cli.output import cell, describe_attempt, say, show_bytes, show_mark, show_record, working
+from hookengine.cli.remedies import ALLOWANCE, is_allowable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hookengine.client import Answer
 
 _LONGEST_TEST = 330.0  # s: the longest timeout of an attempt, and some more
 
@@ -104,6 +107,20 @@ def _settings(verb: Callable[..., Any]) -> Callable[..., Any]:
     return settled
 
 
+def _save(api: Api, method: str, path: str, document: dict[str, Any]) -> Answer:
+    """Send what is to be saved; where the daemon of this machine refuses the URL, with what would let it pass."""
+    from hookengine.client import ApiError  # noqa: PLC0415  # see `find_server`
+
+    try:
+        with working("Waiting for the endpoint"):
+            return api.send(method, path, document, timeout=_LONGEST_TEST)
+    except ApiError as error:
+        refused = any((mistake.pointer, mistake.code) == ("/url", "invalid_url") for mistake in error.mistakes)
+        if refused and api.is_local and is_allowable(document.get("url", "")):
+            error.add_note(ALLOWANCE)
+        raise
+
+
 _EXAMPLES = """\b
 hookengine subscription add https://example.com/hook --types 'order.*'
 hookengine subscription add https://example.com/hook --tenant acme --retry-schedule 5s,5m,1h
@@ -118,8 +135,7 @@ hookengine subscription add https://example.com/hook --tenant acme --retry-sched
 @with_api
 def add(api: Api, endpoint: str, **members: Any) -> None:
     """Subscribe URL, and show the secret that its receiver verifies with."""
-    with working("Waiting for the endpoint"):
-        answer = api.send("POST", "/v1/subscriptions", {"url": endpoint} | given(members), timeout=_LONGEST_TEST)
+    answer = _save(api, "POST", "/v1/subscriptions", {"url": endpoint} | given(members))
     api.show(answer)
     if not api.as_json and (made := api.read(answer, "id")).get("secret"):
         say(f"Its receiver verifies with the secret; `hookengine subscription secret {cell(made['id'])}` shows it again.")
@@ -164,9 +180,7 @@ def edit(api: Api, id_: str, *, new_url: str | None, unset: tuple[str, ...], **m
     patch = changes | dict.fromkeys(unset)
     if not patch:
         raise click.UsageError("nothing to change: name at least one option (--endpoint for the URL; --url is the server's)")
-    with working("Waiting for the endpoint"):
-        answer = api.send("PATCH", api.path("subscriptions", id_), patch, timeout=_LONGEST_TEST)
-    api.show(answer)
+    api.show(_save(api, "PATCH", api.path("subscriptions", id_), patch))
 
 
 @subscription.command()
