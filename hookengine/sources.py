@@ -175,7 +175,7 @@ def _unreadable(path: Path, message: str) -> ConfigInvalid:
 
 def invalid(mistakes: list[tuple[str, Mistake]]) -> ConfigInvalid:
     """The error for mistakes, each with its place."""
-    rows = [(place, _name(mistake), _sentence(mistake)) for place, mistake in mistakes]
+    rows = [(place, _name(mistake), _sentence(place, mistake)) for place, mistake in mistakes]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{place:{widths[0]}}  {name:{widths[1]}}  {sentence}" for place, name, sentence in rows]
     return ConfigInvalid(
@@ -195,6 +195,8 @@ def _name(mistake: Mistake) -> str:
     return "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in _keys(mistake)).removeprefix(".")
 
 
-def _sentence(mistake: Mistake) -> str:
+def _sentence(place: str, mistake: Mistake) -> str:
     sentence = re.sub(r"^unknown member '.*?'(?= - |$)", "unknown key", mistake.detail)
-    return re.sub(r"\ban object\b", "a table", sentence)
+    if place.startswith(_PREFIX):  # where every value is one
+        sentence = sentence.removesuffix(", got a string")
+    return re.sub(r"\ban object\b", "a table", re.sub(r"\ba boolean\b", "true or false", sentence))

@@ -142,6 +142,22 @@ def test_order(tmp_path: Path) -> None:
     assert ("127.0.0.1:3", 12, DAY) == (config.server.listen, config.server.max_body, config.store.retention)
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "sentence"),
+    [
+        pytest.param("HOOKENGINE_SECURITY_ALLOW_HTTP", "1", "security.allow_http  expected true or false", id="boolean"),
+        pytest.param("HOOKENGINE_DELIVERY_CONCURRENCY", "x", "delivery.concurrency  expected an integer", id="integer"),
+        pytest.param("HOOKENGINE_SECURITY_ALLOW_PORTS", "1,x", "security.allow_ports[1]  expected an integer", id="list"),
+    ],
+)
+def test_variable_of_another_type_is_told_what_to_write(variable: str, text: str, sentence: str) -> None:
+    """That a variable is a string is no news: what is wanted is said."""
+    with pytest.raises(ConfigInvalid) as caught:
+        Config.load(None, environ={variable: text}, flags={})
+
+    assert f"{variable}  {sentence}" == caught.value.detail
+
+
 def test_sources(tmp_path: Path) -> None:
     """For each option it is known where its value is from."""
     path = tmp_path / "config.toml"
