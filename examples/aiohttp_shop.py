@@ -8,21 +8,36 @@ The same shop with aiohttp's server.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from hookengine import Config, Engine, Invalid
+from hookengine import Config, Engine
+from hookengine.errors import RequestError
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
 
 ENGINE = web.AppKey("engine", Engine)
 
 
+@web.middleware
+async def tell_mistakes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a customer got wrong is no fault of the shop's: each error of a request has its status."""
+    try:
+        return await handler(request)
+    except RequestError as error:
+        detail = [mistake.detail for mistake in error.mistakes] or [error.detail]
+        return web.json_response({"detail": detail}, status=error.status)
+
+
 async def add_webhook(request: web.Request) -> web.Response:
     """The secret is shown this once: the receiver verifies with it."""
-    members = await request.json()
     try:
-        subscription = await request.app[ENGINE].subscribe(members["url"], event_types=["order.*"])
-    except Invalid as error:
-        return web.json_response({"detail": [mistake.detail for mistake in error.mistakes]}, status=422)
+        url = (await request.json())["url"]
+    except (ValueError, TypeError, KeyError):
+        return web.json_response({"detail": ["expected a JSON object with a url"]}, status=422)
+    subscription = await request.app[ENGINE].subscribe(url, event_types=["order.*"])
     return web.json_response({"id": subscription.id, "secret": subscription.secret}, status=201)
 
 
@@ -41,7 +56,7 @@ async def deliveries(request: web.Request) -> web.Response:
 def application() -> web.Application:
     """The engine starts and stops with the application."""
     engine = Engine(os.environ.get("SHOP_DATABASE", "shop.db"), config=Config.load(environ=os.environ))
-    app = web.Application()
+    app = web.Application(middlewares=[tell_mistakes])
     app[ENGINE] = engine
     app.cleanup_ctx.append(engine.cleanup_ctx)
     app.router.add_post("/webhooks", add_webhook)

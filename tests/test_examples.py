@@ -55,6 +55,24 @@ async def listening(process: asyncio.subprocess.Process, port: int) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *[("/webhooks", body) for body in (b"{", b"\xff", b"[]", b"{}", b'{"url": 1}', b'{"url": "ftp://example.com"}')],
+        *[("/orders", body) for body in (b"", b"{", b"\xff", b"NaN")],
+    ],
+)
+async def test_mistakes_of_customers_are_no_faults_of_the_shop(path: str, body: bytes, tmp_path: Path) -> None:
+    """A body that is no webhook or no order is answered with what is wrong with it."""
+    async with (
+        open_shop(SHOPS["aiohttp"], tmp_path / "shop.db") as (url, _),
+        aiohttp.ClientSession() as http,
+        http.post(url + path, data=body) as response,
+    ):
+        assert response.status in {400, 422}
+        assert (await response.json())["detail"]
+
+
 @pytest.mark.parametrize("command", SHOPS.values(), ids=SHOPS)
 async def test_shop(command: list[str], tmp_path: Path) -> None:
     """What is ordered reaches the customer's system, verified; a wrong URL is explained; the shop closes in order."""
