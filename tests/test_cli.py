@@ -28,6 +28,7 @@ from hookengine.cli.following import Line, news
 from hookengine.cli.output import cell, describe_attempt, printable, show_bytes, show_table, working
 from hookengine.cli.tail import describe, events
 from hookengine.clock import Clock
+from hookengine.inputs import EventInput
 from hookengine.receiver import Received, Receiver, Reply
 from hookengine.server import routes
 from hookengine.times import parse_time
@@ -853,6 +854,21 @@ def test_at_goes_to_the_server(server: Server, ask: Callable[..., Ended]) -> Non
     ask("event", "send", "t", "--at", "2031-01-01T00:00:00Z")
 
     assert "2031-01-01T00:00:00Z" == server.document["deliver_at"]
+
+
+def test_event_has_every_member_of_the_api(server: Server, ask: Callable[..., Ended]) -> None:
+    """What an event may have beside type and data has an option of its name; a duration counts to where its time is."""
+    server.on("POST /v1/events", ACCEPTED, status=202)
+    before = Clock().now()
+    ask("event", "send", "t", *("--ordering-key", "o-1", "--to", f"{SUB},b", "--expires-at", "1h", "--occurred-at", "1h"))
+    members = server.document
+    ask("event", "send", "t", *("--deliver-at", NOON_TEXT, "--priority", "low", "--tenant", "acme", "--id", "x"))
+
+    assert ("o-1", [SUB, "b"]) == (members["ordering_key"], members["subscriptions"])
+    assert parse_time(members["occurred_at"]) + 3_600_000 <= parse_time(members["expires_at"]) - 3_600_000
+    assert before + 3_600_000 <= parse_time(members["expires_at"])
+    assert {"type", "data"} | {*members, *server.document} == set(EventInput.__struct_fields__)
+    assert NOON_TEXT == server.document["deliver_at"]
 
 
 def test_idempotency_key_is_a_header(server: Server, ask: Callable[..., Ended]) -> None:

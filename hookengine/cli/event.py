@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hookengine.cli.api import Api, page_options, text_of, with_api
-from hookengine.cli.arguments import document, in_time, key_header, moment, piped_bytes, read_bytes
+from hookengine.cli.arguments import document, in_time, key_header, moment, past, piped_bytes, read_bytes, words
 from hookengine.cli.exits import Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
@@ -32,20 +32,27 @@ jq .order today.json | hookengine event send order.created
 @click.option("--tenant", help="Whose event it is.")
 @click.option("--id", help="Its id, so that sending it again does nothing.")
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Its place among a subscription's deliveries.")
-@click.option("--at", metavar="TIME|DURATION", help="Deliver it then: 2030-01-31T12:00:00Z, or in 10m.")
+@click.option("--ordering-key", metavar="KEY", help="In a fifo subscription it waits for those with the same key.")
+@click.option("--to", "subscriptions", metavar="ID,…", callback=words, help="To these, not to all that match.")
+@click.option(
+    "--at", "--deliver-at", "deliver_at", metavar="TIME|DURATION", help="Deliver it then: 2030-01-31T12:00:00Z, or in 10m."
+)
+@click.option("--expires-at", metavar="TIME|DURATION", help="Give up what is not delivered by then, or in 1h.")
+@click.option("--occurred-at", metavar="TIME|DURATION", help="When it happened, or how long ago: 5m.")
 @click.option("--idempotency-key", metavar="KEY", help="Sending the same again with this key does nothing.")
 @click.option("--wait", is_flag=True, help="Follow its deliveries to the end; exit 1 unless each was delivered.")
 @with_api
-def send(
-    api: Api, type_: str, data_: str | None, *, at: str | None, idempotency_key: str | None, wait: bool, **members: Any
-) -> int | None:
+def send(api: Api, type_: str, data_: str | None, *, idempotency_key: str | None, wait: bool, **members: Any) -> int | None:
     """
     Send an event of TYPE, whose data is the given JSON, a file's or standard input's.
 
     Where none is given it is what is piped in, else {}.
     """
     headers = key_header(idempotency_key)
-    members["deliver_at"] = None if at is None else moment(at, now=Clock().now())
+    now = Clock().now()
+    for name in ("deliver_at", "expires_at"):
+        members[name] = None if members[name] is None else moment(members[name], now=now)
+    members["occurred_at"] = past(members["occurred_at"], now=now)
     answer = api.client.request(
         "POST",
         "/v1/events",
