@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import aiohttp
 import pytest
 from engines import LOOPBACK
 from patience import PATIENCE
@@ -25,7 +27,7 @@ from hookengine.signing import sign
 from hookengine.signing_keys import new_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +171,75 @@ async def follow(source: str, names: dict[str, Any], receiver: Receiver) -> None
             assert ("attempt", "delivered") == await shown.get()
         following.cancel()
         await asyncio.wait([following])
+
+
+@asynccontextmanager
+async def node_receiver(program: str, folder: Path, secret: str) -> AsyncIterator[tuple[str, asyncio.StreamReader]]:
+    """The receiver of docs/receiving.md in a process of its own, once it listens: where it does, and what it prints."""
+    [script] = [block.text for block in BLOCKS if block.page.name == "receiving.md" and block.language == "js"]
+    (folder / "receiver.mjs").write_text(script)
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        program,
+        str(folder / "receiver.mjs"),
+        env={**os.environ, "WEBHOOK_SECRET": secret, "PORT": str(port)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == f"Listening on {port}\n".encode()
+        yield f"http://127.0.0.1:{port}/", process.stdout
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def test_node_receives(find_program: Callable[[str], str], tmp_path: Path) -> None:
+    """The receiver in JavaScript takes a delivery, knows it again, and refuses what is signed otherwise, changed or old."""
+    secret, other = new_secret(bytes(32)), new_secret(bytes([1] * 32))
+    async with (
+        node_receiver(find_program("node"), tmp_path, secret) as (url, printed),
+        Allowed(str(tmp_path / "hooks.db")) as engine,
+        aiohttp.ClientSession() as http,
+    ):
+        made = await engine.subscribe(url, secret=secret)
+        event = await engine.publish("order.created", {"id": 1})
+        await engine.wait(event.id, PATIENCE)
+        await engine.replay_event(event.id)
+        deliveries = await engine.wait(event.id, PATIENCE)
+        await engine.rotate_secret(made.id, secret=other)
+        next_event = await engine.publish("order.paid", {"id": 1})
+        rotated = await engine.wait(next_event.id, PATIENCE)
+
+        async def status(headers: dict[str, str], body: bytes = b"{}") -> int:
+            async with http.post(url, data=body, headers=headers) as response:
+                return response.status
+
+        def signed(age: int, key: str = secret) -> dict[str, str]:
+            at = int(time.time()) - age
+            return dict(sign(_standard(), [key], id="e", timestamp=at, body=b"{}", method="POST", url="", event_timestamp=0))
+
+        refused = [
+            await status(signed(0, other)),
+            await status(signed(0), b"{ }"),
+            await status(signed(400)),
+            await status(signed(-400)),
+            await status(signed(0) | {"webhook-signature": "v1,"}),
+            await status(signed(0) | {"webhook-signature": signed(0)["webhook-signature"].removeprefix("v1,")}),
+            *[await status({name: value for name, value in signed(0).items() if name != left}) for left in signed(0)],
+        ]
+        last = await status(signed(0))
+
+        assert ["delivered"] * 3 == [delivery.state for delivery in (*deliveries, *rotated)]
+        assert {401} == set(refused)
+        assert 204 == last
+        async with asyncio.timeout(PATIENCE):
+            lines = [await printed.readline() for _ in range(3)]
+        assert [f"new: {event.id} order.created\n", f"new: {next_event.id} order.paid\n"] == [
+            line.decode() for line in lines[:2]
+        ]
+        assert b"new: e undefined\n" == lines[2]
 
 
 class Session:

@@ -51,6 +51,16 @@ def test_page_shows_what_happens(page: str, walks: dict[str, Future[list[str]]],
     assert not found, "\n\n".join(found)
 
 
+@pytest.mark.parametrize("page", ["publishing.md", "receiving.md"])
+def test_document_shows_what_happens(page: str, tmp_path: Path, find_program: Callable[[str], str]) -> None:
+    """A document that shows answers of the API shows those that come."""
+    find_program("curl")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "run").mkdir()
+
+    assert not walked(Walk(tmp_path / "nothing", tmp_path / "run"), ROOT / "docs" / page)
+
+
 def test_every_page_is_walked() -> None:
     """No example with a page is left out."""
     assert sorted(PAGES) == sorted(path.parent.name for path in EXAMPLES.glob("*/README.md"))
