@@ -37,6 +37,11 @@ def _form(pattern: str, longest: int, expected: str) -> Meta:
     return Meta(pattern=f"^(?:{pattern})\\Z", max_length=longest, description=expected, extra={"expected": expected})
 
 
+def _said(description: str) -> Meta:
+    """What /openapi.json says of a member; nothing is checked by it."""
+    return Meta(description=description)
+
+
 EventType = Annotated[
     str,
     _form(
@@ -75,14 +80,30 @@ class EventInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     type: EventType
     data: Raw
-    tenant: Tenant | None = None
-    id: EventId | None = None
-    occurred_at: Time | None = None
-    priority: Literal["high", "normal", "low"] | None = None
-    ordering_key: OrderingKey | None = None
-    deliver_at: Time | None = None
-    expires_at: Time | None = None
-    subscriptions: Annotated[list[AnyText], Meta(max_length=1000)] | None = None
+    tenant: Annotated[Tenant | None, _said("Whose event it is; the token's tenant unless given, else default.")] = None
+    id: Annotated[
+        EventId | None,
+        _said("An id of the producer's own, with which the same event is accepted once; a new one unless given."),
+    ] = None
+    occurred_at: Annotated[
+        Time | None, _said("When it happened, which receivers are told; the time of its acceptance unless given.")
+    ] = None
+    priority: Annotated[
+        Literal["high", "normal", "low"] | None,
+        _said("Its place among the deliveries of a subscription; normal unless given."),
+    ] = None
+    ordering_key: Annotated[
+        OrderingKey | None,
+        _said("Subscriptions with fifo get the events of one key in their order; those without a key share one line."),
+    ] = None
+    deliver_at: Annotated[
+        Time | None, _said("Not to be delivered before; at most 365 days ahead, and at once if it has passed.")
+    ] = None
+    expires_at: Annotated[Time | None, _said("Given up as expired unless it is delivered by then.")] = None
+    subscriptions: Annotated[
+        Annotated[list[AnyText], Meta(max_length=1000)] | None,
+        _said("The ids of the subscriptions that get it, whatever their types; all that take its type in unless given."),
+    ] = None
 
 
 EVENT_DECODER = decoder(EventInput)
@@ -132,27 +153,57 @@ AuthInput = BasicAuthInput | OAuthInput
 class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A subscription to make."""
 
-    url: AnyText
-    event_types: Annotated[list[TypePattern], Meta(min_length=1, max_length=100)] | None = None
-    name: Line | None = None
-    tenant: Tenant | None = None
-    profile: AnyText | None = None
-    secret: AnyText | None = None
-    method: Literal["POST", "PUT", "DELETE", "GET"] | None = None
-    headers: dict[str, str] | None = None
-    auth: AuthInput | None = None
-    timeout: Duration | None = None
-    retry_schedule: Annotated[list[Duration], Meta(max_length=50)] | None = None
-    disable_after_failures: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    while_disabled: Literal["hold", "skip"] | None = None
-    max_concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    rate_limit: Rate | None = None
-    ordering: Literal["none", "fifo"] | None = None
-    batch: BatchInput | None = None
-    target_id: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
-    key_values: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    state: Literal["active", "disabled"] | None = None
+    url: Annotated[AnyText, _said("Where requests go.")]
+    event_types: Annotated[
+        Annotated[list[TypePattern], Meta(min_length=1, max_length=100)] | None,
+        _said("Which events it gets; all of its tenant unless given."),
+    ] = None
+    name: Annotated[Line | None, _said("A name for people.")] = None
+    tenant: Annotated[Tenant | None, _said("Whose events it gets; the token's tenant unless given, else default.")] = None
+    profile: Annotated[AnyText | None, _said("How requests look and are judged; [delivery] default_profile unless given.")] = (
+        None
+    )
+    secret: Annotated[AnyText | None, _said("The signing secret; a new one unless given.")] = None
+    method: Annotated[Literal["POST", "PUT", "DELETE", "GET"] | None, _said("The profile's unless given.")] = None
+    headers: Annotated[dict[str, str] | None, _said("Further headers, whose values are shown as ***.")] = None
+    auth: Annotated[AuthInput | None, _said("How requests authenticate themselves, beside their signature.")] = None
+    timeout: Annotated[Duration | None, _said("For one attempt, 100ms to 5m; the profile's unless given.")] = None
+    retry_schedule: Annotated[
+        Annotated[list[Duration], Meta(max_length=50)] | None,
+        _said("The delays between attempts, each at most 30d; the profile's unless given."),
+    ] = None
+    disable_after_failures: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        _said("So many failures running disable it; the profile's number unless given."),
+    ] = None
+    while_disabled: Annotated[
+        Literal["hold", "skip"] | None,
+        _said("Whether events that come while it is disabled are held for it, or make no deliveries; hold unless given."),
+    ] = None
+    max_concurrency: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None, _said("The most attempts at a time; 8 unless given.")
+    ] = None
+    rate_limit: Annotated[Rate | None, _said("The most requests in a time, evenly paced; no limit unless given.")] = None
+    ordering: Annotated[
+        Literal["none", "fifo"] | None,
+        _said(
+            "With fifo the events of one ordering_key go one at a time, in the order of their acceptance; none unless given."
+        ),
+    ] = None
+    batch: Annotated[
+        BatchInput | None,
+        _said("When a request with several events goes, where the profile has such; the profile's unless given."),
+    ] = None
+    target_id: Annotated[
+        Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None,
+        _said("The targetId of clevertap's requests; 0 unless given."),
+    ] = None
+    key_values: Annotated[dict[str, Any] | None, _said("The key_values of clevertap's requests, up to 16 KiB.")] = None
+    metadata: Annotated[dict[str, Any] | None, _said("Labels of yours, up to 16 KiB; nothing goes by them.")] = None
+    state: Annotated[
+        Literal["active", "disabled"] | None,
+        _said("Whether it gets events, as by enable and disable; active unless given."),
+    ] = None
 
 
 class RotationInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

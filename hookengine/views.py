@@ -50,6 +50,9 @@ OutcomeName = Annotated[str, Meta(extra_json_schema={"enum": sorted(set(OUTCOME_
 ErrorName = Annotated[str, _one_of(ErrorCode)]
 TriggerName = Annotated[str, _one_of(Trigger)]
 
+Occurred = Annotated[Moment, Meta(description="When it happened, as the producer says; else when it was accepted.")]
+_AS_PROFILE = Meta(description="null: as the profile has it.")
+
 
 class JsonText(bytes):
     """JSON that is put into an answer as it is."""
@@ -71,7 +74,7 @@ class Event(Struct, frozen=True, kw_only=True):
     type: str
     tenant: str
     accepted_at: Moment
-    occurred_at: Moment
+    occurred_at: Occurred
     ordering_key: str | None = None
     deliveries: int
 
@@ -114,7 +117,7 @@ class EventDetail(Struct, frozen=True, kw_only=True):
     type: str
     tenant: str
     accepted_at: Moment
-    occurred_at: Moment
+    occurred_at: Occurred
     ordering_key: str | None = None
     data: bytes
     deliveries: list[EventDelivery]
@@ -133,17 +136,17 @@ class Subscription(Struct, frozen=True, kw_only=True):
     url: str
     event_types: list[str]
     profile: str
-    method: str | None
+    method: Annotated[str | None, _AS_PROFILE]
     headers: dict[str, str]
     auth: dict[str, Any] | None
-    timeout: str | None
-    retry_schedule: list[str] | None
-    disable_after_failures: int | None
+    timeout: Annotated[str | None, _AS_PROFILE]
+    retry_schedule: Annotated[list[str] | None, _AS_PROFILE]
+    disable_after_failures: Annotated[int | None, _AS_PROFILE]
     while_disabled: str
-    max_concurrency: int
+    max_concurrency: Annotated[int, Meta(description="The most attempts at a time.")]
     rate_limit: str | None
     ordering: str
-    batch: dict[str, Any] | None
+    batch: Annotated[dict[str, Any] | None, _AS_PROFILE]
     target_id: int
     key_values: dict[str, Any]
     metadata: dict[str, Any]
@@ -154,7 +157,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
     last_failure_at: Moment | None
     created_at: Moment
     updated_at: Moment
-    version: int
+    version: Annotated[int, Meta(description="Of its settings: what its ETag holds.")]
     secret: str | UnsetType | None = UNSET
 
     def __repr__(self) -> str:
@@ -284,7 +287,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     type: str
     state: StateOfDelivery
     attempt_count: int
-    next_attempt_at: Moment | None
+    next_attempt_at: Annotated[Moment | None, Meta(description="null: it has ended, is held, or waits for others.")]
     created_at: Moment
     finished_at: Moment | None
     failed_label: str | UnsetType = UNSET
