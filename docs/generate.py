@@ -35,7 +35,7 @@ MISTAKES = {
     "reserved_header": "a header that hookengine or HTTP itself sets",
     "reserved_profile": "a profile of the configuration with the name of a built-in one",
     "reserved_tenant": "the engine's own tenant `hookengine`: its subscriptions and secret take an unbound token with admin",
-    "reserved_type": "a type that starts with `hookengine.`, which is the engine's own",
+    "reserved_type": "a type whose first word is `hookengine`, the engine's own: `hookengine-x` and `hookengine/x` too",
     "too_large": "more bytes or elements than are taken",
     "too_late": "a `deliver_at` more than 365 days ahead",
     "too_many_elements": "more events in one batch than are taken",
@@ -135,7 +135,11 @@ def _outcome(code: ErrorCode) -> str:
     if code is ErrorCode.DNS_TEMPORARY:
         return "`unreachable`; `interrupted` while no other name gets an answer either"
     if code is ErrorCode.PROXY_ERROR:
-        return "`unreachable`, which moves no counter; `interrupted` where the proxy refuses connections or is not found"
+        return (
+            "`unreachable` where the proxy refuses the request, or hangs before its tunnel stands: an attempt is spent, and no"
+            " counter moves; `interrupted` where it refuses connections, is not found or shows no valid certificate: none is"
+            " spent"
+        )
     return "`interrupted`" if code in {*verdicts.OURS, ErrorCode.INTERNAL_ERROR} else "`unreachable`"
 
 

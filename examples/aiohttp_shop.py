@@ -1,7 +1,7 @@
 """
 The same shop with aiohttp's server.
 
-    pip install hookengine
+    pip install .    # in the root of the repository
     python examples/aiohttp_shop.py
 """
 

@@ -1,7 +1,7 @@
 """
 A shop that tells its customers' systems about orders: FastAPI, with hookengine in the same process.
 
-    pip install hookengine fastapi uvicorn
+    pip install . fastapi uvicorn    # in the root of the repository
     uvicorn fastapi_shop:app --app-dir examples
 
 Then say where to send, and order something:
