@@ -19,6 +19,7 @@ from hookengine.store.queries import sql
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from hookengine.models import Delivery
     from hookengine.store.transaction import Transaction
 
 STEP = 500  # rows of one commit: short enough that publishers do not notice
