@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,23 @@ async def test_payload_makes_it_due(tmp_path: Path) -> None:
         assert not folding.is_due
         folding.wrote(1)
         assert folding.is_due
+
+
+async def test_emptying_waits_for_no_long_reader(tmp_path: Path) -> None:
+    """Somebody who reads for long keeps the WAL from being emptied, but not the writer from its work."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+        with closing(sqlite3.connect(place.path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM events").fetchall()
+            await place.publish()
+            began = asyncio.get_running_loop().time()
+            await place.store.writer._folding.empty()
+            assert asyncio.get_running_loop().time() - began < 3
+        await place.store.writer._folding.empty()
+
+        assert 0 == place.path.with_name("hooks.db-wal").stat().st_size
+        assert [(5_000,)] == list(map(tuple, await place.store.writer._db.execute_fetchall("PRAGMA busy_timeout")))
 
 
 @pytest.mark.row("F28")
@@ -138,7 +156,13 @@ async def test_wal_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.Monke
         await place.subscribe()
         await place.publish(*drafts(100))
         held = wal.stat().st_size
-        monkeypatch.setattr(place.store.writer._space, "lack", lambda _: None if wal.stat().st_size < held else "full")
+        space = place.store.writer._space
+
+        def lack(_: float) -> str | None:
+            space.is_low = wal.stat().st_size >= held
+            return "full" if space.is_low else None
+
+        monkeypatch.setattr(space, "lack", lack)
         with pytest.raises(StorageUnavailable):
             await place.publish()
         await place.publish()

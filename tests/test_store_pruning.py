@@ -65,6 +65,19 @@ async def test_pages_of_what_is_gone_are_used_again(tmp_path: Path) -> None:
     assert max(sizes[1:]) <= 1.02 * sizes[0]
 
 
+async def test_what_is_deleted_is_not_written_once_more(tmp_path: Path) -> None:
+    """The pages that retention frees take no room of the WAL, however much was in them."""
+    async with opened(tmp_path, clock=SetClock(NOW)) as place:
+        await place.subscribe()
+        made = await place.deliver(*drafts(25, data=b'"%s"' % (b"x" * 200_000)))
+        await place.record(*(result(each, DELIVERED, at=place.clock.time) for each in made))
+        await place.store.writer._folding.empty()
+        place.clock.time += 31 * DAY
+        assert await place.store.writer.change(upkeep.prune(30 * DAY))
+
+        assert place.path.with_name("hooks.db-wal").stat().st_size < 500_000
+
+
 async def test_nothing_old_is_nothing_done(tmp_path: Path) -> None:
     """A second time there is nothing to delete and nothing to give back."""
     path = await filled(tmp_path, count=1)

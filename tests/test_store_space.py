@@ -9,16 +9,24 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import LARGE_ANSWER, draft, limit_pages, opened, result
+from storage import DAY, LARGE_ANSWER, draft, drafts, limit_pages, opened, result
 
 from hookengine.errors import StorageUnavailable
 from hookengine.models import Accepted, Response
+from hookengine.store import upkeep
+from hookengine.store.queries import sql
 from hookengine.store.space import Space
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hookengine.store import Transaction
+
 GIB = 1 << 30
+
+
+async def nothing(_: Transaction) -> None:
+    """A change that follows what the writer did in its turn before."""
 
 
 def small(free: int, size: int = 100 * GIB) -> SimpleNamespace:
@@ -46,6 +54,22 @@ def test_low_water(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, s
     monkeypatch.setattr(os, "statvfs", lambda _: small(size - 1, size))
     assert lack == space.lack(10.9)
     assert space.lack(11.0) is None
+
+
+def test_wal_and_what_the_file_has_free_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the WAL is wanted once more when it is folded; what the file has free in itself is room for events."""
+    space = Space(tmp_path / "hooks.db", os.urandom)
+    monkeypatch.setattr(os, "statvfs", lambda _: small(2 << 20, 32 << 20))
+    assert space.lack(0.0) is None
+    assert not space.is_low
+    (tmp_path / "hooks.db-wal").write_bytes(bytes(1 << 20))
+    assert "the disk has less than 1 MiB left" == space.lack(1.0)
+    assert space.is_low
+    space.emptied(1 << 20)
+    assert not space.is_low
+
+    assert space.lack(2.0) is None
+    assert space.is_low
 
 
 def test_reserve(tmp_path: Path) -> None:
@@ -93,6 +117,64 @@ async def test_low_disk_that_a_question_finds(tmp_path: Path) -> None:
         space._looked_at = 0.0
         assert (await place.listener.until("room", 2))[1] is None
         assert place.store.writer.has_room
+
+
+async def test_every_look_empties_the_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look that finds the disk low gives the WAL's room back, not only the first."""
+    async with opened(tmp_path) as place:
+        wal = tmp_path / "hooks.db-wal"
+        await place.subscribe()
+        made = await place.deliver(*drafts(2))
+        monkeypatch.setattr(os, "statvfs", lambda _: small(0))
+        for delivery in made:
+            await place.record(result(delivery, LARGE_ANSWER))
+            assert 100_000 < wal.stat().st_size
+            place.store.writer._space._looked_at = -math.inf
+            with pytest.raises(StorageUnavailable):
+                await place.publish()
+            await place.store.writer.change(nothing)
+            assert 0 == wal.stat().st_size
+
+
+async def test_events_take_what_pruning_has_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a low disk events go into the pages of the file that hold nothing, and are refused once these are few."""
+    async with opened(tmp_path) as place:
+        space = place.store.writer._space
+        await place.publish(*drafts(20, data=b'"%s"' % (b"x" * 100_000)))
+        monkeypatch.setattr(os, "statvfs", lambda _: small(500_000, 20 << 20))
+        for _ in range(2):
+            space._looked_at = -math.inf
+            with pytest.raises(StorageUnavailable):
+                await place.publish()
+        place.clock.time += DAY
+        assert await place.store.writer.change(upkeep.prune(0))
+        space._looked_at = -math.inf
+        with pytest.raises(StorageUnavailable):
+            await place.publish()
+        space._looked_at = -math.inf
+        await place.publish(*drafts(20, data=b'"%s"' % (b"x" * 100_000)))
+        for _ in range(2):
+            space._looked_at = -math.inf
+            with pytest.raises(StorageUnavailable):
+                await place.publish()
+
+
+async def test_change_without_room_makes_some(tmp_path: Path) -> None:
+    """A change that finds the disk full fails, and gives up the reserve and the WAL's room for the next one."""
+    reserve, wal = tmp_path / "hooks.db.reserve", tmp_path / "hooks.db-wal"
+
+    async def grow(tx: Transaction) -> None:
+        await tx.run(sql.set_meta, ("x", bytes(100_000)))
+
+    async with opened(tmp_path) as place:
+        await place.publish()
+        assert reserve.exists()
+        await limit_pages(place, 4)
+        with pytest.raises(StorageUnavailable):
+            await place.store.writer.change(grow)
+        await place.store.writer.change(nothing)
+
+        assert (False, 0) == (reserve.exists(), wal.stat().st_size)
 
 
 @pytest.mark.row("F04")

@@ -32,6 +32,7 @@ _WRITER = (
     "PRAGMA temp_store = MEMORY",
     "PRAGMA mmap_size = 0",  # mapped I/O turns a disk error into SIGBUS
     "PRAGMA cell_size_check = ON",
+    "PRAGMA secure_delete = FAST",  # ON, with which some are built, writes every page that is freed into the WAL once more
     "PRAGMA journal_size_limit = 67108864",  # what a long reader made the WAL grow to is given back
     "PRAGMA wal_autocheckpoint = 0",  # `folding` does it, on this connection only: the WAL-reset bug needs two
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _ROWS = 7_500
 _BYTES_OF_A_ROW = 11 << 10  # that it takes in a WAL of small commits
 _PAGE = 4_096
+_SHORTLY = 100  # ms that readers are waited for where the WAL is emptied: results wait too, and it is tried every second
 _LARGE = 16_384  # pages of the WAL that wait to be folded, 64 MiB, when it is time that somebody hears of it
 
 
@@ -46,10 +47,21 @@ class Folding:
         """Whether there is enough to fold."""
         return self._db.total_changes - self._folded + self._bytes // _PAGE >= self._every
 
-    async def empty(self) -> None:
-        """Copy all of the WAL into the file, and give its room back to the disk; raises sqlite3.Error."""
+    async def empty(self) -> int:
+        """
+        Copy all of the WAL into the file, and give its room back to the disk, if nobody reads for long.
+
+        How many bytes of the file hold nothing then. Raises sqlite3.Error.
+        """
         self._folded, self._bytes = self._db.total_changes, 0
-        await self._db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((patience,),) = await self._db.execute_fetchall("PRAGMA busy_timeout")
+        await self._db.execute(f"PRAGMA busy_timeout = {min(patience, _SHORTLY)}")
+        try:
+            await self._db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            await self._db.execute(f"PRAGMA busy_timeout = {patience}")
+        ((pages,),) = await self._db.execute_fetchall("PRAGMA freelist_count")
+        return int(pages) * _PAGE
 
     async def fold(self) -> str | None:
         """

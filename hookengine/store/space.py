@@ -32,10 +32,14 @@ class Space:
 
     def __init__(self, path: Path, new_bytes: Callable[[int], bytes]) -> None:
         self._reserve = path.with_name(path.name + ".reserve")
+        real = path.resolve()
+        self._wal = real.with_name(real.name + "-wal")
         self._folder = path.parent
         self._new_bytes = new_bytes
         self._looked_at = -EVERY  # loop time
         self._lack: str | None = None
+        self.is_low = False  # whether a look found the disk low since the WAL was last emptied
+        self._spare = 0  # bytes of the file that held nothing then
 
     def lack(self, now: float) -> str | None:
         """Why there is no room for new events at *now* (s, of the loop); None while there is some."""
@@ -43,6 +47,10 @@ class Space:
             self._looked_at = now
             self._lack = self._look()
         return self._lack
+
+    def emptied(self, spare: int) -> None:
+        """The WAL has given its room back, as far as it can; *spare* bytes of the file hold nothing, which events can take."""
+        self.is_low, self._spare = False, spare
 
     def of_wal(self) -> int:
         """Bytes that the WAL may take of the disk."""
@@ -73,12 +81,22 @@ class Space:
 
     def _look(self) -> str | None:
         if not self.has_reserve():
+            self.is_low = True
             return "the disk is full"
         disk = os.statvfs(self._folder)
         low = least(disk.f_blocks * disk.f_frsize)
-        if disk.f_bavail * disk.f_frsize < low:
+        free = disk.f_bavail * disk.f_frsize - self._to_fold()
+        self.is_low = free < low
+        if free + self._spare < low:
             return f"the disk has less than {low >> 20} MiB left" if low >> 20 else "the disk is nearly full"
         return None
+
+    def _to_fold(self) -> int:
+        """Bytes that the file may grow by when the WAL is folded, which keeps its own until it is emptied."""
+        try:
+            return self._wal.stat().st_size
+        except OSError:
+            return 0
 
     def _of_disk(self, size: int, part: int) -> int:
         disk = os.statvfs(self._folder)

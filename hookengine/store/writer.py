@@ -81,7 +81,7 @@ class Writer:
         self._folding = Folding(db, every=rows_in(space.of_wal()))
         self._space = space
         self._is_short = False  # of that, as was last told
-        self._is_cramped = False  # whether the WAL's room is wanted back
+        self._is_cramped = False  # whether a write has found no room since the WAL was last emptied
         self.listener = listener
         self._loop = asyncio.get_running_loop()
         self._publications = Publications()
@@ -261,7 +261,7 @@ class Writer:
         self._locked = None
         if results or publications:
             await self._commit(results, publications)
-        if changes or compositions or refills or self._folding.is_due or self._is_cramped:
+        if changes or compositions or refills or self._folding.is_due or self._wants_room:
             self._tell()
         if self._locked is None:  # else they have heard of it
             await self._change_all(changes)
@@ -275,7 +275,7 @@ class Writer:
         self._in_hand = []
         if self._folding.is_due:
             await self._fold()
-        if self._is_cramped:
+        if self._wants_room:
             await self._empty_wal()
 
     def _some_results(self) -> list[tuple[Result, ...]]:
@@ -288,6 +288,11 @@ class Writer:
             taken.append(self._results.popleft())
             count += len(taken[-1])
         return taken
+
+    @property
+    def _wants_room(self) -> bool:
+        """Whether the WAL has to give its room back: a write has found none, or a look at the disk little."""
+        return self._is_cramped or self._space.is_low
 
     def _with_room(self, publications: list[Publication]) -> list[Publication]:
         """*publications*; none, and who waits for them hears why, where they would take the last of the disk."""
@@ -305,7 +310,6 @@ class Writer:
         lack = None if found is None else StorageUnavailable(f"the storage takes no events: {found}")
         if self._is_short != (lack is not None):
             self._is_short = lack is not None
-            self._is_cramped |= self._is_short
             self._work.set()  # it looks again by itself
             self.listener.room(lack)
         return lack
@@ -526,6 +530,9 @@ class Writer:
             await self._db.commit()
         except PASSING as error:
             await self._roll_back(error)
+            if is_want_of_room(error):  # before it is tried again, the WAL's room and the reserve's are given back
+                self._is_cramped = True
+                self._space.give_up()
             fail(done, untaken(error))
         except Exception as error:  # noqa: BLE001  # the caller's, whatever it is: the task goes on
             await self._roll_back(error)
@@ -596,10 +603,12 @@ class Writer:
 
     async def _empty_wal(self) -> None:
         self._is_cramped = False
+        spare = 0
         try:
-            await self._folding.empty()
+            spare = await self._folding.empty()
         except (sqlite3.Error, MemoryError) as error:
             raise_if_fatal(error)  # else it is as full as it was
+        self._space.emptied(spare)
 
     async def _roll_back(self, error: Exception) -> None:
         raise_if_fatal(error)
