@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
-from storage import DAY, DELIVERED, HOUR, NO_ANSWER, NOW, Opened, draft, drafts, opened, result, rows, write
+from storage import DAY, DELIVERED, HOUR, NO_ANSWER, NOW, Opened, SetClock, draft, drafts, opened, result, rows, write
 
 from hookengine.errors import EventNotFound, IdempotencyMismatch, SubscriptionNotFound
 from hookengine.models import Delivery, DeliveryState, Priority, Rules, SubscriptionState, Trigger, WhileDisabled
 from hookengine.scheduler import Refill
-from hookengine.store import Answer, Key, Replay, changes, replays
+from hookengine.store import Answer, Key, Replay, changes, replays, upkeep
 from hookengine.store.upkeep import STEP
 
 if TYPE_CHECKING:
@@ -51,6 +51,27 @@ async def finish(place: Opened) -> int:
     while await place.store.writer.change(replays.replay_some):
         steps += 1
     return steps
+
+
+async def test_deliveries_after_a_restart_are_none_of_before(tmp_path: Path) -> None:
+    """A replay that waits takes none that was made after it, though what it was to take is gone and the engine was started."""
+    clock = SetClock()
+    async with opened(tmp_path, clock=clock) as place:
+        of = await place.subscribe()
+        await end(place, *await place.deliver(*drafts(20)))
+        of = await place.edit(of, state=SubscriptionState.DISABLED)
+        wanted = await begin(place, of)
+        clock.time += 31 * DAY
+        while await place.store.writer.change(upkeep.prune(30 * DAY)):
+            pass
+    async with opened(tmp_path, clock=clock) as place:
+        await place.edit(of, state=SubscriptionState.ACTIVE)
+        new = await place.deliver(*drafts(5))
+        await end(place, *new)
+        await finish(place)
+
+        assert wanted.newest < min(each.seq for each in new)
+        assert 5 == len(made(place))
 
 
 def made(place: Opened, since: int = 0) -> list[Delivery]:

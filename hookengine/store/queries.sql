@@ -27,6 +27,7 @@ ORDER BY s.seq;
 SELECT (SELECT coalesce(max(seq), 0) FROM subscriptions WHERE seq < 1 << 62) AS subscriptions,
        (SELECT coalesce(max(seq), 0) FROM events WHERE seq < 1 << 62) AS events,
        max((SELECT coalesce(max(seq), 0) FROM deliveries WHERE seq < 1 << 62),
+           (SELECT coalesce(max(newest), 0) FROM replays WHERE newest < 1 << 62),
            coalesce((SELECT value FROM meta WHERE name = 'last_turn' AND typeof(value) = 'integer' AND value < 1 << 62), 0)
           ) AS deliveries,
        max((SELECT coalesce(max(seq), 0) FROM exchanges WHERE seq < 1 << 62),
