@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import DAY, DELIVERED, NOW, SetClock, draft, drafts, opened, result, rows
+from storage import DAY, DELIVERED, NOW, SetClock, draft, drafts, limit_pages, opened, result, rows
 
-from hookengine.errors import AlreadyRunning
+from hookengine.errors import AlreadyRunning, StorageUnavailable
 from hookengine.store import changes, pruning, upkeep
 from hookengine.store.pruning import finished, prune
+from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from hookengine.store import Transaction
 
 
 async def filled(folder: Path, *, count: int = 700) -> Path:
@@ -39,12 +44,66 @@ async def test_old_history_goes_and_the_file_shrinks(tmp_path: Path) -> None:
     )
 
     assert (700, 700, 700) == (waiting, done.deliveries, done.events)
-    assert [(500, 700), (700, 700)] == steps
+    (_, pages) = steps[-1]
+    assert pages > 150
+    assert [(500, 700), (700, 700), (pages, pages)] == steps
     assert [(b'"waits"', "pending"), (b'"fresh"', "delivered")] == rows(
         path, "SELECT data, state FROM events JOIN deliveries ON event = events.seq ORDER BY events.seq"
     )
     assert path.stat().st_size == size - done.freed < size / 4
     assert [(0,)] == rows(path, "PRAGMA freelist_count")
+
+
+async def test_a_step_gives_back_many_pages(tmp_path: Path) -> None:
+    """One commit gives back as many pages as it is asked for, or all that are free."""
+    async with opened(tmp_path) as place:
+        await place.publish(*drafts(100, data=b'"%s"' % (b"x" * 50_000)))
+        place.clock.time += DAY
+        change = place.store.writer.change
+        while await change(upkeep.prune(0)):
+            pass
+        free = await change(pruning._free)
+        assert 1000 < free < 2000
+
+        assert 1000 == await change(partial(pruning._give_back, 1000))
+        assert free - 1000 == await change(partial(pruning._give_back, 1000)) == free - 1000
+        assert 0 == await change(partial(pruning._give_back, 1000))
+
+
+@pytest.mark.parametrize("most", [25, 1, 0])
+async def test_steps_are_as_small_as_the_disk_wants(tmp_path: Path, most: int) -> None:
+    """A step for which there is no room is tried smaller; where there is none for the smallest, that is told."""
+    tried = list[int]()
+
+    def make(size: int) -> Callable[[Transaction], Awaitable[int]]:
+        async def step(tx: Transaction) -> int:
+            tried.append(size)
+            if size > most:
+                await tx.run("PRAGMA max_page_count = 1")
+                await tx.run(sql.set_meta, ("x", bytes(1 << 20)))
+            return 1
+
+        return step
+
+    async with opened(tmp_path) as place:
+        await place.publish()
+        if most:
+            assert most == await pruning._step(place.store.writer, make, (1000, 25, 1))
+        else:
+            with pytest.raises(StorageUnavailable, match="full"):
+                await pruning._step(place.store.writer, make, (1000, 25, 1))
+        await limit_pages(place, None)
+
+    assert [size for size in (1000, 25, 1) if size >= (most or 1)] == tried
+
+
+async def test_wal_is_empty_between_steps(tmp_path: Path) -> None:
+    """Before each step the WAL has given back what the one before has put in."""
+    path, sizes = await filled(tmp_path), list[int]()
+    wal = path.with_name("hooks.db-wal")
+    await prune(path, retention=0, clock=SetClock(), encryption_key=None, progress=lambda *_: sizes.append(wal.stat().st_size))
+
+    assert [0, 0, 0] == sizes
 
 
 async def test_pages_of_what_is_gone_are_used_again(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def prune(*, older_than: int | None, file: Path | None, yes: bool, as_json: bool
             raise click.UsageError(f"--yes is needed to delete {what}")
         if not click.confirm(f"Delete {what}?", err=True):
             return Exit.FAILED
-    with progress("deleting") as advance:
+    with progress("pruning") as advance:
         done = run_loop(
             pruning.prune(path, retention=retention, clock=clock, encryption_key=os.environ.get(_KEY), progress=advance)
         )

@@ -61,6 +61,10 @@ class Transaction:
         """Execute *statement* for each of *values*."""
         await self._db.executemany(statement, values)
 
+    async def run_alone(self, statement: str) -> None:
+        """End this transaction, and execute *statement*, which gives no rows, to its end in one of its own."""
+        await self._db.executescript(statement)  # `execute` takes one step only of what gives rows without columns
+
     async def fetch(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> list[Any]:
         """The rows that *statement* gives."""
         return list(await self._db.execute_fetchall(statement, values if isinstance(values, dict) else tuple(values)))
