@@ -157,7 +157,7 @@ async def test_info_in_json_while_a_daemon_runs(tmp_path: Path, capsys: pytest.C
 @pytest.mark.usefixtures("data")
 def test_check_of_a_sound_file_is_0(cli: Callable[..., Ended]) -> None:
     """Each check that passes has its line."""
-    assert Ended(0, "✓ integrity\n✓ references\n✓ key\n✓ subscriptions\n", "") == cli("db", "check")
+    assert Ended(0, "✓ integrity\n✓ references\n✓ key\n✓ subscriptions\n✓ tenants\n", "") == cli("db", "check")
 
 
 @pytest.mark.usefixtures("data")

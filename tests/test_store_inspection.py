@@ -6,17 +6,18 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import DAY, DELIVERED, NO_ANSWER, NOW, drafts, edit, opened, result, rows, write
+from storage import ACCESS_TOKEN, DAY, DELIVERED, NO_ANSWER, NOW, OAUTH2, drafts, edit, opened, result, rows, write
 
 from hookengine.errors import DatabaseTooNew, StorageCorrupt
-from hookengine.models import DisabledReason, SubscriptionState
-from hookengine.store import changes, inspection
+from hookengine.models import DisabledReason, Secret, SigningSecret, SubscriptionState
+from hookengine.store import changes, inspection, registry
 from hookengine.store.inspection import examine, summary
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+SECRET = SigningSecret(value=Secret("whsec_x"))
 DISABLED = {"state": SubscriptionState.DISABLED, "disabled_reason": DisabledReason.MANUAL}
 
 
@@ -106,7 +107,7 @@ async def test_whole_file_passes_every_check(tmp_path: Path) -> None:
         await place.publish(*drafts(1000))
         found = examine(place.path, encryption_key=None, tick=lambda: ticks.append(1))
 
-    assert [("integrity", []), ("references", []), ("key", []), ("subscriptions", [])] == [
+    assert [("integrity", []), ("references", []), ("key", []), ("subscriptions", []), ("tenants", [])] == [
         (each.check, each.problems) for each in found
     ]
     assert ticks
@@ -173,6 +174,21 @@ async def test_subscription_that_cannot_be_read_is_found(tmp_path: Path) -> None
 
     [problem] = wrong(place.path)["subscriptions"]
     assert problem.startswith(f"subscription {made.id} (row 1) cannot be read: ")
+
+
+async def test_other_secrets_that_do_not_open_are_found(tmp_path: Path) -> None:
+    """Tenants' secrets and the access tokens of endpoints are tried with the key, too."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe(auth=OAUTH2)
+        await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
+        await place.store.writer.change(registry.set_tenant_secrets("acme", lambda _, __: (SECRET,)))
+        assert {} == wrong(place.path)
+    write(place.path, "UPDATE tenants SET sealed = x'01'; UPDATE access_tokens SET sealed = x'01';")
+
+    found = wrong(place.path)
+    assert ["subscriptions", "tenants"] == list(found)
+    assert found["subscriptions"][0].startswith(f"the access token of {made.id} cannot be read: ")
+    assert found["tenants"][0].startswith("the secrets of the tenant acme cannot be read: ")
 
 
 async def test_connection_cannot_write(tmp_path: Path) -> None:

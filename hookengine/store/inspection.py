@@ -17,7 +17,7 @@ from hookengine.store.store import CHECK_VALUE
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _TICK = 10_000  # steps of SQLite's machine: a millisecond or so
@@ -106,6 +106,7 @@ def examine(path: Path, *, encryption_key: str | None, tick: Callable[[], None])
             *findings,
             Finding(check="key", problems=[]),
             Finding(check="subscriptions", problems=_found(lambda db: _subscriptions(db, vault), db)),
+            Finding(check="tenants", problems=_found(lambda db: _tenants(db, vault), db)),
         ]
 
 
@@ -144,10 +145,28 @@ def _references(db: sqlite3.Connection) -> list[str]:
 
 
 def _subscriptions(db: sqlite3.Connection, vault: Vault) -> list[str]:
+    """What of them cannot be read, or of the access tokens that are kept for them."""
+    readable = {}
+
+    def read(row: sqlite3.Row) -> None:
+        readable[row["seq"]] = registered.subscription(row, vault)
+
+    def read_token(row: sqlite3.Row) -> None:
+        if (of := readable.get(row["subscription"])) is not None:
+            registered.access_token(row, of, vault)
+
+    return [*_unreadable(db.execute(sql.subscriptions), read), *_unreadable(db.execute(sql.access_tokens), read_token)]
+
+
+def _tenants(db: sqlite3.Connection, vault: Vault) -> list[str]:
+    return _unreadable(db.execute(sql.tenants), lambda row: registered.tenant(row, vault))
+
+
+def _unreadable(rows: Iterable[sqlite3.Row], read: Callable[[sqlite3.Row], object]) -> list[str]:
     problems = []
-    for row in db.execute(sql.subscriptions):
+    for row in rows:
         try:
-            registered.subscription(row, vault)
+            read(row)
         except StorageCorrupt as error:
             problems.append(error.detail)
     return problems
