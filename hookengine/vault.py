@@ -77,7 +77,7 @@ class Vault:
 
 def find_keys(path: Path, given: str | None, *, may_create: bool, new_bytes: Callable[[int], bytes]) -> list[bytes]:
     """
-    The keys in *given* (base64, comma between several), else those in the file at *path* (a line each).
+    The keys in *given* (base64, comma between several), else those in the file at *path* (a line each, beside comments).
 
     A key is made only where *may_create* says that the database is new. Raises KeyUnusable if there is none, or it is no key,
     and StartError if it cannot be written.
@@ -85,7 +85,9 @@ def find_keys(path: Path, given: str | None, *, may_create: bool, new_bytes: Cal
     if given is not None:
         return [_decode(text, KEY_VARIABLE) for text in given.split(",")]
     try:
-        return [_decode(line, str(path)) for line in path.read_text(encoding="ascii", errors="replace").split() or [""]]
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        texts = [text for line in lines if not line.lstrip().startswith("#") for text in line.split()]
+        return [_decode(text, str(path)) for text in texts or [""]]
     except FileNotFoundError:
         if not may_create:
             raise KeyUnusable(f"the encryption key {path} is missing, and this database was made with one") from None

@@ -286,6 +286,15 @@ def test_file_may_hold_several_keys(tmp_path: Path) -> None:
     assert [OTHER_KEY, KEY] == find_keys(path, None, may_create=False, new_bytes=new_bytes)
 
 
+@pytest.mark.parametrize("head", ["\n", "# made in 2026, für uns\n", "  # a comment\n\n", "\ufeff", "\ufeff# a comment\r\n"])
+def test_file_may_have_comments(tmp_path: Path, head: str) -> None:
+    """Empty lines, comments and a byte order mark beside the keys are no keys."""
+    path = tmp_path / "secret.key"
+    path.write_text(f"{head}{in_base64(OTHER_KEY)}\n\n{in_base64(KEY)}\n# end\n", encoding="utf-8")
+
+    assert [OTHER_KEY, KEY] == find_keys(path, None, may_create=False, new_bytes=new_bytes)
+
+
 def test_unreadable_key_is_an_error_of_the_start(tmp_path: Path) -> None:
     """A key file that the system will not read ends the start with its name and the system's reason."""
     path = tmp_path / "secret.key"
