@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 
 import pytest
@@ -46,6 +48,13 @@ def test_codes(name: str) -> None:
     error = io_error(name)
 
     assert CODES[name] == (is_damage(error), is_lock(error), is_want_of_room(error), is_fatal(error))
+
+
+def test_files_want_room_too() -> None:
+    """A full disk, or a quota that is used up, is told by the system's own number where no database is concerned."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+    assert [True, True, False] == [is_want_of_room(OSError(number, os.strerror(number))) for number in numbers]
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), sqlite3.ProgrammingError("closed"), ValueError("ours")])

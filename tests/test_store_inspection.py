@@ -6,9 +6,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import ACCESS_TOKEN, DAY, DELIVERED, NO_ANSWER, NOW, OAUTH2, drafts, edit, opened, result, rows, write
+from storage import ACCESS_TOKEN, DAY, DELIVERED, NO_ANSWER, NOW, OAUTH2, drafts, edit, io_error, opened, result, rows, write
 
-from hookengine.errors import DatabaseTooNew, StorageCorrupt
+from hookengine.errors import DatabaseTooNew, StorageCorrupt, StorageUnavailable
 from hookengine.models import DisabledReason, Secret, SigningSecret, SubscriptionState
 from hookengine.store import changes, inspection, registry
 from hookengine.store.inspection import examine, summary
@@ -97,6 +97,15 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StorageCorrupt, match="file is not a database"):
         summary(path)
+
+
+async def test_full_disk_is_no_damage(tmp_path: Path) -> None:
+    """A file that cannot be read for want of room is not called unreadable for good."""
+    async with opened(tmp_path) as place:
+        pass
+
+    with pytest.raises(StorageUnavailable, match="cannot be read: the disk is full"), inspection.opened(place.path):
+        raise io_error("SQLITE_IOERR_SHMSIZE")
 
 
 async def test_whole_file_passes_every_check(tmp_path: Path) -> None:

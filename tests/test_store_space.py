@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from storage import DAY, LARGE_ANSWER, draft, drafts, limit_pages, opened, result
 
-from hookengine.errors import StorageUnavailable
+from hookengine.errors import StartError, StorageUnavailable
 from hookengine.models import Accepted, Response
 from hookengine.store import upkeep
 from hookengine.store.queries import sql
@@ -175,6 +176,33 @@ async def test_change_without_room_makes_some(tmp_path: Path) -> None:
         await place.store.writer.change(nothing)
 
         assert (False, 0) == (reserve.exists(), wal.stat().st_size)
+
+
+@pytest.mark.parametrize("has_reserve", [True, False])
+async def test_start_on_a_full_disk_takes_the_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_reserve: bool
+) -> None:
+    """A start that finds no room gives up the reserve and tries once more; without one it says that the disk is full."""
+    reserve = tmp_path / "hooks.db.reserve"
+    async with opened(tmp_path) as place:
+        await place.publish()
+    if not has_reserve:
+        reserve.unlink()
+    write = os.pwrite
+
+    def pwrite(descriptor: int, content: bytes, offset: int) -> int:
+        if reserve.exists() or not has_reserve:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    if has_reserve:
+        async with opened(tmp_path):
+            assert not reserve.exists()
+    else:
+        with pytest.raises(StartError, match="the disk is full"):
+            async with opened(tmp_path):
+                pass
 
 
 @pytest.mark.row("F04")

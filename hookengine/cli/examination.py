@@ -26,7 +26,7 @@ from hookengine.cli.remedies import remedy
 from hookengine.client import ApiError, ServerNotReached
 from hookengine.clock import Clock
 from hookengine.config import Config
-from hookengine.errors import ConfigInvalid, DatabaseTooNew, HookEngineError, KeyUnusable
+from hookengine.errors import ConfigInvalid, DatabaseTooNew, HookEngineError, KeyUnusable, StorageUnavailable
 from hookengine.netguard import Policy, UrlRefused, vet_url
 from hookengine.store import inspection, space
 from hookengine.times import format_time
@@ -142,7 +142,7 @@ def database(path: Path, encryption_key: str | None) -> tuple[Check, int | None]
     except KeyUnusable as error:
         advice = "Put the key that it was made with back: secret.key, or HOOKENGINE_ENCRYPTION_KEY."
         return Check("key", False, error.detail, advice), None
-    except DatabaseTooNew as error:
+    except (DatabaseTooNew, StorageUnavailable) as error:
         return Check("database", False, error.detail), None
     except HookEngineError as error:
         return Check("database", False, error.detail, "`hookengine db check` says more; docs/backup.md how to restore."), None

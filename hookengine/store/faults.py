@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from hookengine.errors import StorageFailed, StorageUnavailable
@@ -18,8 +19,8 @@ _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")  # CORRUPT has longer names
 # What another program's lock is called, which was waited for in vain.
 _LOCKED = ("SQLITE_BUSY", "SQLITE_PROTOCOL")
 
-# What a full disk is called.
-_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+# What a full disk is called, and a quota that is used up.
+_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", errno.ENOSPC, errno.EDQUOT)
 
 
 def raise_if_fatal(error: Exception) -> None:
@@ -42,7 +43,7 @@ def is_lock(error: Exception) -> bool:
 
 def is_want_of_room(error: Exception) -> bool:
     """Whether the disk is full."""
-    return _name(error) in _NO_ROOM
+    return (_name(error) or getattr(error, "errno", None)) in _NO_ROOM
 
 
 def untaken(error: Exception) -> StorageUnavailable:

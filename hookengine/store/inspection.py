@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from hookengine.clock import Clock
-from hookengine.errors import DatabaseTooNew, KeyUnusable, StorageCorrupt
+from hookengine.errors import DatabaseTooNew, KeyUnusable, StorageCorrupt, StorageUnavailable
 from hookengine.store import registered
+from hookengine.store.faults import is_want_of_room
 from hookengine.store.queries import migrations, sql
 from hookengine.store.store import CHECK_VALUE
 from hookengine.vault import Vault, find_keys
@@ -46,7 +47,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The file, for reading only; raises StorageCorrupt for what is no database of ours, and DatabaseTooNew."""
+    """The file, for reading only; raises StorageCorrupt if it is none of ours, DatabaseTooNew, and StorageUnavailable."""
     try:
         # mode=ro: SQLite does not make the file, nor folds its WAL in when it is closed.
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5)) as db:
@@ -59,6 +60,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
                 raise StorageCorrupt(f"{path} is no database of hookengine")
             yield db
     except sqlite3.Error as error:
+        if is_want_of_room(error):  # of which a reader takes some too, for the index of the WAL
+            raise StorageUnavailable(f"{path} cannot be read: the disk is full") from error
         raise StorageCorrupt(f"{path} cannot be read: {error}") from error
 
 

@@ -7,9 +7,10 @@ file of no use is given up for the results of the attempts in flight.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING
+
+from hookengine.store.faults import is_want_of_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 _RESERVE = 4 << 20  # or a 64th of a small disk
 _LOW = 256 << 20  # or a 20th of a small disk
 _WAL = 128 << 20  # or an eighth of a small disk
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 EVERY = 1.0  # s between two looks
 
 
@@ -65,7 +65,7 @@ class Space:
             with open(self._reserve, "wb", opener=_private) as file:
                 file.write(self._new_bytes(size))
         except OSError as error:
-            if error.errno in _FULL:
+            if is_want_of_room(error):
                 self._reserve.unlink(missing_ok=True)
                 return False
         return True  # or it cannot be known, for want of descriptors for instance

@@ -13,7 +13,7 @@ from hookengine.matching import Index
 from hookengine.store import commit
 from hookengine.store.batch import Keys
 from hookengine.store.database import Lock, check_path, close, make_file, migrate, open_reader, open_writer, works
-from hookengine.store.faults import RESTORE, is_damage, raise_if_fatal
+from hookengine.store.faults import RESTORE, is_damage, is_want_of_room, raise_if_fatal
 from hookengine.store.folding import write_anew
 from hookengine.store.memory import Memory
 from hookengine.store.queries import sql
@@ -62,6 +62,7 @@ class Store:
         self._encryption_key = encryption_key
         self._gathers = gathers
         self._lock = Lock(path)
+        self._space: Space
         self._connections: list[aiosqlite.Connection] = []
         self._whereabouts: Whereabouts
         self._task: asyncio.Task[None] | None = None
@@ -76,8 +77,14 @@ class Store:
         try:
             with self.starting():
                 check_path(self.path)
-                self._lock.acquire()
-                await self._open(listener)
+                self._space = Space(self.path, self._clock.new_bytes)
+                try:
+                    await self._take(listener)
+                except (OSError, sqlite3.Error) as error:
+                    if not (is_want_of_room(error) and self._space.give_up()):
+                        raise
+                    await self._let_go()
+                    await self._take(listener)
         except BaseException:
             await self._let_go()
             raise
@@ -90,7 +97,12 @@ class Store:
         except UnicodeDecodeError as error:  # from SQLite's own words, which repeat a schema that was damaged
             raise StartError(f"{self.path} cannot be used: its schema is damaged{RESTORE}") from error
         except (OSError, sqlite3.Error) as error:
-            raise StartError(f"{self.path} cannot be used: {error}{RESTORE if is_damage(error) else ''}") from error
+            why = "the disk is full" if is_want_of_room(error) else error
+            raise StartError(f"{self.path} cannot be used: {why}{RESTORE if is_damage(error) else ''}") from error
+
+    async def _take(self, listener: Listener) -> None:
+        self._lock.acquire()
+        await self._open(listener)
 
     async def _open(self, listener: Listener) -> None:
         fresh = make_file(self.path)
@@ -129,7 +141,7 @@ class Store:
             memory=self.memory,
             keys=Keys(**dict(keys)),
             listener=listener,
-            space=Space(self.path, self._clock.new_bytes),
+            space=self._space,
         )
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
