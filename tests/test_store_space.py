@@ -57,6 +57,19 @@ def test_low_water(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, s
     assert space.lack(11.0) is None
 
 
+def test_much_that_is_written_is_looked_at_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small disk that is filled in less than a second is looked at in time."""
+    space = Space(tmp_path / "hooks.db", os.urandom)
+    monkeypatch.setattr(os, "statvfs", lambda _: small(2 << 20, 20 << 20))
+    assert space.lack(10.0) is None
+    monkeypatch.setattr(os, "statvfs", lambda _: small(1 << 19, 20 << 20))
+    space.wrote(1 << 18)
+    assert space.lack(10.1) is None
+    space.wrote(1)
+
+    assert "the disk has less than 1 MiB left" == space.lack(10.2)
+
+
 def test_wal_and_what_the_file_has_free_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the WAL is wanted once more when it is folded; what the file has free in itself is room for events."""
     space = Space(tmp_path / "hooks.db", os.urandom)

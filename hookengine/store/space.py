@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _RESERVE = 4 << 20  # or a 64th of a small disk
 _LOW = 256 << 20  # or a 20th of a small disk
 _WAL = 128 << 20  # or an eighth of a small disk
-EVERY = 1.0  # s between two looks
+EVERY = 1.0  # s between two looks, unless much is written sooner
 
 
 def least(disk: int) -> int:
@@ -40,13 +40,19 @@ class Space:
         self._lack: str | None = None
         self.is_low = False  # whether a look found the disk low since the WAL was last emptied
         self._spare = 0  # bytes of the file that held nothing then
+        self._written = 0  # bytes of payload since the last look
+        self._much = 0  # as many take a quarter of what is kept free
 
     def lack(self, now: float) -> str | None:
         """Why there is no room for new events at *now* (s, of the loop); None while there is some."""
-        if now >= self._looked_at + EVERY:
-            self._looked_at = now
+        if now >= self._looked_at + EVERY or self._written > self._much:
+            self._looked_at, self._written = now, 0
             self._lack = self._look()
         return self._lack
+
+    def wrote(self, size: int) -> None:
+        """So many bytes of payload are stored: a small disk is full in less than a second."""
+        self._written += size
 
     def emptied(self, spare: int) -> None:
         """The WAL has given its room back, as far as it can; *spare* bytes of the file hold nothing, which events can take."""
@@ -85,6 +91,7 @@ class Space:
             return "the disk is full"
         disk = os.statvfs(self._folder)
         low = least(disk.f_blocks * disk.f_frsize)
+        self._much = low // 4
         free = disk.f_bavail * disk.f_frsize - self._to_fold()
         self.is_low = free < low
         if free + self._spare < low:

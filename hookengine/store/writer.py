@@ -332,7 +332,9 @@ class Writer:
             await self._not_committed(error, results, publications)
             return
         # Whatever happens from here on, nobody must hear that it was not.
-        self._folding.wrote(sum(publication.size for publication in publications))
+        size = sum(publication.size for publication in publications)
+        self._folding.wrote(size)
+        self._space.wrote(size)
         heads, unreadable = await lines.heads(self._db, batch.advanced) if batch.advanced else ([], [])
         self._follow(batch, answers, heads)
         self.park(unreadable)
