@@ -775,6 +775,21 @@ def test_data_that_is_not_given_is_what_is_piped_in(server: Server, before: str,
     assert server.last.body.endswith(b'"data":%b}' % data)
 
 
+def test_pipe_that_says_nothing_is_not_waited_for(server: Server) -> None:
+    """A standard input that somebody left open holds no data, and whoever meant it is told how to say so."""
+    server.on("POST /v1/events", ACCEPTED, status=202)
+    reading, writing = os.pipe()
+    try:
+        command = [sys.executable, "-m", "hookengine", "event", "send", "t", "--url", server.receiver.url]
+        done = subprocess.run(command, check=True, capture_output=True, stdin=reading, timeout=PATIENCE)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+    assert server.last.body.endswith(b'"data":{}}')
+    assert b"Give - to wait for it." in done.stderr
+
+
 def test_closed_standard_input_is_no_terminal(server: Server) -> None:
     """A verb that would ask a person does without a standard input."""
     server.on(f"DELETE /v1/subscriptions/{SUB}", b"", status=204)

@@ -10,11 +10,12 @@ import sys
 from collections import Counter
 from math import isinf
 from pathlib import Path
+from select import select
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hookengine.cli.output import working
+from hookengine.cli.output import say, working
 from hookengine.clock import Clock
 from hookengine.times import format_time, parse_duration
 from hookengine.wording import LONE_SURROGATE, quoted
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FILE = click.Path(readable=False, path_type=Path)  # whether it can be read is said by who reads it, with a status of its own
+
+_PATIENCE = 1.0  # s
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -40,9 +43,16 @@ def read_bytes(argument: str) -> bytes:
 
 
 def piped_bytes() -> bytes:
-    """All of standard input where it is a pipe or a file; nothing where it is a terminal or the null device."""
+    """
+    All of standard input where it is a file or a pipe; nothing where it is a terminal or the null device.
+
+    Nor of a pipe that says nothing for a while: many programs leave one open, and mean nothing by it.
+    """
     mode = os.fstat(0).st_mode
     if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return b""
+    if not select([0], [], [], _PATIENCE)[0]:
+        say(f"Standard input says nothing for {_PATIENCE:g} s: going on without. Give - to wait for it.")
         return b""
     with working("Reading standard input"):
         return read_bytes("-")

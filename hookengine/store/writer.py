@@ -239,7 +239,7 @@ class Writer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._probe_at if self._rest else look_at):
                 await self._work.wait()
-        if self._is_short and self._lack() is not None and self._is_cramped:
+        if self._is_short and self._lack() is not None and self._wants_room:
             await self._empty_wal()
 
     def _must_probe(self) -> bool:
