@@ -79,7 +79,8 @@ class Ready(Struct):
     now: int  # ms since the epoch
     request: Request | None = None
     outcome: Outcome | None = None
-    turn: Callable[[], float] | None = None  # asked when a request with an access token goes: for how many s it has to wait
+    # Asked when a request with an access token goes, with the ms that it has: for how many of these it has to wait.
+    turn: Callable[[float], float | None] | None = None
     since: float = 0.0  # by the loop's clock, when the request went
     begun: Begun | None = None
 

@@ -41,7 +41,6 @@ Save = Callable[[int, OAuth2, AccessToken], Awaitable[None]]
 # for it waits for that too, if it has no longer than themselves.
 _GRACE = DEADLINE + 0.5
 _MOMENT = 0.1  # s by which a renewal that one's own attempt began may end after it
-_ANOTHERS = (Unreachable, Refused)  # whose fault is not this machine's
 
 
 class Source:
@@ -102,7 +101,8 @@ class Bearers:
         The renewal has *within* ms. There is one at a time, and who is cancelled meanwhile does not end it.
         """
         token = source.token
-        if token is not None and token is not refused and (token.renew_at is None or self._now() < token.renew_at):
+        is_refused = token is not None and refused is not None and token.value == refused.value
+        if token is not None and not is_refused and (token.renew_at is None or self._now() < token.renew_at):
             return token
         renewal = source.renewal
         if renewal is None:
@@ -150,7 +150,7 @@ class Bearers:
                 timeout = max(1, round((source.ends_at - self._loop.time()) * 1000))
                 outcome = await self._send(replace(request, timeout=timeout))
                 answer = _answer(outcome)
-                if answer is None and isinstance(outcome, _ANOTHERS) and source.token is not None:
+                if answer is None and _is_theirs(outcome) and source.token is not None:
                     # Where nobody refreshes, and that takes all the time, the next renewal begins with the grant.
                     source.token = replace(source.token, refresh_token=None)
                 request = steps.send(answer)
@@ -184,6 +184,13 @@ def _without_answer(outcome: Outcome) -> Outcome:
             return _failed("No access token came about: the token server's answer cannot be read as HTTP/1.1.")
         case _:
             return outcome
+
+
+def _is_theirs(outcome: Outcome) -> bool:
+    """Whether it is the token server that did not answer, and not this machine or its proxy that did not ask."""
+    if isinstance(outcome, Unreachable):
+        return outcome.error.code is not ErrorCode.PROXY_ERROR
+    return isinstance(outcome, Refused)
 
 
 def _failed(detail: str, answer: TokenAnswer | None = None) -> Unreachable:

@@ -436,7 +436,7 @@ class Dispatcher:
         elif ready.request is None or ready.request.authorization is None:
             self._scheduler.begun(seq, now=ready.now)
         else:
-            ready.turn = lambda: self._scheduler.held_up(seq, now=self._clock.now()) / 1000
+            ready.turn = lambda left: self._scheduler.held_up(seq, left, now=self._clock.now())
 
     async def _attempt(self, ready: Ready) -> None:
         self._ended(ready.taken, await self._attempting.run(ready))

@@ -77,9 +77,13 @@ def _no_later(moment: int | None, now: int) -> int | None:
     return None if moment is None else min(moment, now)
 
 
-def skipped(health: Health, time: int) -> Health:
-    """The counters after *time* (ms) by which a clock has jumped forward, or this machine has slept: no run lasted for it."""
-    return health if health.failing_since is None else replace(health, failing_since=health.failing_since + time)
+def skipped(health: Health, time: int, *, now: int) -> Health:
+    """
+    The counters after *time* (ms) by which a clock has jumped forward to *now*, or this machine has slept.
+
+    No run has lasted for that; one that has begun since begins now.
+    """
+    return health if health.failing_since is None else replace(health, failing_since=min(health.failing_since + time, now))
 
 
 def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> DisabledReason | None:

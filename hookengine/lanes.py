@@ -26,6 +26,7 @@ class Lane:
     __slots__ = (
         "asked",
         "in_flight",
+        "last_taken",
         "marks",
         "max_concurrency",
         "next_at",
@@ -60,6 +61,7 @@ class Lane:
         self.pace = 0.0  # ms from one taking to the next, at least
         self.next_at = 0.0  # by its pace, when the next may be taken
         self.next_before = 0.0  # the same before the last was
+        self.last_taken = 0  # which that is, of a lane that has a pace
         self.sent_at = 0.0  # when the last went that had been held up since it was taken
         self.open = False
         self.place: LaneGroup | None = None  # where it stands; nowhere without entries

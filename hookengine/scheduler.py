@@ -200,6 +200,7 @@ class Scheduler:
             while lane.resume_at <= now and (queue := lane.next_queue(now, self._overtaking)) is not None:
                 taken.append(self._start(lane, queue.popleft()))
                 if lane.pace:
+                    lane.last_taken = taken[-1].seq
                     lane.next_before, lane.next_at = lane.next_at, max(lane.next_at, now) + lane.pace
                 if not is_alone or len(taken) == limit or lane.full or not self._is_entitled(lane):
                     break
@@ -212,14 +213,17 @@ class Scheduler:
         if lane.pace:
             lane.next_at = max(lane.next_at, now + lane.pace)
 
-    def held_up(self, seq: int, *, now: int) -> float:
+    def held_up(self, seq: int, within: float, *, now: int) -> float | None:
         """
         The request of delivery *seq*, which was taken, goes only now: the ms that it has to wait for the pace.
 
-        Others may have been taken meanwhile that wait for the same; no two of them go together.
+        None, and it takes no turn, unless these are fewer than *within*. Others may have been taken meanwhile that wait for
+        the same; no two of them go together.
         """
         lane = self._in_flight[seq]
         goes_at = max(float(now), lane.sent_at + lane.pace) if lane.pace else float(now)
+        if goes_at - now >= within:
+            return None
         lane.sent_at = goes_at
         lane.next_at = max(lane.next_at, goes_at + lane.pace)
         return goes_at - now
@@ -227,7 +231,7 @@ class Scheduler:
     def spare(self, seq: int) -> None:
         """For delivery *seq*, which was taken, nothing was sent: the next does not have to wait for it."""
         lane = self._in_flight[seq]
-        if lane.pace:
+        if lane.pace and lane.last_taken == seq:
             lane.next_at = min(lane.next_at, lane.next_before)
             self._touched[lane.subscription] = lane
 
@@ -335,8 +339,9 @@ class Scheduler:
         """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
         if not lane.open:
             return
-        if lane.pace and lane.next_at > now + 1 + lane.pace:  # the clock went back, or the limit was raised
-            lane.next_at = now + lane.pace
+        soonest = max(float(now), lane.sent_at) + lane.pace
+        if lane.pace and lane.next_at > soonest + 1:  # the clock went back, or the limit was raised
+            lane.next_at = soonest
         place = wake_at = None
         if lane.size:
             if lane.full:

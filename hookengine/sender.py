@@ -142,13 +142,13 @@ class Sender:
         rules: Rules = _DEFAULT_RULES,
         *,
         begun: Begun | None = None,
-        turn: Callable[[], float] | None = None,
+        turn: Callable[[float], float | None] | None = None,
     ) -> Outcome:
         """
         Send *request* once, unless it is *begun*, and say how it ended.
 
-        Where it needs an access token, *turn* is asked each time that it goes with one: for how many seconds it has to wait.
-        Raises nothing but CancelledError.
+        Where it needs an access token, *turn* is asked each time that it goes with one, with the ms that it has left: for how
+        many of these it has to wait; None if for more. Raises nothing but CancelledError.
         """
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules, turn)
@@ -182,7 +182,11 @@ class Sender:
         self._deadlines.close()
 
     async def _attempt_with_token(
-        self, request: Request, authorization: Authorization, rules: Rules, turn: Callable[[], float] | None
+        self,
+        request: Request,
+        authorization: Authorization,
+        rules: Rules,
+        turn: Callable[[float], float | None] | None,
     ) -> Outcome:
         """
         The same with an access token, all within the time for one attempt.
@@ -197,12 +201,12 @@ class Sender:
             token = await self._bearers.token(source, refused=refused, within=request.timeout, until=until)
             if not isinstance(token, AccessToken):
                 return token
-            wait = 0.0 if turn is None else turn()
-            left = round((until - self._loop.time() - wait) * 1000)
-            if left <= 0:
+            rest = (until - self._loop.time()) * 1000
+            wait = 0.0 if turn is None else turn(rest)
+            if wait is None or (left := round(rest - wait)) <= 0:
                 return outcome
             if wait:
-                await asyncio.sleep(wait)
+                await asyncio.sleep(wait / 1000)
             outcome = await self.attempt(bearing(request, token, timeout=left), rules)
             if refused is not None or not _is_unauthorized(outcome):
                 return outcome

@@ -380,6 +380,27 @@ async def test_token_that_comes_too_late_sends_nothing() -> None:
         assert [] == place.endpoint.requests
 
 
+async def test_refused_token_is_not_used_again_while_nobody_refreshes() -> None:
+    """Whose 401 was for the token that is being renewed waits for the new one, also where its refresh token is dropped."""
+    gate = Gate()
+    async with placed() as place:
+        assert isinstance(await place.attempt(grant="password", refresh_url="http://127.0.0.1:1/"), Accepted)
+        place.server.revoke()
+        place.server.fault = gate
+        both = [asyncio.create_task(place.attempt(grant="password", refresh_url="http://127.0.0.1:1/")) for _ in range(2)]
+        await gate.arrived()
+        late = asyncio.create_task(place.attempt(grant="password", refresh_url="http://127.0.0.1:1/"))
+        async with asyncio.timeout(PATIENCE):
+            while len(place.endpoint.requests) < 4:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0)
+        await asyncio.wait([late], timeout=0.1)  # with the old token it would have been refused once more by now
+
+        assert not late.done()
+        for each in (*both, late):
+            each.cancel()
+        await asyncio.wait([*both, late])
+
+
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_nobody_refreshes(*, hangs: bool) -> None:
     """Where nobody answers at the URL for refreshes the grant is used: at once, or by the next if that took all the time."""
@@ -425,7 +446,7 @@ class Noting(Sender):
         rules: Rules = DEFAULT_RULES,
         *,
         begun: Begun | None = None,
-        turn: Callable[[], float] | None = None,
+        turn: Callable[[float], float | None] | None = None,
     ) -> Outcome:
         """Note it, and send."""
         self.times.append(request.timeout)

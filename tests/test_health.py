@@ -186,11 +186,13 @@ def test_clock_that_goes_back(health: Health, expected: Health) -> None:
 
 def test_jump_of_the_clock_is_no_run() -> None:
     """A run has not lasted for what the clock has skipped, or this machine has slept."""
-    health = skipped(count(HEALTHY, UNREACHABLE, now=NOW), 50 * DAY)
+    health = skipped(count(HEALTHY, UNREACHABLE, now=NOW), 50 * DAY, now=NOW + 50 * DAY)
     later = count(health, UNREACHABLE, now=NOW + 50 * DAY + 1)
 
     assert disables(later, UNREACHABLE, STANDARD, now=NOW + 50 * DAY + 1) is None
-    assert HEALTHY == skipped(HEALTHY, 50 * DAY)
+    assert HEALTHY == skipped(HEALTHY, 50 * DAY, now=NOW)
+    begun = count(HEALTHY, UNREACHABLE, now=NOW)  # after the jump, which is noticed later
+    assert NOW + 5 == skipped(begun, 50 * DAY, now=NOW + 5).failing_since
 
 
 def test_proxy_disables_nobody() -> None:

@@ -953,6 +953,19 @@ def test_what_is_not_sent_takes_no_turn() -> None:
     assert {1: NOW + 100} == scheduler.paces()
 
 
+def test_what_is_not_sent_gives_no_other_turn_back() -> None:
+    """One that turns out late not to go undoes nothing of what was taken since."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2), make(3))
+    take(scheduler)
+    assert [2] == take(scheduler, now=NOW + 100)
+    scheduler.begun(2, now=NOW + 100)
+    scheduler.spare(1)
+
+    assert [] == take(scheduler, now=NOW + 199)
+    assert [3] == take(scheduler, now=NOW + 200)
+
+
 def test_lowered_limit_counts_from_the_last_request() -> None:
     """A longer pace is that from the last one to the next, also when it is set in between."""
     scheduler = paced(20)
@@ -970,13 +983,13 @@ def test_requests_that_were_held_up_do_not_go_together() -> None:
     push(scheduler, make(1), make(2), make(3), make(4))
     for number in range(3):
         assert [number + 1] == take(scheduler, now=NOW + 1_000 * number)
-    waits = [scheduler.held_up(seq, now=NOW + 2_500) for seq in (1, 2, 3)]
+    waits = [scheduler.held_up(seq, within, now=NOW + 2_500) for seq, within in ((1, 1), (2, 1_000), (2, 1_001), (3, 9_000))]
 
-    assert [0, 1_000, 2_000] == waits
+    assert [0, None, 1_000, 2_000] == waits
     assert [] == take(scheduler, now=NOW + 5_499)
     assert [4] == take(scheduler, now=NOW + 5_500)
     scheduler.turn_back(NOW - 86_400_000)
-    assert scheduler.held_up(4, now=NOW - 86_400_000) <= 1_000
+    assert scheduler.held_up(4, 1_001, now=NOW - 86_400_000) is not None
 
 
 @pytest.mark.parametrize(("pace", "moment"), [(3_600_000, NOW - 10_000), (100, NOW)])

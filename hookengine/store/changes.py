@@ -289,7 +289,7 @@ def skip(time: int) -> Callable[[Transaction], Awaitable[None]]:
     """The clock has jumped forward by *time* (ms): no run of failures has lasted for that."""
 
     async def step(tx: Transaction) -> None:
-        await _count_anew(tx, partial(counters.skipped, time=time))
+        await _count_anew(tx, partial(counters.skipped, time=time, now=tx.now))
 
     return step
 

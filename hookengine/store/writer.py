@@ -604,6 +604,7 @@ class Writer:
                 self.listener.unreadable("folding the WAL", StorageUnavailable(grown))
 
     async def _empty_wal(self) -> None:
+        self._tell()
         self._is_cramped = False
         spare = 0
         try:
