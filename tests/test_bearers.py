@@ -13,7 +13,7 @@ from authorization import JSON, TokenServer
 from engines import Gate
 from msgspec.structs import replace
 from patience import PATIENCE
-from storage import NOW, SetClock
+from storage import NOW, OAUTH2, SetClock
 from test_sender import LOOPBACK, ending, looking_up
 
 from hookengine import auth
@@ -380,25 +380,34 @@ async def test_token_that_comes_too_late_sends_nothing() -> None:
         assert [] == place.endpoint.requests
 
 
-async def test_refused_token_is_not_used_again_while_nobody_refreshes() -> None:
+async def test_refused_token_is_not_given_again_while_nobody_refreshes() -> None:
     """Whose 401 was for the token that is being renewed waits for the new one, also where its refresh token is dropped."""
-    gate = Gate()
-    async with placed() as place:
-        assert isinstance(await place.attempt(grant="password", refresh_url="http://127.0.0.1:1/"), Accepted)
-        place.server.revoke()
-        place.server.fault = gate
-        both = [asyncio.create_task(place.attempt(grant="password", refresh_url="http://127.0.0.1:1/")) for _ in range(2)]
-        await gate.arrived()
-        late = asyncio.create_task(place.attempt(grant="password", refresh_url="http://127.0.0.1:1/"))
-        async with asyncio.timeout(PATIENCE):
-            while len(place.endpoint.requests) < 4:  # noqa: ASYNC110  # nobody tells
-                await asyncio.sleep(0)
-        await asyncio.wait([late], timeout=0.1)  # with the old token it would have been refused once more by now
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    asked: list[Request] = []
 
-        assert not late.done()
-        for each in (*both, late):
-            each.cancel()
-        await asyncio.wait([*both, late])
+    async def send(request: Request) -> Outcome:
+        asked.append(request)
+        if len(asked) > 1:  # after the refresh, that nobody answers, the grant
+            await over.wait()
+        return Unreachable(error=AttemptError(code=ErrorCode.CONNECT_REFUSED, detail=""))
+
+    bearers = Bearers(send, now=lambda: NOW, load=None, save=None)
+    source = bearers.source(Authorization(subscription=1, oauth2=OAUTH2))
+    source.token = refused = AccessToken(value=Secret("a"), refresh_token=Secret("r"))
+    waiting = [
+        asyncio.create_task(bearers.token(source, refused=refused, within=5_000, until=loop.time() + 5)) for _ in range(2)
+    ]
+    async with asyncio.timeout(PATIENCE):
+        while len(asked) < 2:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+    assert source.token is not refused
+    waiting.append(asyncio.create_task(bearers.token(source, refused=refused, within=5_000, until=loop.time() + 5)))
+    await asyncio.wait(waiting, timeout=0.05)  # what is at hand would have been given by now
+
+    assert [False] * 3 == [each.done() for each in waiting]
+    over.set()
+    assert {Unreachable} == {type(await each) for each in waiting}
+    await bearers.close()
 
 
 @pytest.mark.parametrize("hangs", [False, True])
