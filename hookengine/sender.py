@@ -221,12 +221,13 @@ class Sender:
     async def _failure(self, error: Exception, phase: Phase, url: str) -> Outcome:
         if self._pool.closed:
             return Interrupted()
-        code = error_code(error, phase, tls=_is_secure(url))
+        # In a tunnel aiohttp raises this one; what befalls the request for a tunnel has nothing to do with TLS.
+        in_tunnel = self._proxy is None or isinstance(error, aiohttp.ClientConnectorError)
+        code = error_code(error, phase, tls=_is_secure(url) and in_tunnel)
         if self._proxy is not None:
             if code is ErrorCode.DNS_TEMPORARY or _concerns(self._proxy, error):
                 return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
-            in_tunnel = isinstance(error, aiohttp.ClientConnectorError)  # as aiohttp has it: else that does not stand yet
-            if phase is Phase.CONNECT and (code in _OF_THE_WAY or not in_tunnel):
+            if phase is Phase.CONNECT and code in _OF_THE_WAY:
                 code = ErrorCode.PROXY_ERROR
         if code is ErrorCode.LOCAL_RESOURCES:
             self._pool.make_room()

@@ -25,6 +25,7 @@ from hookengine.models import (
     Accepted,
     AttemptError,
     Authorization,
+    Broken,
     ErrorCode,
     Interrupted,
     OAuth2,
@@ -304,6 +305,16 @@ async def test_urls_are_vetted_as_ever(url: str) -> None:
         outcome = await sender.attempt(replace(request(1), url=url))
 
     assert isinstance(outcome, Unreachable)
+    assert ErrorCode.PROXY_ERROR is not outcome.error.code
+    assert [] == proxy.asked
+
+
+async def test_faults_of_ours_are_not_the_proxys() -> None:
+    """What keeps a request from being written is told as that, and not held against the proxy."""
+    async with forward_proxy() as proxy, sending(proxy.port) as sender:
+        outcome = await sender.attempt(replace(request(8000), headers=(("X-A", "b\r\nc"),)))
+
+    assert isinstance(outcome, Broken)
     assert [] == proxy.asked
 
 
