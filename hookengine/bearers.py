@@ -178,7 +178,7 @@ def _answer(outcome: Outcome) -> Response | None:
 def _without_answer(outcome: Outcome) -> Outcome:
     """How an attempt ends whose token server gave no answer; what is this machine's fault stays that."""
     match outcome:
-        case Unreachable(error=error) if error.code is not ErrorCode.PROXY_ERROR:
+        case Unreachable(is_the_proxys=False, error=error):
             return _failed(f"No access token came about. {error.detail}")
         case Refused():  # whose detail quotes what came
             return _failed("No access token came about: the token server's answer cannot be read as HTTP/1.1.")
@@ -188,9 +188,7 @@ def _without_answer(outcome: Outcome) -> Outcome:
 
 def _is_theirs(outcome: Outcome) -> bool:
     """Whether it is the token server that did not answer, and not this machine or its proxy that did not ask."""
-    if isinstance(outcome, Unreachable):
-        return outcome.error.code is not ErrorCode.PROXY_ERROR
-    return isinstance(outcome, Refused)
+    return isinstance(outcome, Refused) or (isinstance(outcome, Unreachable) and not outcome.is_the_proxys)
 
 
 def _failed(detail: str, answer: TokenAnswer | None = None) -> Unreachable:

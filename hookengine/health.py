@@ -10,7 +10,6 @@ from hookengine.models import (
     Accepted,
     Broken,
     DisabledReason,
-    ErrorCode,
     Health,
     Interrupted,
     Outcome,
@@ -36,7 +35,7 @@ def count(health: Health, outcome: Outcome, *, now: int) -> Health:
     match outcome:
         case Accepted():
             return replace(health, consecutive_failures=0, last_success_at=now, failing_since=None)
-        case Unreachable() if _is_the_proxys(outcome):
+        case Unreachable(is_the_proxys=True):
             return health
         case Refused() | Unreachable():
             return replace(
@@ -88,7 +87,7 @@ def skipped(health: Health, time: int, *, now: int) -> Health:
 
 def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> DisabledReason | None:
     """Whether *outcome*, already in the counters, disables the subscription, and why."""
-    if not isinstance(outcome, _FAILURES) or _is_the_proxys(outcome):
+    if not isinstance(outcome, _FAILURES) or (isinstance(outcome, Unreachable) and outcome.is_the_proxys):
         return None
     if isinstance(outcome, Refused) and outcome.response is not None and outcome.response.status in rules.gone:
         return DisabledReason.GONE
@@ -98,11 +97,6 @@ def disables(health: Health, outcome: Outcome, rules: Rules, *, now: int) -> Dis
     if rules.disable_after is not None and run >= rules.disable_after:
         return DisabledReason.FAILURES
     return None
-
-
-def _is_the_proxys(outcome: Outcome) -> bool:
-    """Whether the proxy has failed, and with it every endpoint that is reached through it."""
-    return isinstance(outcome, Unreachable) and outcome.error.code is ErrorCode.PROXY_ERROR
 
 
 def rank(health: Health) -> Rank:

@@ -180,6 +180,11 @@ class Unreachable(Struct, frozen=True, kw_only=True, gc=False):
     error: AttemptError
     token_answer: TokenAnswer | None = None
 
+    @property
+    def is_the_proxys(self) -> bool:
+        """Whether the proxy has failed, and with it every endpoint that is reached through it."""
+        return self.error.code is ErrorCode.PROXY_ERROR
+
 
 class Interrupted(Struct, frozen=True, kw_only=True, gc=False):
     """The attempt was cut by us, by a stop or by a fault of this machine: it is not the endpoint's and spends nothing."""

@@ -261,7 +261,7 @@ class Writer:
         self._locked = None
         if results or publications:
             await self._commit(results, publications)
-        if changes or compositions or refills or self._folding.is_due or self._wants_room:
+        if changes or compositions or refills or self._folding.is_due:
             self._tell()
         if self._locked is None:  # else they have heard of it
             await self._change_all(changes)
