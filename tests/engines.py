@@ -197,7 +197,7 @@ async def attempts_ended(engine: Engine) -> None:
 
 async def limit_pages(engine: Engine, pages: int | None) -> None:
     """Let the database grow by *pages* at most; None lifts the limit."""
-    db = engine._running.store.writer._db
+    db = engine._running.store.writer._writing.db
     ((used,),) = await db.execute_fetchall("PRAGMA page_count")
     await db.execute_fetchall(f"PRAGMA max_page_count = {2**30 if pages is None else used + pages}")
 

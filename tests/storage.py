@@ -14,6 +14,7 @@ from patience import PATIENCE
 
 from hookengine import retry
 from hookengine.clock import Clock
+from hookengine.errors import SubscriptionNotFound
 from hookengine.models import (
     Accepted,
     AccessToken,
@@ -38,13 +39,14 @@ from hookengine.store.queries import migrations, sql
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from hookengine.gathering import Compose, Composed
     from hookengine.lanes import Mark
     from hookengine.models import Event, Outcome
     from hookengine.scheduler import Refill
+    from hookengine.store import Transaction
 
 NOW = 1_700_000_000_000  # when the clock of a test starts
 MINUTE = 60_000
@@ -253,11 +255,11 @@ async def opened(folder: Path, *, clock: SetClock | None = None, **settings: Any
 async def traced(place: Opened) -> AsyncIterator[list[str]]:
     """The statements that the writer's connection executes meanwhile."""
     statements: list[str] = []
-    await place.store.writer._db.set_trace_callback(statements.append)
+    await place.store.writer._writing.db.set_trace_callback(statements.append)
     try:
         yield statements
     finally:
-        await place.store.writer._db.set_trace_callback(None)  # type: ignore[arg-type]  # sqlite3 takes None, aiosqlite's hint does not
+        await place.store.writer._writing.db.set_trace_callback(None)  # type: ignore[arg-type]  # sqlite3 takes None, aiosqlite's hint does not
 
 
 class Faulty:
@@ -265,8 +267,8 @@ class Faulty:
 
     def __init__(self, place: Opened) -> None:
         self.error: Exception | None = None
-        self._db = place.store.writer._db
-        place.store.writer._db = self  # type: ignore[assignment]  # it behaves as one
+        self._db = place.store.writer._writing.db
+        place.store.writer._writing.db = self  # type: ignore[assignment]  # it behaves as one
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)
@@ -307,9 +309,20 @@ def io_error(name: str) -> sqlite3.OperationalError:
     return error
 
 
+async def all_of(*jobs: Awaitable[Any]) -> list[Any]:
+    """What became of each, errors too; none may hang."""
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+
+async def refuse(_: Transaction) -> None:
+    """A change that cannot be done."""
+    raise SubscriptionNotFound
+
+
 async def limit_pages(place: Opened, pages: int | None) -> None:
     """Let the file grow by *pages* at most; None lifts the limit."""
-    db = place.store.writer._db
+    db = place.store.writer._writing.db
     ((used,),) = await db.execute_fetchall("PRAGMA page_count")
     await db.execute_fetchall(f"PRAGMA max_page_count = {2**30 if pages is None else used + pages}")
 

@@ -234,8 +234,8 @@ class Lingering:
         self.committed = threading.Event()
         self.may_say = threading.Event()
         self._error = error
-        self._db = engine._running.store.writer._db
-        engine._running.store.writer._db = self  # type: ignore[assignment]  # it behaves as one
+        self._db = engine._running.store.writer._writing.db
+        engine._running.store.writer._writing.db = self  # type: ignore[assignment]  # it behaves as one
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)

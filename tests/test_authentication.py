@@ -125,7 +125,7 @@ async def test_unreadable_token_is_asked_for_again(tmp_path: Path) -> None:
             await engine.subscribe(endpoint.url, auth=server.auth())
             await delivered(engine)
             await kept(tmp_path, engine)
-            db = engine._running.store.writer._db
+            db = engine._running.store.writer._writing.db
             await db.execute("UPDATE access_tokens SET sealed = x'00'")
         async with running(tmp_path, journal) as engine:
             assert "delivered" == (await delivered(engine)).state
@@ -141,7 +141,7 @@ async def test_unreadable_token_goes_with_its_auth(tmp_path: Path) -> None:
             made = await engine.subscribe(endpoint.url, auth=server.auth())
             await delivered(engine)
             await kept(tmp_path, engine)
-            await engine._running.store.writer._db.execute("UPDATE access_tokens SET sealed = x'00'")
+            await engine._running.store.writer._writing.db.execute("UPDATE access_tokens SET sealed = x'00'")
         async with running(tmp_path) as engine:
             await engine.update_subscription(made.id, auth=None)
 

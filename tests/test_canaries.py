@@ -158,7 +158,7 @@ def own_texts(engine: Engine) -> dict[str, bytes]:
     """How the parts of an engine and its records show themselves."""
     parts = engine._running
     writer, memory = parts.store.writer, parts.store.memory
-    shown = [engine, parts.store, writer, writer.vault, parts.dispatcher, parts.dispatcher._sender, parts.service]
+    shown = [engine, parts.store, writer, writer._writing.vault, parts.dispatcher, parts.dispatcher._sender, parts.service]
     shown += [*memory.index, *memory.tenants.values(), *memory.access_tokens.values(), memory.tokens, memory.health]
     shown += [*parts.dispatcher._serving._targets.values(), vars(parts.dispatcher._sender._bearers)]
     return {f"repr {number}": f"{each!r} {each}".encode() for number, each in enumerate(shown)}

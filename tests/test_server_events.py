@@ -465,7 +465,7 @@ async def test_storm(tmp_path: Path) -> None:
         thousand = [event()] * 1000
         async with asyncio.TaskGroup() as group, blocked_writer(api.engine):
             before = [group.create_task(api("POST", "/v1/events/batch", thousand)) for _ in range(20)]
-            while api.engine._running.store.writer._publications.count < 20_000:
+            while api.engine._running.store.writer._commits.publications.count < 20_000:
                 await api("GET", "/livez")
             late = await api("POST", "/v1/events", event())
             assert [] == [task for task in before if task.done()]

@@ -142,7 +142,7 @@ async def test_metrics_of_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
     """Refusals for want of room are seen in the metrics and the log while they last, and what was accepted is sent."""
     journal, gate = Journal(), Gate()
     async with running(tmp_path, journal) as engine, Receiver(gate) as receiver:
-        space = engine._running.store.writer._space
+        space = engine._running.store._space
         await engine.subscribe(receiver.url)
         accepted = await engine.publish("order.created", 1)
         space._looked_at, space._lack = math.inf, "the disk is nearly full"

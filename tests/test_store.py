@@ -158,7 +158,7 @@ async def test_log_that_cannot_be_folded_back_stays(tmp_path: Path) -> None:
     """A reader of another program that keeps the log in use does not keep the store from closing."""
     async with opened(tmp_path) as place:
         await place.publish()
-        await place.store.writer._db.execute("PRAGMA busy_timeout = 1")
+        await place.store.writer._writing.db.execute("PRAGMA busy_timeout = 1")
         other = sqlite3.connect(place.path, isolation_level=None)
         other.execute("BEGIN")
         other.execute("SELECT * FROM events").fetchall()

@@ -16,7 +16,7 @@ from hookengine import verify
 from hookengine.matching import Index
 from hookengine.models import Delivery
 from hookengine.receiver import Receiver
-from hookengine.store import upkeep, writer
+from hookengine.store import commits, upkeep
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.batch import Batch, Keys
 from hookengine.vault import Vault
@@ -302,7 +302,7 @@ async def test_clarife_enabling_starts_the_count_again(tmp_path: Path, journal: 
 
 async def test_announcements_keep_no_publication_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many deliveries tell of the results in a commit, the events that come with them are in it too."""
-    monkeypatch.setattr(writer, "MOST_DELIVERIES", 2)
+    monkeypatch.setattr(commits, "MOST_DELIVERIES", 2)
     async with opened(tmp_path) as place:
         failing = await place.subscribe(tenant="acme", event_types=("order",))
         for _ in range(3):

@@ -224,10 +224,10 @@ async def test_disk_that_takes_nothing_is_told(tmp_path: Path) -> None:
     async with opened(tmp_path, gathers=gathers) as place:
         made = await place.subscribe(batch=BATCH)
         await place.publish(*drafts(3))
-        await place.store.writer._db.execute_fetchall("PRAGMA query_only = on")
+        await place.store.writer._writing.db.execute_fetchall("PRAGMA query_only = on")
         place.store.writer.compose(asked(made))
         [(_, answer)] = await place.listener.until("composed")
-        await place.store.writer._db.execute_fetchall("PRAGMA query_only = off")
+        await place.store.writer._writing.db.execute_fetchall("PRAGMA query_only = off")
 
         assert answer is None
         assert [Place.GATHERING] * 3 == [row[1] for row in places(place)]

@@ -29,7 +29,7 @@ class Unfoldable:
     def __init__(self, place: Opened, error: sqlite3.OperationalError) -> None:
         self.folds = 0
         self._error = error
-        self._db = place.store.writer._db
+        self._db = place.store.writer._writing.db
         place.store.writer._folding = Folding(self, every=1)  # type: ignore[arg-type]  # it behaves as one
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +46,7 @@ class Unfoldable:
 async def test_rows_make_it_due(tmp_path: Path) -> None:
     """The WAL is due after so many rows, and again after as many more; folded, its pages are in the file."""
     async with opened(tmp_path) as place:
-        folding = Folding(place.store.writer._db, every=100)
+        folding = Folding(place.store.writer._writing.db, every=100)
         await folding.fold()
         size = place.path.stat().st_size
         await place.publish(*drafts(20))
@@ -62,7 +62,7 @@ async def test_rows_make_it_due(tmp_path: Path) -> None:
 async def test_payload_makes_it_due(tmp_path: Path) -> None:
     """Few rows with much in them are as many as its pages."""
     async with opened(tmp_path) as place:
-        folding = Folding(place.store.writer._db, every=1_000)
+        folding = Folding(place.store.writer._writing.db, every=1_000)
         await folding.fold()
         folding.wrote(4_096 * 1_000 - 1)
         assert not folding.is_due
@@ -84,7 +84,7 @@ async def test_emptying_waits_for_no_long_reader(tmp_path: Path) -> None:
         await place.store.writer._folding.empty()
 
         assert 0 == place.path.with_name("hooks.db-wal").stat().st_size
-        assert [(5_000,)] == list(map(tuple, await place.store.writer._db.execute_fetchall("PRAGMA busy_timeout")))
+        assert [(5_000,)] == list(map(tuple, await place.store.writer._writing.db.execute_fetchall("PRAGMA busy_timeout")))
 
 
 @pytest.mark.row("F28")
@@ -156,7 +156,7 @@ async def test_wal_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.Monke
         await place.subscribe()
         await place.publish(*drafts(100))
         held = wal.stat().st_size
-        space = place.store.writer._space
+        space = place.store._space
 
         def lack(_: float) -> str | None:
             space.is_low = wal.stat().st_size >= held

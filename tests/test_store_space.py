@@ -107,7 +107,7 @@ async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> No
     async with opened(tmp_path) as place:
         await place.subscribe()
         (delivery,) = await place.deliver()
-        space = place.store.writer._space
+        space = place.store._space
         space._looked_at, space._lack = math.inf, "nearly full"
         for _ in range(2):
             with pytest.raises(StorageUnavailable, match="takes no events: nearly full"):
@@ -124,7 +124,7 @@ async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> No
 async def test_low_disk_that_a_question_finds(tmp_path: Path) -> None:
     """Whoever only asks if there is room lets it be told that there is none, and that there is again."""
     async with opened(tmp_path) as place:
-        space = place.store.writer._space
+        space = place.store._space
         space._looked_at, space._lack = math.inf, "nearly full"
         assert not place.store.writer.has_room
         assert 1 == len(place.listener.all("room"))
@@ -143,7 +143,7 @@ async def test_every_look_empties_the_wal(tmp_path: Path, monkeypatch: pytest.Mo
         for delivery in made:
             await place.record(result(delivery, LARGE_ANSWER))
             assert 100_000 < wal.stat().st_size
-            place.store.writer._space._looked_at = -math.inf
+            place.store._space._looked_at = -math.inf
             with pytest.raises(StorageUnavailable):
                 await place.publish()
             await place.store.writer.change(nothing)
@@ -153,7 +153,7 @@ async def test_every_look_empties_the_wal(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_events_take_what_pruning_has_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a low disk events go into the pages of the file that hold nothing, and are refused once these are few."""
     async with opened(tmp_path) as place:
-        space = place.store.writer._space
+        space = place.store._space
         await place.publish(*drafts(20, data=b'"%s"' % (b"x" * 100_000)))
         monkeypatch.setattr(os, "statvfs", lambda _: small(500_000, 20 << 20))
         for _ in range(2):

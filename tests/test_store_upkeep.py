@@ -220,7 +220,7 @@ async def test_event_that_nobody_wanted_is_pruned_by_its_age(tmp_path: Path) -> 
         place.clock.time += 1
         await place.publish()
         await place.subscribe()
-        await place.store.writer._db.execute(
+        await place.store.writer._writing.db.execute(
             "INSERT INTO deliveries (seq, id, event, subscription, state, priority, due_at, trigger, created_at)"
             " VALUES (1, 'dlv_1', 2, 1, 'pending', 1, 1, 'replay', 1)"
         )

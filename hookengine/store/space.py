@@ -39,6 +39,7 @@ class Space:
         self._looked_at = -EVERY  # loop time
         self._lack: str | None = None
         self.is_low = False  # whether a look found the disk low since the WAL was last emptied
+        self.is_full = False  # whether a write found no room since then
         self._spare = 0  # bytes of the file that held nothing then
         self._written = 0  # bytes of payload since the last look
         self._much = 0  # as many take a quarter of what is kept free
@@ -54,9 +55,18 @@ class Space:
         """So many bytes of payload are stored: a small disk is full in less than a second."""
         self._written += size
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether the WAL has to give its room back."""
+        return self.is_full or self.is_low
+
+    def ran_out(self) -> None:
+        """A write has found no room."""
+        self.is_full = True
+
     def emptied(self, spare: int) -> None:
         """The WAL has given its room back, as far as it can; *spare* bytes of the file hold nothing, which events can take."""
-        self.is_low, self._spare = False, spare
+        self.is_full, self.is_low, self._spare = False, False, spare
 
     def of_wal(self) -> int:
         """Bytes that the WAL may take of the disk."""

@@ -22,6 +22,7 @@ from hookengine.store.resealing import reseal
 from hookengine.store.space import Space
 from hookengine.store.whereabouts import Whereabouts, shared_by
 from hookengine.store.writer import Writer
+from hookengine.store.writing import Writing
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ CHECK_VALUE = "vault_check"  # the name of what tells whether a key is the right
 
 
 class Store:
-    """One SQLite file, with the one writer, two readers, and the key that opens its secrets."""
+    """
+    One SQLite file, with the one writer, two readers, and the key that opens its secrets.
+
+    *gathers* tells whether the deliveries of a subscription are put into batches.
+    """
 
     def __init__(
         self,
@@ -48,9 +53,7 @@ class Store:
         clock: Clock,
         synchronous: str = "full",
         encryption_key: str | None = None,
-        gathers: Callable[[Subscription], bool] = lambda _: (
-            False
-        ),  # whether the deliveries of a subscription are put into batches
+        gathers: Callable[[Subscription], bool] = lambda _: False,
     ) -> None:
         self.path = path
         self.is_new = False
@@ -134,15 +137,8 @@ class Store:
         if (kind := shared_by(self.path)) is not None:
             self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
         self.reader, self.viewer = Reader(Reading(reading)), Reader(Reading(viewing))
-        self.writer = Writer(
-            db,
-            clock=self._clock,
-            vault=vault,
-            memory=self.memory,
-            keys=Keys(**dict(keys)),
-            listener=listener,
-            space=self._space,
-        )
+        writing = Writing(db, clock=self._clock, vault=vault, memory=self.memory, keys=Keys(**dict(keys)), listener=listener)
+        self.writer = Writer(writing, self._space)
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")
 

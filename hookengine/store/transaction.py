@@ -16,33 +16,31 @@ from hookengine.store.queries import sql
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    import aiosqlite
-
-    from hookengine.clock import Clock
     from hookengine.models import Health, Priority, Subscription
-    from hookengine.store.batch import Keys
     from hookengine.store.commit import Commit
     from hookengine.store.intake import Line
-    from hookengine.store.writer import Writer
+    from hookengine.store.writing import Writing
 
 
 class Transaction:
     """What a change may do: statements, a new key, and what follows once it is committed."""
 
-    def __init__(self, writer: Writer, db: aiosqlite.Connection, keys: Keys, clock: Clock) -> None:
-        self.now = clock.now()
-        self.memory = writer.memory
-        self.vault = writer.vault
-        self.listener = writer.listener
+    def __init__(self, writing: Writing) -> None:
+        self.now = writing.clock.now()
+        self.memory = writing.memory
+        self.vault = writing.vault
+        self.listener = writing.listener
         self.after: list[Callable[[], None]] = []
         self.unreadable: list[rows.Unreadable] = []  # what was found on the way
         self.lines: set[Line] = set()  # those, of the ones that were asked for, in which somebody stands
-        self.announcer = Announcer(now=self.now, clock=clock, keys=keys, index=self.memory.index, lines=self.lines)
+        self.announcer = Announcer(
+            now=self.now, clock=writing.clock, keys=writing.keys, index=self.memory.index, lines=self.lines
+        )
         self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
         self.replayed = 0  # deliveries that were made of earlier events
-        self._db = db
-        self._keys = keys
-        self._clock = clock
+        self._db = writing.db
+        self._keys = writing.keys
+        self._clock = writing.clock
 
     async def stand(self, asked: Iterable[Line]) -> None:
         """Find out in which of the lines *asked* for somebody stands."""

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from hookengine import health, lanes, netguard, profiles, retry, scheduler, serving
 from hookengine.models import DeliveryState, Rank, Standing
-from hookengine.store import writer
+from hookengine.store import commits, writer
 
 if TYPE_CHECKING:
     import pytest
@@ -85,16 +85,16 @@ def changes_bodies(patch: pytest.MonkeyPatch) -> None:
 
 def answers_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     """A publisher hears that its event is on disk when it is not yet."""
-    commit = writer.Writer._commit
+    commit = commits.Commits.commit
 
-    async def mutant(self: Any, results: Any, publications: Any) -> None:
+    async def mutant(self: Any, results: Any, publications: Any) -> int:
         _, answers = await self._stage(results, publications)
         for publication, answer in answers:
             if not publication.done.done() and not isinstance(answer, Exception):
                 publication.done.set_result(answer)
-        await commit(self, results, publications)
+        return await commit(self, results, publications)
 
-    patch.setattr(writer.Writer, "_commit", mutant)
+    patch.setattr(commits.Commits, "commit", mutant)
 
 
 def loses_results(patch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def loses_results(patch: pytest.MonkeyPatch) -> None:
 
     def mutant(self: Any, *results: Any) -> None:
         if next(counter) % 10 == 9:
-            self.listener._put_back(results[0].head or results[0].before)
+            self._writing.listener._put_back(results[0].head or results[0].before)
         else:
             record(self, *results)
 

@@ -1,0 +1,40 @@
+"""What everything that is written works with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookengine.store.faults import raise_if_fatal
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+    from hookengine.clock import Clock
+    from hookengine.store.batch import Keys
+    from hookengine.store.intake import Listener
+    from hookengine.store.memory import Memory
+    from hookengine.vault import Vault
+
+
+class Writing:
+    """The connection that writes, the keys of its rows, and what follows a commit: the memory, and the listener."""
+
+    def __init__(
+        self, db: aiosqlite.Connection, *, clock: Clock, vault: Vault, memory: Memory, keys: Keys, listener: Listener
+    ) -> None:
+        self.db = db
+        self.clock = clock
+        self.vault = vault
+        self.memory = memory
+        self.keys = keys
+        self.listener = listener
+
+    async def begin(self) -> None:
+        """Begin a transaction, as the only one who writes; raises sqlite3.Error."""
+        await self.db.execute("BEGIN IMMEDIATE")
+
+    async def roll_back(self, error: Exception) -> None:
+        """Undo what was begun, if anything; raises StorageFailed if nobody knows after *error* what is on disk."""
+        raise_if_fatal(error)
+        if self.db.in_transaction:
+            await self.db.rollback()
