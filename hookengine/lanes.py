@@ -11,6 +11,8 @@ from hookengine.models import Delivery, Priority, Rank, Standing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hookengine.pace import Pace
+
 Mark = tuple[int, int]  # (due_at, seq): no row that is on disk only comes before it
 Entry = tuple[int, int, Delivery]  # (due_at, seq, delivery); `seq` is unique, so deliveries are never compared
 
@@ -26,17 +28,13 @@ class Lane:
     __slots__ = (
         "asked",
         "in_flight",
-        "last_taken",
         "marks",
         "max_concurrency",
-        "next_at",
-        "next_before",
         "open",
         "overtaken",
         "pace",
         "place",
         "queues",
-        "sent_at",
         "size",
         "slots",
         "standing",
@@ -58,11 +56,7 @@ class Lane:
         self.standing = Standing(width=1, rank=Rank.UNTRIED)
         self.max_concurrency = 1
         self.slots = 1  # the smaller of its width and `max_concurrency`
-        self.pace = 0.0  # ms from one taking to the next, at least
-        self.next_at = 0.0  # by its pace, when the next may be taken
-        self.next_before = 0.0  # the same before the last was
-        self.last_taken = 0  # which that is, of a lane that has a pace
-        self.sent_at = 0.0  # when the last went that had been held up since it was taken
+        self.pace: Pace | None = None
         self.open = False
         self.place: LaneGroup | None = None  # where it stands; nowhere without entries
         self.turn = (0, 0)  # (in flight, number) when it came to its place
@@ -107,7 +101,8 @@ class Lane:
     @property
     def resume_at(self) -> int:
         """Before this nothing of it may go, by its breaker or its pace."""
-        return max(self.standing.resume_at, int(self.next_at)) if self.pace else self.standing.resume_at
+        resume_at = self.standing.resume_at
+        return resume_at if self.pace is None else max(resume_at, int(self.pace.next_at))
 
     def due_before(self, priority: Priority, time: int) -> int:
         """How many of its entries go before a row of *priority* that is due at *time*."""

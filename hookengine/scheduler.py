@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hookengine.lanes import NOTHING_ON_DISK, PRIORITIES, Entry, Lane, LaneGroup, Mark
 from hookengine.models import Delivery, Priority, Rank, Standing
+from hookengine.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,10 +110,13 @@ class Scheduler:
             lane.open = True
             lane.marks = list(marks)
         lane.max_concurrency = max_concurrency
-        if lane.pace < pace and lane.pace:
-            lane.next_at += pace - lane.pace  # since the last one
-        lane.pace = pace
-        lane.next_at = max(lane.next_at, next_at, self._paced.pop(subscription, 0.0))
+        next_at = max(next_at, self._paced.pop(subscription, 0.0))
+        if not pace:
+            lane.pace = None
+        elif lane.pace is None:
+            lane.pace = Pace(pace, next_at)
+        else:
+            lane.pace.change(pace, next_at)
         self._stand(lane, standing)
         self._look(lane, now)
 
@@ -127,8 +131,8 @@ class Scheduler:
         lane = self._lanes.get(subscription)
         if lane is None:
             return
-        if lane.open and lane.pace and not for_good:
-            self._paced[subscription] = lane.next_at
+        if lane.open and lane.pace is not None and not for_good:
+            self._paced[subscription] = lane.pace.next_at
         lane.open = False
         lane.marks = [None, None, None]
         lane.overtaken = [0, 0, 0]
@@ -143,8 +147,8 @@ class Scheduler:
     def turn_back(self, now: int) -> None:
         """The clock has gone back to *now*: no pace holds anything up for longer than one interval."""
         for lane in self._lanes.values():
-            lane.next_at = min(lane.next_at, now + lane.pace)
-            lane.sent_at = min(lane.sent_at, now)
+            if lane.pace is not None:
+                lane.pace.turn_back(now)
         self._paced = {subscription: min(next_at, now) for subscription, next_at in self._paced.items()}
 
     def push(self, delivery: Delivery, *, now: int) -> bool:
@@ -199,9 +203,8 @@ class Scheduler:
             is_alone = self._is_one_alone
             while lane.resume_at <= now and (queue := lane.next_queue(now, self._overtaking)) is not None:
                 taken.append(self._start(lane, queue.popleft()))
-                if lane.pace:
-                    lane.last_taken = taken[-1].seq
-                    lane.next_before, lane.next_at = lane.next_at, max(lane.next_at, now) + lane.pace
+                if lane.pace is not None:
+                    lane.pace.take(taken[-1].seq, now)
                 if not is_alone or len(taken) == limit or lane.full or not self._is_entitled(lane):
                     break
             self._look(lane, now)
@@ -209,9 +212,9 @@ class Scheduler:
 
     def begun(self, seq: int, *, now: int) -> None:
         """The request of delivery *seq*, which was taken, begins: the pace counts from here."""
-        lane = self._in_flight[seq]
-        if lane.pace:
-            lane.next_at = max(lane.next_at, now + lane.pace)
+        pace = self._in_flight[seq].pace
+        if pace is not None:
+            pace.begin(now)
 
     def held_up(self, seq: int, within: float, *, now: int) -> float | None:
         """
@@ -220,19 +223,15 @@ class Scheduler:
         None, and it takes no turn, unless these are fewer than *within*. Others may have been taken meanwhile that wait for
         the same; no two of them go together.
         """
-        lane = self._in_flight[seq]
-        goes_at = max(float(now), lane.sent_at + lane.pace) if lane.pace else float(now)
-        if goes_at - now >= within:
-            return None
-        lane.sent_at = goes_at
-        lane.next_at = max(lane.next_at, goes_at + lane.pace)
-        return goes_at - now
+        pace = self._in_flight[seq].pace
+        if pace is None:
+            return 0.0 if within > 0 else None
+        return pace.put_off(within, now)
 
     def spare(self, seq: int) -> None:
         """For delivery *seq*, which was taken, nothing was sent: the next does not have to wait for it."""
         lane = self._in_flight[seq]
-        if lane.pace and lane.last_taken == seq:
-            lane.next_at = min(lane.next_at, lane.next_before)
+        if lane.pace is not None and lane.pace.spare(seq):
             self._touched[lane.subscription] = lane
 
     def went_well(self, seq: int) -> None:
@@ -266,7 +265,8 @@ class Scheduler:
 
     def paces(self) -> dict[int, float]:
         """When the next of each subscription that has a pace may be taken, also of those that are not served now."""
-        return self._paced | {lane.subscription: lane.next_at for lane in self._lanes.values() if lane.pace and lane.open}
+        served = [(lane.subscription, lane.pace) for lane in self._lanes.values() if lane.open]
+        return self._paced | {subscription: pace.next_at for subscription, pace in served if pace is not None}
 
     def standing(self, subscription: int) -> Standing | None:
         """What *subscription* may have now; None if it has no lane."""
@@ -339,9 +339,8 @@ class Scheduler:
         """Put *lane* where its state says: to its place, on a timer, in want of a refill."""
         if not lane.open:
             return
-        soonest = max(float(now), lane.sent_at) + lane.pace
-        if lane.pace and lane.next_at > soonest + 1:  # the clock went back, or the limit was raised
-            lane.next_at = soonest
+        if lane.pace is not None:
+            lane.pace.bound(now)
         place = wake_at = None
         if lane.size:
             if lane.full:
