@@ -43,12 +43,13 @@ from hookengine.stream import Ring
 from hookengine.vault import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
     import structlog
 
     from hookengine.models import AccessToken, OAuth2, Subscription
+    from hookengine.observers import Happening
     from hookengine.server.listener import Door
 
 DATABASE = "hooks.db"
@@ -244,34 +245,9 @@ class Engine(Api):
         if self._serve is not None:  # bound first, so that requests never go to ourselves, but not open yet
             door = await _bind(self._serve, self._path)
             stack.callback(door.close)
-        policy = Policy(
-            allow_http=config.security.allow_http,
-            allow_networks=config.security.allow_networks,
-            allow_ports=config.security.allow_ports,
-            own_addresses=() if door is None else door.addresses,
-        )
-
-        def gathers(subscription: Subscription) -> bool:
-            profile = config.profiles.get(subscription.profile)
-            return profile is not None and batching(profile, subscription) is not None
-
-        store = Store(
-            self._path,
-            clock=clock,
-            synchronous=config.store.synchronous,
-            encryption_key=os.environ.get("HOOKENGINE_ENCRYPTION_KEY"),
-            gathers=gathers,
-        )
-
-        def kept(subscription: int, auth: OAuth2) -> AccessToken | None:
-            return store.memory.access_token(subscription, auth)
-
-        async def keep(subscription: int, auth: OAuth2, token: AccessToken) -> None:
-            await store.writer.change(changes.keep_access_token(subscription, auth, token))
-
-        proxy = None if config.security.proxy is None else Proxy.of(config.security.proxy)
-        resting = max(1, config.delivery.concurrency // 2)  # beside those in use; `doctor` reckons with both
-        sender = self._make_sender(policy, proxy=proxy, most_resting=resting, clock=clock, load=kept, save=keep)
+        policy = _policy(config, door)
+        store = self._new_store(clock)
+        sender = self._new_sender(policy, clock, store)
         stack.push_async_callback(sender.close)
         scheduler = Scheduler(concurrency=config.delivery.concurrency, queue_size=config.delivery.queue_size)
         dispatcher = Dispatcher(
@@ -294,14 +270,8 @@ class Engine(Api):
         )
         with store.starting():
             await dispatcher.load(store)
-        if store.resealed:
-            observe(KeyChanged(count=store.resealed))
-        if proxy is not None:
-            observe(ProxyInUse(url=str(proxy.url)))
-        for found in (*store.unreadable, *store.doubts):
-            observe(Fault(where="start", error=str(found)))
-        for plan in sorted({t.plan for t in store.memory.tenants.values() if t.plan is not None} - config.plans.keys()):
-            observe(NotConfigured(where="tenants", error=f"no plan {plan!r}, which some are on: no limit"))
+        for happening in _found(store, config):
+            observe(happening)
         maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
         observe.add(maintenance)
         service = Service(
@@ -318,6 +288,40 @@ class Engine(Api):
         stack.callback(ring.close)
         failpoint("K25-built")
         return _Parts(store, dispatcher, maintenance, service, server)
+
+    def _new_store(self, clock: Clock) -> Store:
+        profiles = self._config.profiles
+
+        def gathers(subscription: Subscription) -> bool:
+            profile = profiles.get(subscription.profile)
+            return profile is not None and batching(profile, subscription) is not None
+
+        return Store(
+            self._path,
+            clock=clock,
+            synchronous=self._config.store.synchronous,
+            encryption_key=os.environ.get("HOOKENGINE_ENCRYPTION_KEY"),
+            gathers=gathers,
+        )
+
+    def _new_sender(self, policy: Policy, clock: Clock, store: Store) -> Sender:
+        """The sender, whose access tokens are kept in *store*."""
+
+        def kept(subscription: int, auth: OAuth2) -> AccessToken | None:
+            return store.memory.access_token(subscription, auth)
+
+        async def keep(subscription: int, auth: OAuth2, token: AccessToken) -> None:
+            await store.writer.change(changes.keep_access_token(subscription, auth, token))
+
+        proxy = self._config.security.proxy
+        return self._make_sender(
+            policy,
+            proxy=None if proxy is None else Proxy.of(proxy),
+            most_resting=max(1, self._config.delivery.concurrency // 2),  # beside those in use; `doctor` reckons with both
+            clock=clock,
+            load=kept,
+            save=keep,
+        )
 
     def _stop(self, parts: _Parts) -> None:
         parts.stopping = True
@@ -393,6 +397,28 @@ async def _bind(listen: str, path: Path) -> Door:
         with suppress(OSError):
             Lock(path).check()  # it mostly has the address too
         raise
+
+
+def _policy(config: Config, door: Door | None) -> Policy:
+    """Where requests may go: not to our own *door*, besides what *config* says."""
+    return Policy(
+        allow_http=config.security.allow_http,
+        allow_networks=config.security.allow_networks,
+        allow_ports=config.security.allow_ports,
+        own_addresses=() if door is None else door.addresses,
+    )
+
+
+def _found(store: Store, config: Config) -> Iterator[Happening]:
+    """What somebody should know of a start."""
+    if store.resealed:
+        yield KeyChanged(count=store.resealed)
+    if config.security.proxy is not None:
+        yield ProxyInUse(url=str(Proxy.of(config.security.proxy).url))
+    for found in (*store.unreadable, *store.doubts):
+        yield Fault(where="start", error=str(found))
+    for plan in sorted({t.plan for t in store.memory.tenants.values() if t.plan is not None} - config.plans.keys()):
+        yield NotConfigured(where="tenants", error=f"no plan {plan!r}, which some are on: no limit")
 
 
 def _owner_token(path: Path, clock: Clock) -> str:
