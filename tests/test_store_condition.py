@@ -59,7 +59,7 @@ async def test_nothing_is_well_without_a_reserve(tmp_path: Path, monkeypatch: py
     seen.it.failed(io_error("SQLITE_FULL"))
     assert seen.space.is_full
     seen.time += 1
-    monkeypatch.setattr(seen.space, "has_reserve", lambda: False)
+    monkeypatch.setattr(seen.space, "keep_reserve", lambda: False)
     seen.it.worked()
     assert (0.1, seen.time + 0.1) == (seen.it.rest, seen.it.wake_at)
     assert 1 == len(seen.listener.all("storage"))

@@ -90,7 +90,7 @@ def test_reserve(tmp_path: Path) -> None:
     """The reserve is taken when first asked for, and given up once; until it is taken again there is no room for events."""
     space = Space(tmp_path / "hooks.db", os.urandom)
     assert not space.give_up()
-    assert space.has_reserve()
+    assert space.keep_reserve()
     assert [4 << 20] == [path.stat().st_size for path in tmp_path.iterdir()]
     assert space.lack(1.0) is None
 
@@ -98,7 +98,7 @@ def test_reserve(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
     assert "the disk is full" == space.lack(1.5)
     assert space.lack(2.0) is None
-    assert space.has_reserve()
+    assert space.keep_reserve()
 
 
 async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Condition:
         """A commit has not failed; all is well again once there is room for the reserve, too."""
         if not self.rest:
             return
-        if self._space.has_reserve():
+        if self._space.keep_reserve():
             self.rest = 0.0
             self._listener.storage(None)
         else:

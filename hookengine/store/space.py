@@ -72,8 +72,8 @@ class Space:
         """Bytes that the WAL may take of the disk."""
         return self._of_disk(_WAL, 8)
 
-    def has_reserve(self) -> bool:
-        """Whether the reserve is there, or can be taken now."""
+    def keep_reserve(self) -> bool:
+        """See that the reserve is there; False if the disk has no room for it."""
         size = self._of_disk(_RESERVE, 64)
         try:
             if self._reserve.exists() and self._reserve.stat().st_size >= size:
@@ -96,7 +96,7 @@ class Space:
         return True
 
     def _look(self) -> str | None:
-        if not self.has_reserve():
+        if not self.keep_reserve():
             self.is_low = True
             return "the disk is full"
         disk = os.statvfs(self._folder)
