@@ -196,7 +196,7 @@ class Attempting:
                 [event for _, event in going],
                 secrets=secrets(),
                 attempt=delivery.attempt_count + 1,
-                retry=delivery.step,
+                retry=min(delivery.step, len(target.rules.retry_schedule)),  # which may have become shorter since
                 now=now,
                 timeout=target.rules.timeout,
             )

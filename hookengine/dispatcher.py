@@ -189,6 +189,11 @@ class Dispatcher:
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 
+    def signed_anew(self, tenant: str) -> None:
+        """The secrets of *tenant* have changed: what nobody could sign may go now."""
+        self._serving.signed_anew(tenant)
+        self._wake.set()
+
     def overruled(self, before: Delivery, after: Delivery) -> None:
         """Somebody changed a delivery: it moves, or, if it is in flight, its attempt's end will find out."""
         if not self._flights.change(before, after):

@@ -20,6 +20,7 @@ from hookengine.failpoints import failpoint
 from hookengine.maintenance import Maintenance
 from hookengine.message import Proxy
 from hookengine.metrics import Metrics, Present
+from hookengine.models import Ordering
 from hookengine.netguard import Policy
 from hookengine.observers import (
     Fault,
@@ -294,7 +295,9 @@ class Engine(Api):
 
         def gathers(subscription: Subscription) -> bool:
             profile = profiles.get(subscription.profile)
-            return profile is not None and batching(profile, subscription) is not None
+            if profile is None:  # it may be one with batches: what is accepted until it is back can still become some
+                return subscription.ordering is not Ordering.FIFO
+            return batching(profile, subscription) is not None
 
         return Store(
             self._path,

@@ -170,9 +170,9 @@ def shown_token_answer(outcome: models.Outcome) -> views.TokenAnswer | None:
 
 
 def shown_explained(
-    to: models.Subscription | Receiver, event: models.Event, went: list[Went], *, chosen: bool
+    to: models.Subscription | Receiver, event: models.Event, went: list[Went], *, chosen: bool, hindrance: str | None = None
 ) -> views.Explained:
-    """What *event* did for one subscription: *went* are its deliveries there, newest first."""
+    """What *event* did for one subscription: *went* are its deliveries there, newest first, which wait for a *hindrance*."""
     accepted = next((each for each in went if each.state == DeliveryState.DELIVERED), None)
     shown = accepted or (went[0] if went else None)
     if isinstance(to, models.Subscription):
@@ -183,6 +183,8 @@ def shown_explained(
         reason = "the event made a delivery for it, and it was deleted since"
     if shown is not None:
         reason += f"; the delivery is {shown.state}"
+        if hindrance is not None and shown.state == DeliveryState.PENDING:
+            reason += f", and waits: {hindrance}"
     return views.Explained(
         subscription=to.id,
         name=to.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -21,11 +22,13 @@ from hookengine.models import (
     Ordering,
     Request,
     Rules,
+    Secret,
     SigningSecret,
     Subscription,
 )
 from hookengine.schemes import SCHEMES, Scheme
 from hookengine.signing import sign
+from hookengine.signing_keys import check_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -192,6 +195,15 @@ def check_template(template: str) -> None:
 
 
 @lru_cache(maxsize=1024)
+def header_names(headers: tuple[tuple[str, str], ...], schemes: tuple[Scheme, ...]) -> frozenset[str]:
+    """In small letters, the names that a profile with these *headers* and *schemes* sets itself."""
+    names = [name for name, _ in headers]
+    for scheme in schemes:
+        names += [name for name in (scheme.header, scheme.id_header, scheme.timestamp_header) if name is not None]
+    return frozenset(name.lower() for name in names)
+
+
+@lru_cache(maxsize=1024)
 def _fills(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Callable[..., str]], ...]:
     """Each header with what makes its value of those of VARIABLES."""
     places = {name: str(place) for place, name in enumerate(VARIABLES)}
@@ -212,6 +224,26 @@ def body(profile: Profile, subscription: Subscription | None, events: Sequence[E
             raise ValueError(f"the envelope {envelope.name!r} holds one event")
         return envelope.make_batch(events, subscription)
     return envelope.make(events[0], subscription)
+
+
+def hindrance(profile: Profile, subscription: Subscription, secrets: Sequence[SigningSecret]) -> str | None:
+    """
+    Why no request of *profile* to *subscription* can be made; None where it can.
+
+    *secrets* are as in `build`. What is saved fits; the profile may have changed since.
+    """
+    if (subscription.method or profile.method) == "GET" and not profile.envelope.addressed:
+        return f"the profile {profile.name!r} sends a body, and GET carries none"
+    if not profile.schemes:
+        return None
+    newest = next((secret for secret in secrets if secret.expires_at is None), None)
+    if newest is None:
+        return "it has no secret, rotate it" if profile.has_own_secrets else None
+    try:
+        check_secret(profile.schemes, newest.value)
+    except ValueError as error:
+        return f"the profile {profile.name!r} cannot sign, because {error}"
+    return None
 
 
 def build(
@@ -244,7 +276,7 @@ def build(
     if profile.schemes:
         headers += sign(
             profile.schemes,
-            [secret.value for secret in secrets if secret.expires_at is None or secret.expires_at > now],
+            _signing(profile.schemes, [each.value for each in secrets if each.expires_at is None or each.expires_at > now]),
             id=event.id,
             timestamp=now // 1000,
             body=content,
@@ -259,6 +291,8 @@ def build(
     authorization = None
     if subscription.headers or subscription.auth is not None:
         own, authorization = _own_headers(subscription)
+        taken = header_names(profile.headers, profile.schemes)
+        own = [each for each in own if each[0].lower() not in taken]  # the profile has got it since the other was saved
         headers += own
         hidden = frozenset(name.lower() for name, _ in own)
     return Request(
@@ -270,6 +304,16 @@ def build(
         hidden=hidden,
         authorization=authorization,
     )
+
+
+def _signing(schemes: tuple[Scheme, ...], valid: list[Secret]) -> list[Secret]:
+    """Of *valid* secrets those that sign: the newest, and of the ones that it replaced those that *schemes* take."""
+    replaced = []
+    for secret in valid[1:]:
+        with suppress(ValueError):  # it is of a time when others signed
+            check_secret(schemes, secret)
+            replaced.append(secret)
+    return [*valid[:1], *replaced]
 
 
 def _own_headers(subscription: Subscription) -> tuple[list[tuple[str, str]], Authorization | None]:

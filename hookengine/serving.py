@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hookengine import health, profiles
 from hookengine.attempting import Target
+from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import NotConfigured
 from hookengine.scheduler import FROM_THE_START
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hookengine.profiles import Profile
     from hookengine.scheduler import Scheduler
     from hookengine.store import Result, Store
+    from hookengine.store.memory import Memory
 
 # Names of their own, because looking up a member of an enum costs more than what is done with it.
 _DISABLED, _TRUSTED = SubscriptionState.DISABLED, Rank.TRUSTED
@@ -32,7 +34,7 @@ class Serving:
     """
     Owns which lanes of the *scheduler* are open, and what attempts need to know of each subscription.
 
-    One that is disabled or deleted, or names a profile that is not there, is not served.
+    One that is disabled or deleted is not served, nor one to which no request can be made (see `hindrance`).
     """
 
     def __init__(
@@ -83,6 +85,12 @@ class Serving:
             earned = standing is not None and standing.rank is Rank.TRUSTED
             self._serve(after, [FROM_THE_START] * 3, standing if earned else None, gathered=True)
 
+    def signed_anew(self, tenant: str) -> None:
+        """The secrets of *tenant* have changed: what nobody could sign may go now."""
+        for subscription in self._store.memory.index:
+            if subscription.tenant == tenant:
+                self.change(subscription, subscription, subscription)
+
     def open_anew(self) -> None:
         """Every lane forgets what it has of the disk, and reads it again: times there have changed."""
         for subscription in self._store.memory.index:
@@ -98,11 +106,11 @@ class Serving:
             return None
         target = self._targets.get(seq)
         if target is None:
-            profile = self._profiles.get(subscription.profile)
-            if profile is None:
-                where = f"subscription {subscription.id}"
-                self._observe(NotConfigured(where=where, error=f"no profile {subscription.profile!r}: its deliveries wait"))
+            why = hindrance(subscription, self._profiles, self._store.memory)
+            if why is not None:
+                self._observe(NotConfigured(where=f"subscription {subscription.id}", error=f"{why}: its deliveries wait"))
                 return None
+            profile = self._profiles[subscription.profile]
             target = Target(subscription, profile, profiles.rules(profile, subscription))
             self._targets[seq] = target
         return target
@@ -177,6 +185,18 @@ class Serving:
     def _close(self, seq: int, *, for_good: bool = False) -> None:
         self._scheduler.close(seq, for_good=for_good)
         self._gathering.close(seq)
+
+
+def hindrance(subscription: Subscription, known: Mapping[str, Profile], memory: Memory) -> str | None:
+    """Why no request to *subscription* can be made with the profiles that are *known*; None where it can."""
+    profile = known.get(subscription.profile)
+    if profile is None:
+        return f"no profile {subscription.profile!r}"
+    try:
+        secrets = memory.secrets(subscription, of_tenant=profile.uses_tenants_secret)
+    except StorageCorrupt as error:
+        return error.detail
+    return profiles.hindrance(profile, subscription, secrets)
 
 
 def pace(subscription: Subscription) -> float:

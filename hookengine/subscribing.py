@@ -23,7 +23,7 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
-from hookengine.profiles import HEADER_NAME, Profile
+from hookengine.profiles import HEADER_NAME, Profile, header_names
 from hookengine.signing_keys import check_secret
 from hookengine.times import format_duration
 from hookengine.wording import did_you_mean, pointer, quoted
@@ -65,12 +65,14 @@ def check_subscription(
     vet: bool = True,
     ours: bool = False,
     kept_auth: models.Auth | None = None,
+    kept_profile: str | None = None,
 ) -> None:
     """
     What a subscription must hold beside the forms of its members.
 
-    With *vet*, its URL may be called. So may the URLs of its `auth`, but for those of *kept_auth*, which it has already. With
-    *ours*, it may be of the engine's own tenant.
+    With *vet*, its URL may be called. So may the URLs of its `auth`, but for those of *kept_auth*, which it has already. A
+    profile that is not there any more does not lock the settings of one that has it, *kept_profile*. With *ours*, it may be of
+    the engine's own tenant.
     """
     url = draft.get("url")
     if vet and isinstance(url, str):
@@ -80,12 +82,12 @@ def check_subscription(
         _check_oauth2(problems, oauth2, policy, kept_auth)
     name = profile_name(draft.get("profile"), default_profile)
     profile = profiles.get(name)
-    if profile is None:
-        known = ", ".join(map(quoted, profiles))
-        problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, profiles)}")
-    else:
+    if profile is not None:
         _check_secret(problems, draft.get("secret"), profile)
         _check_addressing(problems, draft, profile)
+    elif name != kept_profile:
+        known = ", ".join(map(quoted, profiles))
+        problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, profiles)}")
     if not ours and draft.get("tenant") == OURS:
         detail = f"the tenant '{OURS}' is the engine's own: its events take a token with admin"
         problems.add("/tenant", "reserved_tenant", detail)
@@ -136,20 +138,19 @@ def check_rotation(problems: Problems, draft: Draft[RotationInput], profile: Pro
 
 
 def check_kept_secrets(
-    problems: Problems, profile: Profile, *, own: Iterable[SigningSecret], tenants: Iterable[SigningSecret], now: int
+    problems: Problems, profile: Profile, *, own: Iterable[SigningSecret], tenants: Iterable[SigningSecret]
 ) -> None:
     """Whether *profile* can sign with what it finds: the subscription's *own* secrets, or its *tenant*'s."""
     if not profile.schemes:
         return
     found, advice = (own, "rotate the secret first") if profile.has_own_secrets else (tenants, "set the tenant another secret")
     for secret in found:
-        if secret.expires_at is not None and secret.expires_at <= now:
+        if secret.expires_at is not None:  # replaced: it signs where it fits
             continue
         try:
             check_secret(profile.schemes, secret.value)
         except ValueError as error:
             problems.add("/profile", "unusable_secret", f"{advice}, because here {error}")
-            return
 
 
 def _check_secret(problems: Problems, secret: str | None, profile: Profile) -> None:
@@ -208,7 +209,7 @@ def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile:
     has_auth = any(draft.nested("auth", kind) is not None for kind in get_args(AuthInput))
     if len(headers) > _MOST_HEADERS or sum(len(n) + len(v) for n, v in headers.items()) > _HEADER_BYTES:
         problems.add("/headers", "too_large", f"expected at most {_MOST_HEADERS} headers of together {_HEADER_BYTES} bytes")
-    signing = {each.lower() for each in _header_names(profile)}
+    signing = frozenset() if profile is None else header_names(profile.headers, profile.schemes)
     seen: set[str] = set()
     for name, value in headers.items():
         at, lower = pointer("headers", name), name.lower()
@@ -225,15 +226,6 @@ def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile:
             problems.add(at, "invalid_header_value", "expected at most 2048 visible ASCII characters, spaces and tabs")
         elif value.strip(" \t") == HIDDEN:  # from an answer of ours: saved, it would be sent
             problems.add(at, "hidden_value", f"'{HIDDEN}' only stands for a value: give the value itself")
-
-
-def _header_names(profile: Profile | None) -> set[str]:
-    if profile is None:
-        return set()
-    names = {name for name, _ in profile.headers}
-    for scheme in profile.schemes:
-        names |= {each for each in (scheme.header, scheme.id_header, scheme.timestamp_header) if each is not None}
-    return names
 
 
 def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any]:
@@ -372,20 +364,31 @@ SETTINGS = frozenset(SubscriptionInput.__struct_fields__)
 MOST_PREVIOUS = 10  # secrets that sign beside the newest: each makes headers longer, of which servers take 8 KiB
 
 
-def rotated(secrets: tuple[SigningSecret, ...], secret: str, *, overlap: int, now: int) -> tuple[SigningSecret, ...]:
-    """*secrets* after a rotation: the new one signs from now on, the one before it for *overlap* ms more, others up to ten."""
-    before = [
-        SigningSecret(value=each.value, expires_at=now + overlap if each.expires_at is None else each.expires_at)
-        for each in secrets
-    ]
-    valid = [each for each in before if each.expires_at is not None and each.expires_at > now and each.value != secret]
+DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret signs beside the one that replaced it
+
+
+def rotated(secrets: tuple[SigningSecret, ...], secret: str, *, overlap: int | None, now: int) -> tuple[SigningSecret, ...]:
+    """
+    *secrets* after a rotation: the new one signs from now on, the one before it for a while more, and others up to ten.
+
+    An *overlap* that was asked for (ms) is the most that any of them has left.
+    """
+    end = now + (DEFAULT_OVERLAP if overlap is None else overlap)
+    valid = []
+    for each in secrets:
+        ends = end if each.expires_at is None else each.expires_at if overlap is None else min(each.expires_at, end)
+        if ends > now and each.value != secret:
+            valid.append(SigningSecret(value=each.value, expires_at=ends))
     return (SigningSecret(value=Secret(secret)), *valid[:MOST_PREVIOUS])
 
 
-def secrets_for(profile: Profile, subscription: models.Subscription, fresh: str) -> tuple[SigningSecret, ...]:
-    """The secrets of *subscription* once it has *profile*: none where it has none of its own, else one that has no end."""
+def secrets_for(profile: Profile, kept: tuple[SigningSecret, ...], fresh: str) -> tuple[SigningSecret, ...]:
+    """The secrets of a subscription that changes to *profile*: none where it has none of its own, else one that has no end."""
     if not profile.has_own_secrets:
         return ()
-    if any(secret.expires_at is None for secret in subscription.secrets):
-        return subscription.secrets
-    return (SigningSecret(value=Secret(fresh)), *subscription.secrets)
+    return kept if has_secret(kept) else (SigningSecret(value=Secret(fresh)), *kept)
+
+
+def has_secret(secrets: Iterable[SigningSecret]) -> bool:
+    """Whether one of *secrets* signs until it is replaced."""
+    return any(secret.expires_at is None for secret in secrets)

@@ -29,6 +29,7 @@ from hookengine.models import (
     Response,
     Rules,
     Secret,
+    SigningSecret,
     Subscription,
     Trigger,
     Unreachable,
@@ -129,6 +130,10 @@ class Recorder:
     def changed(self, before: Subscription | None, after: Subscription | None) -> None:
         """A subscription was made, changed or deleted."""
         self._keep("changed", (before, after))
+
+    def signed_anew(self, tenant: str) -> None:
+        """Keep it."""
+        self._keep("signed_anew", tenant)
 
     def overruled(self, before: Delivery, after: Delivery) -> None:
         """A delivery was changed by hand or by upkeep."""
@@ -371,6 +376,7 @@ def subscription(clock: Clock, **settings: Any) -> Subscription:
         "url": "https://receiver.example/hook",
         "event_types": ("*",),
         "profile": "standard",
+        "secrets": (SigningSecret(value=Secret("whsec_" + "A" * 44)),),
         "created_at": clock.now(),
         "updated_at": clock.now(),
     }

@@ -30,7 +30,6 @@ from engines import (
     running,
     taken,
 )
-from msgspec import UNSET
 from patience import PATIENCE
 from storage import edit as edit_stored
 
@@ -687,29 +686,31 @@ async def test_missing_event_fails_alone(tmp_path: Path, running_engine: Engine)
         assert 0 == (await running_engine.subscription(made.id)).consecutive_failures
 
 
-async def test_unusable_secret_fails_alone(running_engine: Engine, journal: Journal) -> None:
-    """A request that cannot be built parks its delivery, says why, and is told as a fault; other subscriptions are served."""
+async def test_who_cannot_sign_waits_alone(running_engine: Engine, journal: Journal) -> None:
+    """What the subscription's secret cannot sign waits for another one, which is told; other subscriptions are served."""
     async with Receiver() as receiver:
         broken = await running_engine.subscribe(receiver.url + "/broken", event_types=["a"])
-        await running_engine.subscribe(receiver.url + "/sound", event_types=["a", "b"])
+        await running_engine.subscribe(receiver.url + "/sound", event_types=["a"])
         store = running_engine._running.store
         stored = store.memory.index.by_id(broken.id)
         assert stored is not None
+        await running_engine.disable(broken.id)
         await edit_stored(store, stored, secrets=(SigningSecret(value=Secret("whsec_?")),))
+        await running_engine.enable(broken.id)
         event = await running_engine.publish("a", {"n": 1})
-        deliveries = await running_engine.wait(event.id, PATIENCE)
-        attempts = (await running_engine.delivery(deliveries[0].id)).attempts
-        assert attempts is not UNSET
-        [attempt] = attempts
+        await receiver.wait(1)
         tried = await running_engine.test(broken.id)
+        explained = await running_engine.explain(event.id, subscription=broken.id)
+        assert ["/sound"] == [request.path for request in receiver.requests]
+        await running_engine.rotate_secret(broken.id)
+        assert ["delivered"] * 2 == [each.state for each in await running_engine.wait(event.id, PATIENCE)]
 
-    assert [("failed", "internal error"), ("delivered", UNSET)] == [(each.state, each.failed_label) for each in deliveries]
-    for told in (attempt.error, tried.error):
-        assert told is not None
-        assert told.detail.startswith("what follows the secret's prefix is not base64")
-    assert ["/sound"] == [request.path for request in receiver.requests]
-    [fault] = journal.all("fault")
-    assert deliveries[0].id in fault["where"]
+    why = "the profile 'standard' cannot sign, because what follows the secret's prefix is not base64"
+    assert tried.error is not None
+    assert tried.error.detail.startswith(why)
+    assert f"the delivery is pending, and waits: {why}" in explained.subscriptions[0].reason
+    assert {f"subscription {broken.id}"} == {told["where"] for told in journal.all("not_configured")}
+    assert [] == journal.all("fault")
 
 
 async def test_unknown_profile_is_told_and_left_alone(tmp_path: Path) -> None:

@@ -371,13 +371,193 @@ async def test_profile_that_is_gone(tmp_path: Path) -> None:
         event = await engine.publish("order.created", {"a": 1})
         tried = await engine.test(made.id)
         rotated = await refusal(engine.rotate_secret(made.id))
-        named = await refusal(engine.update_subscription(made.id, url=receiver.url))
-        await engine.update_subscription(made.id, url=receiver.url, profile="github")
+        named = await refusal(engine.update_subscription(made.id, profile="acne"))
+        await engine.update_subscription(made.id, url=receiver.url, rate_limit="10/s")
+        await engine.update_subscription(made.id, state="disabled")
+        [explained] = (await engine.explain(event.id)).subscriptions
+        await engine.update_subscription(made.id, state="active", profile="github")
         [delivery] = await engine.wait(event.id, timeout=10)
 
     assert f"subscription {made.id}" == line["where"]
-    assert "no profile 'acme': it is gone from the configuration" == (tried.error and tried.error.detail)
+    assert "no profile 'acme': its deliveries wait" == (tried.error and tried.error.detail)
+    assert explained.reason.endswith("; the delivery is held.")
     assert [("", "the profile of this subscription is not there any more: choose another one")] == rotated
     assert ["/profile"] == [pointer for pointer, _ in named]
     assert "delivered" == delivery.state
     verify(receiver.requests[0].body, receiver.requests[0].headers, "s", profile="github")
+
+
+# A profile of one's own that changes while subscriptions have it.
+
+
+async def pending(engine: Engine) -> list[str]:
+    """What keeps the newest event from its subscriptions."""
+    event = (await engine.events(limit=1)).data[0]
+    return [each.reason.partition("; ")[2] for each in (await engine.explain(event.id)).subscriptions]
+
+
+async def test_profile_that_begins_to_sign(tmp_path: Path) -> None:
+    """Nothing goes unsigned where something should sign: it waits, which is told, until the subscription has a secret."""
+    journal = Journal()
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles={"acme": {"extends": "github", "signatures": []}}) as engine:
+            made = await engine.subscribe(receiver.url, profile="acme")
+        async with running(tmp_path, journal, profiles={"acme": {"extends": "github"}}) as engine:
+            event = await engine.publish("order.created", {"a": 1})
+            named = await engine.update_subscription(made.id, name="a name")
+            tried = await engine.test(made.id)
+            assert (None, None) == (made.secret, (await engine.secret(named.id)).secret)
+            assert ["the delivery is pending, and waits: it has no secret, rotate it."] == await pending(engine)
+            rotated = await engine.rotate_secret(made.id)
+            await engine.wait(event.id, timeout=10)
+
+        assert "it has no secret, rotate it: its deliveries wait" == (tried.error and tried.error.detail)
+        assert {f"subscription {made.id}"} == {line["where"] for line in journal.all("not_configured")}
+        [request] = receiver.requests
+        verify(request.body, request.headers, str(rotated.secret), profile="github")
+
+
+async def test_secret_outlives_a_profile_that_needs_none_for_a_while(tmp_path: Path) -> None:
+    """A table that is edited and put back leaves the secret, whatever else of the subscription was changed meanwhile."""
+    tried = {"extends": "github", "secret_scope": "tenant"}
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles={"acme": {"extends": "github"}}) as engine:
+            made = await engine.subscribe(receiver.url, profile="acme")
+        async with running(tmp_path, profiles={"acme": tried}) as engine:
+            await engine.update_subscription(made.id, name="a name")
+        async with running(tmp_path, profiles={"acme": {"extends": "github"}}) as engine:
+            await engine.update_subscription(made.id, name="another name")
+            await engine.wait((await engine.publish("order.created", {"a": 1})).id, timeout=10)
+
+        verify(receiver.requests[0].body, receiver.requests[0].headers, str(made.secret), profile="github")
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "why"),
+    [
+        pytest.param(
+            {"extends": "standard"},
+            {"secret": "plain"},
+            "the profile 'acme' cannot sign, because the secret does not begin with whsec_ or whsk_",
+            id="the form of the key",
+        ),
+        pytest.param(
+            {"extends": "clevertap", "envelope": "standard"},
+            {"method": "GET"},
+            "the profile 'acme' sends a body, and GET carries none",
+            id="the place of the data",
+        ),
+    ],
+)
+async def test_profile_that_does_not_fit_any_more(
+    tmp_path: Path, table: dict[str, Any], settings: dict[str, Any], why: str
+) -> None:
+    """What was accepted is not given up over an edited table: it waits, and goes once the table is as it was."""
+    before = {"extends": "clevertap", "verify_on_save": 0} if "method" in settings else {"extends": "github"}
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles={"acme": before}) as engine:
+            await engine.subscribe(receiver.url, profile="acme", **settings)
+            saved = len(receiver.requests)
+        async with running(tmp_path, profiles={"acme": table}) as engine:
+            event = await engine.publish("order.created", {"a": 1})
+            assert [f"the delivery is pending, and waits: {why}."] == await pending(engine)
+        assert saved == len(receiver.requests)
+        async with running(tmp_path, profiles={"acme": before}) as engine:
+            assert ["delivered"] == [each.state for each in await engine.wait(event.id, timeout=10)]
+
+
+async def test_tenants_secret_that_does_not_fit_any_more(tmp_path: Path) -> None:
+    """What a tenant's secret cannot sign waits until the tenant has another one."""
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles={"acme": {"extends": "github", "secret_scope": "tenant"}}) as engine:
+            await engine.set_tenant_secret("default", secret="plain")
+            await engine.subscribe(receiver.url, profile="acme")
+        async with running(tmp_path, profiles={"acme": {"extends": "standard", "secret_scope": "tenant"}}) as engine:
+            event = await engine.publish("order.created", {"a": 1})
+            assert "cannot sign" in (await pending(engine))[0]
+            fitting = (await engine.set_tenant_secret("default")).secret
+            await engine.wait(event.id, timeout=10)
+
+        # The one before is still valid, and cannot sign.
+        verify(receiver.requests[0].body, receiver.requests[0].headers, fitting, profile="standard")
+        assert 1 == len(lower(receiver.requests[0])["webhook-signature"].split())
+
+
+async def test_moving_to_standard(tmp_path: Path) -> None:
+    """The advice that comes with the refusal works: once the secret is rotated, the other profile can be had at once."""
+    async with Receiver() as receiver, running(tmp_path) as engine:
+        made = await engine.subscribe(receiver.url, profile="github", secret="plain")
+        [(_, detail)] = await refusal(engine.update_subscription(made.id, profile="standard"))
+        assert detail.startswith("rotate the secret first")
+        rotated = await engine.rotate_secret(made.id)
+        await engine.update_subscription(made.id, profile="standard")
+        await engine.wait((await engine.publish("order.created", {"a": 1})).id, timeout=10)
+
+        verify(receiver.requests[0].body, receiver.requests[0].headers, str(rotated.secret), profile="standard")
+
+
+async def test_secret_comes_along_to_a_profile_that_tests(tmp_path: Path) -> None:
+    """An endpoint that verifies can be moved to a profile that signs its test: with the change comes the first secret."""
+    profiles = {"acme": {"extends": "clearfeed", "secret_scope": "subscription"}}
+
+    def answer(request: Received) -> int:
+        given = lower(request)["x-cf-signature"]
+        made = f"POST{url}{request.body.decode()}{lower(request)['x-cf-timestamp']}"
+        return 200 if given == hmac.new(b"brought along", made.encode(), hashlib.sha256).hexdigest() else 401
+
+    async with Receiver() as quiet, Receiver(answer) as receiver, running(tmp_path, profiles=profiles) as engine:
+        url = receiver.url
+        made = await engine.subscribe(quiet.url, profile="clearfeed")
+        await engine.update_subscription(made.id, profile="acme", url=url, secret="brought along")
+        again = await refusal(engine.update_subscription(made.id, profile="github", secret="another"))
+
+        assert "brought along" == (await engine.secret(made.id)).secret
+        assert [("/secret", "rotate the secret instead")] == again
+
+
+async def test_events_of_a_profile_that_is_gone_gather(tmp_path: Path) -> None:
+    """What is accepted while a profile with batches is not there goes in full batches when it is; of another one by one."""
+    batching = {"batched": {"extends": "clevertap"}, "plain": {"extends": "github"}}
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles=batching) as engine:
+            await engine.subscribe(receiver.url + "/b", profile="batched", batch={"max_events": 3, "max_wait": "200ms"})
+            await engine.subscribe(receiver.url + "/p", profile="plain")
+            saved = len(receiver.requests)
+        async with running(tmp_path) as engine:
+            events = [await engine.publish("order.created", {"n": n}) for n in range(7)]
+        async with running(tmp_path, profiles=batching) as engine:
+            for event in events:
+                await engine.wait(event.id, timeout=10)
+
+        paths = sorted(request.path for request in receiver.requests[saved:])
+        assert ["/b"] * 3 + ["/p"] * 7 == paths
+
+
+async def test_profile_wins_over_a_header_that_was_there_first(tmp_path: Path) -> None:
+    """A header that a profile gets later goes out once, with the profile's value."""
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles={"acme": {"extends": "github"}}) as engine:
+            await engine.subscribe(receiver.url, profile="acme", headers={"X-Kind": "mine", "X-Other": "o"})
+        table = {"extends": "github", "headers": {"x-kind": "{type}"}}
+        async with running(tmp_path, profiles={"acme": table}) as engine:
+            await engine.wait((await engine.publish("order.created", {"a": 1})).id, timeout=10)
+
+        sent = [(name.lower(), value) for name, value in receiver.requests[0].headers if name.lower().startswith("x-kind")]
+        assert [("x-kind", "order.created")] == sent
+        assert "o" == lower(receiver.requests[0])["x-other"]
+
+
+async def test_retry_count_is_of_the_schedule_that_holds(tmp_path: Path) -> None:
+    """A delivery that has failed more often than the schedule has steps now is on the last of them."""
+    script = iter([500, 500, 500, 200, 204])
+    journal = Journal()
+    async with Receiver(lambda _: next(script)) as receiver, running(tmp_path, journal) as engine:
+        made = await engine.subscribe(receiver.url, profile="standard", retry_schedule=["0s", "0s", "1h", "1h"])
+        event = await engine.publish("order.created", {"a": 1})
+        await journal.until("attempt_failed", 3)
+        await engine.update_subscription(made.id, profile="clearfeed", retry_schedule=["1s", "1s"])
+        await engine.disable(made.id)
+        await engine.enable(made.id)
+        await engine.wait(event.id, timeout=10)
+
+        assert "2" == lower(receiver.requests[-1])["x-cf-retry-count"]

@@ -16,6 +16,8 @@ from hookengine.netguard import Policy
 from hookengine.profiles import PROFILES
 from hookengine.validation import Problems
 
+DAY = 86_400_000
+
 SUBSCRIPTION = models.Subscription(
     seq=1,
     id="sub_1",
@@ -266,7 +268,7 @@ def test_secrets_of_another_profile() -> None:
     made = SigningSecret(value=Secret("fresh"))
 
     def after(profile: str, *secrets: SigningSecret) -> tuple[SigningSecret, ...]:
-        return subscribing.secrets_for(PROFILES[profile], replace(SUBSCRIPTION, secrets=secrets), "fresh")
+        return subscribing.secrets_for(PROFILES[profile], secrets, "fresh")
 
     assert (kept, ending) == after("github", kept, ending)
     assert (made,) == after("standard")
@@ -311,8 +313,7 @@ def test_wrong_members_are_not_judged_twice() -> None:
     [
         pytest.param(["whsec_" + "A" * 44], [], "svix", [], id="fits"),
         pytest.param(["plain text"], [], "svix", ["/profile"], id="does not fit"),
-        pytest.param(["whsec_" + "A" * 44, "plain", "text"], [], "svix", ["/profile"], id="an older one does not"),
-        pytest.param(["whsec_" + "A" * 44, "ended, plain"], [], "svix", [], id="one that has ended does not"),
+        pytest.param(["whsec_" + "A" * 44, "replaced, plain"], [], "svix", [], id="an older one does not"),
         pytest.param(["plain text"], ["whsec_" + "A" * 44], "clearfeed", [], id="signs with the tenant's"),
         pytest.param(["whsec_" + "A" * 44], ["plain\n"], "clearfeed", ["/profile"], id="cannot sign with the tenant's"),
         pytest.param(["plain text"], ["plain text"], "clevertap", [], id="signs nothing"),
@@ -320,13 +321,13 @@ def test_wrong_members_are_not_judged_twice() -> None:
     ],
 )
 def test_kept_secrets(own: list[str], tenants: list[str], profile: str, expected: list[str]) -> None:
-    """A profile must be able to sign with the secrets that are there."""
+    """A profile must be able to sign with the secret that is there; what it replaced signs where it can."""
     problems = Problems()
     kept, shared = (
-        [SigningSecret(value=Secret(each), expires_at=NOW if each.startswith("ended") else None) for each in secrets]
+        [SigningSecret(value=Secret(each), expires_at=NOW if each.startswith("replaced") else None) for each in secrets]
         for secrets in (own, tenants)
     )
-    subscribing.check_kept_secrets(problems, PROFILES[profile], own=kept, tenants=shared, now=NOW)
+    subscribing.check_kept_secrets(problems, PROFILES[profile], own=kept, tenants=shared)
 
     assert expected == [mistake.pointer for mistake in problems.mistakes]
     assert not any("plain" in mistake.detail for mistake in problems.mistakes)
@@ -588,16 +589,22 @@ def test_oauth2_comes_back_as_it_was_given(more: dict[str, Any]) -> None:
     ("before", "overlap", "expected"),
     [
         pytest.param([("a", None)], 1000, [("new", None), ("a", NOW + 1000)], id="first"),
+        pytest.param([("a", None)], None, [("new", None), ("a", NOW + DAY)], id="a day by default"),
         pytest.param([("b", None), ("a", NOW + 5)], 1000, [("new", None), ("b", NOW + 1000), ("a", NOW + 5)], id="second"),
+        pytest.param([("b", None), ("a", NOW + 5)], 4, [("new", None), ("b", NOW + 4), ("a", NOW + 4)], id="shorter"),
+        pytest.param(
+            [("b", None), ("a", NOW + 9 * DAY)], None, [("new", None), ("b", NOW + DAY), ("a", NOW + 9 * DAY)], id="kept"
+        ),
         pytest.param([("b", None), ("a", NOW)], 1000, [("new", None), ("b", NOW + 1000)], id="one is over"),
-        pytest.param([("b", None), ("a", NOW + 5)], 0, [("new", None), ("a", NOW + 5)], id="no overlap"),
+        pytest.param([("b", None), ("a", NOW + 5)], 0, [("new", None)], id="no overlap"),
         pytest.param([], 1000, [("new", None)], id="none before"),
         pytest.param([("b", None), ("new", NOW + 5)], 1000, [("new", None), ("b", NOW + 1000)], id="back again"),
         pytest.param([("new", None)], 1000, [("new", None)], id="the same"),
+        pytest.param([("new", None), ("a", NOW + 5)], 0, [("new", None)], id="the same alone"),
     ],
 )
-def test_rotated(before: list[tuple[str, int | None]], overlap: int, expected: list[tuple[str, int | None]]) -> None:
-    """The new secret signs first, the one before it for the overlap, and older ones keep their end."""
+def test_rotated(before: list[tuple[str, int | None]], overlap: int | None, expected: list[tuple[str, int | None]]) -> None:
+    """The new secret signs first, and none that it or another replaced for longer than the overlap that is asked for."""
     secrets = tuple(SigningSecret(value=Secret(value), expires_at=expires_at) for value, expires_at in before)
 
     found = subscribing.rotated(secrets, "new", overlap=overlap, now=NOW)

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from hookengine.validation import Draft, Problems
 
 
-DEFAULT_OVERLAP = 24 * 3_600_000  # ms that a secret stays valid beside the one that replaced it
-
-
 _TEXTS = (bytes, bytearray, memoryview)
 
 

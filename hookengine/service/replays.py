@@ -8,16 +8,18 @@ from hookengine import views
 from hookengine.access import Principal, Scope
 from hookengine.errors import EventNotFound
 from hookengine.inputs import EventReplayInput, ReplayInput
+from hookengine.models import Subscription
 from hookengine.paging import Query, cursor_of
 from hookengine.presentation import shown_event, shown_explained
 from hookengine.service.operations import Operations, RequestKey
+from hookengine.serving import hindrance
 from hookengine.store import Answer, Replay, replays
 from hookengine.validation import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hookengine.models import Event, Subscription
+    from hookengine.models import Event
     from hookengine.store import Receiver
 
 DEFAULT_STATES = ("failed",)
@@ -47,9 +49,15 @@ class ReplayOperations(Operations):
         went = await self._store.viewer.deliveries_to(event.seq, [each.seq for each in shown])
         return views.Explanation(
             event=event.id,
-            subscriptions=[shown_explained(each, event, went.get(each.seq, []), chosen=chosen) for each in shown],
+            subscriptions=[
+                shown_explained(each, event, went.get(each.seq, []), chosen=chosen, hindrance=self._hindrance(each))
+                for each in shown
+            ],
             next_cursor=cursor_of(shown[-1].seq if len(both) > part.limit else None),
         )
+
+    def _hindrance(self, to: Subscription | Receiver) -> str | None:
+        return hindrance(to, self._profiles, self._store.memory) if isinstance(to, Subscription) else None
 
     async def replay_event(
         self,

@@ -13,7 +13,6 @@ from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
-from hookengine.service.operations import DEFAULT_OVERLAP, RequestKey
 from hookengine.service.verification import Verification
 from hookengine.signing_keys import new_secret
 from hookengine.store import Answer, changes
@@ -22,6 +21,7 @@ from hookengine.validation import Problems
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hookengine.service.operations import RequestKey
     from hookengine.store import Key
     from hookengine.validation import Draft
 
@@ -163,7 +163,7 @@ class SubscriptionOperations(Verification):
         subscribing.check_rotation(problems, draft, self._profiles.get(subscription.profile))
         wanted = problems.require(draft)
         secret = wanted.secret or new_secret(self._clock.new_bytes(32))
-        overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
+        overlap = None if wanted.overlap is None else int(wanted.overlap)
 
         def edit(current: models.Subscription, now: int) -> models.Subscription:
             return replace(current, secrets=subscribing.rotated(current.secrets, secret, overlap=overlap, now=now))
@@ -224,11 +224,10 @@ class SubscriptionOperations(Verification):
     def _patched(self, by: Principal, current: models.Subscription, patch: dict[str, Any], fresh: str) -> models.Subscription:
         problems = Problems()
         for name in ("tenant", "secret"):
-            if name in patch and patch[name] != getattr(current, name, UNSET):
-                problems.add(
-                    f"/{name}", "immutable_member", "rotate the secret instead" if name == "secret" else "cannot change"
-                )
-                del patch[name]
+            if name not in patch or patch[name] == getattr(current, name, UNSET) or self._is_first(patch, name, current):
+                continue
+            problems.add(f"/{name}", "immutable_member", "rotate the secret instead" if name == "secret" else "cannot change")
+            del patch[name]
         merged = subscribing.merge(subscribing.as_given(current), subscribing.keep_hidden(patch, current))
         merged |= dict.fromkeys(patch.keys() - subscribing.SETTINGS)  # to be told of, also where they are null
         draft = problems.convert(SubscriptionInput, merged)
@@ -242,12 +241,24 @@ class SubscriptionOperations(Verification):
             vet=draft.get("url") != current.url,
             ours=by.may_have_ours,
             kept_auth=current.auth,
+            kept_profile=current.profile,
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         self._check_kept_secrets(problems, draft, current.tenant, current)
-        settings = subscribing.settings(problems.require(draft), default_profile=default_profile)
-        secrets = subscribing.secrets_for(self._profiles[settings["profile"]], current, fresh)
+        wanted = problems.require(draft)
+        settings = subscribing.settings(wanted, default_profile=default_profile)
+        secrets = current.secrets
+        if settings["profile"] != current.profile:
+            secrets = subscribing.secrets_for(self._profiles[settings["profile"]], secrets, wanted.secret or fresh)
         return replace(current, secrets=secrets, **settings)
+
+    def _is_first(self, patch: Mapping[str, Any], name: str, current: models.Subscription) -> bool:
+        """Whether *patch* brings along the secret that its profile needs, and the one before did not."""
+        if name != "secret" or "profile" not in patch or subscribing.has_secret(current.secrets):
+            return False
+        wanted: object = subscribing.profile_name(patch["profile"], self._config.delivery.default_profile)
+        profile = self._profiles.get(wanted) if isinstance(wanted, str) else None
+        return profile is not None and profile.has_own_secrets
 
     def _check_kept_secrets(
         self,
@@ -263,7 +274,7 @@ class SubscriptionOperations(Verification):
         known = self._store.memory.tenants.get(tenant)
         own = () if current is None else current.secrets
         tenants = () if known is None else known.secrets
-        subscribing.check_kept_secrets(problems, profile, own=own, tenants=tenants, now=self._clock.now())
+        subscribing.check_kept_secrets(problems, profile, own=own, tenants=tenants)
 
     def _check_types(self, problems: Problems, wanted: list[str] | None, *, kept: tuple[str, ...]) -> None:
         """

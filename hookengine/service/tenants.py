@@ -11,7 +11,7 @@ from hookengine.inputs import RotationInput, TenantInput
 from hookengine.matching import OURS
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_tenant, shown_tenant_secret
-from hookengine.service.operations import DEFAULT_OVERLAP, Operations
+from hookengine.service.operations import Operations
 from hookengine.signing_keys import new_secret
 from hookengine.store import registry
 from hookengine.validation import Problems
@@ -83,7 +83,7 @@ class TenantOperations(Operations):
         inputs.check_tenant_secret(problems, draft.get("secret"), self._profiles)
         wanted = problems.require(draft)
         secret = wanted.secret or new_secret(self._clock.new_bytes(32))
-        overlap = DEFAULT_OVERLAP if wanted.overlap is None else int(wanted.overlap)
+        overlap = None if wanted.overlap is None else int(wanted.overlap)
 
         def renew(before: tuple[SigningSecret, ...], now: int) -> tuple[SigningSecret, ...]:
             return subscribing.rotated(before, secret, overlap=overlap, now=now)

@@ -17,6 +17,7 @@ from hookengine.inputs import TrialInput
 from hookengine.models import Attempt, AttemptError, Broken, ErrorCode, Event, Outcome, Request, Rules, Subscription, Trigger
 from hookengine.presentation import shown_attempt
 from hookengine.service.operations import Operations
+from hookengine.serving import hindrance
 from hookengine.store import as_stored
 from hookengine.validation import Problems
 
@@ -48,12 +49,11 @@ class Trials(Operations):
     async def _send(
         self, subscription: Subscription, event: Event, now: int, rules: Rules | None
     ) -> tuple[Request | None, Outcome]:
-        request, profile = None, self._profiles.get(subscription.profile)
-        if profile is None:
-            detail = f"no profile {subscription.profile!r}: it is gone from the configuration"
-            return None, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=detail))
+        request, why = None, hindrance(subscription, self._profiles, self._store.memory)
+        if why is not None:
+            return None, Broken(error=AttemptError(code=ErrorCode.INTERNAL_ERROR, detail=f"{why}: its deliveries wait"))
         try:
-            profile = profiles.for_tests(profile)
+            profile = profiles.for_tests(self._profiles[subscription.profile])
             rules = rules or profiles.rules(profile, subscription)
             request = profiles.build(
                 profile,

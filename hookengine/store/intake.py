@@ -206,6 +206,9 @@ class Listener(Protocol):
     def changed(self, before: Subscription | None, after: Subscription | None) -> None:
         """A subscription was made, changed, enabled, disabled or deleted."""
 
+    def signed_anew(self, tenant: str) -> None:
+        """The secrets of *tenant* have changed."""
+
     def overruled(self, before: Delivery, after: Delivery) -> None:
         """Somebody else than its attempt has changed a delivery."""
 

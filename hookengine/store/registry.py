@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -44,6 +45,7 @@ def delete_tenant(name: str) -> Callable[[Transaction], Awaitable[None]]:
 
         def follow() -> None:
             del tx.memory.tenants[name]
+            tx.listener.signed_anew(name)
 
         tx.after.append(follow)
 
@@ -59,6 +61,7 @@ def set_tenant_secrets(name: str, renew: Callable[[_Secrets, int], _Secrets]) ->
         if secrets != before.secrets:
             tenant = replace(before, secrets=secrets, readable=True, updated_at=tx.now)
             await _saved(tx, tenant, sql.save_tenant_secrets, registered.sealed_secrets(tenant, tx.vault))
+            tx.after.append(partial(tx.listener.signed_anew, name))
         return secrets
 
     return step
@@ -73,6 +76,7 @@ def delete_tenant_secrets(name: str) -> Callable[[Transaction], Awaitable[None]]
             raise TenantSecretNotFound
         tenant = replace(before, secrets=(), readable=True, updated_at=tx.now)
         await _saved(tx, tenant, sql.save_tenant_secrets, None)
+        tx.after.append(partial(tx.listener.signed_anew, name))
 
     return step
 
