@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus
 import orjson
 from msgspec.structs import replace
 
-from hookengine.models import HIDDEN, Accepted, AccessToken, Request, Secret, SecretBytes, TokenAnswer
+from hookengine.models import HIDDEN, AccessToken, Request, Secret, SecretBytes, TokenAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -82,7 +82,7 @@ def conceal(outcome: Outcome, request: Request, *, beside: Sequence[tuple[str, s
     spellings = _spellings((*sent, *(value for _, value in beside)))
     if spellings is None:
         return outcome
-    if not isinstance(outcome, Accepted) and outcome.error is not None:  # it may quote what could not be read
+    if outcome.error is not None:  # it may quote what could not be read
         error = replace(outcome.error, detail=_hidden(outcome.error.detail, spellings))
         outcome = replace(outcome, error=error)
     answer = outcome.response

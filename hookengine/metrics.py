@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from hookengine import __version__
-from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, DisabledReason, SubscriptionState
+from hookengine.models import OUTCOME_NAMES, DeliveryState, DisabledReason, SubscriptionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,7 +91,7 @@ class Metrics:
         """An attempt ended."""
         outcome = attempt.outcome
         kind = OUTCOME_NAMES[type(outcome)]
-        error = None if isinstance(outcome, Accepted) or outcome.error is None else outcome.error.code
+        error = None if outcome.error is None else outcome.error.code
         key = (kind, error)
         self._attempts[key] = self._attempts.get(key, 0) + 1
         histogram = self._durations[kind]

@@ -163,6 +163,7 @@ class Response(Struct, frozen=True, kw_only=True, gc=False):
 class Accepted(Struct, frozen=True, kw_only=True, gc=False):
     """The endpoint took it."""
 
+    error: ClassVar[None] = None  # as of all outcomes, so that whoever wants it need not ask for the kind
     response: Response
 
 
@@ -176,7 +177,7 @@ class Refused(Struct, frozen=True, kw_only=True, gc=False):
 class Unreachable(Struct, frozen=True, kw_only=True, gc=False):
     """No answer came; `token_answer` is set where a token server's answer is why the endpoint was not asked."""
 
-    response: ClassVar[None] = None  # as of all outcomes, so that whoever wants it need not ask for the kind
+    response: ClassVar[None] = None
     error: AttemptError
     token_answer: TokenAnswer | None = None
 

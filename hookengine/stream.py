@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, Struct
 
 from hookengine import views
-from hookengine.models import OUTCOME_NAMES, Accepted, DeliveryState, SubscriptionState, Trigger
+from hookengine.models import OUTCOME_NAMES, DeliveryState, SubscriptionState, Trigger
 from hookengine.observers import AttemptsFinished, DeliveryOverruled, Kinds, SubscriptionChanged
 from hookengine.views import moment, optional_moment
 
@@ -206,7 +206,7 @@ def _ending(attempt: Attempt) -> Ending:
         attempt.trigger,
         OUTCOME_NAMES[type(outcome)],
         None if response is None else response.status,
-        None if isinstance(outcome, Accepted) else outcome.error,
+        outcome.error,
     )
 
 

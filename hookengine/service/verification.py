@@ -86,9 +86,7 @@ class Verification(Trials):
 
 def _words(profile: Profile, attempt: Attempt) -> str:
     expected = f"the profile '{profile.name}' lets a subscription be saved if its endpoint answers {profile.verify_on_save}"
-    outcome = attempt.outcome
-    response = getattr(outcome, "response", None)
+    response, error = attempt.outcome.response, attempt.outcome.error
     if response is not None:
         return f"{expected}, and this one answered {response.status}"
-    error = getattr(outcome, "error", None)
     return f"{expected}, but no answer came" if error is None else f"{expected}: {error.detail}"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from hookengine.matching import OURS
-from hookengine.models import Accepted, Delivery, Event
 from hookengine.store import rows
 from hookengine.store.intake import Draft, accept
 from hookengine.times import format_time
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
-    from hookengine.models import Attempt, Health, Subscription
+    from hookengine.models import Attempt, Delivery, Event, Health, Subscription
     from hookengine.store.batch import Keys
     from hookengine.store.commit import Commit
     from hookengine.store.intake import Line
@@ -85,9 +84,7 @@ def of_failed(
     attempt: Attempt | None = None,
 ) -> dict[str, Any]:
     """What is told of the delivery with this id, which was given up after *attempt*; the event is None where it is gone."""
-    outcome = None if attempt is None else attempt.outcome
-    response = getattr(outcome, "response", None)
-    error = None if isinstance(outcome, Accepted) else getattr(outcome, "error", None)
+    response, error = (None, None) if attempt is None else (attempt.outcome.response, attempt.outcome.error)
     return {
         "delivery": delivery,
         "event": None if event is None else event.id,

@@ -10,7 +10,7 @@ import orjson
 
 from hookengine import models, views
 from hookengine.errors import StorageCorrupt
-from hookengine.models import OUTCOME_NAMES, Accepted
+from hookengine.models import OUTCOME_NAMES
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Receipt, Replay
@@ -184,8 +184,7 @@ def attempt_row(delivery_seq: int, attempt: models.Attempt, content: Values, exc
     *content* is `exchanged`, or without anything where that is kept under the number *exchange*.
     """
     outcome = attempt.outcome
-    response = outcome.response
-    error = None if isinstance(outcome, Accepted) else outcome.error
+    response, error = outcome.response, outcome.error
     sent, *answered = content
     alike = (
         attempt.number,
