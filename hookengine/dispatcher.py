@@ -185,7 +185,7 @@ class Dispatcher:
         assert known is not None  # noqa: S101  # a change is of something
         if after is None or (before is not None and before.auth != after.auth):
             self._sender.forget(known.seq)
-        self._serving.change(known, before, after)
+        self._serving.change(known.seq, before, after)
         self._observe(SubscriptionChanged(before=before, after=after))
         self._wake.set()
 

@@ -184,6 +184,12 @@ class Exchange:
         """The answer, once its head is complete."""
         return None if self._head is None else self._response(self._head)
 
+    @property
+    def _under_way(self) -> _Sent:
+        """Who has the request, which was sent."""
+        assert self._sent is not None  # noqa: S101  # by `_send`
+        return self._sent
+
     def begin(self, pool: Pool, target: Target, request: bytes) -> asyncio.Future[Answer] | None:
         """Send *request* over a connection that rests, and return its answer to come; None if there is none."""
         wire = pool.idle(target)
@@ -193,7 +199,7 @@ class Exchange:
 
     def end(self, pool: Pool, target: Target) -> Response | None:
         """The response, if all of the answer that `begin` returned is there; else that is for `run`."""
-        wire, answer = cast("_Sent", self._sent)
+        wire, answer = self._under_way
         if answer.cancelled() or answer.exception() is not None:
             return None
         head, payload = answer.result()
@@ -209,7 +215,7 @@ class Exchange:
 
     def abandon(self, pool: Pool, target: Target) -> None:
         """Close the connection that `begin` has taken: nobody wants the answer any more."""
-        wire, _ = cast("_Sent", self._sent)
+        wire, _ = self._under_way
         self._leave(pool, target, wire, None)
 
     async def run(self, pool: Pool, target: Target, request: bytes, deadline: Deadline) -> Response:
@@ -221,7 +227,7 @@ class Exchange:
         """
         if self._sent is None and self.begin(pool, target, request) is None:
             self._send(await pool.dial(target), request)
-        wire, _ = cast("_Sent", self._sent)
+        wire, _ = self._under_way
         try:
             return await self._converse(pool, target, deadline)
         except (ClientConnectionError, OSError) as error:
@@ -248,7 +254,7 @@ class Exchange:
         return answer
 
     async def _converse(self, pool: Pool, target: Target, deadline: Deadline) -> Response:
-        wire, answer = cast("_Sent", self._sent)
+        wire, answer = self._under_way
         response = None
         try:
             self._head, payload = await answer

@@ -71,11 +71,11 @@ class Serving:
             elif subscription.rate_limit is not None:
                 self._scheduler.hold(subscription.seq, next_at)
 
-    def change(self, known: Subscription, before: Subscription | None, after: Subscription | None) -> None:
-        """A subscription, *known* by what there is of it, was made, changed, enabled, disabled or deleted."""
-        self._targets.pop(known.seq, None)
+    def change(self, seq: int, before: Subscription | None, after: Subscription | None) -> None:
+        """The subscription with this key was made, changed, enabled, disabled or deleted."""
+        self._targets.pop(seq, None)
         if after is None or after.state is _DISABLED:
-            self._close(known.seq, for_good=after is None)
+            self._close(seq, for_good=after is None)
         elif before is None:
             self._serve(after, [None, None, None], gathered=False)
         elif before.state is _DISABLED:
@@ -139,7 +139,7 @@ class Serving:
         outcome, most = result.attempt.outcome, subscription.max_concurrency
         if isinstance(outcome, Accepted) and before.rank is _TRUSTED and before.width >= most and not before.resume_at:
             return None  # of nearly every delivery: it has all that there is
-        counters = counted or self._store.memory.health.get(subscription.seq, Health())
+        counters = counted or self._store.memory.health_of(subscription.seq)
         return health.restand(before, counters, outcome, result.rules, max_concurrency=most, now=now)
 
     async def _paces(self) -> dict[int, float]:
@@ -165,7 +165,7 @@ class Serving:
         target = self.target(subscription.seq)
         if target is None:
             return
-        counters = self._store.memory.health.get(subscription.seq, Health())
+        counters = self._store.memory.health_of(subscription.seq)
         standing = standing or health.standing(counters, target.rules, max_concurrency=subscription.max_concurrency)
         now = self._clock.now()
         self._scheduler.open(

@@ -61,14 +61,14 @@ class Served:
     async def subscribe(self, **settings: Any) -> Subscription:
         """A new subscription, which is served as a dispatcher does it."""
         made = await self.place.subscribe(**settings)
-        self.serving.change(made, None, made)
+        self.serving.change(made.seq, None, made)
         return made
 
     def change(self, before: Subscription, **settings: Any) -> Subscription:
         """The same, changed."""
         after = replace(before, **settings)
         self.place.store.memory.index.put(after)
-        self.serving.change(after, before, after)
+        self.serving.change(after.seq, before, after)
         return after
 
     def standing(self, subscription: Subscription) -> Standing | None:
@@ -161,7 +161,7 @@ async def test_deleted_has_no_pace_to_keep(tmp_path: Path) -> None:
     async with served(tmp_path) as made:
         first, second = [await made.subscribe(rate_limit="1/m") for _ in range(2)]
         made.change(first, state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL)
-        made.serving.change(second, second, None)
+        made.serving.change(second.seq, second, None)
 
         assert {first.seq} == made.scheduler.paces().keys()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hookengine.access import Principal, Scope
-from hookengine.models import Health, SubscriptionState
+from hookengine.models import SubscriptionState
 from hookengine.paging import Query
 from hookengine.presentation import shown_stats
 from hookengine.service.operations import Operations
@@ -37,7 +37,7 @@ class StatisticsOperations(Operations):
         waiting = await self._store.viewer.pending(subscription.seq, most=_MOST_PENDING)
         return shown_stats(
             subscription,
-            self._store.memory.health.get(subscription.seq, Health()),
+            self._store.memory.health_of(subscription.seq),
             summary,
             since=since,
             pending=waiting if subscription.state is SubscriptionState.ACTIVE else 0,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from hookengine import inputs, models, subscribing, views
 from hookengine.access import Principal, Scope
 from hookengine.inputs import RotationInput, SubscriptionInput
-from hookengine.models import Health, Secret, SigningSecret, SubscriptionState
+from hookengine.models import Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
 from hookengine.service.verification import Verification
@@ -289,4 +289,4 @@ class SubscriptionOperations(Verification):
                 inputs.check_listed(problems, type_, f"/event_types/{position}", self._store.memory.event_types)
 
     def _view(self, subscription: models.Subscription) -> views.Subscription:
-        return shown_subscription(subscription, self._store.memory.health.get(subscription.seq, Health()))
+        return shown_subscription(subscription, self._store.memory.health_of(subscription.seq))

@@ -24,7 +24,7 @@ from hookengine.statistics import NO_ATTEMPT, bucket_of, hour_of
 from hookengine.store import announcements, registered, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, Announcer
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Recorded, Result, accept
+from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result, accept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -190,8 +190,7 @@ class Batch:
         if key is not None and render is not None:
             answer = Answer(status=202, body=render(receipts))
             self._answers[key.scope] = (key.digest, answer)
-            self._commit.spent_keys.append((*key.scope, self._now - KEY_LIFETIME))
-            self._commit.keys.append(rows.key_row(key, answer, self._now, self._commit))
+            rows.keep_answer(key, answer, self._now, self._commit)
         return receipts
 
     @property

@@ -77,8 +77,7 @@ def add_subscription(
         commit.health.append(rows.health_row(new.seq, Health()))
         if key is not None and render is not None:
             answer = Answer(status=201, body=render(new))
-            commit.spent_keys.append((*key.scope, tx.now - KEY_LIFETIME))
-            commit.keys.append(rows.key_row(key, answer, tx.now, commit))
+            rows.keep_answer(key, answer, tx.now, commit)
         await tx.write(commit)
         tx.put(new, Health())
         return new
@@ -104,7 +103,7 @@ def edit_subscription(
     async def step(tx: Transaction) -> Subscription:
         before = subscription_of(tx.memory, id, tenant, versions)
         edited = edit(before, tx.now)
-        health = tx.memory.health.get(before.seq, Health())
+        health = tx.memory.health_of(before.seq)
         starts_anew = enable and bool(health.consecutive_failures)
         if edited == before and not starts_anew:
             return before

@@ -43,6 +43,10 @@ class Memory:
             *await self._load_access_tokens(db, vault),
         ]
 
+    def health_of(self, subscription: int) -> Health:
+        """The counters of a subscription (its seq); those of one that nothing was sent to where it has none."""
+        return self.health.get(subscription) or Health()
+
     def tenant_secrets(self, tenant: str) -> tuple[SigningSecret, ...]:
         """
         What signs *tenant*'s deliveries where that is the tenant's business, newest first; nothing unless it has a secret.

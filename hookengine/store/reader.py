@@ -144,7 +144,7 @@ class Reader:
     async def explained(self, id: str, tenant: str | None) -> tuple[models.Event, bool] | None:
         """One event as the engine sees it, and whether it named its subscriptions."""
         row = await self._one(sql.event_to_replay, {"id": id, "tenant": tenant})
-        return None if row is None else (rows.event(tuple(row)[:8]), bool(row["chosen"]))
+        return None if row is None else (rows.event(tuple(row)), bool(row["chosen"]))
 
     async def deliveries_to(self, event: int, subscriptions: list[int]) -> dict[int, list[rows.Went]]:
         """What the event with this key made for each, newest first."""

@@ -10,7 +10,7 @@ from hookengine.models import DeliveryState, Priority
 from hookengine.store import rows
 from hookengine.store.changes import answered, subscription_of
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Answer, Key, Receipt, Replay, line_of
+from hookengine.store.intake import Answer, Key, Receipt, Replay, line_of
 from hookengine.store.queries import sql
 from hookengine.store.upkeep import STEP
 
@@ -42,7 +42,7 @@ def replay_event(
         found = await tx.fetch(sql.event_to_replay, {"id": id, "tenant": tenant})
         if not found:
             raise EventNotFound
-        event = rows.event(found[0][:8])
+        event = rows.event(found[0])
         takers = tx.memory.index.match(event.tenant, event.type, only)
         where = {taker.seq: line_of(taker.seq, event.ordering_key, tx.memory.index) for taker in takers}
         await tx.stand(line for line in where.values() if line is not None)
@@ -135,8 +135,7 @@ async def _insert(tx: Transaction, made: list[Delivery], event: Event | None = N
 
 async def _keep(tx: Transaction, key: Key, body: bytes) -> None:
     commit = Commit()
-    commit.spent_keys.append((*key.scope, tx.now - KEY_LIFETIME))
-    commit.keys.append(rows.key_row(key, Answer(status=202, body=body), tx.now, commit))
+    rows.keep_answer(key, Answer(status=202, body=body), tx.now, commit)
     await tx.write(commit)
 
 

@@ -13,7 +13,7 @@ from hookengine.errors import StorageCorrupt
 from hookengine.models import OUTCOME_NAMES
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
-from hookengine.store.intake import Receipt, Replay
+from hookengine.store.intake import KEY_LIFETIME, Receipt, Replay
 from hookengine.times import format_time
 from hookengine.views import moment, optional_moment
 
@@ -320,9 +320,10 @@ def health(row: Row) -> models.Health:
         raise StorageCorrupt(f"the counters of {row['id']} (row {row['seq']}) cannot be read: {error}") from None
 
 
-def key_row(key: Key, answer: Answer, now: int, commit: Commit) -> Values:
-    """A row of `Commit.keys`."""
-    return (*key.scope, commit.place(key.digest), answer.status, commit.place(answer.body), now)
+def keep_answer(key: Key, answer: Answer, now: int, commit: Commit) -> None:
+    """Put into *commit* what *key* is answered from now on; a use of it whose time is over makes room."""
+    commit.spent_keys.append((*key.scope, now - KEY_LIFETIME))
+    commit.keys.append((*key.scope, commit.place(key.digest), answer.status, commit.place(answer.body), now))
 
 
 def health_row(seq: int, h: models.Health) -> Values:
