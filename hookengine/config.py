@@ -24,7 +24,7 @@ from msgspec.structs import force_setattr, replace
 from hookengine import extensions
 from hookengine.extensions import Profiles, ProfileTable, SignatureTable
 from hookengine.models import Secret
-from hookengine.netguard import never_opened
+from hookengine.netguard import Policy, never_opened
 from hookengine.sources import Option, Sources, invalid
 from hookengine.times import Duration, format_duration
 from hookengine.validation import Problems
@@ -177,6 +177,15 @@ class Security(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"parse": _proxy},
         ),
     ] = None
+
+    def policy(self, *, own_addresses: tuple[tuple[str, int], ...] = ()) -> Policy:
+        """Which URLs and addresses may be called, by a server at *own_addresses*, where nothing is to go."""
+        return Policy(
+            allow_http=self.allow_http,
+            allow_networks=self.allow_networks,
+            allow_ports=self.allow_ports,
+            own_addresses=own_addresses,
+        )
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

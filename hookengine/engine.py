@@ -404,12 +404,7 @@ async def _bind(listen: str, path: Path) -> Door:
 
 def _policy(config: Config, door: Door | None) -> Policy:
     """Where requests may go: not to our own *door*, besides what *config* says."""
-    return Policy(
-        allow_http=config.security.allow_http,
-        allow_networks=config.security.allow_networks,
-        allow_ports=config.security.allow_ports,
-        own_addresses=() if door is None else door.addresses,
-    )
+    return config.security.policy(own_addresses=() if door is None else door.addresses)
 
 
 def _found(store: Store, config: Config) -> Iterator[Happening]:

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from hookengine import __version__
-from hookengine.models import OUTCOME_NAMES, DeliveryState, DisabledReason, SubscriptionState
+from hookengine.models import FINAL_STATES, OUTCOME_NAMES, DeliveryState, DisabledReason, SubscriptionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # The last is the longest timeout that a subscription may have; with a margin, because the engine's own part is in it.
 BUCKETS = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 15_000, 30_000, 60_000, 120_000, 301_000)  # ms
-
-_FINAL = (DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED)
 
 
 class Present(Struct, frozen=True, kw_only=True):
@@ -71,7 +69,7 @@ class Metrics:
         self._commits = 0
         self._events = 0
         self._created = 0  # deliveries
-        self._finished = dict.fromkeys(_FINAL, 0)
+        self._finished = dict.fromkeys(FINAL_STATES, 0)
         self._attempts: dict[tuple[str, ErrorCode | None], int] = {}
         self._durations = {outcome: _Histogram() for outcome in OUTCOME_NAMES.values()}
         self._subscriptions = dict.fromkeys(SubscriptionState, 0)

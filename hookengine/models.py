@@ -26,6 +26,9 @@ class DeliveryState(StrEnum):
     HELD = "held"  # how a pending delivery reads while its subscription is disabled; never stored
 
 
+FINAL_STATES = (DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED)
+
+
 class SubscriptionState(StrEnum):
     """Whether a subscription gets deliveries."""
 

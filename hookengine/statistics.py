@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from hookengine.models import DeliveryState
+from hookengine.models import FINAL_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,6 @@ BOUNDS = (
     *(1, 2, 3, 5, 7, 10, 14, 20, 30, 40, 50, 70, 100, 140, 200, 300, 400, 500, 700, 1_000, 1_400, 2_000, 3_000, 4_000, 5_100),
     *(7_000, 10_200, 15_300, 20_000, 30_600, 61_000, 300_000),
 )
-FINAL = (DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED)
 NO_ATTEMPT = -1  # the bucket of a delivery that ended without one
 
 
@@ -39,9 +38,7 @@ class Summary:
     """What tallies come to, each kind of count by itself."""
 
     def __init__(self, tallies: Iterable[Tally]) -> None:
-        self.states: dict[str, int] = dict.fromkeys(
-            (DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED), 0
-        )
+        self.states: dict[str, int] = dict.fromkeys(FINAL_STATES, 0)
         self.labels: dict[str, int] = {}
         self.attempts = 0
         self.status_codes: dict[str, int] = {}

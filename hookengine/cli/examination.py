@@ -27,7 +27,7 @@ from hookengine.client import ApiError, ServerNotReached
 from hookengine.clock import Clock
 from hookengine.config import Config
 from hookengine.errors import ConfigInvalid, DatabaseTooNew, HookEngineError, KeyUnusable, StorageUnavailable
-from hookengine.netguard import Policy, UrlRefused, vet_url
+from hookengine.netguard import UrlRefused, vet_url
 from hookengine.store import inspection, space
 from hookengine.times import format_time
 
@@ -254,10 +254,8 @@ def subscription(api: Api, id: str, config: Config, *, now: int) -> Iterator[Che
 
 def url(text: str, config: Config) -> Check:
     """Whether the URL may be called, by its spelling; the addresses of a name are judged at each attempt."""
-    security = config.security
-    policy = Policy(allow_http=security.allow_http, allow_networks=security.allow_networks, allow_ports=security.allow_ports)
     try:
-        vet_url(text, policy)
+        vet_url(text, config.security.policy())
     except UrlRefused as error:
         advice = "That is by this configuration: if the daemon has another, name it with --config, or add --dev."
         return Check("URL", False, f"{text}: {error.detail}", advice)

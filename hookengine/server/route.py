@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hookengine.access import Scope
     from hookengine.errors import RequestError
 
-_PAGE = {"limit": Annotated[int, Meta(ge=1, le=MOST_ROWS)], "cursor": str}
+PAGED = {"limit": Annotated[int, Meta(ge=1, le=MOST_ROWS)], "cursor": str}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,7 +58,7 @@ class Route(Struct, frozen=True):
     @property
     def parameters(self) -> Mapping[str, Any]:
         """The types of those that its query may have: `query` does not name those that every list has."""
-        return {**self.query, **_PAGE} if get_origin(self.answer) is views.Page else self.query
+        return {**self.query, **PAGED} if get_origin(self.answer) is views.Page else self.query
 
     @property
     def refuses_parameters(self) -> bool:

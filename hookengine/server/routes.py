@@ -39,7 +39,7 @@ from hookengine.inputs import (
     TokenInput,
     TrialInput,
 )
-from hookengine.paging import MOST_ROWS, Query
+from hookengine.paging import Query
 from hookengine.server import (
     deliveries,
     docs,
@@ -53,7 +53,7 @@ from hookengine.server import (
     tokens,
 )
 from hookengine.server.asked import PRINCIPAL, count_failure, identify
-from hookengine.server.route import Body, Route
+from hookengine.server.route import PAGED, Body, Route
 from hookengine.server.wire import EVENT_STREAM, JSON, MERGE_PATCH, NDJSON, Nothing
 from hookengine.times import Time
 
@@ -66,7 +66,6 @@ SUBS_READ, SUBS_WRITE = Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE
 EVENTS = Annotated[list[EventInput], Meta(max_length=1000)]
 NOTHING = Body(Nothing, optional=True)
 PERIOD = {"since": Time, "until": Time}
-PAGED = {"limit": Annotated[int, Meta(ge=1, le=MOST_ROWS)], "cursor": str}
 STATE_OF_SUBSCRIPTION = Literal["active", "disabled"]
 STATE_OF_DELIVERY = Literal["pending", "delivered", "failed", "cancelled", "held"]
 

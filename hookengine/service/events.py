@@ -12,7 +12,7 @@ from hookengine import inputs, validation, views
 from hookengine.access import Principal, Scope
 from hookengine.errors import EventNotFound, HookEngineError, Malformed, Stopping
 from hookengine.inputs import EventInput
-from hookengine.models import DeliveryState
+from hookengine.models import FINAL_STATES, DeliveryState
 from hookengine.paging import Query, page
 from hookengine.presentation import shown_event
 from hookengine.service.operations import Operations, RequestKey, json_text
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MOST_EVENTS = 1_000  # of one batch
 
 _TIMES = {"occurred_at", "deliver_at", "expires_at"}
-_FINAL = {DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.CANCELLED}
 
 
 Given = Mapping[str, Any] | EventInput  # an event as somebody published it: its members, or what they are if they are right
@@ -129,7 +128,7 @@ class EventOperations(Operations):
             while True:
                 changed.clear()
                 deliveries = await self._store.viewer.deliveries_of(seq)
-                if all(delivery.state in _FINAL for delivery in deliveries):
+                if all(delivery.state in FINAL_STATES for delivery in deliveries):
                     break
                 if any(delivery.state == DeliveryState.HELD for delivery in deliveries):
                     raise TimeoutError("a delivery is held until its subscription is enabled")

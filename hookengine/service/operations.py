@@ -115,11 +115,6 @@ class Operations:
         self._tests: Counter[tuple[str, int | str]] = Counter()
 
     @property
-    def accepting(self) -> bool:
-        """Whether events are taken."""
-        return not self._refusing
-
-    @property
     def unready(self) -> str | None:
         """The code of the error that whoever publishes now gets; None if that is likely to be accepted."""
         if self._refusing:
