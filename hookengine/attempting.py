@@ -57,7 +57,7 @@ _PROVES_NOTHING = frozenset(
 )
 
 
-class Target(Struct, frozen=True):
+class Served(Struct, frozen=True):
     """A subscription as attempts use it."""
 
     subscription: Subscription
@@ -73,7 +73,7 @@ class Ready(Struct):
     """
 
     taken: Delivery  # which leads the others where they are a batch
-    target: Target
+    target: Served
     results: list[Result]
     going: list[tuple[Delivery, Event]]
     now: int  # ms since the epoch
@@ -174,7 +174,7 @@ class Attempting:
         self,
         taken: Delivery,
         members: list[Member],
-        target: Target,
+        target: Served,
         *,
         secrets: Callable[[], Sequence[SigningSecret]],
     ) -> Ready:
@@ -286,7 +286,7 @@ class Attempting:
 
 
 def _sorted_out(
-    taken: Delivery, members: list[Member], target: Target, now: int
+    taken: Delivery, members: list[Member], target: Served, now: int
 ) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
     """What becomes of those of *members* that do not go now, and those that do."""
     results: list[Result] = []

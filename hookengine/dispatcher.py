@@ -32,13 +32,14 @@ from hookengine.serving import Serving
 from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from typing import Any
 
     from hookengine.attempting import Member, Ready
     from hookengine.clock import Clock
     from hookengine.gathering import Compose, Composed
     from hookengine.lanes import Mark
+    from hookengine.models import Standing
     from hookengine.observers import Happening
     from hookengine.profiles import Profile
     from hookengine.scheduler import Refill, Scheduler
@@ -151,8 +152,7 @@ class Dispatcher:
         for group in results:
             taken = group[0].result.head or group[0].result.before
             subscription = self._store.memory.index.get(taken.subscription)
-            self._release(taken, group, subscription, now)
-            back = self._flights.end(taken, set(map(_SEQ, group)))
+            back = self._land(taken, set(map(_SEQ, group)), self._earned(group, subscription, now))
             for recorded in group:
                 delivery, attempt, counted = recorded.delivery, recorded.result.attempt, recorded.counted
                 if delivery.state is _PENDING and delivery.place is _LANE:
@@ -169,8 +169,7 @@ class Dispatcher:
     def unrecorded(self, results: Sequence[Result], error: Exception) -> None:
         """A result, or those of a batch, cannot be stored: the deliveries are left alone until the next start."""
         taken = results[0].head or results[0].before
-        self._scheduler.release(taken.seq)
-        for delivery in self._flights.end(taken, {result.before.seq for result in results}):
+        for delivery in self._land(taken, {result.before.seq for result in results}):
             self._lead(delivery)
         self._observe(Fault(where=f"delivery {taken.id}", error=repr(error)))
         self._wake.set()
@@ -326,7 +325,7 @@ class Dispatcher:
         timer.cancel()
 
     async def _start(self, taken: list[Delivery]) -> None:
-        """Begin an attempt for each; what is not in memory of their batches and events is read in one statement each."""
+        """Begin an attempt for each."""
         begun: list[Delivery] = []
         for delivery in taken:
             self._gathering.resume(delivery.subscription)
@@ -334,44 +333,50 @@ class Dispatcher:
                 begun.append(delivery)
             else:
                 self._scheduler.release(delivery.seq)
-        taken = begun
-        events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
         try:
-            batches = await self._members(taken)
-            members = [each for batch in batches.values() for each in batch]
-            missing = {delivery.event for delivery in (*taken, *members)} - events.keys()
-            if missing:
-                found, unreadable = await self._store.reader.events_by_seq(missing)
-                events |= found
-                for each in unreadable:  # its deliveries fail in their turn
-                    self.unreadable("reading payloads", each)
+            groups = await self._read(begun)
         except (sqlite3.Error, MemoryError) as error:
             raise_if_fatal(error)
             self._observe(Fault(where="reading payloads", error=repr(error)))
             self._outage.begin(str(error))
-            for delivery in taken:
+            for delivery in begun:
                 self._put_back(delivery)
             return
         # All are prepared before the first goes: what prepares them finds itself in the processor's caches.
-        prepared: list[Ready] = []
-        for delivery in taken:
-            if delivery.batch is None:
-                group = [(delivery, events.get(delivery.event))]
-            else:
-                group = [(each, events.get(each.event)) for each in batches.get(delivery.batch, ())]
-            if (ready := self._prepare(delivery, group)) is not None:
-                prepared.append(ready)
+        prepared = [
+            ready
+            for delivery, members in zip(begun, groups, strict=True)
+            if (ready := self._prepare(delivery, members)) is not None
+        ]
         for ready in prepared:
             self._send(ready)
 
+    async def _read(self, taken: list[Delivery]) -> list[list[Member]]:
+        """What goes with each of *taken*, itself if it is alone; batches and events are read in one statement each."""
+        events = {delivery.event: event for delivery in taken if (event := self._payloads.take(delivery.event)) is not None}
+        batches = await self._members(taken)
+        members = [each for batch in batches.values() for each in batch]
+        missing = {delivery.event for delivery in (*taken, *members)} - events.keys()
+        if missing:
+            found, unreadable = await self._store.reader.events_by_seq(missing)
+            events |= found
+            for each in unreadable:  # its deliveries fail in their turn
+                self.unreadable("reading payloads", each)
+        return [
+            [(delivery, events.get(delivery.event))]
+            if delivery.batch is None
+            else [(each, events.get(each.event)) for each in batches.get(delivery.batch, ())]
+            for delivery in taken
+        ]
+
     def _send(self, ready: Ready) -> None:
         if (answer := self._attempting.begin(ready)) is None:
-            self._begin(self._attempt(ready))
+            self._spawn(self._attempt(ready))
         else:
             self._attempts.add(answer)
             answer.add_done_callback(partial(self._answered, ready))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._attempts.add(task)
         task.add_done_callback(self._leave)
@@ -424,7 +429,7 @@ class Dispatcher:
             self._put_back(taken, again=False)
             return None
         if taken.batch is not None and profiles.batching(target.profile, target.subscription) is None:
-            self._begin(self._dissolve(taken, taken.batch))
+            self._spawn(self._dissolve(taken, taken.batch))
             return None
         failpoint("K07-taken")
         secrets = partial(self._store.memory.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
@@ -441,7 +446,7 @@ class Dispatcher:
         elif ready.request is None or ready.request.authorization is None:
             self._scheduler.begun(seq, now=ready.now)
         else:
-            ready.turn = lambda left: self._scheduler.held_up(seq, left, now=self._clock.now())
+            ready.turn = lambda left: self._scheduler.take_turn(seq, left, now=self._clock.now())
 
     async def _attempt(self, ready: Ready) -> None:
         self._ended(ready.taken, await self._attempting.run(ready))
@@ -452,7 +457,7 @@ class Dispatcher:
             if results is None and self._cutting:
                 results = self._attempting.abandon(ready)
             if results is None:  # it was no whole answer
-                self._begin(self._attempt(ready))
+                self._spawn(self._attempt(ready))
             else:
                 self._ended(ready.taken, results)
         finally:
@@ -491,16 +496,19 @@ class Dispatcher:
             standing = self._serving.earned(self._store.memory.index.get(taken.subscription), after, self._clock.now())
         else:
             self._scheduler.spare(taken.seq)
-        self._scheduler.release(taken.seq, standing)
-        for delivery in self._flights.end(taken):
+        for delivery in self._land(taken, (), standing):
             if again or delivery != taken:
                 self._lead(delivery)
         self._wake.set()
 
-    def _release(self, taken: Delivery, group: list[Recorded], subscription: Subscription | None, now: int) -> None:
-        """Give the slot back, with what the subscription has earned."""
+    def _land(self, taken: Delivery, recorded: Collection[int], standing: Standing | None = None) -> list[Delivery]:
+        """What was taken is in flight no more, and its slot is free; the deliveries to put back: all but those *recorded*."""
+        self._scheduler.release(taken.seq, standing)
+        return self._flights.end(taken, recorded)
+
+    def _earned(self, group: list[Recorded], subscription: Subscription | None, now: int) -> Standing | None:
+        """What the subscription has earned with a result, or with those of a batch."""
         recorded = group[0]
         if len(group) > 1:  # those that went stand behind those that could not
             recorded = next((each for each in group[::-1] if each.counted and each.result.attempt is not None), recorded)
-        standing = self._serving.earned(subscription, recorded.result, now, recorded.health)
-        self._scheduler.release(taken.seq, standing)
+        return self._serving.earned(subscription, recorded.result, now, recorded.health)

@@ -216,7 +216,7 @@ class Scheduler:
         if pace is not None:
             pace.begin(now)
 
-    def held_up(self, seq: int, within: float, *, now: int) -> float | None:
+    def take_turn(self, seq: int, within: float, *, now: int) -> float | None:
         """
         The request of delivery *seq*, which was taken, goes only now: the ms that it has to wait for the pace.
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hookengine import health, profiles
-from hookengine.attempting import Target
+from hookengine.attempting import Served
 from hookengine.errors import StorageCorrupt
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import NotConfigured
@@ -52,7 +52,7 @@ class Serving:
         self._profiles = profiles
         self._observe = observe
         self._store: Store  # given by open()
-        self._targets: dict[int, Target] = {}  # by subscription, made when first needed after a change
+        self._targets: dict[int, Served] = {}  # by subscription, made when first needed after a change
 
     async def open(self, store: Store) -> None:
         """Open the lanes of *store*, with what waits there."""
@@ -99,7 +99,7 @@ class Serving:
                 self._close(subscription.seq)
                 self._serve(subscription, [FROM_THE_START] * 3, standing, gathered=True)
 
-    def target(self, seq: int) -> Target | None:
+    def target(self, seq: int) -> Served | None:
         """The subscription as it is now; None if it is not served."""
         subscription = self._store.memory.index.get(seq)
         if subscription is None or subscription.state is _DISABLED:
@@ -111,7 +111,7 @@ class Serving:
                 self._observe(NotConfigured(where=f"subscription {subscription.id}", error=f"{why}: its deliveries wait"))
                 return None
             profile = self._profiles[subscription.profile]
-            target = Target(subscription, profile, profiles.rules(profile, subscription))
+            target = Served(subscription, profile, profiles.rules(profile, subscription))
             self._targets[seq] = target
         return target
 

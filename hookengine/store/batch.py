@@ -27,11 +27,11 @@ from hookengine.store.commit import Commit
 from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result, accept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hookengine.clock import Clock
     from hookengine.matching import Index
-    from hookengine.models import Attempt
+    from hookengine.models import Attempt, Rules
     from hookengine.store.commit import Parts, Values
     from hookengine.store.intake import Line
     from hookengine.vault import Vault
@@ -96,17 +96,16 @@ class Batch:
             self.recorded.append([self._add(results[0])])
             return
         recorded: list[Recorded] = []
-        place, exchange = Place.LANE, None
-        for result in results:
-            after = result.after
-            if after.state is _PENDING and after.batch is not None:  # the first that goes on leads
-                result = replace(result, after=after if after.place is place else replace(after, place=place))  # noqa: PLW2901
-                place = Place.FOLLOWING
-            counts = not result.shares or exchange is None
-            if result.shares and exchange is None:
+        exchange: int | None = None
+        for result in _led_by_the_first(results):
+            if not result.shares:
+                recorded.append(self._add(result))
+                continue
+            counts = exchange is None
+            if exchange is None:
                 self._keys.exchanges += 1
                 exchange = self._keys.exchanges
-            recorded.append(self._add(result, counts=counts, exchange=exchange if result.shares else None))
+            recorded.append(self._add(result, counts=counts, exchange=exchange))
         self.recorded.append(recorded)
 
     def _add(self, result: Result, *, counts: bool = True, exchange: int | None = None) -> Recorded:
@@ -117,35 +116,41 @@ class Batch:
         """
         after, attempt = result.after, result.attempt
         subscription = self.disabled.get(after.subscription) or self._index.get(after.subscription)
-        # Deleted while the attempt ran: the state stays cancelled; since when, where it was cancelled by hand before.
+        # Its subscription was deleted while the attempt ran: it reads as cancelled since, and stays so. One that somebody had
+        # cancelled before keeps that time.
         if subscription is None and result.before.finished_at is None:
             cancelled = {"state": DeliveryState.CANCELLED, "finished_at": self._now, "attempt_count": after.attempt_count}
             after = replace(result.before, **cancelled, failed_label=None)
-        health = self._health(after.subscription)
-        reason = row = None
+        reason = None
         is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
         if is_interrupted:
             self._commit.interrupted.append(after.seq)
         if attempt is not None:
-            row = self._attempt_row(result, attempt, counts=counts, exchange=exchange)
-            self._commit.attempts.add(*row)
+            self._commit.attempts.add(*self._attempt_row(result, attempt, counts=counts, exchange=exchange))
             if subscription is not None and counts:
-                ended_at = attempt.at + attempt.duration
-                health = counters.count(health, attempt.outcome, now=ended_at)
-                self.health[subscription.seq] = health
-                if subscription.state is _ACTIVE:
-                    reason = counters.disables(health, attempt.outcome, result.rules, now=ended_at)
-                    if reason is not None:
-                        self._disable(_disabled(subscription, reason, now=ended_at), health)
+                reason = self._weigh(subscription, attempt, result.rules)
         if after is not result.before:
             self._commit.settled.add(*rows.settled_row(result.before, after))
             if after.line is not None and after.state is not _PENDING and _led(result.before):
                 self._advanced[after.subscription, after.line] = None
-            if subscription is not None and not is_interrupted:  # else nobody can ask for it any more
-                self._count(result, row if counts else None)
+            if subscription is not None and not is_interrupted:  # a deleted one's statistics are asked for by nobody
+                self._count(result, counts=counts)
                 if after.state is _FAILED and result.before.finished_at is None:
                     self._tell_failed(result, subscription)
+        health = self._health(after.subscription)
         return Recorded(result=result, delivery=after, health=health, disabled=reason, counted=counts)
+
+    def _weigh(self, subscription: Subscription, attempt: Attempt, rules: Rules) -> DisabledReason | None:
+        """Count how *attempt* ended for its subscription, and disable that where it is due; the reason, if so."""
+        ended_at = attempt.at + attempt.duration
+        health = counters.count(self._health(subscription.seq), attempt.outcome, now=ended_at)
+        self.health[subscription.seq] = health
+        if subscription.state is not _ACTIVE:
+            return None
+        reason = counters.disables(health, attempt.outcome, rules, now=ended_at)
+        if reason is not None:
+            self._disable(_disabled(subscription, reason, now=ended_at), health)
+        return reason
 
     def _attempt_row(self, result: Result, attempt: Attempt, *, counts: bool, exchange: int | None) -> Parts:
         content: Values = (None, None, None)
@@ -164,7 +169,7 @@ class Batch:
             if digest != key.digest:
                 raise IdempotencyMismatch
             return answer
-        self._check_ids(drafts)  # before anything is accepted, because who is stands in its line
+        self._check_ids(drafts)  # first: what is accepted stands in its line at once
         seen: dict[EventName, Seen] = {}
         receipts: list[Receipt] = []
         fresh: list[tuple[Receipt, Draft, list[Delivery]]] = []
@@ -232,21 +237,20 @@ class Batch:
         )
         self.accepted += self._announcer.announce(self._commit, DELIVERY_FAILED, data)
 
-    def _count(self, result: Result, row: Parts | None) -> None:
-        """Count a result that changed its delivery, with its *row* of attempts: for all that end alike, one row is written."""
+    def _count(self, result: Result, *, counts: bool) -> None:
+        """Count a result that changed its delivery, and its attempt where that *counts*: one row is for all that end alike."""
         after, attempt = result.after, result.attempt
-        state: str = ""
-        label = None
+        state, label, status_code, error_code, bucket = "", "", 0, "", NO_ATTEMPT
         if after.finished_at is not None and result.before.finished_at is None:
-            state, label = after.state, after.failed_label
-        if attempt is None or row is None or isinstance(attempt.outcome, Broken):  # nobody's attempt, or counted already
-            if not state:
-                return
-            alike = (after.subscription, self._hour, state, label or "", 0, "", NO_ATTEMPT)
-        else:
+            state, label = after.state, after.failed_label or ""
+        if attempt is not None and counts and not isinstance(attempt.outcome, Broken):  # which is nobody's attempt
+            response, error = attempt.outcome.response, attempt.outcome.error
+            status_code = 0 if response is None else response.status
+            error_code = "" if error is None else error.code
             bucket = bucket_of(attempt.duration)
-            status_code, error_code = row[1][3:5]
-            alike = (after.subscription, self._hour, state, label or "", status_code or 0, error_code or "", bucket)
+        elif not state:
+            return
+        alike = (after.subscription, self._hour, state, label, status_code, error_code, bucket)
         self._tallies[alike] = self._tallies.get(alike, 0) + 1
 
     def _health(self, subscription: int) -> Health:
@@ -269,6 +273,18 @@ class Batch:
         name = (draft.id, draft.tenant)
         before = self._seen.get(name) or mine.get(name)
         return None if before is None else before[1]
+
+
+def _led_by_the_first(results: Sequence[Result]) -> Iterator[Result]:
+    """*results* of a batch, of which the first that goes on leads the others."""
+    place = Place.LANE
+    for result in results:
+        after = result.after
+        if after.state is not _PENDING or after.batch is None:
+            yield result
+            continue
+        yield result if after.place is place else replace(result, after=replace(after, place=place))
+        place = Place.FOLLOWING
 
 
 def _led(before: Delivery) -> bool:
