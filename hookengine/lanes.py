@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 from hookengine.models import Delivery, Priority, Rank, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from hookengine.pace import Pace
 
 Mark = tuple[int, int]  # (due_at, seq): no row that is on disk only comes before it
 Entry = tuple[int, int, Delivery]  # (due_at, seq, delivery); `seq` is unique, so deliveries are never compared
 
-NOTHING_ON_DISK: list[Mark | None] = [None, None, None]
+# The marks of a lane, by priority: with nothing on disk only, and with all of it. Lists, as a lane's own, to be compared with.
+FROM_THE_START: Mark = (0, 0)
+NOTHING_ON_DISK: Sequence[Mark | None] = [None, None, None]
+ALL_ON_DISK: Sequence[Mark | None] = [FROM_THE_START] * 3
 PRIORITIES = tuple(Priority)
 # A name of its own, because looking up a member of an enum takes longer than all else.
 _NORMAL = Priority.NORMAL
@@ -47,7 +50,7 @@ class Lane:
     def __init__(self, subscription: int) -> None:
         self.subscription = subscription
         self.queues: tuple[deque[Entry], ...] = (deque(), deque(), deque())  # by priority
-        self.marks: list[Mark | None] = [None, None, None]
+        self.marks = list(NOTHING_ON_DISK)
         self.asked = [False, False, False]  # a refill is on its way
         self.overtaken = [0, 0, 0]  # by priority: how many went before it, since one of it went, while some of it was due
         self.size = 0
@@ -108,7 +111,7 @@ class Lane:
         """How many of its entries go before a row of *priority* that is due at *time*."""
         return sum([bisect_left(queue, (time + 1,)) for queue in self.queues[: priority + 1] if queue])
 
-    def last_queue(self, now: int, overtaking: int) -> int:
+    def spare_priority(self, now: int, overtaking: int) -> int:
         """
         The priority whose tail can best be spared: a waiting one before a due one, then the lowest, then the latest.
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CHUNK = 500  # rows of one refill
 PREFETCH = 1_000  # ms: rows due within this are fetched ahead of their time
 OVERTAKING = 100  # times that what is due is overtaken by higher priorities, before one of it goes
-FROM_THE_START: Mark = (0, 0)
 # Names of their own, because looking up a member of an enum takes longer than all else.
 _TRUSTED, _UNTRIED, _FAILING = Rank
 
@@ -94,7 +93,7 @@ class Scheduler:
         max_concurrency: int,
         pace: float = 0.0,
         next_at: float = 0.0,
-        marks: Sequence[Mark | None] = (None, None, None),
+        marks: Sequence[Mark | None] = NOTHING_ON_DISK,
         now: int,
     ) -> None:
         """
@@ -134,7 +133,7 @@ class Scheduler:
         if lane.open and lane.pace is not None and not for_good:
             self._paced[subscription] = lane.pace.next_at
         lane.open = False
-        lane.marks = [None, None, None]
+        lane.marks = list(NOTHING_ON_DISK)
         lane.overtaken = [0, 0, 0]
         for queue in lane.queues:
             queue.clear()
@@ -475,7 +474,7 @@ class Scheduler:
             self._look(lane, now)
 
     def _evict(self, lane: Lane, now: int) -> None:
-        priority = lane.last_queue(now, self._overtaking)
+        priority = lane.spare_priority(now, self._overtaking)
         entry = lane.queues[priority].pop()
         lane.marks[priority] = entry[:2]
         lane.size -= 1

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from hookengine import health, profiles
 from hookengine.attempting import Served
 from hookengine.errors import StorageCorrupt
+from hookengine.lanes import ALL_ON_DISK, NOTHING_ON_DISK
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import NotConfigured
-from hookengine.scheduler import FROM_THE_START
 from hookengine.store import changes
 from hookengine.times import interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hookengine.clock import Clock
     from hookengine.gathering import Gathering
@@ -66,7 +66,7 @@ class Serving:
             soonest = started_at + pace(subscription)
             next_at = min(paces.get(subscription.seq, soonest), soonest)  # kept ones may be of another time
             if subscription.state is SubscriptionState.ACTIVE:
-                marks = heads.get(subscription.seq, [None, None, None])
+                marks = heads.get(subscription.seq, NOTHING_ON_DISK)
                 self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
             elif subscription.rate_limit is not None:
                 self._scheduler.hold(subscription.seq, next_at)
@@ -77,19 +77,19 @@ class Serving:
         if after is None or after.state is _DISABLED:
             self._close(seq, for_good=after is None)
         elif before is None:
-            self._serve(after, [None, None, None], gathered=False)
+            self._serve(after, NOTHING_ON_DISK, gathered=False)
         elif before.state is _DISABLED:
-            self._serve(after, [FROM_THE_START] * 3, gathered=True)
+            self._serve(after, ALL_ON_DISK, gathered=True)
         else:  # it has a lane, unless its profile was not there, and keeps the width that it has earned
             standing = self._scheduler.standing(after.seq)
             earned = standing is not None and standing.rank is Rank.TRUSTED
-            self._serve(after, [FROM_THE_START] * 3, standing if earned else None, gathered=True)
+            self._serve(after, ALL_ON_DISK, standing if earned else None, gathered=True)
 
     def signed_anew(self, tenant: str) -> None:
         """The secrets of *tenant* have changed: what nobody could sign may go now."""
         for subscription in self._store.memory.index:
             if subscription.tenant == tenant:
-                self.change(subscription, subscription, subscription)
+                self.change(subscription.seq, subscription, subscription)
 
     def open_anew(self) -> None:
         """Every lane forgets what it has of the disk, and reads it again: times there have changed."""
@@ -97,7 +97,7 @@ class Serving:
             standing = self._scheduler.standing(subscription.seq)
             if standing is not None:
                 self._close(subscription.seq)
-                self._serve(subscription, [FROM_THE_START] * 3, standing, gathered=True)
+                self._serve(subscription, ALL_ON_DISK, standing, gathered=True)
 
     def target(self, seq: int) -> Served | None:
         """The subscription as it is now; None if it is not served."""
@@ -151,7 +151,7 @@ class Serving:
     def _serve(
         self,
         subscription: Subscription,
-        marks: list[Mark | None],
+        marks: Sequence[Mark | None],
         standing: Standing | None = None,
         *,
         gathered: bool,

@@ -19,11 +19,10 @@ from hookengine.observers import AttemptsFinished, DeliveryOverruled, Kinds, Sub
 from hookengine.views import moment, optional_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hookengine.clock import Clock
     from hookengine.models import Attempt, AttemptError, Delivery, Subscription
     from hookengine.observers import Happening
+    from hookengine.store import Names
 
 KEPT = 10_000  # items
 _TURN = 256  # items read at once
@@ -183,7 +182,7 @@ class Follower:
         return items
 
 
-def shown(item: Item, id: str, names: Mapping[str, str] | None) -> views.StreamItem:
+def shown(item: Item, id: str, names: Names | None) -> views.StreamItem:
     """What users see of *item*; *names* is what its delivery is called by."""
     if item.delivery is None or names is None:
         return views.StreamItem(id=id, kind="subscription", at=moment(item.at), subscription=item.change)
@@ -223,14 +222,14 @@ def _shown_ending(ending: Ending) -> views.Attempt:
     )
 
 
-def _shown_delivery(d: Delivery, names: Mapping[str, str], *, held: bool) -> views.Delivery:
+def _shown_delivery(d: Delivery, names: Names, *, held: bool) -> views.Delivery:
     pending = d.state is DeliveryState.PENDING
     return views.Delivery(
         id=d.id,
-        event=names["event"],
-        subscription=names["subscription"],
-        tenant=names["tenant"],
-        type=names["type"],
+        event=names.event,
+        subscription=names.subscription,
+        tenant=names.tenant,
+        type=names.type,
         state=DeliveryState.HELD.value if pending and held else d.state.value,
         attempt_count=d.attempt_count,
         next_attempt_at=moment(d.due_at) if pending and not held else None,

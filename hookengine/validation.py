@@ -29,14 +29,6 @@ _MOST_SUGGESTIONS = 100  # each costs about 0.1 ms
 _DEEPEST = 64  # levels of arrays and objects under Any, as in a JSON text
 
 
-class Wrong(ValueError):
-    """What a `parse` raises that has a code of its own; any other ValueError is `invalid_value`."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-
-
 _ARRAYS = (list, tuple)
 _NOTHING: Mapping[str, Any] = {}
 
@@ -169,7 +161,7 @@ class Problems:
             try:
                 return Draft(type_, type_(**values))
             except ValueError as error:  # from __post_init__
-                self.add(at, getattr(error, "code", "invalid_value"), str(error))
+                self.add(at, "invalid_value", str(error))
         defaults = {field.name: _default(field) for field in fields.values() if field.name not in values}
         return Draft(type_, None, defaults | values)
 
@@ -213,7 +205,7 @@ class Problems:
         try:
             return parse(raw)
         except ValueError as error:
-            self.add(at, getattr(error, "code", "invalid_value"), str(error))
+            self.add(at, "invalid_value", str(error))
             return _BAD
 
     def _union(self, hint: Any, metas: tuple[Meta, ...], options: tuple[Any, ...], raw: Any, at: str) -> Any:

@@ -70,8 +70,6 @@ def mistake_codes(tree: ast.AST) -> Iterator[str]:
         given = [keyword.value for keyword in node.keywords if keyword.arg == "code"] if called == "Mistake" else []
         if called == "add" and len(node.args) == 3:
             given = [node.args[1]]
-        if called == "Wrong" and node.args:
-            given = [node.args[0]]
         yield from (each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str))
 
 

@@ -108,7 +108,7 @@ def test_what_can_be_spared(entries: list[tuple[int, Priority]], overtaken: list
     for priority in overtaken:
         lane.overtaken[priority] = 2
 
-    assert expected == lane.last_queue(NOW, 2)
+    assert expected == lane.spare_priority(NOW, 2)
 
 
 def test_lanes_stand_in_turn() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
+from hookengine.lanes import FROM_THE_START
 from hookengine.models import Delivery, Priority, Rank, Standing
-from hookengine.scheduler import CHUNK, FROM_THE_START, OVERTAKING, PREFETCH, Refill, Scheduler
+from hookengine.scheduler import CHUNK, OVERTAKING, PREFETCH, Refill, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

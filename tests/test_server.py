@@ -560,7 +560,7 @@ async def test_idle_connections_end(api: Api) -> None:
     """A connection on which no whole request comes is closed after a while, whether its headers began or not."""
     server = listener.Server(api.engine._running.service, tokens={}, config=Config())
     server._options["keepalive_timeout"] = SILENCE
-    await server.start("127.0.0.1:0")
+    await server.start(await listener.bind("127.0.0.1:0"))
     host, _, port = server.url.removeprefix("http://").rpartition(":")
     try:
         async with asyncio.timeout(PATIENCE):
@@ -628,7 +628,7 @@ async def test_fault_outside_the_middleware(api: Api, caplog: pytest.LogCaptureF
 
     server = listener.Server(api.engine._running.service, tokens={}, config=Config())
     server._runner.app.router.add_get("/broken", broken, expect_handler=broken)
-    await server.start("127.0.0.1:0")
+    await server.start(await listener.bind("127.0.0.1:0"))
     host, _, port = server.url.removeprefix("http://").rpartition(":")
     try:
         async with asyncio.timeout(PATIENCE):

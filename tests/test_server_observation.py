@@ -97,7 +97,7 @@ async def second(api: Api, **settings: Any) -> AsyncIterator[tuple[listener.Serv
     server = listener.Server(api.engine._service, tokens=tokens, config=Config())
     for name, value in settings.items():
         setattr(server._runner.app[asked.STREAMING], name, value)
-    await server.start("127.0.0.1:0")
+    await server.start(await listener.bind("127.0.0.1:0"))
     try:
         yield server, int(server.url.rpartition(":")[2])
     finally:
@@ -365,7 +365,7 @@ async def test_bound_token_over_http(api: Api) -> None:
     writes = Principal(user="b", scopes=frozenset({Scope.EVENTS_WRITE}))
     tokens = {digest("reads"): reads, digest("writes"): writes}
     server = listener.Server(api.engine._service, tokens=tokens, config=Config())
-    await server.start("127.0.0.1:0")
+    await server.start(await listener.bind("127.0.0.1:0"))
     try:
         refused = [
             (await api._session.get(server.url + path, headers={"Authorization": f"Bearer {token}"})).status

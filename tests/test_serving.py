@@ -11,6 +11,7 @@ from storage import DELIVERED, NOW, RULES, Opened, draft, edit, opened, result
 
 from hookengine.gathering import Gathering
 from hookengine.health import OWN_PAUSE
+from hookengine.lanes import FROM_THE_START
 from hookengine.models import (
     AttemptError,
     DisabledReason,
@@ -27,7 +28,7 @@ from hookengine.models import (
 )
 from hookengine.observers import NotConfigured
 from hookengine.profiles import PROFILES
-from hookengine.scheduler import FROM_THE_START, Refill, Scheduler
+from hookengine.scheduler import Refill, Scheduler
 from hookengine.serving import Serving, pace
 
 if TYPE_CHECKING:

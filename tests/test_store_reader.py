@@ -468,5 +468,5 @@ async def test_names_of_deliveries(tmp_path: Path) -> None:
         assert [delivery.seq] == list(names)
         [(event,)] = place.rows("SELECT id FROM events")
         assert (event, subscription.id, "acme", "order.created") == tuple(
-            names[delivery.seq][name] for name in ("event", "subscription", "tenant", "type")
+            getattr(names[delivery.seq], name) for name in ("event", "subscription", "tenant", "type")
         )

@@ -15,6 +15,7 @@ from hookengine import stream, views
 from hookengine.clock import Clock
 from hookengine.models import Accepted, Broken, DeliveryState, Interrupted, Outcome, Refused, Trigger, Unreachable
 from hookengine.observers import AttemptsFinished, DeliveryOverruled, Fault, Finished, Happening, LocalTrouble, StorageTrouble
+from hookengine.store import Names
 from hookengine.stream import Follower, Item, Ring
 from hookengine.views import moment
 
@@ -56,7 +57,7 @@ def kept(*happenings: Happening) -> list[Item]:
 def shown(happening: Happening) -> views.StreamItem:
     """What is shown of *happening*."""
     [item] = kept(happening)
-    return stream.shown(item, "here", NAMES if item.delivery else None)
+    return stream.shown(item, "here", Names(**NAMES) if item.delivery else None)
 
 
 # Where one stands.

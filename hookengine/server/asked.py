@@ -55,7 +55,7 @@ class Leaving(Protocol):
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
-TOKENS: web.AppKey[Any] = web.AppKey("tokens", object)
+TOKENS = web.AppKey("tokens", dict[bytes, access.Principal])
 LIMITS: web.AppKey[tuple[int, int]] = web.AppKey("limits", tuple)  # bytes of a body, and of a batch
 IN_HAND: web.AppKey[InHand] = web.AppKey("in_hand", InHand)
 PUBLISHING: web.AppKey[Limit] = web.AppKey("publishing", Limit)  # events, by user
@@ -78,7 +78,8 @@ def asker_of(request: web.Request) -> Principal:
 
 def identify(request: web.Request) -> Principal:
     """Who asks, by the token that came; raises Unauthorized where it opens nothing, or nothing any more."""
-    return service_of(request).identify(request.headers.get("Authorization"), request.app[TOKENS])
+    tokens = request.app[TOKENS]
+    return service_of(request).identify(request.headers.get("Authorization"), tokens)
 
 
 def id_of(request: web.Request) -> str:

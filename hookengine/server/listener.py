@@ -18,7 +18,7 @@ from hookengine.server.limits import InHand, Limit
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from hookengine.access import Principal
     from hookengine.config import Config
@@ -305,7 +305,7 @@ async def bind(listen: str) -> Door:
 class Server:
     """The HTTP API of one engine, for one or more listening sockets."""
 
-    def __init__(self, service: Service, *, tokens: Mapping[bytes, Principal], config: Config) -> None:
+    def __init__(self, service: Service, *, tokens: dict[bytes, Principal], config: Config) -> None:
         app = web.Application(
             middlewares=[tell_errors, asked.make_room, routes.authenticate], logger=logging.getLogger("hookengine.server")
         )
@@ -329,9 +329,8 @@ class Server:
         self._door: Door | None = None
         self.url = ""
 
-    async def start(self, listen: str | Door) -> None:
-        """Serve on *listen*: `HOST:PORT`, where port 0 is any free one, or what was bound before. Raises StartError."""
-        door = await bind(listen) if isinstance(listen, str) else listen
+    async def start(self, door: Door) -> None:
+        """Serve behind *door*, and open it."""
         self._door = door
         await self._runner.setup()
         handler, loop = self._runner.server, asyncio.get_running_loop()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from hookengine.clock import Clock
-    from hookengine.store import Store
+    from hookengine.store import Names, Store
     from hookengine.stream import Follower, Item
 
 HEARTBEAT = 15.0  # s
@@ -115,7 +115,7 @@ class Stream:
                 item.shown = stream.shown(item, self._follower.id_of(item), name)
         return [item.shown for item in items if item.shown is not None]
 
-    async def _names(self, deliveries: list[int]) -> dict[int, Any]:
+    async def _names(self, deliveries: list[int]) -> dict[int, Names]:
         try:
             return await self._store.viewer.names(deliveries)
         except (Stopping, sqlite3.Error):

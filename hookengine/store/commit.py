@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Values = tuple[Any, ...]
 Parts = tuple[Values, Values]  # of a row of `Rows`: its own columns, and those that many have alike
-Place = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and how many they are
+Extent = tuple[int, int]  # where bytes begin, counted from 1 as SQLite does, and how many they are
 
 SCRIPT = (files(__package__) / "commit.sql").read_text(encoding="utf-8")
 
@@ -61,11 +61,11 @@ class Commit:
         self.spent_keys: list[Values] = []  # earlier uses of `keys`, if their time is over
         self.keys: list[Values] = []
         self.statistics: list[Values] = []
-        self.responses: dict[int, tuple[Response, Place | None, Place | None]] = {}  # by `id`; where head and body stand
+        self.responses: dict[int, tuple[Response, Extent | None, Extent | None]] = {}  # by `id`; where head and body stand
         self._bytes: list[bytes] = []
         self._size = 0
 
-    def place(self, content: bytes | None) -> Place | None:
+    def place(self, content: bytes | None) -> Extent | None:
         """Keep *content*, and say where."""
         if content is None:
             return None
@@ -74,7 +74,7 @@ class Commit:
         self._size += len(content)
         return start, len(content)
 
-    def bytes_at(self, place: Place | None) -> bytes | None:
+    def bytes_at(self, place: Extent | None) -> bytes | None:
         """What is kept at *place*."""
         return None if place is None else b"".join(self._bytes)[place[0] - 1 : sum(place) - 1]
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from hookengine import models, views
 from hookengine.errors import IdempotencyMismatch, Stopping, StorageCorrupt
-from hookengine.scheduler import FROM_THE_START
+from hookengine.lanes import FROM_THE_START, NOTHING_ON_DISK
 from hookengine.store import listing, rows
 from hookengine.store.changes import answer_of
 from hookengine.store.intake import KEY_LIFETIME
@@ -68,7 +68,7 @@ class Reader:
         for row in await self._db.execute_fetchall(sql.heads):
             # What is no time is found from the start on, and given up.
             mark = (row["due_at"], row["seq"]) if isinstance(row["due_at"], int) else FROM_THE_START
-            marks.setdefault(row["subscription"], [None, None, None])[row["priority"]] = mark
+            marks.setdefault(row["subscription"], list(NOTHING_ON_DISK))[row["priority"]] = mark
         return marks
 
     async def gatherers(self) -> set[int]:
@@ -198,10 +198,13 @@ class Reader:
         found = list(await self._db.execute_fetchall(sql.attempts_of_delivery, (delivery, _MOST_ATTEMPTS)))
         return [rows.stored_attempt(row) for row in reversed(found)]
 
-    async def names(self, deliveries: Iterable[int]) -> dict[int, Row]:
-        """What deliveries with these keys are called by: id of event and subscription, tenant, type; without those pruned."""
+    async def names(self, deliveries: Iterable[int]) -> dict[int, rows.Names]:
+        """What deliveries with these keys are called by; without those pruned."""
         wanted = rows.json_text(list(deliveries))
-        return {row["seq"]: row for row in await self._db.execute_fetchall(sql.names_of_deliveries, (wanted,))}
+        return {
+            seq: rows.Names(event=event, subscription=subscription, tenant=tenant, type=type_)
+            for seq, event, subscription, tenant, type_ in await self._db.execute_fetchall(sql.names_of_deliveries, (wanted,))
+        }
 
     async def answer(self, key: Key, *, now: int) -> Answer | None:
         """What a request with *key*, and the same bytes, was answered; None also where its time is over."""

@@ -246,6 +246,15 @@ class Went(msgspec.Struct, frozen=True, kw_only=True):
     replay: bool
 
 
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delivery is called by."""
+
+    event: str
+    subscription: str
+    tenant: str
+    type: str
+
+
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt as it was recorded: the request's body is made again when shown, and `checksum` tells if it is the same."""
 
