@@ -89,7 +89,7 @@ class Api:
         return await self._service.publish_values(OWNER, several("events", events, "events"))
 
     async def event(self, id: str, *, tenant: str | None = None) -> EventDetail:
-        """One event with its data and where it went; without a *tenant* the newest with this id, which others may have too."""
+        """One event with its data and where it went; without a *tenant*, the newest of that id, which each tenant may have."""
         return await self._service.event(OWNER, text("id", id), tenant=optional_text("tenant", tenant))
 
     async def events(
@@ -333,7 +333,7 @@ class Api:
         return view
 
     async def delete_event_type(self, type: str) -> None:
-        """Declare an event type no more; its events, and the subscriptions to it, stay."""
+        """Withdraw an event type; its events, and the subscriptions to it, stay."""
         await self._service.delete_event_type(OWNER, text("type", type))
 
     # Tenants.
@@ -364,7 +364,7 @@ class Api:
         return await self._service.set_tenant_secret(OWNER, text("tenant", tenant), {"secret": secret, "overlap": overlap})
 
     async def delete_tenant_secret(self, tenant: str) -> None:
-        """Sign a tenant's deliveries no more."""
+        """Forget a tenant's secret: its deliveries go out unsigned from now on."""
         await self._service.delete_tenant_secret(OWNER, text("tenant", tenant))
 
     # Tokens.
@@ -391,7 +391,7 @@ class Api:
         return await self._service.create_token(OWNER, given)
 
     async def delete_token(self, user: str) -> None:
-        """Let a user's token open nothing any more."""
+        """Revoke a user's token."""
         await self._service.delete_token(OWNER, text("user", user))
 
     # The engine at work.

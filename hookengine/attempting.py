@@ -138,14 +138,14 @@ class Outage:
 
 
 class Interruptions:
-    """When interrupted attempts were last recorded, of deliveries by their seq: no longer than that tells of anything."""
+    """When an interrupted attempt of each delivery was last recorded; forgotten once that is a second ago."""
 
     def __init__(self) -> None:
         self._recorded_at: dict[int, int] = {}  # ms, in this order
 
     def is_repetition(self, seq: int, at: int) -> bool:
         """Whether one of this delivery was recorded less than a second before *at*; else this one is."""
-        # For each that comes the two oldest go, if their second is over: no more stay than there were in one.
+        # Each call drops two of the oldest if their second is over, so that no more stay than come in a second.
         for known in {seq, *islice(self._recorded_at, 2)} & self._recorded_at.keys():
             if not 0 <= at - self._recorded_at[known] < _INTERRUPTED_EVERY:
                 del self._recorded_at[known]
@@ -302,7 +302,7 @@ def _sorted_out(
             attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
             after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)
         elif expired and delivery.due_at > now:
-            after = delivery  # the head's time came earlier than that of the others, because it was its last
+            after = delivery  # its time has not come: the batch was taken early, because its head expired
         else:
             going.append((delivery, event))
             continue

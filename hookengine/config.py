@@ -198,7 +198,7 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Dashboard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The dashboard."""
+    """There is none yet, and nothing to set; a file may have the table."""
 
 
 class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

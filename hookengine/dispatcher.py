@@ -282,7 +282,7 @@ class Dispatcher:
                     await self._start(taken)
                 else:
                     await self._sleep(now)
-                # Those who waited for the same commit first: what they publish is on its way to the disk while this sends.
+                # Publishers that the same commit woke go first: what they publish next is then written while this sends.
                 await asyncio.sleep(0)
             await self._drain()
         finally:
@@ -292,7 +292,7 @@ class Dispatcher:
                 await self._store.writer.change(changes.keep_paces(paces))
 
     async def _watch_clock(self, now: int) -> None:
-        """After a wall clock that was set back nothing may wait for the time that it has lost; nor last for what it skips."""
+        """A wall clock that was set back must make nothing wait longer; one set forward, no run of failures seem longer."""
         before, self._offset = self._offset, now - self._loop.time() * 1000
         jump = self._offset - before
         if abs(jump) < _JUMP:

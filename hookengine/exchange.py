@@ -269,7 +269,7 @@ class Exchange:
 
     def _leave(self, pool: Pool, target: Target, wire: Wire, response: Response | None) -> None:
         """Give the connection back, or close it where it cannot be used again: always without a *response*."""
-        self._sent = None  # which knows its error, that knows us
+        self._sent = None  # else we and the traceback of its error would keep each other
         if response is not None and wire.reusable:
             pool.give_back(wire, target, None if self._is_private else response)
             return

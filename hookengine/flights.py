@@ -51,7 +51,7 @@ class Flights:
         """
         A delivery, or the batch that it leads, is taken.
 
-        False if that or its line is in flight already, as only rows that somebody has edited can have it: it does not go now.
+        False, and it does not go now, if its batch or line is in flight already: that takes rows that somebody has edited.
         """
         if head.batch is not None:
             if head.batch in self._batches:
@@ -69,7 +69,7 @@ class Flights:
         return True
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether it is in flight, by itself or in a batch, also in one that it has left since."""
+        """Whether it is in flight: by itself, or in a batch, even if it has left that since."""
         seq, batch = delivery.seq, delivery.batch
         return seq in self._alone or seq in self._changed or (batch is not None and batch in self._batches)
 

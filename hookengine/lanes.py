@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hookengine.pace import Pace
 
-Mark = tuple[int, int]  # (due_at, seq): no row that is on disk only comes before it
+Mark = tuple[int, int]  # (due_at, seq): every row before it is in memory or in flight
 Entry = tuple[int, int, Delivery]  # (due_at, seq, delivery); `seq` is unique, so deliveries are never compared
 
 # The marks of a lane, by priority: with nothing on disk only, and with all of it. Lists, as a lane's own, to be compared with.

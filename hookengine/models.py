@@ -223,10 +223,10 @@ class Rules(Struct, frozen=True, kw_only=True, gc=False):
     timeout: int = 15_000  # ms for the whole attempt
     retry_schedule: tuple[int, ...] = ()  # ms between attempts
     jitter: float = 0.0  # a delay grows by up to this fraction, never shrinks
-    gone: frozenset[int] = frozenset()
-    throttle: frozenset[int] = frozenset()
-    retry_after: frozenset[int] = frozenset()
-    breaker: bool = False
+    gone: frozenset[int] = frozenset()  # statuses that disable the subscription
+    throttle: frozenset[int] = frozenset()  # statuses that halve its width
+    retry_after: frozenset[int] = frozenset()  # statuses whose Retry-After is heeded
+    breaker: bool = False  # whether a run of failures lets only one probe through
     disable_after_failures: int | None = None
     disable_after: int | None = None  # ms of one unbroken run of failures
     failed_label: str | None = None

@@ -254,7 +254,7 @@ class Scheduler:
             self._unrecorded.remove(seq)
             lane.unrecorded -= 1
             if standing is None and lane.open and lane.marks == NOTHING_ON_DISK:
-                return  # its place is the same as since that went well; what waits for its time has a timer
+                return  # its place has not changed since `went_well`, and what waits for its time has a timer
         else:
             self._give_back(lane)
         if standing is not None:
@@ -315,7 +315,7 @@ class Scheduler:
         self._touched[lane.subscription] = lane
 
     def next_due(self, now: int) -> int | None:
-        """When to ask both again if nothing happens before; None if only a push, an answer or a release can change theirs."""
+        """When to call `take` and `refills` again if nothing happens before. None: not before a push, an answer or a release."""
         self._look_at_touched(now)
         return self._timers[0][0] if self._timers else None
 

@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 
 _KNOWN_URLS = 4096
 
-# While no lookup of any name gets an answer, that is our trouble, which has its own name after a while; after a day it is the
-# names'.
+# A name that gets no answer is our trouble, and not the endpoint's, while no lookup of any name gets one: for 30 s called
+# `dns_temporary`, then `local_network`. After a day it is the endpoint's.
 _DNS_OUTAGE = 30.0  # s
 _LONGEST_DNS_OUTAGE = 24 * 3600.0
 
 _DEFAULT_RULES = Rules()
 _TEST_NET = ("192.0.2.1", 9)  # RFC 5737: nobody's
 
-# What a proxy that is asked for a tunnel may do in place of answering 200. The rest of what befalls a connection is of TLS.
-_OF_THE_WAY = {
+# How asking a proxy for a tunnel may fail. What else may befall a connection before its request is TLS, inside the tunnel.
+_TUNNEL_FAILURES = {
     *REFUSALS,
     *(ErrorCode.TIMEOUT_CONNECT, ErrorCode.CONNECT_REFUSED, ErrorCode.RESET, ErrorCode.DISCONNECTED),
 }
@@ -227,7 +227,7 @@ class Sender:
         if self._proxy is not None:
             if code is ErrorCode.DNS_TEMPORARY or _concerns(self._proxy, error):
                 return Interrupted(error=AttemptError(code=ErrorCode.PROXY_ERROR, detail="The proxy is out of reach."))
-            if phase is Phase.CONNECT and code in _OF_THE_WAY:
+            if phase is Phase.CONNECT and code in _TUNNEL_FAILURES:
                 code = ErrorCode.PROXY_ERROR
         if code is ErrorCode.LOCAL_RESOURCES:
             self._pool.make_room()
@@ -259,7 +259,7 @@ class Sender:
 
 
 def _as_shown(outcome: Outcome, request: Request, target: Target | None) -> Outcome:
-    """Without what is hidden. What a token server says is not shown, but read: a new token may begin as the old one does."""
+    """*outcome* without credentials; a token server's stays whole, for it is read and not shown: tokens may resemble each other."""
     proxys = () if target is None else target.headers
     if not (request.hidden or proxys) or isinstance(request.body, SecretBytes):
         return outcome

@@ -117,7 +117,7 @@ class Serving:
 
     def room(self, seq: int) -> tuple[int, ...]:
         """
-        How many batches a lane should have more, of each priority and those before it.
+        How many more batches a lane should have: by priority, counting those of higher priorities too.
 
         As long as it has enough that could go no later, larger ones gather. Those that wait for a retry are not among these:
         new events do not wait for it. A priority of which none is there gets one, whatever those before it have: only in the
@@ -160,7 +160,7 @@ class Serving:
         """
         Open its lane; without the *standing* that it has, with the one that its counters give.
 
-        Where something may have been *gathered* at a time when it had batches, that goes, each by itself.
+        With *gathered*, deliveries may still wait for others from a time when it had batches; each of these goes by itself.
         """
         target = self.target(subscription.seq)
         if target is None:

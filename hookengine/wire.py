@@ -88,8 +88,8 @@ class Wire(ResponseHandler):
     """
     One connection of the pool, as aiohttp's protocol, with bounds on what the other side may make us do.
 
-    Owned by the exchange that took it from the pool; nobody's while it is idle. An answer is what the parser makes of it, or
-    the response itself, where *answers* has it.
+    Owned by the exchange that took it from the pool; nobody's while it is idle. An answer is what the parser makes of it, or,
+    where *answers* knows its bytes, the response that they meant before.
     """
 
     connection: Connection  # what aiohttp's pool gave us this in
@@ -111,9 +111,9 @@ class Wire(ResponseHandler):
 
     def begin(self) -> asyncio.Future[Answer]:
         """
-        Expect one answer from here on, which is what is to be awaited.
+        Expect one answer from here on; the future is done when it is there.
 
-        In place of `read`, which aiohttp has for others: a coroutine and a queue for one answer.
+        In place of aiohttp's `read`, which takes a coroutine and a queue for that.
         """
         self._answer = answer = self._loop.create_future()
         self.idle = self.overfull = self._answered = self._recognised = False
@@ -248,7 +248,7 @@ class Wire(ResponseHandler):
         if isinstance(exc, SSLError):
             self.set_exception(exc)
         super().connection_lost(exc)
-        self._answer = None  # which may know an error, that knows us
+        self._answer = None  # else we and the traceback of its error would keep each other
 
     def close(self) -> None:
         """Close without waiting for the other side: for it to take the rest of the request, or to end TLS."""

@@ -1,4 +1,4 @@
-"""What stands above events: a producer says the same there in each of its requests, but for how long the body is."""
+"""The heads of requests that publish: those of one producer differ in nothing but the length of the body."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
         if self._taking is not None:
             self._taking.cancel()
-        self._messages.clear()  # the connection knows an error that knows it, so that all that it keeps would stay
+        self._messages.clear()  # the connection and the traceback of its error keep each other, and all that it holds
         self._coming.clear()
         if self.on_lost is not None:
             self.on_lost()

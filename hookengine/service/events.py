@@ -27,7 +27,7 @@ MOST_EVENTS = 1_000  # of one batch
 _TIMES = {"occurred_at", "deliver_at", "expires_at"}
 
 
-Given = Mapping[str, Any] | EventInput  # an event as somebody published it: its members, or what they are if they are right
+Given = Mapping[str, Any] | EventInput  # an event as it came: its members, or what the decoder made of them, if it could
 
 
 class EventOperations(Operations):
@@ -64,8 +64,8 @@ class EventOperations(Operations):
         """
         Accept one event as `publish` does, without waiting for the disk.
 
-        Raises as `publish` does where that can be known at once. Then nothing was done, and `publish` may know better: of an
-        event that was right when it was accepted before.
+        Raises what `publish` would, where that shows without the disk, and has done nothing then. Ask `publish` again: it also
+        finds that the same event was accepted before, when it was still right.
         """
         self._require(by, Scope.EVENTS_WRITE, changing=True)
         problems = Problems()

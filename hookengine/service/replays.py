@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STATES = ("failed",)
 
-_WHOSEVER = ""  # the tenant of keys with which is replayed what may be anybody's: no token that is bound to one has such a key
+_ANYBODYS = ""  # in a key, the tenant of a replay whose event may be of any tenant; no bound token has a key with this
 
 
 class ReplayOperations(Operations):
@@ -72,7 +72,7 @@ class ReplayOperations(Operations):
         """New deliveries of an event, which are what the answer counts; a repetition with *key* gets what *render* made."""
         self._require(by, Scope.EVENTS_WRITE, changing=True)
         own = self._tenant(by, tenant)
-        keyed = None if key is None else self._key(key, own or _WHOSEVER)
+        keyed = None if key is None else self._key(key, own or _ANYBODYS)
         if keyed is not None and (before := await self._store.reader.answer(keyed, now=self._clock.now())) is not None:
             return before
         problems = Problems()
@@ -111,7 +111,7 @@ class ReplayOperations(Operations):
         problems = Problems()
         draft = problems.convert(ReplayInput, given)
         dry_run = bool(draft.get("dry_run"))
-        keyed = None if key is None or dry_run else self._key(key, by.tenant or _WHOSEVER)
+        keyed = None if key is None or dry_run else self._key(key, by.tenant or _ANYBODYS)
         if keyed is not None and (before := await self._store.reader.answer(keyed, now=self._clock.now())) is not None:
             return before
         since, until = draft.get("since"), draft.get("until")

@@ -1,4 +1,4 @@
-"""The changes that run alone in their transaction: subscriptions, and deliveries by hand."""
+"""The changes that run alone in their transaction: of subscriptions, of deliveries by hand, and when the clock jumps."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ async def take_paces(tx: Transaction) -> dict[int, float]:
 
 async def turn_back(tx: Transaction) -> int:
     """
-    The clock has gone back: let what waits by the old time wait no longer than it would have; how many deliveries that are.
+    The clock has gone back: let what waits by the old time wait no longer than it would have. Returns how many deliveries.
 
     What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where that
     was before an earlier turn, from this. What is in flight is left to its end, and what is in memory must be read anew.

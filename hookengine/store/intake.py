@@ -180,7 +180,7 @@ class Listener(Protocol):
         """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
 
     def taken(self) -> tuple[list[int], list[int]]:
-        """The deliveries in flight, whose ends are still to be recorded, and the batches in flight."""
+        """What is in flight, and its end still to be recorded: the deliveries that go alone, and the batches."""
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""

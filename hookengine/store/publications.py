@@ -73,7 +73,7 @@ class Publications:
         self.size += publication.size
 
     def take(self) -> list[Publication]:
-        """As many as a commit will hold, going by the one before; at least one, if one waits."""
+        """As many as a commit will hold if their events fan out as those of the last one did; at least one, if one waits."""
         taken: list[Publication] = []
         events = size = 0
         while self._waiting and events * self._fan_out < MOST_DELIVERIES and size < _MOST_BYTES:

@@ -237,7 +237,7 @@ UPDATE meta SET value = min(value, ?) WHERE name GLOB ?;
 SELECT coalesce(max(seq), 0) FROM attempts;
 
 -- stateless
--- Deliveries in a state that there is not: before, between and behind the four that there are. Quoted, it is none.
+-- Deliveries whose state is none of the four, by way of the gaps between these in the index. Quoted, it cannot be read as one.
 SELECT d.seq, d.id, d.event, d.subscription, quote(d.state), d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
        d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
 FROM deliveries AS d

@@ -111,7 +111,8 @@ class Store:
         fresh = make_file(self.path)
         real = self.path.resolve()  # a relative one that begins with `file:` would be a URI to SQLite
         wal = real.with_name(real.name + "-wal")
-        # What SQLite would delete; and where an end has folded it into a file that had gone, what tells that there was one.
+        # SQLite deletes a WAL that has no database. Where a stop has folded it into a file that somebody had taken away, the
+        # others still tell that there was one.
         beside = (wal, real.with_name(real.name + "-shm"), self.path.with_name(self.path.name + ".reserve"))
         if fresh and (left := [str(path) for path in beside if path.exists()]):
             there = f"there is {' and '.join(left)}"
