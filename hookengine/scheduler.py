@@ -315,7 +315,7 @@ class Scheduler:
         self._touched[lane.subscription] = lane
 
     def next_due(self, now: int) -> int | None:
-        """When to call `take` and `refills` again if nothing happens before. None: not before a push, an answer or a release."""
+        """When to call `take` and `refills` again if nothing happens before. None: not before a push, answer or release."""
         self._look_at_touched(now)
         return self._timers[0][0] if self._timers else None
 

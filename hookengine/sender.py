@@ -259,7 +259,7 @@ class Sender:
 
 
 def _as_shown(outcome: Outcome, request: Request, target: Target | None) -> Outcome:
-    """*outcome* without credentials; a token server's stays whole, for it is read and not shown: tokens may resemble each other."""
+    """*outcome* without credentials; a token server's stays whole, for it is read and not shown: tokens may be alike."""
     proxys = () if target is None else target.headers
     if not (request.hidden or proxys) or isinstance(request.body, SecretBytes):
         return outcome
