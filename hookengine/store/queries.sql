@@ -46,8 +46,7 @@ WHERE s.deleted_at IS NULL AND s.state = 'active';
 
 -- refill
 -- The rows of a lane and priority from a mark on.
-SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label, place, batch, line
+SELECT {delivery}
 FROM deliveries INDEXED BY deliveries_due
 WHERE state = 'pending' AND subscription = ? AND place = 0 AND priority = ? AND (due_at, seq) >= (?, ?)
 ORDER BY due_at, seq
@@ -62,8 +61,7 @@ WHERE s.deleted_at IS NULL
 
 -- gathered
 -- What waits, and is due, to be put into a batch, with its bytes; one whose event is gone fails in its turn.
-SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line, coalesce(length(e.data), 0) AS size
+SELECT {d.delivery}, coalesce(length(e.data), 0) AS size
 FROM deliveries AS d INDEXED BY deliveries_due
 LEFT JOIN events AS e ON e.seq = d.event
 WHERE d.state = 'pending' AND d.subscription = ? AND d.place = 1 AND d.priority = ? AND d.due_at <= ?
@@ -84,8 +82,7 @@ WHERE deliveries.seq = json_extract(new_row.value, '$[0]') AND deliveries.state 
 
 -- members
 -- What still goes with these batches.
-SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+SELECT {d.delivery}
 FROM json_each(?) AS wanted
 CROSS JOIN deliveries AS d INDEXED BY deliveries_of_batch ON d.batch = wanted.value
 WHERE d.state = 'pending';
@@ -99,8 +96,7 @@ WHERE seq = (
   AND NOT EXISTS (
       SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch
       WHERE batch = :batch AND state = 'pending' AND subscription = :subscription AND place = 0)
-RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
-          finished_at, failed_label, place, batch, line;
+RETURNING {delivery};
 
 -- standing_lines
 -- Those of the given (subscription, line) in which somebody stands.
@@ -113,8 +109,7 @@ WHERE EXISTS (
 
 -- heads_of_lines
 -- Who leads each of the given (subscription, line).
-SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+SELECT {d.delivery}
 FROM json_each(?) AS wanted
 CROSS JOIN deliveries AS d ON d.seq = (
     SELECT seq FROM deliveries INDEXED BY deliveries_in_line
@@ -129,8 +124,7 @@ WHERE seq = (
     SELECT seq FROM deliveries INDEXED BY deliveries_in_line
     WHERE state = 'pending' AND line IS NOT NULL AND subscription = ? AND line = ? ORDER BY turn LIMIT 1)
   AND place <> 0
-RETURNING seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at,
-          finished_at, failed_label, place, batch, line;
+RETURNING {delivery};
 
 -- line_up
 -- Deliveries get their turns in lines: (seq, line, turn).
@@ -148,8 +142,7 @@ SELECT seq, ordering_key FROM events WHERE seq IN (SELECT value FROM json_each(?
 
 -- delivery
 -- One delivery as the engine sees it.
-SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label, place, batch, line
+SELECT {delivery}
 FROM deliveries
 WHERE id = ? AND (? IS NULL OR (SELECT tenant FROM events WHERE seq = deliveries.event) = ?);
 
@@ -196,8 +189,7 @@ UPDATE deliveries SET state = 'cancelled', finished_at = ? WHERE seq = ? AND sta
 
 -- waiting_for_retry
 -- What waited for a retry when its subscription was enabled, and may go at once.
-SELECT seq, id, event, subscription, state, priority, due_at, attempt_count, step, trigger, created_at, expires_at, finished_at,
-       failed_label, place, batch, line
+SELECT {delivery}
 FROM deliveries INDEXED BY deliveries_due
 WHERE state = 'pending' AND subscription = ? AND place = 0 AND priority = ? AND due_at > ? AND step > 0
   AND NOT EXISTS (SELECT 1 FROM attempts WHERE delivery = deliveries.seq AND at >= ?)
@@ -257,8 +249,7 @@ SELECT seq FROM deliveries INDEXED BY deliveries_in_state WHERE state = 'pending
 -- strays
 -- Of the pending deliveries with these keys, those to which nobody would come; with whether they follow where nobody leads.
 WITH looked_at AS (
-    SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-           d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line,
+    SELECT {d.delivery},
            d.place = 2 AND CASE
                WHEN d.batch IS NOT NULL THEN NOT EXISTS (
                    SELECT 1 FROM deliveries INDEXED BY deliveries_of_batch
@@ -300,8 +291,7 @@ WHERE s.deleted_at IS NOT NULL
 
 -- expiring
 -- Deliveries whose time is over, but for those in flight: their attempts' ends decide.
-SELECT d.seq, d.id, d.event, d.subscription, d.state, d.priority, d.due_at, d.attempt_count, d.step, d.trigger, d.created_at,
-       d.expires_at, d.finished_at, d.failed_label, d.place, d.batch, d.line
+SELECT {d.delivery}
 FROM deliveries AS d INDEXED BY deliveries_expiring
 CROSS JOIN subscriptions AS s ON s.seq = d.subscription
 WHERE d.state = 'pending' AND d.expires_at <= :now AND s.deleted_at IS NULL
