@@ -11,7 +11,7 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from hookengine import profiles
-from hookengine.attempting import Attempting, Interruptions, Outage
+from hookengine.attempting import Attempting
 from hookengine.errors import StorageCorrupt, StorageFailed, Unavailable
 from hookengine.failpoints import failpoint
 from hookengine.flights import Flights
@@ -27,6 +27,7 @@ from hookengine.observers import (
     StorageTrouble,
     SubscriptionChanged,
 )
+from hookengine.outage import Interruptions, Outage
 from hookengine.payloads import Payloads
 from hookengine.serving import Serving
 from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal

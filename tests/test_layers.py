@@ -31,6 +31,7 @@ LAYERS = (
     ("config", "sender", "store", "inputs"),
     ("subscribing",),
     ("observers", "paging", "presentation"),
+    ("outage",),
     ("attempting",),
     ("serving",),
     ("dispatcher", "maintenance", "stream"),
