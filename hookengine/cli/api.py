@@ -13,6 +13,7 @@ from urllib.parse import quote
 import click
 
 from hookengine.cli.exits import CliError, Exit
+from hookengine.cli.files import DAEMON, TOKEN
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def find_server(url: str | None, token: str | None, data: Path) -> Client:
 
 
 def _daemon_url(data: Path) -> str:
-    path = data / "daemon.json"
+    path = data / DAEMON
     try:
         found = json.loads(path.read_bytes())
         url, pid = str(found["url"]), int(found["pid"])
@@ -160,7 +161,7 @@ def _daemon_url(data: Path) -> str:
 
 
 def _owner_token(data: Path) -> str:
-    path = data / "admin.token"
+    path = data / TOKEN
     try:
         return path.read_text("ascii", "replace").strip()
     except OSError as error:

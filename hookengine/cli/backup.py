@@ -9,7 +9,7 @@ import click
 
 from hookengine.cli.api import data_option
 from hookengine.cli.exits import CliError, Exit
-from hookengine.cli.files import database, size
+from hookengine.cli.files import KEY, database, size
 from hookengine.cli.output import printable, say
 from hookengine.cli.progress import progress
 
@@ -43,6 +43,6 @@ def backup(out: Path, *, force: bool, as_json: bool, data: Path) -> None:
     else:
         say(f"{printable(str(out))} is made, {size(copied)}.")
     say(
-        f"It does not hold the key. Without {printable(str(data / 'secret.key'))} (or HOOKENGINE_ENCRYPTION_KEY) it cannot be"
+        f"It does not hold the key. Without {printable(str(data / KEY))} (or HOOKENGINE_ENCRYPTION_KEY) it cannot be"
         " started: keep the key apart from the copy."
     )

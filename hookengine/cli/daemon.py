@@ -9,6 +9,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hookengine.cli.files import DAEMON
 from hookengine.cli.output import say
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ async def run_daemon(engine: Engine, data: Path, greet: Callable[[], None]) -> N
 @contextmanager
 def announced(data: Path, url: str) -> Iterator[None]:
     """For as long as it lasts, a file in *data* says where this process's server is; on a full disk it does without."""
-    path = data / "daemon.json"
-    fresh = data / f"daemon.json.{os.getpid()}"
+    path, fresh = data / DAEMON, data / f"{DAEMON}.{os.getpid()}"
     try:
         fresh.unlink(missing_ok=True)
         fresh.touch(mode=0o600)  # to the URL in it goes the owner's token

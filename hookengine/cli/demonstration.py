@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hookengine.cli.arguments import document
 from hookengine.cli.config import load
 from hookengine.cli.daemon import announced
+from hookengine.cli.files import TOKEN
 from hookengine.cli.logs import make_logger
 from hookengine.cli.output import say, show_mark
 from hookengine.client import Client
@@ -101,7 +102,7 @@ async def _daemon(data: Path) -> AsyncIterator[Client]:
     await engine.start()
     try:
         with announced(data, str(engine.url)):
-            yield Client(str(engine.url), (data / "admin.token").read_text().strip())
+            yield Client(str(engine.url), (data / TOKEN).read_text().strip())
     finally:
         await engine.stop(drain=0)
 

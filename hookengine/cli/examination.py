@@ -19,7 +19,7 @@ import click
 from hookengine.cli.api import Api, find_server
 from hookengine.cli.config import load
 from hookengine.cli.exits import CliError
-from hookengine.cli.files import DATABASE, size
+from hookengine.cli.files import DAEMON, DATABASE, KEY, TOKEN, size
 from hookengine.cli.following import waiting
 from hookengine.cli.output import describe_attempt
 from hookengine.cli.remedies import remedy
@@ -119,7 +119,7 @@ def directory(data: Path) -> Iterator[Check]:
         yield Check("data directory", False, f"{data}: open to others ({loose:03o})", f"chmod 700 {data}")
     else:
         yield Check("data directory", True, f"{data}: there, and private")
-    files = [path for name in (DATABASE, "secret.key", "admin.token") if there(path := data / name)]
+    files = [path for name in (DATABASE, KEY, TOKEN) if there(path := data / name)]
     open_ones = [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
     if open_ones:
         names = ", ".join(path.name for path in open_ones)
@@ -162,7 +162,7 @@ def disk(data: Path, usage_of: Callable[[Path], tuple[int, int, int]]) -> Check:
 def daemon_pid(data: Path) -> int | None:
     """The process of the daemon, as it has announced itself."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return int(json.loads((data / "daemon.json").read_bytes())["pid"])
+        return int(json.loads((data / DAEMON).read_bytes())["pid"])
     return None
 
 

@@ -11,7 +11,8 @@ from hookengine.cli.output import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-DATABASE = "hooks.db"  # the engine's, which takes half a second to load
+# The names that the engine gives them, which takes half a second to load; the last is that of `daemon.announced`.
+DATABASE, KEY, TOKEN, DAEMON = "hooks.db", "secret.key", "admin.token", "daemon.json"
 
 
 def database(data: Path) -> Path:

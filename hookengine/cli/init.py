@@ -11,7 +11,7 @@ import click
 
 from hookengine.cli.api import DEFAULT_DATA
 from hookengine.cli.exits import CliError, Exit
-from hookengine.cli.files import DATABASE
+from hookengine.cli.files import DATABASE, KEY
 from hookengine.cli.output import printable, say
 
 _CONFIG = "config.toml"
@@ -60,7 +60,7 @@ def greeting(config: Path, data: Path) -> list[str]:
         f"  hookengine serve {options}",
         f"  hookengine doctor {options}",
         # It may be in the environment.
-        *([key] if (data / "secret.key").exists() else []),
+        *([key] if (data / KEY).exists() else []),
     ]
 
 

@@ -16,6 +16,7 @@ from hookengine.cli.api import DEFAULT_DATA, data_option
 from hookengine.cli.arguments import FILE
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit, report
+from hookengine.cli.files import DATABASE, TOKEN
 from hookengine.cli.output import say
 from hookengine.errors import HookEngineError, StartError
 
@@ -70,9 +71,9 @@ def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:
     """What the daemon says when it is ready: where it is, and lines to try."""
     option = "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
     receiver = "http://127.0.0.1:9000" if dev else "https://example.com/hook"
-    token = shlex.quote(str(data / "admin.token"))
+    token = shlex.quote(str(data / TOKEN))
     lines = [
-        f"hookengine {__version__}  ·  data {data / 'hooks.db'}{' (new)' if fresh else ''}  ·  pid {pid}",
+        f"hookengine {__version__}  ·  data {data / DATABASE}{' (new)' if fresh else ''}  ·  pid {pid}",
         f"├─ API   {url}/v1",
         f"└─ Docs  {url}/docs",
         "Try it:",
