@@ -28,7 +28,7 @@ class Scope(StrEnum):
     ADMIN = "admin"  # all of it
 
 
-_ADMIN = Scope.ADMIN  # a name of its own, because looking up a member of an enum takes longer
+_ADMIN = Scope.ADMIN  # a name of its own: see `models`
 
 DEFAULT_SCOPES = frozenset(Scope) - {Scope.ADMIN}
 

@@ -52,7 +52,7 @@ _TURN = 64  # deliveries taken at once, whose payloads are read in one go
 _LONGEST_SLEEP = 5.0  # s: a wall clock that jumps is noticed after this
 _JUMP = 5_000  # ms by which it goes, if it is set; less makes nothing late that would be noticed
 
-# Names of their own, because looking up a member of an enum costs more than what is done with it.
+# Names of their own: see `models`.
 _PENDING, _LANE, _GATHERING = DeliveryState.PENDING, Place.LANE, Place.GATHERING
 
 # What they do is done by the interpreter itself, without a frame for each delivery.

@@ -11,7 +11,7 @@ from hookengine.models import Delivery, DeliveryState, Place
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-# Names of their own, because looking up a member of an enum takes longer than all else.
+# Names of their own: see `models`.
 _PENDING, _LANE = DeliveryState.PENDING, Place.LANE
 
 

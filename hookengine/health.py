@@ -27,7 +27,7 @@ BREAKER_LONGEST_PAUSE = 300_000
 OWN_PAUSE = 5_000  # ms, for as long as a failed lookup is remembered
 
 _FAILURES = (Refused, Unreachable)
-_TRUSTED, _UNTRIED, _FAILING = Rank  # names of their own, because looking up a member of an enum takes longer than all else
+_TRUSTED, _UNTRIED, _FAILING = Rank  # a name of its own: see `models`
 
 
 def count(health: Health, outcome: Outcome, *, now: int) -> Health:

@@ -3,6 +3,8 @@ The records that move through the engine: frozen, slotted, keyword-only.
 
 They are msgspec Structs, not dataclasses: one is made in 0.3 µs where a frozen dataclass takes 2.6, and `replace` in 0.2
 where it takes 4.8, several times a delivery. Only objects of ours are in them, never cycles, so the collector may skip them.
+Where each delivery passes, the enums' members have names of their own (`_PENDING`): to look one up in its class takes Python
+3.11 a tenth of a microsecond, more than what is then done with it.
 
 Times are milliseconds since the epoch and end in `_at`, durations are milliseconds. `seq` is a row's key in the store, given
 in the order of commits; it never leaves the engine. What users see is in `views`.

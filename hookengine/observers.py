@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hookengine.metrics import Metrics
     from hookengine.models import Attempt, Delivery, Subscription
 
-# Names of their own, because looking up a member of an enum costs more than counting it.
+# Names of their own: see `models`.
 _PENDING, _FAILED = DeliveryState.PENDING, DeliveryState.FAILED
 
 

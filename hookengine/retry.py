@@ -25,7 +25,7 @@ from hookengine.models import (
 EXPIRED = "expired"
 INTERNAL_ERROR = "internal error"
 
-# Names of their own, because looking up a member of an enum costs more than what is done with it.
+# Names of their own: see `models`.
 _DELIVERED, _FAILED, _AUTO = DeliveryState.DELIVERED, DeliveryState.FAILED, Trigger.AUTO
 
 _LONGEST_HINT = 40  # characters: no date has more than 33, and no number that anyone means; two dates have more

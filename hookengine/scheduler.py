@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHUNK = 500  # rows of one refill
 PREFETCH = 1_000  # ms: rows due within this are fetched ahead of their time
 OVERTAKING = 100  # times that what is due is overtaken by higher priorities, before one of it goes
-# Names of their own, because looking up a member of an enum takes longer than all else.
+# Names of their own: see `models`.
 _TRUSTED, _UNTRIED, _FAILING = Rank
 
 

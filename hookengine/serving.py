@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hookengine.store import Result, Store
     from hookengine.store.memory import Memory
 
-# Names of their own, because looking up a member of an enum costs more than what is done with it.
+# Names of their own: see `models`.
 _DISABLED, _TRUSTED = SubscriptionState.DISABLED, Rank.TRUSTED
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KEPT = 10_000  # items
 _TURN = 256  # items read at once
 
-_DISABLED = SubscriptionState.DISABLED  # a name of its own, because looking up a member of an enum takes longer
+_DISABLED = SubscriptionState.DISABLED  # a name of its own: see `models`
 
 _ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})")
 

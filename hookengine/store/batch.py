@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hookengine.store.intake import Line
     from hookengine.vault import Vault
 
-# Names of their own: looking up a member of an enum costs more.
+# Names of their own: see `models`.
 _FAILED, _PENDING = DeliveryState.FAILED, DeliveryState.PENDING
 _ACTIVE = SubscriptionState.ACTIVE
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hookengine.scheduler import Refill
     from hookengine.store.batch import Keys
 
-# Names of their own: looking up a member of an enum costs more.
+# Names of their own: see `models`.
 _LANE, _GATHERING = Place.LANE, Place.GATHERING
 
 Line = tuple[int, str]  # subscription and ordering key: its deliveries go one after the other
