@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import structlog
 
     from hookengine.models import AccessToken, OAuth2, Subscription
+    from hookengine.netguard import Policy
     from hookengine.observers import Happening
     from hookengine.server.listener import Door
 

@@ -15,8 +15,9 @@ from storage import DELIVERED, MINUTE, NO_ANSWER, NOW, Faulty, Opened, all_of, d
 
 from hookengine.errors import Overloaded, PayloadTooLarge, RequestError, Stopping, StorageFailed, SubscriptionNotFound
 from hookengine.gathering import Compose
+from hookengine.lanes import FROM_THE_START
 from hookengine.models import Priority
-from hookengine.scheduler import FROM_THE_START, Refill
+from hookengine.scheduler import Refill
 from hookengine.store import Draft, publications
 
 if TYPE_CHECKING:
