@@ -447,7 +447,7 @@ class Dispatcher:
         elif ready.request is None or ready.request.authorization is None:
             self._scheduler.begun(seq, now=ready.now)
         else:
-            ready.turn = lambda left: self._scheduler.take_turn(seq, left, now=self._clock.now())
+            ready.turn = lambda left: self._scheduler.put_off(seq, left, now=self._clock.now())
 
     async def _attempt(self, ready: Ready) -> None:
         self._ended(ready.taken, await self._attempting.run(ready))

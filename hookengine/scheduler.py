@@ -215,7 +215,7 @@ class Scheduler:
         if pace is not None:
             pace.begin(now)
 
-    def take_turn(self, seq: int, within: float, *, now: int) -> float | None:
+    def put_off(self, seq: int, within: float, *, now: int) -> float | None:
         """
         The request of delivery *seq*, which was taken, goes only now: the ms that it has to wait for the pace.
 

@@ -984,13 +984,13 @@ def test_requests_that_were_held_up_do_not_go_together() -> None:
     push(scheduler, make(1), make(2), make(3), make(4))
     for number in range(3):
         assert [number + 1] == take(scheduler, now=NOW + 1_000 * number)
-    waits = [scheduler.take_turn(seq, within, now=NOW + 2_500) for seq, within in ((1, 1), (2, 1_000), (2, 1_001), (3, 9_000))]
+    waits = [scheduler.put_off(seq, within, now=NOW + 2_500) for seq, within in ((1, 1), (2, 1_000), (2, 1_001), (3, 9_000))]
 
     assert [0, None, 1_000, 2_000] == waits
     assert [] == take(scheduler, now=NOW + 5_499)
     assert [4] == take(scheduler, now=NOW + 5_500)
     scheduler.turn_back(NOW - 86_400_000)
-    assert scheduler.take_turn(4, 1_001, now=NOW - 86_400_000) is not None
+    assert scheduler.put_off(4, 1_001, now=NOW - 86_400_000) is not None
 
 
 @pytest.mark.parametrize(("pace", "moment"), [(3_600_000, NOW - 10_000), (100, NOW)])
