@@ -21,7 +21,6 @@ from hookengine.maintenance import Maintenance
 from hookengine.message import Proxy
 from hookengine.metrics import Metrics, Present
 from hookengine.models import Ordering
-from hookengine.netguard import Policy
 from hookengine.observers import (
     Fault,
     KeyChanged,
@@ -247,7 +246,7 @@ class Engine(Api):
         if self._serve is not None:  # bound first, so that requests never go to ourselves, but not open yet
             door = await _bind(self._serve, self._path)
             stack.callback(door.close)
-        policy = _policy(config, door)
+        policy = config.security.policy(own_addresses=() if door is None else door.addresses)
         store = self._new_store(clock)
         sender = self._new_sender(policy, clock, store)
         stack.push_async_callback(sender.close)
@@ -401,11 +400,6 @@ async def _bind(listen: str, path: Path) -> Door:
         with suppress(OSError):
             Lock(path).check()  # it mostly has the address too
         raise
-
-
-def _policy(config: Config, door: Door | None) -> Policy:
-    """Where requests may go: not to our own *door*, besides what *config* says."""
-    return config.security.policy(own_addresses=() if door is None else door.addresses)
 
 
 def _found(store: Store, config: Config) -> Iterator[Happening]:
