@@ -97,8 +97,8 @@ class Client:
         """
         Send one request to *path* (`/v1/events`), and return the answer if it is a success.
 
-        A query member that is None is left out. A *body* is JSON where *headers* do not say otherwise. A *timeout* takes the
-        place of the client's.
+        *query* goes behind what *path* asks already; a member that is None is left out. *headers* take the place of ours, of
+        which one says that a *body* is JSON. A *timeout* takes the place of the client's.
         Raises `ServerNotReached` without an answer and `ApiError` for every status but 2xx.
         """
         target = self._target_of(path, query)
@@ -131,8 +131,7 @@ class Client:
             response = connection.getresponse()
             if response.status not in range(200, 300):
                 raise ApiError(response.status, _problem(response, response.read()))
-            while line := response.readline():
-                yield line.rstrip(b"\r\n")
+            yield from _lines(response)
         except (OSError, HTTPException) as error:
             raise ServerNotReached(f"{self.url} has gone ({_reason(error)})") from error
         finally:
@@ -142,7 +141,8 @@ class Client:
         if not path.startswith("/") or not _VISIBLE.fullmatch(path):
             raise ValueError(f"a path starts with / and is percent-encoded, got {path!r}")
         pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
-        return self._target.path + path + ("?" + urlencode(pairs) if pairs else "")
+        mark = "&" if "?" in path else "?"
+        return self._target.path + path + (mark + urlencode(pairs) if pairs else "")
 
     def _connect(self, timeout: float) -> HTTPConnection:
         kind = HTTPSConnection if self._target.scheme == "https" else HTTPConnection
@@ -160,7 +160,8 @@ class Client:
             headers["Content-Type"] = "application/json"
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
-        return headers | dict(given)
+        named = {name.lower() for name in given}  # names have no case: RFC 9110, section 5.1
+        return {name: value for name, value in headers.items() if name.lower() not in named} | dict(given)
 
 
 def _split(url: str) -> SplitResult:
@@ -184,6 +185,16 @@ def _exchange(
         connection.request(method, target, body=body, headers=headers)
     response = connection.getresponse()
     return response, response.read()
+
+
+def _lines(response: HTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    # Not `readline`, which takes a connection that is cut between two chunks for the end.
+    while part := response.read1(65536):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from (line.rstrip(b"\r") for line in lines)
+    if rest:
+        yield rest
 
 
 def _reason(error: OSError | HTTPException) -> str:

@@ -126,6 +126,25 @@ def test_given_media_type_replaces_the_default() -> None:
     assert b"application/json" not in server.heard[0].replace(b"Accept: application/json", b"")
 
 
+@pytest.mark.parametrize("given", [("content-type", "text/x"), ("AUTHORIZATION", "Basic eA=="), ("accept", "text/x")])
+def test_given_header_replaces_ours_in_whatever_letters(given: tuple[str, str]) -> None:
+    """A name has no case: a header of the caller's goes out once, as it was given."""
+    name, value = given
+    with answering(OK) as server:
+        Client(server.url, "hkt_secret").request("POST", "/x", body=b"{}", headers={name: value})
+    sent = [line.split(": ", 1) for line in server.heard[0].partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]]
+
+    assert [[name, value]] == [line for line in sent if line[0].lower() == name.lower()]
+
+
+def test_query_goes_behind_that_of_the_path() -> None:
+    """A path with a query of its own keeps it, and what else is asked follows it."""
+    with answering(OK) as server:
+        Client(server.url).request("GET", "/v1/events?limit=1", query={"tenant": "acme"})
+
+    assert b"GET /v1/events?limit=1&tenant=acme HTTP/1.1" == server.heard[0].split(b"\r\n")[0]
+
+
 def test_base_path_of_the_url_is_kept() -> None:
     """A server behind a path prefix is asked under it."""
     with answering(OK) as server:
@@ -350,7 +369,21 @@ def test_refused_stream_is_an_error() -> None:
     assert (429, "overloaded") == (refused.value.status, refused.value.code)
 
 
-@pytest.mark.parametrize("answer", [CHUNKED + b"4\r\nid: \r\n8\r\n1", b""], ids=["in the middle", "before it begins"])
+def test_stream_gives_the_line_that_the_server_leaves_open() -> None:
+    """What comes behind the last end of a line is a line too."""
+    with answering(CHUNKED + b"5\r\na\n\nbc\r\n0\r\n\r\n") as server:
+        assert [b"a", b"", b"bc"] == list(Client(server.url).stream("/v1/stream"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(CHUNKED + b"4\r\nid: \r\n8\r\n1", id="in the middle"),
+        pytest.param(CHUNKED + b"4\r\nid:\n\r\n", id="between two chunks"),
+        pytest.param(CHUNKED, id="before the first chunk"),
+        pytest.param(b"", id="before it begins"),
+    ],
+)
 def test_stream_that_breaks_off(answer: bytes) -> None:
     """A connection that breaks is told from an answer that ends."""
     with answering(answer) as server, pytest.raises(ServerNotReached, match="has gone"):
