@@ -123,7 +123,9 @@ class SignatureTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timestamp: Annotated[
         Moment, Meta(description="`attempt`: when the request is sent; `event`: when the event occurred.")
     ] = "attempt"
-    separator: Annotated[_Printable, Meta(description="What stands between the items of `value`.", examples=[","])] = ""
+    separator: Annotated[
+        _Printable, Meta(description="What stands between the items of `value`, and nowhere in one.", examples=[","])
+    ] = ""
     several: Annotated[
         bool, Meta(description="While a secret rotates, the header holds a signature for each; else the new one signs alone.")
     ] = False

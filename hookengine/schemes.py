@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from math import ceil
+from string import ascii_letters, digits
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -17,6 +19,8 @@ Algorithm = Literal["hmac-sha256", "hmac-sha1", "hmac-sha512", "ed25519"]
 Encoding = Literal["hex", "base64"]
 KeyForm = Literal["utf8", "base64"]
 Moment = Literal["attempt", "event"]
+
+_SIGNATURE_BYTES = {"hmac-sha256": 32, "hmac-sha1": 20, "hmac-sha512": 64, "ed25519": 64}
 
 VARIABLES = ("id", "attempt", "event", "method", "url", "signatures")
 SYMMETRIC, PRIVATE, PUBLIC = "whsec_", "whsk_", "whpk_"  # how secrets and public keys begin: Standard Webhooks 1.0.0
@@ -114,8 +118,17 @@ def _compile(scheme: Scheme) -> Templates:
             items[name] = Item(head, tail)
     if "signature" not in items:
         raise ValueError(f"value has {{signature}}: {scheme.value}")
-    if "timestamp" in items and len(items["timestamp"].find(items_of(scheme, scheme.value))) > 1:
+    if scheme.value != scheme.value.strip(" \t"):
+        raise ValueError("value begins or ends with a blank, which is no part of a header's value (RFC 9110, 5.5)")
+    characters = _characters(scheme)
+    if "timestamp" in items and (
+        len(items["timestamp"].find(items_of(scheme, scheme.value))) > 1
+        or _may_pass(items["signature"], characters["signature"], items["timestamp"])
+    ):
         raise ValueError(f"in value, nothing tells the timestamp from what is beside it: {scheme.value}")
+    for name, found in items.items():
+        if scheme.separator and _may_be_cut(found, characters[name], scheme.separator):
+            raise ValueError(f"the separator may occur in the item of {{{name}}} itself: {scheme.separator}")
     if "timestamp" in signed and scheme.timestamp_header is None and "timestamp" not in items:
         raise ValueError("the timestamp is signed, but neither timestamp_header nor value says where it is")
     before, after = scheme.signed.split("{body}")
@@ -134,6 +147,32 @@ def _variables(template: str, known: set[str]) -> list[str]:
     if not known.issuperset(names) or not len(names) == template.count("{") == template.count("}"):
         raise ValueError(f"a template has no braces but those of {', '.join(sorted(known))}: {template}")
     return names
+
+
+def _characters(scheme: Scheme) -> dict[str, list[str]]:
+    """What each place of a variable in `value` may hold."""
+    size = _SIGNATURE_BYTES[scheme.algorithm]
+    if scheme.encoding == "hex":
+        signature = ["0123456789abcdef"] * (2 * size)
+    else:
+        signature = [ascii_letters + digits + "+/"] * ceil(size * 4 / 3) + ["="] * (-size % 3)
+    return {"timestamp": [digits] * 10, "signature": signature}
+
+
+def _may_be_cut(item: Item, variable: list[str], separator: str) -> bool:
+    """Whether *separator* may begin before the one that ends *item*."""
+    places = [*item.head, *variable, *item.tail, *separator]
+    return any(_may_begin(places[at:], separator) for at in range(len(places) - len(separator)))
+
+
+def _may_pass(item: Item, variable: list[str], other: Item) -> bool:
+    """Whether *item* may be taken for *other*."""
+    places = [*item.head, *variable, *item.tail]
+    return _may_begin(places, other.head) and _may_begin(places[::-1], other.tail[::-1])
+
+
+def _may_begin(places: list[str], text: str) -> bool:
+    return len(text) <= len(places) and all(each in place for each, place in zip(text, places, strict=False))
 
 
 def _message(before: Fill, after: Fill | None) -> Callable[[Values, bytes], bytes]:

@@ -23,6 +23,17 @@ from hookengine.schemes import SCHEMES
         ({"value": "t={timestamp}.{signature}"}, "in an item of its own"),
         ({"value": "{signature},{signature}", "separator": ","}, "in an item of its own"),
         ({"value": "{timestamp},v1={signature}", "separator": ","}, "nothing tells the timestamp from"),
+        ({"value": "a{timestamp},{signature}", "separator": ","}, "nothing tells the timestamp from"),
+        ({"value": "t{timestamp},{signature}", "separator": ",", "encoding": "base64"}, "nothing tells the timestamp from"),
+        ({"value": "{timestamp}=,{signature}", "separator": ",", "encoding": "base64"}, "nothing tells the timestamp from"),
+        ({"value": "t={timestamp}/v1={signature}", "separator": "/", "encoding": "base64"}, r"in the item of \{signature\}"),
+        ({"value": "t={timestamp}+v1={signature}", "separator": "+", "encoding": "base64"}, r"in the item of \{signature\}"),
+        ({"separator": "=", "several": True, "encoding": "base64"}, r"in the item of \{signature\}"),
+        ({"value": "v-{signature}", "separator": "-a"}, r"in the item of \{signature\}"),
+        ({"value": "{signature}-", "separator": "--", "several": True}, r"in the item of \{signature\}"),
+        ({"value": "t={timestamp}0v={signature}", "separator": "0"}, r"in the item of \{timestamp\}"),
+        ({"value": " v1={signature}"}, "begins or ends with a blank"),
+        ({"value": "v1={signature} "}, "begins or ends with a blank"),
         ({"value": "{id},{signature}", "separator": ","}, "no braces but those of signature, timestamp"),
         ({"signed": "{timestamp}"}, r"signed has \{body\} once"),
         ({"signed": "{body}{body}"}, r"signed has \{body\} once"),
@@ -38,6 +49,22 @@ def test_schemes_that_do_not_fit_together(fields: dict[str, Any], expected: str)
     """A scheme that could not sign or verify is refused when it is made."""
     with pytest.raises(ValueError, match=expected):
         scheme(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"value": "t={timestamp}/v1={signature}", "separator": "/"},  # no hex digit
+        {"value": "t={timestamp},{signature}", "separator": ",", "encoding": "base64"},  # whose = stand at its end
+        {"value": "a={timestamp},{signature}", "separator": ","},
+        {"value": "t={timestamp}, v1={signature}", "separator": ", ", "several": True},
+        {"value": "t={timestamp};a v1={signature}", "separator": ";a "},
+        {"value": "{timestamp}-,-{signature}", "separator": ",", "encoding": "base64", "algorithm": "hmac-sha512"},
+    ],
+)
+def test_schemes_whose_items_are_told_apart(fields: dict[str, Any]) -> None:
+    """Characters that a variable may hold do no harm where they can stand for nothing else."""
+    assert fields["value"] == scheme(**fields).value
 
 
 def test_schemes_are_values() -> None:
