@@ -105,7 +105,7 @@ def verify(
     headers: Headers,
     secret: str | list[str],
     *,
-    profile: str | Sequence[Scheme] = "standard",
+    profile: str | Iterable[Scheme] = "standard",
     method: str = "POST",
     url: str | None = None,
     tolerance: float = 300,
@@ -120,8 +120,8 @@ def verify(
     another type, such as a body that is no bytes, and for a *url* that is missing; a secret or profile that nobody could use
     is a VerificationError.
     """
-    _check_arguments(body, secret, profile, tolerance, now)
-    schemes = SCHEMES.get(profile) if isinstance(profile, str) else profile
+    _check_arguments(body, secret, method=method, url=url, tolerance=tolerance, now=now)
+    schemes = _schemes_of(profile)
     if schemes is None:
         raise VerificationError("unknown_profile", f"no profile has this name; known are {', '.join(SCHEMES)}")
     if not schemes:
@@ -144,15 +144,27 @@ def verify(
         raise _refusal(claims, schemes, found, secrets, body)
 
 
-def _check_arguments(body: object, secret: object, profile: object, tolerance: object, now: object) -> None:
+def _schemes_of(profile: object) -> tuple[Scheme, ...] | None:
+    """Those of a profile, None where no profile has this name; raises ValueError for what is neither a name nor schemes."""
+    if isinstance(profile, str):
+        return SCHEMES.get(profile)
+    schemes = tuple(profile) if isinstance(profile, Iterable) and not isinstance(profile, bytes) else (None,)
+    if not all(isinstance(each, Scheme) for each in schemes):
+        raise ValueError("a profile is the name of one, or its schemes")
+    return schemes
+
+
+def _check_arguments(body: object, secret: object, *, method: object, url: object, tolerance: object, now: object) -> None:
     """Raise ValueError for what nobody could mean: a receiver that is wrong must not take each request for a forged one."""
     wrong = None
     if not isinstance(body, bytes):
         wrong = "the body is the bytes that arrived: text or JSON may differ"
     elif secret is not None and not isinstance(secret, Iterable):
         wrong = "a secret is text"
-    elif isinstance(profile, Scheme | bytes) or not isinstance(profile, Iterable):
-        wrong = "a profile is the name of one, or its schemes"
+    elif not isinstance(method, str):
+        wrong = "a method is text"
+    elif url is not None and not isinstance(url, str):
+        wrong = "a URL is text, as the sender knows it"
     elif not _is_time(tolerance, 0, inf):
         wrong = "tolerance is a number of seconds, none below 0"
     elif now is not None and not _is_time(now, -_LATEST, _LATEST):

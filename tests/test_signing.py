@@ -775,6 +775,10 @@ print(sorted({{name.partition(".")[0] for name in set(sys.modules) - before}} - 
         {"profile": 5},
         {"profile": b"standard"},
         {"profile": SCHEMES["standard"][0]},
+        {"profile": ["standard"]},
+        {"method": None},
+        {"method": b"POST"},
+        {"url": b"https://example.com/"},
     ],
     ids=repr,
 )
@@ -785,3 +789,8 @@ def test_arguments_that_nobody_could_mean(wrong: dict[str, Any]) -> None:
         verify(BODY, signed("standard", SECRET), **given)
 
     verify(BODY, signed("standard", SECRET), SECRET, tolerance=float("inf"), now=AT + 10**9)
+
+
+def test_schemes_may_be_any_iterable() -> None:
+    """Schemes that can be gone through once verify as those in a list do."""
+    verify(BODY, signed("standard", SECRET), SECRET, profile=(each for each in SCHEMES["standard"]), now=AT)
