@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -534,11 +534,37 @@ class Measured:
     value: float
 
 
+@dataclass
+class Unset:
+    """Of whose fields one has no value, beside one that orjson prints as null."""
+
+    missing: int = field(init=False)
+    value: float | None = None
+    _own: int = 1
+
+
+@dataclass(slots=True)
+class Slotted(Unset):
+    """The same without a dictionary."""
+
+    other: int = field(init=False)
+
+
+@pytest.mark.parametrize("kind", [Unset, dataclass(slots=True)(Unset), Slotted])
+async def test_fields_without_a_value_are_left_out(running_engine: Engine, kind: type[Unset]) -> None:
+    """A dataclass of which a field is not set yet is printed as what it has, and looked through for what is no number."""
+    event = await running_engine.publish("order.created", [kind(), {"in": kind()}])
+    with pytest.raises(Malformed, match="NaN"):
+        await running_engine.publish("order.created", kind(value=math.nan))
+
+    assert b'[{"value":null},{"in":{"value":null}}]' == bytes((await running_engine.event(event.id)).data)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         *({1, 2}, 2**70, "\ud800", {"a": object()}),
-        *(math.nan, -math.inf, {"a": [None, (1.0, math.inf)]}, Measured(math.nan), Odd.NONE, [Odd.SEVERAL]),
+        *(math.nan, -math.inf, {"a": [None, (1.0, math.inf)]}, Measured(math.nan), Measured, Odd.NONE, [Odd.SEVERAL]),
     ],
 )
 async def test_data_that_cannot_be_printed(running_engine: Engine, data: object) -> None:

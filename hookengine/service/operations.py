@@ -41,7 +41,7 @@ _TEXTS = (bytes, bytearray, memoryview)
 def json_text(value: object) -> Raw:
     """The JSON text of a Python value: bytes are one, all else is printed. Raises Malformed for what is none."""
     try:
-        text = bytes(value) if isinstance(value, _TEXTS) else orjson.dumps(value)
+        text = bytes(value) if isinstance(value, _TEXTS) else orjson.dumps(value, _members, orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError as error:  # orjson's, with the reason
         raise Malformed(f"the value cannot be printed as JSON: {error}", code="invalid_json") from error
     if b"null" in text and not _is_finite(value):  # orjson prints what is no number as null
@@ -60,10 +60,24 @@ def _is_finite(value: object) -> bool:
             return all(map(_is_finite, value))
         case Enum():
             return _is_finite(value.value)
-        case _ if is_dataclass(value):  # of which orjson prints no names that begin so
-            return all(_is_finite(getattr(value, field.name)) for field in fields(value) if not field.name.startswith("_"))
+        case _ if is_dataclass(value):
+            return all(map(_is_finite, _members(value).values()))
         case _:
             return True
+
+
+def _members(value: object) -> dict[str, Any]:
+    """
+    What a dataclass is printed as.
+
+    It is what orjson prints of one by itself, but for a slot that is not set: there it crashes, and the interpreter with it.
+    """
+    if not is_dataclass(value) or isinstance(value, type):
+        raise TypeError
+    found = {field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)}
+    if hasattr(value, "__dict__") and "__slots__" not in vars(type(value)):
+        found = vars(value)
+    return {name: member for name, member in found.items() if not name.startswith("_")}
 
 
 class RequestKey(Struct, frozen=True, kw_only=True):
