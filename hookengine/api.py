@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from msgspec import UNSET
 
 from hookengine.access import OWNER
-from hookengine.arguments import array, moment, optional_text, seconds, several, text
+from hookengine.arguments import array, integer, moment, optional_text, seconds, several, text
 from hookengine.service.operations import json_text
 from hookengine.store import Answer
 
@@ -217,7 +217,8 @@ class Api:
 
         With *version*, raises PreconditionFailed if the settings have another.
         """
-        versions = None if version is None else frozenset({version})
+        versions = None if version is None else frozenset({integer("version", version)})
+        changes |= {name: array(changes[name]) for name in ("event_types", "retry_schedule") if name in changes}
         return await self._service.update_subscription(OWNER, text("id", id), changes, versions=versions)
 
     async def unsubscribe(self, id: str) -> None:

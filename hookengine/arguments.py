@@ -27,6 +27,13 @@ def optional_text(parameter: str, value: object) -> str | None:
     return None if value is None else text(parameter, value)
 
 
+def integer(parameter: str, value: object) -> int:
+    """A whole number; raises Invalid for what is none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong(parameter, "invalid_type", f"expected an integer, got {type(value).__name__}")
+    return value
+
+
 def seconds(parameter: str, value: object) -> float:
     """A time in seconds, none below 0; infinity is for ever. Raises Invalid for what is no number."""
     if not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # NaN

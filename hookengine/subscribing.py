@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
@@ -29,7 +30,7 @@ from hookengine.times import format_duration
 from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from hookengine import models
     from hookengine.inputs import RotationInput
@@ -331,9 +332,9 @@ def as_given(subscription: models.Subscription) -> dict[str, Any]:
 
 def merge(target: Any, patch: Any) -> Any:
     """*patch* applied to *target* (RFC 7396, section 2)."""
-    if not isinstance(patch, dict):
+    if not isinstance(patch, Mapping):
         return patch
-    merged = dict(target) if isinstance(target, dict) else {}
+    merged = dict(target) if isinstance(target, Mapping) else {}
     for name, value in patch.items():
         if value is None:
             merged.pop(name, None)
@@ -349,10 +350,10 @@ def keep_hidden(patch: dict[str, Any], subscription: models.Subscription) -> dic
     An `auth` of another type takes the place of the one before whole: members of the two have nothing to do with each other.
     """
     auth, before = patch.get("auth"), _auth_as_given(subscription.auth)
-    if isinstance(auth, dict) and before is not None and auth.get("type", before["type"]) != before["type"]:
-        patch = {**patch, "auth": dict.fromkeys(before) | auth}
+    if isinstance(auth, Mapping) and before is not None and auth.get("type", before["type"]) != before["type"]:
+        patch = {**patch, "auth": {**dict.fromkeys(before), **auth}}
     headers = patch.get("headers")
-    if not isinstance(headers, dict):
+    if not isinstance(headers, Mapping):
         return patch
     known = {name for name, _ in subscription.headers}
     kept = {name: value for name, value in headers.items() if value != HIDDEN or name not in known}

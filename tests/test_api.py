@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from collections import ChainMap, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -370,6 +372,38 @@ async def test_update_checks_the_version(running_engine: Engine) -> None:
     assert (8, "n", made.version + 1) == (changed.max_concurrency, changed.name, changed.version)
     with pytest.raises(PreconditionFailed):
         await running_engine.update_subscription(made.id, version=made.version, name="other")
+
+
+@pytest.mark.parametrize("version", ["3", 3.0, True, [3]], ids=repr)
+async def test_version_is_a_number(running_engine: Engine, version: Any) -> None:
+    """A version of another type is told as that, not as a change by somebody else."""
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook")
+    with pytest.raises(Invalid, match="expected an integer"):
+        await running_engine.update_subscription(made.id, version=version, name="other")
+
+
+async def test_update_takes_what_subscribe_takes(running_engine: Engine) -> None:
+    """Whatever is a mapping is merged as a dict is, and whatever can be gone through is a list."""
+    given: dict[str, Any] = {
+        "headers": MappingProxyType({"X-A": "1"}),
+        "metadata": ChainMap({"a": MappingProxyType({"b": 1})}),
+        "auth": MappingProxyType({"type": "basic", "username": "u", "password": "p"}),
+    }
+    made = await running_engine.subscribe("http://127.0.0.1:8099/hook", event_types={"a": 1}.keys(), **given)  # type: ignore[arg-type]  # what must work
+    changed = await running_engine.update_subscription(
+        made.id,
+        event_types=(each for each in ["b", "c.*"]),
+        retry_schedule=deque(["1m", "2m"]),
+        headers=MappingProxyType({"X-A": "***", "X-B": "2"}),
+        metadata=ChainMap({"a": MappingProxyType({"c": 2}), "d": None}),
+        auth=MappingProxyType({"username": "v"}),
+    )
+
+    assert ["a"] == made.event_types
+    assert (["b", "c.*"], ["1m", "2m"]) == (changed.event_types, changed.retry_schedule)
+    assert {"X-A": "***", "X-B": "***"} == changed.headers
+    assert {"a": {"b": 1, "c": 2}} == changed.metadata
+    assert {"type": "basic", "username": "v"} == changed.auth
 
 
 async def test_rotated_secret_keeps_the_one_before(running_engine: Engine) -> None:

@@ -35,6 +35,14 @@ def test_what_no_name_can_be(wrong: object) -> None:
     assert ("id", "invalid_value" if isinstance(wrong, str) else "invalid_type") == (mistake.parameter, mistake.code)
 
 
+@pytest.mark.parametrize("wrong", ["3", 3.0, True, None, [3]], ids=repr)
+def test_what_is_no_integer(wrong: object) -> None:
+    """A whole number is one, and nothing else is, however it looks."""
+    assert 3 == arguments.integer("version", 3)
+    with pytest.raises(Invalid, match="expected an integer"):
+        arguments.integer("version", wrong)
+
+
 @pytest.mark.parametrize(("given", "meant"), [(1, 1.0), (0.5, 0.5), (-3, 0.0), (inf, inf), (10**400, inf), (True, 1.0)])
 def test_seconds(given: float, meant: float) -> None:
     """A number of any size; what has passed is now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -424,6 +425,9 @@ def test_settings_and_back() -> None:
         ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
         ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+        # Mappings that are no dict, as a Python program may give.
+        ({"a": {"b": 1}}, MappingProxyType({"a": MappingProxyType({"c": 2})}), {"a": {"b": 1, "c": 2}}),
+        (MappingProxyType({"a": 1}), {"b": 2}, {"a": 1, "b": 2}),
     ],
 )
 def test_merge(target: Any, patch: Any, expected: Any) -> None:
@@ -439,6 +443,7 @@ def test_merge(target: Any, patch: Any, expected: Any) -> None:
     [
         pytest.param({"X-A": "***", "X-B": "new", "X-C": None}, {"X-B": "new", "X-C": None}, id="kept"),
         pytest.param({"x-a": "***", "X-D": "***"}, {"x-a": "***", "X-D": "***"}, id="nothing to keep"),
+        pytest.param(MappingProxyType({"X-A": "***", "X-C": "3"}), {"X-C": "3"}, id="mapping"),
         pytest.param(None, None, id="null"),
         pytest.param("***", "***", id="no object"),
     ],
@@ -460,7 +465,7 @@ def test_auth_of_another_type_replaces_the_one_before() -> None:
     def patched(auth: Any) -> Any:
         return subscribing.merge(given, subscribing.keep_hidden({"auth": auth}, current)).get("auth")
 
-    assert OAUTH2 == patched(OAUTH2)
+    assert OAUTH2 == patched(OAUTH2) == patched(MappingProxyType(OAUTH2))
     assert {"type": "basic", "username": "u", "password": "q"} == patched({"password": "q"})
     assert patched(None) is None
     assert "x" == patched("x")
