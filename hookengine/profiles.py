@@ -196,11 +196,16 @@ def check_template(template: str) -> None:
 
 @lru_cache(maxsize=1024)
 def header_names(headers: tuple[tuple[str, str], ...], schemes: tuple[Scheme, ...]) -> frozenset[str]:
-    """In small letters, the names that a profile with these *headers* and *schemes* sets itself."""
+    """The names that a profile with these *headers* and *schemes* sets itself, as `as_received` has them."""
     names = [name for name, _ in headers]
     for scheme in schemes:
         names += [name for name in (scheme.header, scheme.id_header, scheme.timestamp_header) if name is not None]
-    return frozenset(name.lower() for name in names)
+    return frozenset(map(as_received, names))
+
+
+def as_received(name: str) -> str:
+    """A header's name as who is behind CGI or WSGI takes it (RFC 3875, 4.1.18): letters have no case there, and - is _."""
+    return name.lower().replace("_", "-")
 
 
 @lru_cache(maxsize=1024)
@@ -292,7 +297,7 @@ def build(
     if subscription.headers or subscription.auth is not None:
         own, authorization = _own_headers(subscription)
         taken = header_names(profile.headers, profile.schemes)
-        own = [each for each in own if each[0].lower() not in taken]  # the profile has got it since the other was saved
+        own = [each for each in own if as_received(each[0]) not in taken]  # the profile has got it since the other was saved
         headers += own
         hidden = frozenset(name.lower() for name, _ in own)
     return Request(

@@ -24,7 +24,7 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
-from hookengine.profiles import HEADER_NAME, Profile, header_names
+from hookengine.profiles import HEADER_NAME, Profile, as_received, header_names
 from hookengine.signing_keys import check_secret
 from hookengine.times import format_duration
 from hookengine.wording import did_you_mean, pointer, quoted
@@ -213,8 +213,8 @@ def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile:
     signing = frozenset() if profile is None else header_names(profile.headers, profile.schemes)
     seen: set[str] = set()
     for name, value in headers.items():
-        at, lower = pointer("headers", name), name.lower()
-        if lower in _RESERVED_NAMES or lower.startswith(_RESERVED_PREFIXES) or lower in signing:
+        at, lower, received = pointer("headers", name), name.lower(), as_received(name)
+        if received in _RESERVED_NAMES or received.startswith(_RESERVED_PREFIXES) or received in signing:
             problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself")
         elif not HEADER_NAME.fullmatch(name):
             problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")

@@ -85,6 +85,9 @@ def test_header_names(name: str) -> None:
                 "Cookie",
                 "Via",
                 "X-Forwarded-",
+                "X_Forwarded_For",
+                "Transfer_Encoding",
+                "webhook_id",
             )
         ),
     ],
@@ -98,6 +101,9 @@ def test_wrong_header_names(name: str, code: str) -> None:
 
 def test_headers_of_the_signature() -> None:
     """What a profile sets itself is not set by a subscription that has it."""
+    for name in ("X-Hub-Signature-256", "x_hub_signature_256", "X_GitHub_Event"):
+        found = subscription_mistakes(headers={name: "x"}, profile="github")
+        assert [(f"/headers/{name}", "reserved_header")] == found
     assert [("/headers/Svix-Signature", "reserved_header")] == subscription_mistakes(headers={"Svix-Signature": "x"})
     assert [] == subscription_mistakes(headers={"X-Signature": "x"}, profile="svix")
 
