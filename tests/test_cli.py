@@ -318,6 +318,7 @@ def test_module_is_the_command() -> None:
         ["subscription", "add", "https://e.example", "--auth", "{"],
         ["subscription", "add", "https://e.example", "--auth", "[]"],
         ["subscription", "add", "https://e.example", "--basic", "u:p", "--auth", "{}"],
+        ["subscription", "add", "https://e.example", "--batch", "null"],
         ["subscription", "edit", SUB, "--auth", "{}", "--unset", "auth"],
         ["subscription", "add", "https://e.example", "--secret", "@missing"],
         ["subscription", "add", "https://e.example", "--secret", ""],
@@ -1251,6 +1252,23 @@ def test_url_of_the_server_is_no_change(server: Server, ask: Callable[..., Ended
     assert (2, []) == (ended.status, server.receiver.requests)
     assert "nothing to change: name at least one option (--endpoint for the URL; --url is the server's)" in ended.err
     assert "--endpoint: --url is that of the server" in " ".join(ask("subscription", "edit", "--help").out.split())
+
+
+@pytest.mark.parametrize("member", ["auth", "batch", "key_values"])
+def test_null_is_no_change(server: Server, ask: Callable[..., Ended], member: str) -> None:
+    """Whoever gives null to take a setting back learns which option does it, whatever else is given."""
+    ended = ask("subscription", "edit", SUB, "--name", "x", f"--{member.replace('_', '-')}", "null")
+
+    assert (2, []) == (ended.status, server.receiver.requests)
+    assert f"--unset {member}" in " ".join(ended.err.split())
+
+
+def test_defaults_are_those_of_a_new_one(ask: Callable[..., Ended]) -> None:
+    """What edit says of an option promises no default where what is not given stays."""
+    shown = " ".join(ask("subscription", "edit", "--help").out.split())
+
+    assert "[default of a new one: the server's]" in shown
+    assert "[default: the server's]" not in shown
 
 
 def test_edit_sends_what_is_given(server: Server, ask: Callable[..., Ended]) -> None:

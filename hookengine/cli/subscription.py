@@ -35,8 +35,15 @@ def _metadata(_context: click.Context, _parameter: click.Parameter, value: tuple
     return pairs(value, "=") or None
 
 
-def _object(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    return None if value is None else json_value(read_text(value))
+def _object(_context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    given = json_value(read_text(value))
+    if given is None:  # which would be as if the option were not there
+        raise click.BadParameter(
+            f"null sets nothing: leave the option out, or take back what is set with --unset {parameter.name}"
+        )
+    return given
 
 
 def _basic(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, str] | None:
@@ -57,9 +64,11 @@ def _auth(context: click.Context, parameter: click.Parameter, value: str | None)
 
 # Each is named as the API's member, so that what was given is the document to send.
 _SETTINGS = (
-    click.option("--types", "event_types", metavar="TYPE,…", callback=words, help="Exact, order.*, or * (the default)."),
+    click.option(
+        "--types", "event_types", metavar="TYPE,…", callback=words, help="Exact, order.*, or * (a new one's default)."
+    ),
     click.option("--name", help="A name for people."),
-    click.option("--profile", help="How the endpoint is spoken to.  [default: the server's]"),
+    click.option("--profile", help="How the endpoint is spoken to.  [default of a new one: the server's]"),
     click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, callback=_headers, help="A further header."),
     click.option("--basic", metavar="USER:PASSWORD|@FILE|-", callback=_basic, help="Basic authentication."),
     click.option("--auth", metavar="JSON|@FILE|-", callback=_auth, help="The API's auth: for OAuth 2.0."),
