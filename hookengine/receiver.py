@@ -122,7 +122,7 @@ class Receiver:
     async def __aenter__(self) -> Self:
         # No limit on the body, and no decoding: what arrives is kept as it is.
         app = web.Application(client_max_size=0)
-        app.router.add_route("*", "/{path:.*}", self._handle)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)  # a path may hold the end of a line, percent-encoded
         # Whoever leaves the `async with` does not wait for answers that a script delays.
         self._runner = web.AppRunner(
             app, access_log=None, logger=_LOG, auto_decompress=False, handler_cancellation=True, shutdown_timeout=0.05

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from hookengine.clock import Clock
 from hookengine.receiver import Received, Receiver, Reply
@@ -48,6 +49,17 @@ async def statuses(http: aiohttp.ClientSession, url: str, count: int) -> list[in
         async with http.post(url) as response:
             found.append(response.status)
     return found
+
+
+@pytest.mark.parametrize("path", ["/a%0ab", "/%0A", "/a%0d%0ab?q=%0a", "/%00", "/%E2%80%A8"])
+async def test_every_path_arrives(http: aiohttp.ClientSession, path: str) -> None:
+    """Whatever a path holds, the request is answered and kept."""
+    async with Receiver() as receiver:
+        async with http.post(URL(receiver.url + path, encoded=True)) as response:
+            assert 200 == response.status
+        [received] = await receiver.wait(1)
+
+    assert path == received.path
 
 
 async def test_records_the_request_as_it_came(http: aiohttp.ClientSession) -> None:
