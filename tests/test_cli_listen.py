@@ -152,6 +152,17 @@ def test_what_nobody_signs_is_not_called_wrong(capsys: pytest.CaptureFixture[str
     assert line.endswith("· not signed, as its profile has it")
 
 
+async def test_subscription_without_a_secret_gets_its_tenants(
+    capsys: pytest.CaptureFixture[str], http: aiohttp.ClientSession
+) -> None:
+    """Who named a subscription that has no secret is told where it gets one, and not to name it."""
+    async with listener(capsys, subscription="sub_1", profile="clearfeed", secrets=[]) as url:
+        await http.post(url, data=BODY)
+
+    assert "`hookengine tenant secret set TENANT`" in (shown := capsys.readouterr().err)
+    assert "--subscription" not in shown
+
+
 async def test_terminal_is_not_driven_by_a_request(capsys: pytest.CaptureFixture[str]) -> None:
     """Control characters of a sender are shown as escapes."""
     journal = Journal("standard", as_json=False, done=lambda: None)

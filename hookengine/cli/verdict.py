@@ -15,7 +15,8 @@ ADVICE = {
     " `hookengine tenant secret show TENANT`. If it is the same, the bytes are not: verify the body as it arrived, before"
     " anything parses it.",
     "malformed_signature": "Is it the sender's profile (--profile)? Otherwise something cut or changed the header on the way.",
-    "no_secret": "Give it with --secret, or let it be read with --subscription ID.",
+    # Only of a subscription: without one, a secret is made where none is given.
+    "no_secret": "Where its tenant's secret signs (clearfeed), `hookengine tenant secret set TENANT` makes one: listen then.",
 }
 
 
