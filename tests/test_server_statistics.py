@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
@@ -102,6 +103,19 @@ async def test_range(api: Api) -> None:
     for until, count in ((hour, 0), (hour + 1, 1), (hour + HOUR, 1)):
         shown = await stats(api, made, f"?since={format_time(0)}&until={format_time(until)}")
         assert count == shown["deliveries"]["cancelled"]
+
+
+@pytest.mark.parametrize(("since", "until"), [(0, 0), (HOUR, HOUR - 1), (None, -25 * HOUR)])
+async def test_range_that_ends_before_it_begins(api: Api, since: int | None, until: int) -> None:
+    """A range that holds nothing is the asker's mistake, as it is for a replay, also where its begin is not given."""
+    made = await api.subscribe(tenant="backwards")
+    now = Clock().now()
+    given = {name: format_time(now + time) for name, time in (("since", since), ("until", until)) if time is not None}
+    stats_of = await api("GET", f"/v1/subscriptions/{made['id']}/stats?{urlencode(given)}")
+
+    assert (422, [("until", "invalid_value")]) == (stats_of.status, stats_of.places)
+    if since is not None:
+        assert 422 == (await api("POST", f"/v1/subscriptions/{made['id']}/replay", given)).status
 
 
 async def test_refused(api: Api) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hookengine.access import Principal, Scope
+from hookengine.errors import Invalid, Mistake
 from hookengine.models import SubscriptionState
 from hookengine.paging import Query
 from hookengine.presentation import shown_stats
@@ -31,8 +32,12 @@ class StatisticsOperations(Operations):
         """
         self._require(by, Scope.EVENTS_READ)
         part = Query(query, {"since", "until"}, paged=False).slice(by.tenant)
+        begin = self._clock.now() - DEFAULT_RANGE if part.since is None else part.since
+        if part.until is not None and part.until <= begin:
+            detail = "until must lie after since, which is a day ago unless given"
+            raise Invalid(mistakes=(Mistake(parameter="until", code="invalid_value", detail=detail),))
         subscription = self._subscription(by, id)
-        since = hour_of(self._clock.now() - DEFAULT_RANGE if part.since is None else part.since)
+        since = hour_of(begin)
         summary = Summary(await self._store.viewer.statistics(subscription.seq, since=since, until=part.until))
         waiting = await self._store.viewer.pending(subscription.seq, most=_MOST_PENDING)
         return shown_stats(
