@@ -290,7 +290,10 @@ def has_ipv4_route() -> bool:
 
 
 def _aim(url: str, policy: Policy, loop: asyncio.AbstractEventLoop, proxy: Proxy | None) -> Target:
-    return Target(vet_url(url, policy), loop, proxy)
+    target = Target(vet_url(url, policy), loop, proxy)
+    if url.endswith("?") and not target.path.endswith("?"):  # which yarl leaves out, but is signed and shown
+        target.path += "?"
+    return target
 
 
 def _concerns(proxy: Proxy, error: Exception) -> bool:

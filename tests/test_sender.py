@@ -22,6 +22,7 @@ from hostile_rows import ROWS, Row
 from msgspec.structs import replace
 from patience import PATIENCE
 
+from hookengine.clock import Clock
 from hookengine.models import (
     Accepted,
     Broken,
@@ -36,8 +37,11 @@ from hookengine.models import (
     Unreachable,
 )
 from hookengine.netguard import Policy, admit
+from hookengine.receiver import Receiver
 from hookengine.resolver import Resolver
+from hookengine.schemes import SCHEMES
 from hookengine.sender import Sender, has_ipv4_route
+from hookengine.signing import sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -449,6 +453,22 @@ async def test_request_on_the_wire() -> None:
         b"",
         b'{"a": 1}',
     ] == lines
+
+
+@pytest.mark.parametrize("target", ["/a?", "/?", "/a??", "/a?b&", "?"])
+async def test_target_is_what_was_signed(target: str) -> None:
+    """A URL is asked for as it is written, also with a query that is empty."""
+    async with Receiver(secret="shh", profile="clearfeed") as server:
+        url, now = server.url + target, Clock().now() // 1000
+        headers = sign(
+            SCHEMES["clearfeed"], ["shh"], id="", timestamp=now, body=b"{}", method="POST", url=url, event_timestamp=now
+        )
+        sender = Sender(LOOPBACK)
+        await sender.attempt(replace(request(url), headers=headers))
+        await sender.close()
+
+    [received] = server.requests
+    assert ("/" * (not target.startswith("/")) + target, True) == (received.path, received.verified)
 
 
 @pytest.mark.row("SR25")
