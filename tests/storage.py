@@ -289,6 +289,23 @@ class Faulty:
         return FaultyConnection(self, self._db._conn)
 
 
+class FailingInTurn(Faulty):
+    """A write connection whose next commits fail, each with one of *errors*, or not where that is None."""
+
+    def __init__(self, place: Opened, *errors: Exception | None) -> None:
+        self._errors = list(errors)
+        super().__init__(place)
+
+    @property
+    def error(self) -> Exception | None:
+        """What the next commit fails with."""
+        return self._errors.pop(0) if self._errors else None
+
+    @error.setter
+    def error(self, _: Exception | None) -> None:
+        """There is one for each."""
+
+
 class FaultyConnection:
     """What `Faulty` has in its thread."""
 

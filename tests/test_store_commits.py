@@ -9,28 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
+from patience import PATIENCE
 from storage import (
     DAY,
     DELIVERED,
     GONE,
     HOUR,
     INTERRUPTED,
+    LARGE_ANSWER,
     NO_ANSWER,
     NOW,
     RULES,
+    FailingInTurn,
     Faulty,
     Opened,
     all_of,
     draft,
     drafts,
     io_error,
+    limit_pages,
     opened,
     refuse,
     result,
     traced,
 )
 
-from hookengine.errors import EventExists, IdempotencyMismatch, StorageUnavailable, SubscriptionNotFound
+from hookengine.clock import elapsed
+from hookengine.errors import EventExists, IdempotencyMismatch, StorageFailed, StorageUnavailable, SubscriptionNotFound
 from hookengine.gathering import Compose
 from hookengine.models import (
     AttemptError,
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hookengine.models import Outcome
+    from hookengine.store import Recorded, Result, Transaction
 
 
 def keyed(place: Opened, one: Draft, *, key: str = "k", digest: bytes = b"d", **scope: str) -> Awaitable[Any]:
@@ -63,6 +69,17 @@ def commits(statements: list[str]) -> int:
     assert not [each for each in statements if each.startswith(("BEGIN", "COMMIT"))]
     # SQLite tells of each step of a trigger with the statement that fired it.
     return len({each for each in statements if each.startswith("INSERT INTO commits")})
+
+
+async def all_recorded(place: Opened, count: int) -> list[Recorded]:
+    """Wait until *count* results are recorded; all of them, oldest first."""
+    while len(recorded := [each for batch in place.listener.all("recorded") for each in batch]) < count:
+        await place.listener.until("recorded", len(place.listener.all("recorded")) + 1)
+    return recorded
+
+
+async def nothing(_: Transaction) -> None:
+    """A change that follows what was sent before it."""
 
 
 # Publishing.
@@ -588,21 +605,10 @@ async def test_render_that_fails_costs_its_own_publisher(tmp_path: Path) -> None
 @pytest.mark.parametrize("results", [0, 2])
 async def test_who_was_refused_is_not_stored(tmp_path: Path, results: int) -> None:
     """Where a lock comes over what a commit of many had to be taken apart for, whoever hears of it has nothing on disk."""
-
-    class Twice(Faulty):
-        @property
-        def error(self) -> Exception | None:
-            return errors.pop(0) if errors else None
-
-        @error.setter
-        def error(self, _: Exception | None) -> None:
-            pass
-
-    errors: list[Exception] = [sqlite3.IntegrityError("some row"), io_error("SQLITE_BUSY")]
     async with opened(tmp_path) as place:
         await place.subscribe()
         made = await place.deliver(*drafts(2))
-        Twice(place)
+        FailingInTurn(place, sqlite3.IntegrityError("some row"), io_error("SQLITE_BUSY"))
 
         async def record() -> None:
             for each in made[:results]:
@@ -614,3 +620,151 @@ async def test_who_was_refused_is_not_stored(tmp_path: Path, results: int) -> No
         assert [StorageUnavailable] * 3 == [type(error) for error in refused]
         assert [(2,)] == place.rows("SELECT count(*) FROM events")
         assert [(results,)] == place.rows("SELECT count(*) FROM deliveries WHERE state = 'delivered'")
+
+
+async def test_results_that_wait_keep_their_order(tmp_path: Path) -> None:
+    """Results wait for space in the order in which they came, before what comes meanwhile: the last one counts as the last."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe()
+        first, second, third = await place.deliver(*drafts(3))
+        await limit_pages(place, 4)
+
+        def end_another(name: str) -> None:
+            if name == "storage" and not others:
+                others.append(result(third, NO_ANSWER))
+                place.store.writer.record(*others)
+
+        others: list[Result] = []
+        place.listener.look = end_another
+        for each, outcome in ((first, NO_ANSWER), (second, LARGE_ANSWER)):
+            place.store.writer.record(result(each, outcome))
+        await place.listener.until("storage", 2)
+        await limit_pages(place, None)
+        recorded = await all_recorded(place, 3)
+
+        assert [first.seq, second.seq, third.seq] == [each.delivery.seq for each in recorded]
+        assert 1 == place.store.memory.health[made.seq].consecutive_failures
+
+
+async def until_committed(place: Opened, begun: list[str]) -> None:
+    """Wait until the commit that follows *begun* is on disk, without a turn of the loop that the writer could use after it."""
+    async with asyncio.timeout(PATIENCE):
+        while not commits(begun):  # noqa: ASYNC110  # SQLite's thread tells nobody else
+            await asyncio.sleep(0)
+    since = elapsed()
+    while [] == place.rows("SELECT * FROM attempts") and elapsed() < since + PATIENCE:
+        pass
+
+
+async def test_memory_follows_the_file(tmp_path: Path) -> None:
+    """Whoever finds an attempt's end on disk and waits for what follows from it finds its subscription as that left it."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe()
+        (delivery,) = await place.deliver()
+        async with traced(place) as statements:
+            place.store.writer.record(result(delivery, GONE, rules=replace(RULES, gone=frozenset({410}))))
+            await until_committed(place, statements)
+            assert place.store.memory.index.get(made.seq) == made
+            async with asyncio.timeout(PATIENCE):
+                await place.store.writer.followed(delivery.event)
+            after = place.store.memory.index.get(made.seq)
+
+        assert after is not None
+        assert (SubscriptionState.DISABLED, DisabledReason.GONE) == (after.state, after.disabled_reason)
+
+
+async def test_nothing_that_follows_is_waited_for_in_vain(tmp_path: Path) -> None:
+    """Where a commit is over, has failed until it is tried again, or is of others, nobody waits for what follows."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        one, other = await place.deliver(*drafts(2))
+        async with asyncio.timeout(PATIENCE):
+            await place.record(result(one, DELIVERED))
+            await place.store.writer.followed(one.event)
+            await limit_pages(place, 4)
+            place.store.writer.record(result(other, LARGE_ANSWER))
+            await place.listener.until("storage", 2)
+            for event in (other.event, one.event):
+                await place.store.writer.followed(event)
+            assert [] == place.rows("SELECT * FROM deliveries WHERE seq = ? AND state <> 'pending'", other.seq)
+            await limit_pages(place, None)
+
+
+async def test_what_follows_is_not_waited_for_when_the_writer_has_ended(tmp_path: Path) -> None:
+    """A fault between a commit and what follows from it ends the writer, and the wait of whoever asked for that."""
+
+    def broken(name: str) -> None:
+        if name == "changed":
+            raise KeyError(name)
+
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        (delivery,) = await place.deliver()
+        place.listener.look = broken
+        async with traced(place) as statements:
+            place.store.writer.record(result(delivery, GONE, rules=replace(RULES, gone=frozenset({410}))))
+            await until_committed(place, statements)
+            async with asyncio.timeout(PATIENCE):
+                await place.store.writer.followed(delivery.event)
+        with pytest.raises(StorageFailed):
+            await place.store.failed()
+
+
+@pytest.mark.row("F14")
+async def test_lock_over_a_commit_is_waited_for_once(tmp_path: Path) -> None:
+    """Changes and batches of the turn whose commit waited for a lock hear of it with the publishers, and are not done."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe()
+        faulty = Faulty(place)
+        faulty.error = io_error("SQLITE_BUSY")
+
+        def unlock(name: str) -> None:
+            if name == "storage":
+                faulty.error = None
+
+        async def compose() -> None:
+            place.store.writer.compose(asked)
+
+        asked = Compose(made.seq, 10, 0, (1, 1, 1))
+        place.listener.look = unlock
+        _, *refused = await all_of(compose(), place.publish(), place.subscribe(), place.subscribe())
+        [(told, composed)] = await place.listener.until("composed")
+        await place.store.writer.change(nothing)
+
+        assert [StorageUnavailable] * 3 == [type(error) for error in refused]
+        assert (asked, None) == (told, composed)
+        assert [(1, 0)] == place.rows("SELECT (SELECT count(*) FROM subscriptions), (SELECT count(*) FROM events)")
+        assert composed != await place.compose(asked)
+
+
+@pytest.mark.row("F14")
+async def test_result_that_waited_for_a_lock_is_recorded_once(tmp_path: Path) -> None:
+    """Of results that are recorded one by one, a lock keeps the one it comes over and those after it for later, in order."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        made = await place.deliver(*drafts(3))
+        FailingInTurn(place, sqlite3.IntegrityError("some row"), None, io_error("SQLITE_BUSY"))
+        for each in made:
+            place.store.writer.record(result(each, DELIVERED))
+        recorded = await all_recorded(place, 3)
+        await place.store.writer.change(nothing)
+
+        assert [each.seq for each in made] == [each.delivery.seq for each in recorded]
+        assert recorded == await all_recorded(place, 3)
+        assert [(3,)] == place.rows("SELECT count(*) FROM attempts")
+
+
+@pytest.mark.row("F14")
+async def test_results_that_waited_for_a_lock_do_not_rest(tmp_path: Path) -> None:
+    """A lock that was waited for in vain is waited for again at once: no pause, as on a full disk, comes on top."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        (delivery,) = await place.deliver()
+        faulty = Faulty(place)
+        faulty.error = io_error("SQLITE_BUSY")
+        place.store.writer.record(result(delivery, DELIVERED))
+        async with asyncio.timeout(PATIENCE):
+            await place.listener.until("storage", 30)  # with pauses of up to 2 s they would take a minute
+        faulty.error = None
+
+        assert [delivery.seq] == [each.delivery.seq for each in await all_recorded(place, 1)]

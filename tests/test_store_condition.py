@@ -195,3 +195,17 @@ async def test_recovery_is_noticed_whatever_comes(tmp_path: Path, publishes: boo
                 await place.subscribe()
 
         assert isinstance(error, sqlite3.OperationalError)
+
+
+async def test_full_disk_has_no_room(tmp_path: Path) -> None:
+    """Whoever asks for room after a write has found none is told that there is none, until a write finds some."""
+    async with opened(tmp_path) as place:
+        assert place.store.writer.has_room
+        await limit_pages(place, 8)
+        await all_of(place.publish(draft(data=BIG)))
+        assert not place.store.writer.has_room
+
+        await limit_pages(place, None)
+        while place.listener.all("storage")[-1] is not None:
+            await place.listener.until("storage", len(place.listener.all("storage")) + 1)
+        assert place.store.writer.has_room

@@ -141,6 +141,21 @@ async def test_poison_row_is_given_up(tmp_path: Path) -> None:
         assert [("failed", "internal error")] == place.rows("SELECT state, failed_label FROM deliveries WHERE seq = 2")
 
 
+@pytest.mark.row("F37")
+async def test_poison_row_behind_a_refill_is_given_up(tmp_path: Path) -> None:
+    """A row without a time, next after what a refill brings, is no mark to go on from: it is named and fails."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        made = await place.deliver(*drafts(3))
+        write(place.path, f"UPDATE deliveries SET due_at = 'soon' WHERE seq = {made[1].seq}")
+
+        assert ([made[0], made[2]], None) == await place.refill(Refill(1, Priority.NORMAL, FROM_THE_START, 2))
+        ((where, _),) = await place.listener.until("unreadable")
+        assert made[1].id in where
+        await place.listener.until("overruled")
+        assert [("failed",)] == place.rows("SELECT state FROM deliveries WHERE seq = ?", made[1].seq)
+
+
 async def test_refill_sees_every_result_before_it(tmp_path: Path) -> None:
     """A row whose result was sent before the refill does not come again, however many results wait."""
     async with opened(tmp_path) as place:

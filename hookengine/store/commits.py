@@ -102,7 +102,7 @@ class Commits:
 
     async def commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> int:
         """Commit what was taken; the bytes of payload that are stored with it."""
-        size = await self._commit(results, publications)
+        size = await self._commit(results, publications) or 0
         if self._condition.lock is not None:
             self.refuse(untaken(self._condition.lock))
         self._in_hand = []
@@ -139,7 +139,8 @@ class Commits:
             count += len(taken[-1])
         return taken
 
-    async def _commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> int:
+    async def _commit(self, results: list[tuple[Result, ...]], publications: list[Publication]) -> int | None:
+        """As `commit`; None where nothing can be stored now."""
         self._recording = results
         self._followed.clear()
         writing = self._writing
@@ -163,14 +164,14 @@ class Commits:
 
     async def _not_committed(
         self, error: Exception, results: list[tuple[Result, ...]], publications: list[Publication]
-    ) -> int:
+    ) -> int | None:
         self.end_recording()
         self.tell()
         await self._writing.roll_back(error)
         if not isinstance(error, PASSING):
             return await self._one_by_one(results, publications, error)
         await self._pause(error, results, publications)
-        return 0
+        return None
 
     async def _stage(
         self, results: list[tuple[Result, ...]], publications: list[Publication]
@@ -246,21 +247,20 @@ class Commits:
 
     async def _one_by_one(self, results: list[tuple[Result, ...]], publications: list[Publication], error: Exception) -> int:
         """One of them is guilty: give each a transaction of its own, so that only the guilty one fails."""
+        if len(results) + len(publications) == 1:
+            for group in results:
+                self._writing.listener.unrecorded(group, error)
+            refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
+            return 0
         size = 0
-        if len(results) + len(publications) > 1:
-            for position, group in enumerate(results):
-                await self._commit([group], [])
-                if self._condition.lock is not None:
-                    self._set_aside(results[position + 1 :], self._condition.lock)
-                    return size
-            for publication in publications:
-                size += await self._commit([], [publication])
-                if self._condition.lock is not None:  # of which all others hear
-                    return size
-            return size
-        for group in results:
-            self._writing.listener.unrecorded(group, error)
-        refuse(publications, StorageUnavailable(f"the event cannot be stored: {error}"))
+        self.results.extendleft(reversed(results))  # where one has to wait, those after it do
+        for _ in results:
+            if await self._commit([self.results.popleft()], []) is None:
+                break
+        for publication in publications:
+            if self._condition.lock is not None:  # of which all hear
+                break
+            size += await self._commit([], [publication]) or 0
         return size
 
     async def _pause(self, error: Exception, results: list[tuple[Result, ...]], publications: list[Publication]) -> None:
