@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storage import Opened, drafts, io_error, opened
+from storage import Opened, draft, drafts, io_error, opened
 
 from hookengine.errors import StorageFailed, StorageUnavailable
 from hookengine.store.folding import Folding, rows_in, write_anew
@@ -168,6 +168,17 @@ async def test_wal_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.Monke
         await place.publish()
 
         assert 0 < wal.stat().st_size < held
+
+
+async def test_large_events_do_not_fill_a_small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A WAL stays within its part of the disk also where few events have much in them."""
+    disk = SimpleNamespace(f_bavail=1 << 20, f_blocks=(32 << 20) >> 12, f_frsize=1 << 12)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    async with opened(tmp_path) as place:
+        for _ in range(80):
+            await place.publish(draft(data=b'"%s"' % (b"x" * 100_000)))
+
+        assert 32 << 20 >> 3 >= (tmp_path / "hooks.db-wal").stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,28 @@ def test_reserve(tmp_path: Path) -> None:
     assert space.keep_reserve()
 
 
+@pytest.mark.parametrize("left", [0, (4 << 20) - 1])
+def test_torn_reserve_is_none(tmp_path: Path, left: int) -> None:
+    """A reserve that a stop has left half written is written anew: what is counted on is there."""
+    reserve = tmp_path / "hooks.db.reserve"
+    reserve.write_bytes(bytes(left))
+
+    assert Space(tmp_path / "hooks.db", os.urandom).lack(0.0) is None
+    assert 4 << 20 == reserve.stat().st_size
+
+
+async def test_small_disk_that_fills_within_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that take the last of a small disk in less than a second are refused in time, not at the next look."""
+    monkeypatch.setattr(os, "statvfs", lambda _: small(16 << 20, 20 << 20))
+    async with opened(tmp_path) as place:
+        await place.publish()
+        monkeypatch.setattr(os, "statvfs", lambda _: small(0, 20 << 20))
+        await place.publish(draft(data=b'"%s"' % (b"x" * 500_000)))
+
+        with pytest.raises(StorageUnavailable):
+            await place.publish()
+
+
 async def test_low_disk_refuses_events_and_records_results(tmp_path: Path) -> None:
     """Below the mark publishers are refused, which is told once, and results are recorded; that it is over is told unasked."""
     done = Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
