@@ -372,6 +372,16 @@ async def test_delivery_that_is_not_there(tmp_path: Path, change: Any, tenant: s
             await place.store.writer.change(change(id_, tenant))
 
 
+async def test_paces_are_taken_once(tmp_path: Path) -> None:
+    """What a clean stop has kept of paces holds for the next start only: after an unclean one nobody knows them."""
+    async with opened(tmp_path) as place:
+        await place.store.writer.change(changes.keep_paces({1: NOW + 0.5, 7: NOW}))
+    async with opened(tmp_path) as place:
+        assert {1: NOW + 0.5, 7: NOW} == await place.store.writer.change(changes.take_paces)
+    async with opened(tmp_path) as place:
+        assert {} == await place.store.writer.change(changes.take_paces)
+
+
 # Access tokens of endpoints.
 
 

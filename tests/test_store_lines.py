@@ -138,6 +138,30 @@ async def test_retry_by_hand(tmp_path: Path) -> None:
         assert [second.seq, third.seq, first.seq] == order
 
 
+async def test_retried_head_stands_before_the_others(tmp_path: Path) -> None:
+    """A waiting head that is retried by hand keeps its turn: those behind it wait for its end, and go in their order."""
+    async with opened(tmp_path) as place:
+        made, [first, second, third] = await lined(place)
+        await place.record(result(first, NO_ANSWER))
+        await place.store.writer.change(changes.retry_delivery(first.id, "acme"))
+    async with opened(tmp_path) as place:
+        [fourth] = await place.deliver()
+        order = []
+        while waiting := await in_lane(place, made):
+            [head] = waiting
+            order.append(head.seq)
+            if head.seq == second.seq:  # it waits for another attempt, and is then the first of all
+                [again] = await place.record(result(head, NO_ANSWER))
+                await place.store.writer.change(changes.retry_delivery(again.delivery.id, "acme"))
+                [head] = await in_lane(place, made)
+                assert [(second.seq, 0), (third.seq, 2), (fourth.seq, 2)] == place.rows(
+                    "SELECT seq, place FROM deliveries WHERE state = 'pending' ORDER BY turn"
+                )
+            await place.record(result(head, DELIVERED))
+
+        assert [first.seq, second.seq, third.seq, fourth.seq] == order
+
+
 async def test_success_of_one_that_is_the_last_by_now(tmp_path: Path) -> None:
     """Who was cancelled and retried while its request ran stands last: when that succeeds, who leads is not told to again."""
     async with opened(tmp_path) as place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -278,3 +279,22 @@ async def test_pruning_goes_in_steps(tmp_path: Path) -> None:
             "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM deliveries), (SELECT count(*) FROM attempts)"
         )
         assert [] == place.rows("PRAGMA foreign_key_check")
+
+
+async def test_pruning_keeps_up_with_what_is_made(tmp_path: Path) -> None:
+    """A step deletes as many as were made since the one before, at least what it is told, and never more than 500."""
+    async with opened(tmp_path) as place:
+        await place.subscribe()
+        old = await place.deliver(*drafts(1_000))
+        await place.record(*(result(delivery, DELIVERED) for delivery in old))
+        place.clock.time += RETENTION + HOUR
+        step, left = upkeep.prune(RETENTION, at_least=10), []
+        for made in (0, 5, 200, 0, 600):
+            if made:
+                await place.publish(*drafts(made))
+            await place.store.writer.change(step)
+            left += place.rows("SELECT count(*) FROM deliveries WHERE state = 'delivered'")
+
+        assert [10, 10, 200, 10, STEP] == [
+            before - after for before, after in pairwise([1_000, *(count for (count,) in left)])
+        ]
