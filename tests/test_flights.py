@@ -277,3 +277,25 @@ def test_second_head_of_a_batch_goes_with_the_first() -> None:
     made.begin(HEAD)
     made.begin(stranger := delivery(2, batch=1))
     assert [stranger] == made.end(HEAD, {1})
+
+
+def test_head_that_is_no_part_of_its_batch_goes_after_it() -> None:
+    """One of another subscription that leads a batch in flight, as only edited rows have it, goes when that ends."""
+    made = flights(HEAD)
+    stranger = replace(delivery(9, batch=1), subscription=2)
+
+    assert made.promote(stranger)
+    assert [HEAD, stranger] == made.end(HEAD)
+
+    made = flights(HEAD)
+    made.promote(stranger)
+    assert [stranger] == made.end(HEAD, {1, 2, 3})
+
+
+def test_one_in_flight_whose_row_leads_anew() -> None:
+    """One that is told to lead while its own attempt runs, as only edited rows have it, does not go a second time."""
+    made = flights(ALONE)
+
+    assert made.promote(replace(ALONE, line="k"))
+    assert [] == made.end(ALONE, {7})
+    assert made.begin(FIRST)

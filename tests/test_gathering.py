@@ -193,6 +193,21 @@ def test_closed_subscription_is_left_alone() -> None:
     assert made.next_due() is None
 
 
+def test_closed_while_its_lane_had_enough() -> None:
+    """One that is closed while it waits for its lane is not asked for once there is room, whether it is ready or not."""
+    made = gathering()
+    for seq in range(3):
+        made.add(delivery(seq), now=0)
+    assert [] == made.asks(0, lambda _: NO_ROOM)
+    made.close(1)
+    made.resume(1)
+    assert [] == made.asks(0, lambda _: ROOM)
+
+    made.open(1, most=3, wait=100)
+    made.close(1)
+    assert [] == made.asks(0, lambda _: ROOM)
+
+
 def test_timers_do_not_pile_up() -> None:
     """A subscription that gathers for years has one timer, not one for each batch."""
     made = gathering(wait=1_000_000)

@@ -184,6 +184,20 @@ def test_known_answers_are_bounded() -> None:
     assert _OK is known.get(b"999")
 
 
+async def test_what_may_come_before_most_is_content() -> None:
+    """A KiB of a body may be chunk sizes and the like; what goes on in that manner is not parsed, however much comes."""
+    wire = Wire(asyncio.get_running_loop(), Answers())
+    answer = wire.begin()
+    wire.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    _, payload = await given(answer)
+    wire.data_received(b"1\r\nx\r\n" * 169 + b"5\r\nxxxxx\r\n")
+    assert (False, 174) == (wire.overfull, payload.total_bytes)
+    wire.data_received(b"1\r\nx\r\n")
+    wire.data_received(b"1\r\nx\r\n" * 20_000)
+
+    assert (True, 175) == (wire.overfull, payload.total_bytes)
+
+
 async def test_answer_after_a_refusal_is_none() -> None:
     """Once an answer is refused, what follows in the same bytes does not become one, read late or not."""
     wire = Wire(asyncio.get_running_loop(), Answers())
