@@ -216,6 +216,22 @@ async def test_replay_with_a_key(api: Api, of: str) -> None:
     assert 2 == len((await api.engine.deliveries(tenant=tenant)).data) == len(receiver.requests)
 
 
+@pytest.mark.parametrize("of", ["event", "subscription"])
+async def test_replay_with_a_key_that_was_heard(api: Api, of: str) -> None:
+    """Whoever asks again with a key has the first answer, even if what it was about can be replayed no more."""
+    made = await api.subscribe(tenant=f"heard-{of}", state="disabled")
+    event = await api.publish(tenant=f"heard-{of}")
+    path = f"/v1/events/{event['id']}/replay" if of == "event" else f"/v1/subscriptions/{made['id']}/replay"
+    asked = {"subscriptions": [made["id"]]} if of == "event" else {}
+    first = await api("POST", path, asked, headers={"Idempotency-Key": "k"})
+    await api("DELETE", f"/v1/subscriptions/{made['id']}")
+    again = await api("POST", path, asked, headers={"Idempotency-Key": "k"})
+
+    assert (202, None) == (first.status, first.headers.get("Idempotent-Replayed"))
+    assert (202, first.body, "true") == (again.status, again.body, again.headers.get("Idempotent-Replayed"))
+    assert (422 if of == "event" else 404) == (await api("POST", path, asked, headers={"Idempotency-Key": "other"})).status
+
+
 # A subscription.
 
 
