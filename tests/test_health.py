@@ -167,6 +167,7 @@ def test_enabled_subscription_has_its_failures_again() -> None:
         pytest.param(Health(last_success_at=5, enabled_at=3), Health(last_success_at=5, enabled_at=3), id="all past"),
         pytest.param(Health(last_success_at=50, enabled_at=30), Health(last_success_at=10, enabled_at=10), id="trusted"),
         pytest.param(Health(last_success_at=30, enabled_at=50), Health(last_success_at=9, enabled_at=10), id="not yet"),
+        pytest.param(Health(last_success_at=30, enabled_at=30), Health(last_success_at=10, enabled_at=10), id="at once"),
         pytest.param(Health(last_success_at=5, enabled_at=50), Health(last_success_at=5, enabled_at=10), id="not since"),
         pytest.param(
             Health(consecutive_failures=3, last_failure_at=40, failing_since=20),
