@@ -30,7 +30,8 @@ from hookengine.observers import (
 from hookengine.outage import Interruptions, Outage
 from hookengine.payloads import Payloads
 from hookengine.serving import Serving
-from hookengine.store import Recorded, Result, batches, changes, raise_if_fatal
+from hookengine.store import Recorded, Result, batches, clock_jumps, raise_if_fatal
+from hookengine.store.intake import UnderWay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -121,9 +122,9 @@ class Dispatcher:
         """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
         return self._flights.current(delivery)
 
-    def taken(self) -> tuple[list[int], list[int]]:
-        """The deliveries in flight by themselves, and the batches in flight."""
-        return self._flights.alone, self._flights.batches
+    def under_way(self) -> UnderWay:
+        """What is in flight."""
+        return UnderWay(self._flights.alone, self._flights.batches)
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""
@@ -261,7 +262,7 @@ class Dispatcher:
         self._store = store
         if await store.reader.newest_moment() > self._clock.now() + _JUMP:
             try:
-                await store.writer.change(changes.turn_back)
+                await store.writer.change(clock_jumps.turn_back)
             except Unavailable:  # a start needs no lock: the loop does it as soon as it can
                 self._has_gone_back = True
         await self._serving.open(store)
@@ -290,7 +291,7 @@ class Dispatcher:
             await self._cut()
         if paces := self._scheduler.paces():
             with suppress(Unavailable, StorageFailed):  # then the next start waits for one interval
-                await self._store.writer.change(changes.keep_paces(paces))
+                await self._store.writer.change(clock_jumps.keep_paces(paces))
 
     async def _watch_clock(self, now: int) -> None:
         """A wall clock that was set back must make nothing wait longer; one set forward, no run of failures seem longer."""
@@ -299,7 +300,7 @@ class Dispatcher:
         if abs(jump) < _JUMP:
             return
         try:
-            await self._store.writer.change(changes.turn_back if jump < 0 else changes.skip(int(jump)))
+            await self._store.writer.change(clock_jumps.turn_back if jump < 0 else clock_jumps.skip(int(jump)))
         except (Unavailable, StorageFailed):
             self._offset = before  # with the next turn of the loop; storage that fails wakes it
             return

@@ -11,7 +11,7 @@ from hookengine.errors import StorageCorrupt
 from hookengine.lanes import ALL_ON_DISK, NOTHING_ON_DISK
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import NotConfigured
-from hookengine.store import changes
+from hookengine.store import clock_jumps
 from hookengine.times import interval
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Serving:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
         if all(subscription.rate_limit is None for subscription in self._store.memory.index):
             return {}
-        return await self._store.writer.change(changes.take_paces)
+        return await self._store.writer.change(clock_jumps.take_paces)
 
     def _serve(
         self,

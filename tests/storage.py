@@ -36,6 +36,7 @@ from hookengine.models import (
 )
 from hookengine.store import Draft, Receipt, Recorded, Result, Store, changes
 from hookengine.store.commit import SCRIPT, Commit, Rows
+from hookengine.store.intake import UnderWay
 from hookengine.store.queries import migrations, sql
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ class Recorder:
         """As it was taken, or as a test has it changed."""
         return self.changed_since.get(delivery.seq, delivery)
 
-    def taken(self) -> tuple[list[int], list[int]]:
+    def under_way(self) -> UnderWay:
         """What a test has in flight."""
-        return self.in_flight, self.batches_in_flight
+        return UnderWay(self.in_flight, self.batches_in_flight)
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit."""

@@ -18,7 +18,7 @@ from hookengine.models import Delivery
 from hookengine.receiver import Receiver
 from hookengine.store import commits, upkeep
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
-from hookengine.store.batch import Batch, Keys
+from hookengine.store.batch import Batch, RowNumbers
 from hookengine.vault import Vault
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def test_same_commit() -> None:
     clock = SetClock()
     watcher = subscription(clock, seq=2, tenant="hookengine", event_types=("*",))
     index = Index([subscription(clock, seq=1), watcher])
-    made = Batch(now=NOW, clock=clock, keys=Keys(2, 100, 200, 300), index=index, health={})
+    made = Batch(now=NOW, clock=clock, numbers=RowNumbers(2, 100, 200, 300), index=index, health={})
     rules = replace(RULES, disable_after_failures=1, retry_schedule=())
     before = Delivery(seq=5, id="dlv_5", event=1, subscription=1, due_at=1, created_at=1)
     made.add_results([result(before, NO_ANSWER, rules=rules)])

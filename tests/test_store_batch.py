@@ -28,9 +28,10 @@ from hookengine.models import (
     SubscriptionState,
     WhileDisabled,
 )
-from hookengine.store.batch import Batch, Keys
+from hookengine.store.answers import KEY_LIFETIME
+from hookengine.store.batch import Batch, RowNumbers
 from hookengine.store.commit import Rows
-from hookengine.store.intake import KEY_LIFETIME, Answer, Draft, Key, Receipt, Result
+from hookengine.store.intake import Answer, Draft, Key, Receipt, Result
 from hookengine.vault import Vault
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ FAULT = AttemptError(code=ErrorCode.LOCAL_NETWORK, detail="no route")
 
 def batch(*subscriptions: Subscription, health: Mapping[int, Health] | None = None) -> Batch:
     """An empty batch over an index of *subscriptions*."""
-    keys = Keys(subscriptions=9, events=100, deliveries=200, exchanges=300)
-    return Batch(now=NOW, clock=CLOCK, keys=keys, index=Index(subscriptions), health=health or {})
+    numbers = RowNumbers(subscriptions=9, events=100, deliveries=200, exchanges=300)
+    return Batch(now=NOW, clock=CLOCK, numbers=numbers, index=Index(subscriptions), health=health or {})
 
 
 def sub(seq: int = 1, **settings: Any) -> Subscription:

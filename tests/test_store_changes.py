@@ -16,7 +16,6 @@ from storage import (
     NOW,
     OAUTH2,
     OTHER_OAUTH2,
-    RULES,
     Opened,
     draft,
     drafts,
@@ -372,16 +371,6 @@ async def test_delivery_that_is_not_there(tmp_path: Path, change: Any, tenant: s
             await place.store.writer.change(change(id_, tenant))
 
 
-async def test_paces_are_taken_once(tmp_path: Path) -> None:
-    """What a clean stop has kept of paces holds for the next start only: after an unclean one nobody knows them."""
-    async with opened(tmp_path) as place:
-        await place.store.writer.change(changes.keep_paces({1: NOW + 0.5, 7: NOW}))
-    async with opened(tmp_path) as place:
-        assert {1: NOW + 0.5, 7: NOW} == await place.store.writer.change(changes.take_paces)
-    async with opened(tmp_path) as place:
-        assert {} == await place.store.writer.change(changes.take_paces)
-
-
 # Access tokens of endpoints.
 
 
@@ -401,25 +390,3 @@ async def test_access_token_goes_with_its_auth(tmp_path: Path, auth: OAuth2 | No
             await place.store.writer.change(changes.keep_access_token(made.seq, OAUTH2, ACCESS_TOKEN))
 
             assert ([], {}) == (place.rows("SELECT * FROM access_tokens"), place.store.memory.access_tokens)
-
-
-@pytest.mark.parametrize("steps", [[-DAY], [-DAY, -DAY], [-HOUR, -10_000], [-DAY, 0, 0], [-DAY, -DAY, -DAY]], ids=str)
-@pytest.mark.parametrize("pause", [MINUTE, 2 * DAY], ids=["a minute", "two days"])
-async def test_clock_that_goes_back_again(tmp_path: Path, steps: list[int], pause: int) -> None:
-    """However often a clock is set back, what is due is due, and a retry keeps the wait that it has."""
-    async with opened(tmp_path) as place:
-        await place.subscribe()
-        waits, retried = await place.deliver(draft(), draft())
-        [recorded] = await place.record(result(retried, NO_ANSWER, rules=replace(RULES, retry_schedule=(pause,))))
-        wait = recorded.delivery.due_at - NOW
-        assert wait >= pause
-        for step in steps:
-            place.clock.time += step
-            await place.store.writer.change(changes.turn_back)
-
-        now = place.clock.time
-        assert now < NOW
-        assert [(waits.id, now), (retried.id, now + wait)] == place.rows("SELECT id, due_at FROM deliveries ORDER BY seq")
-        place.clock.time += wait - 1
-        await place.store.writer.change(changes.turn_back)  # as the next start does, however far the clock has come
-        assert [(now + wait,)] == place.rows("SELECT due_at FROM deliveries WHERE seq = ?", retried.seq)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hookengine.clock import Clock
     from hookengine.matching import Index
     from hookengine.models import Attempt, Delivery, Event, Health, Subscription
-    from hookengine.store.batch import Keys
+    from hookengine.store.batch import RowNumbers
     from hookengine.store.commit import Commit
     from hookengine.store.intake import Line
 
@@ -29,12 +29,12 @@ DELIVERY_FAILED = f"{OURS}.delivery.failed"
 class Announcer:
     """Makes operational events of one moment, for the subscriptions of the engine's own tenant."""
 
-    def __init__(self, *, now: int, clock: Clock, keys: Keys, index: Index, lines: set[Line]) -> None:
+    def __init__(self, *, now: int, clock: Clock, numbers: RowNumbers, index: Index, lines: set[Line]) -> None:
         self.event_count = 0
         self._lines = lines  # those in which somebody stands
         self._now = now
         self._clock = clock
-        self._keys = keys
+        self._numbers = numbers
         self._index = index
 
     def wanted(self, type: str, about: Subscription) -> bool:
@@ -50,7 +50,7 @@ class Announcer:
         self.event_count += 1
         draft = Draft(tenant=OURS, type=type, data=orjson.dumps(data))
         event, deliveries = accept(
-            draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now, lines=self._lines
+            draft, index=self._index, numbers=self._numbers, clock=self._clock, now=self._now, lines=self._lines
         )
         commit.events.add(*rows.event_row(event, len(deliveries), draft, commit))
         for delivery in deliveries:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from hookengine import health as counters
-from hookengine.errors import EventExists, IdempotencyMismatch
+from hookengine.errors import EventExists
 from hookengine.models import (
     Broken,
     Delivery,
@@ -21,7 +21,7 @@ from hookengine.models import (
     SubscriptionState,
 )
 from hookengine.statistics import NO_ATTEMPT, bucket_of, hour_of
-from hookengine.store import announcements, registered, rows
+from hookengine.store import announcements, answers, registered, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, Announcer
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Answer, Draft, Key, Receipt, Recorded, Result, accept
@@ -40,12 +40,11 @@ if TYPE_CHECKING:
 _FAILED, _PENDING = DeliveryState.FAILED, DeliveryState.PENDING
 _ACTIVE = SubscriptionState.ACTIVE
 
-Scope = tuple[str, str, str, str]
 EventName = tuple[str, str]  # (id, tenant)
 Seen = tuple[bytes | None, Receipt]  # the digest of the request that brought an event, and its receipt
 
 
-class Keys:
+class RowNumbers:
     """The numbers of rows: each is given once, in the order of commits. A commit that fails leaves a gap."""
 
     def __init__(self, subscriptions: int, events: int, deliveries: int, exchanges: int) -> None:
@@ -63,30 +62,28 @@ class Batch:
     commit has succeeded.
     """
 
-    def __init__(self, *, now: int, clock: Clock, keys: Keys, index: Index, health: Mapping[int, Health]) -> None:
+    def __init__(self, *, now: int, clock: Clock, numbers: RowNumbers, index: Index, health: Mapping[int, Health]) -> None:
         self.accepted: list[tuple[Delivery, Event]] = []
         self.recorded: list[list[Recorded]] = []
         self.health: dict[int, Health] = {}
         self.disabled: dict[int, Subscription] = {}
         self._now = now
         self._clock = clock
-        self._keys = keys
+        self._numbers = numbers
         self._index = index
         self._health_before = health
-        self._answers: dict[Scope, tuple[bytes, Answer]] = {}
+        self._known: answers.Known = {}
         self._seen: dict[EventName, Seen] = {}
         self._commit = Commit()
         self._lines: set[Line] = set()  # those in which somebody stands
         self._advanced: dict[Line, None] = {}
-        self._announcer = Announcer(now=now, clock=clock, keys=keys, index=index, lines=self._lines)
+        self._announcer = Announcer(now=now, clock=clock, numbers=numbers, index=index, lines=self._lines)
         self._hour = hour_of(now)
         self._tallies: dict[Values, int] = {}  # by all columns of `statistics` but the last
 
-    def know(
-        self, answers: Mapping[Scope, tuple[bytes, Answer]], seen: Mapping[EventName, Seen], lines: Iterable[Line] = ()
-    ) -> None:
+    def know(self, known: answers.Known, seen: Mapping[EventName, Seen], lines: Iterable[Line] = ()) -> None:
         """What earlier commits hold of the keys and event ids that are about to come, and in which lines somebody stands."""
-        self._answers.update(answers)
+        self._known.update(known)
         self._seen.update(seen)
         self._lines.update(lines)
 
@@ -103,8 +100,8 @@ class Batch:
                 continue
             counts = exchange is None
             if exchange is None:
-                self._keys.exchanges += 1
-                exchange = self._keys.exchanges
+                self._numbers.exchanges += 1
+                exchange = self._numbers.exchanges
             recorded.append(self._add(result, counts=counts, exchange=exchange))
         self.recorded.append(recorded)
 
@@ -164,11 +161,8 @@ class Batch:
         self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None
     ) -> list[Receipt] | Answer:
         """Accept *drafts*, or tell how they were answered; adds nothing if it raises EventExists or IdempotencyMismatch."""
-        if key is not None and key.scope in self._answers:
-            digest, answer = self._answers[key.scope]
-            if digest != key.digest:
-                raise IdempotencyMismatch
-            return answer
+        if key is not None and (first := answers.answer(key, self._known)) is not None:
+            return first
         self._check_ids(drafts)  # first: what is accepted stands in its line at once
         seen: dict[EventName, Seen] = {}
         receipts: list[Receipt] = []
@@ -179,7 +173,7 @@ class Batch:
                 receipts.append(before)
                 continue
             event, deliveries = accept(
-                draft, index=self._index, keys=self._keys, clock=self._clock, now=self._now, lines=self._lines
+                draft, index=self._index, numbers=self._numbers, clock=self._clock, now=self._now, lines=self._lines
             )
             receipt = Receipt(event=event, deliveries=len(deliveries))
             receipts.append(receipt)
@@ -194,8 +188,8 @@ class Batch:
                 self.accepted.append((delivery, receipt.event))
         if key is not None and render is not None:
             answer = Answer(status=202, body=render(receipts))
-            self._answers[key.scope] = (key.digest, answer)
-            rows.keep_answer(key, answer, self._now, self._commit)
+            self._known[key.scope] = (key.digest, answer)
+            answers.keep(key, answer, self._now, self._commit)
         return receipts
 
     @property

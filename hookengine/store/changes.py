@@ -1,13 +1,11 @@
-"""The changes that run alone in their transaction: of subscriptions, of deliveries by hand, and when the clock jumps."""
+"""The changes that run alone in their transaction: of subscriptions, and of deliveries by hand."""
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from hookengine import health as counters
@@ -15,7 +13,6 @@ from hookengine import retry
 from hookengine.errors import (
     DeliveryNotFound,
     DeliveryStateConflict,
-    IdempotencyMismatch,
     PreconditionFailed,
     StorageCorrupt,
     SubscriptionDisabled,
@@ -35,10 +32,10 @@ from hookengine.models import (
     Trigger,
 )
 from hookengine.statistics import hour_of
-from hookengine.store import announcements, batches, lines, registered, rows
+from hookengine.store import announcements, answers, batches, lines, registered, rows
 from hookengine.store.announcements import DELIVERY_FAILED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_ENABLED
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Answer, Key, line_of
+from hookengine.store.intake import Answer, Key, line_of
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -48,9 +45,6 @@ if TYPE_CHECKING:
     from hookengine.store.transaction import Transaction
 
 ENABLING = "enabling:"  # and the key of a subscription: since when it is, while some of its retries still wait
-_PACES = "paces"
-_TURNED_BACK = "turned_back"  # when the clock was last found to have gone back, ms since the epoch
-_TURNED_BACK_AT = "turned_back_at"  # the key of the newest attempt then
 _LAST_TURN = "last_turn"
 
 
@@ -68,7 +62,7 @@ def add_subscription(
     """
 
     async def step(tx: Transaction) -> Subscription | Answer:
-        if key is not None and (answer := await answered(tx, key)) is not None:
+        if key is not None and (answer := await answers.find(tx, key)) is not None:
             return answer
         check_limit(tx.memory, subscription.tenant, limits or {})
         new = replace(subscription, seq=tx.new_subscription())
@@ -77,7 +71,7 @@ def add_subscription(
         commit.health.append(rows.health_row(new.seq, Health()))
         if key is not None and render is not None:
             answer = Answer(status=201, body=render(new))
-            rows.keep_answer(key, answer, tx.now, commit)
+            answers.keep(key, answer, tx.now, commit)
         await tx.write(commit)
         tx.put(new, Health())
         return new
@@ -217,7 +211,7 @@ async def _turn_of(tx: Transaction, before: Delivery) -> tuple[Place, str | None
         return Place.LANE, before.line, turn
     if line is None or before.state is DeliveryState.PENDING:
         return Place.LANE, None, None
-    await tx.stand([line])
+    await tx.find_standing([line])
     turn = tx.new_turn()
     await tx.run(sql.set_meta, (_LAST_TURN, turn))  # it is no delivery's key: after a restart those who come get later ones
     return Place.FOLLOWING if line in tx.lines else Place.LANE, line[1], turn
@@ -240,65 +234,6 @@ def cancel_delivery(id: str, tenant: str | None) -> Callable[[Transaction], Awai
         await lines.leave(tx, before)
 
     return step
-
-
-def keep_paces(paces: Mapping[int, float]) -> Callable[[Transaction], Awaitable[None]]:
-    """Keep until the next start when the pace of subscriptions allows the next request."""
-
-    async def step(tx: Transaction) -> None:
-        await tx.run(sql.set_meta, (_PACES, rows.json_text({str(seq): next_at for seq, next_at in paces.items()})))
-
-    return step
-
-
-async def take_paces(tx: Transaction) -> dict[int, float]:
-    """What was kept; only once, because it does not hold for the start after this one."""
-    found = await tx.fetch(sql.meta, (_PACES,))
-    if not found:
-        return {}
-    await tx.run(sql.drop_meta, (_PACES,))
-    try:
-        return msgspec.json.decode(found[0][0], type=dict[int, float])
-    except (msgspec.MsgspecError, TypeError):  # as after a stop that was not clean
-        return {}
-
-
-async def turn_back(tx: Transaction) -> int:
-    """
-    The clock has gone back: let what waits by the old time wait no longer than it would have. Returns how many deliveries.
-
-    What was due at its creation, or is tried once more by hand, is due. A retry waits from its last attempt on, or, where that
-    was before an earlier turn, from this. What is in flight is left to its end, and what is in memory must be read anew.
-
-    Counters have nothing that lies ahead any more, and nothing is brought forward that was tried after its subscription was
-    enabled.
-    """
-    taken, in_flight = map(rows.json_text, tx.listener.taken())
-    before, known = [(await tx.fetch(sql.meta, (name,)) or [(None,)])[0][0] for name in (_TURNED_BACK, _TURNED_BACK_AT)]
-    ((newest,),) = await tx.fetch(sql.newest_attempt)
-    await tx.run(sql.set_meta, (_TURNED_BACK, tx.now))
-    await tx.run(sql.set_meta, (_TURNED_BACK_AT, newest))
-    await tx.run(sql.turn_back_enabling, (tx.now, f"{ENABLING}*"))
-    await _count_anew(tx, partial(counters.turned_back, now=tx.now))
-    values = {"now": tx.now, "before": before, "known": known, "taken": taken, "batches": in_flight}
-    return await tx.run(sql.turn_back, values)
-
-
-def skip(time: int) -> Callable[[Transaction], Awaitable[None]]:
-    """The clock has jumped forward by *time* (ms): no run of failures has lasted for that."""
-
-    async def step(tx: Transaction) -> None:
-        await _count_anew(tx, partial(counters.skipped, time=time, now=tx.now))
-
-    return step
-
-
-async def _count_anew(tx: Transaction, counted: Callable[[Health], Health]) -> None:
-    changed = {seq: after for seq, before in tx.memory.health.items() if (after := counted(before)) != before}
-    commit = Commit()
-    commit.health = [rows.health_row(seq, health) for seq, health in changed.items()]
-    await tx.write(commit)
-    tx.after.append(partial(tx.memory.health.update, changed))
 
 
 def park(deliveries: list[int]) -> Callable[[Transaction], Awaitable[set[int]]]:
@@ -399,18 +334,3 @@ async def _delivery(tx: Transaction, id: str, tenant: str | None) -> tuple[Deliv
         raise DeliveryNotFound
     delivery = rows.delivery(found[0])
     return delivery, tx.memory.index.get(delivery.subscription)
-
-
-async def answered(tx: Transaction, key: Key) -> Answer | None:
-    """What the first request with *key* was answered; raises IdempotencyMismatch for other bytes."""
-    return answer_of(await tx.fetch(sql.known_keys, (rows.json_text([key.scope]), tx.now - KEY_LIFETIME)), key)
-
-
-def answer_of(found: list[Any], key: Key) -> Answer | None:
-    """The answer in what `sql.known_keys` has *found* of *key*; raises IdempotencyMismatch for other bytes."""
-    if not found:
-        return None
-    row: Any = found[0]
-    if row[4] != key.digest:
-        raise IdempotencyMismatch
-    return Answer(status=row[5], body=row[6])

@@ -15,11 +15,10 @@ from msgspec.structs import replace
 from hookengine import retry
 from hookengine.errors import HookEngineError, Overloaded, StorageUnavailable
 from hookengine.failpoints import failpoint
-from hookengine.store import lines, rows
+from hookengine.store import answers, lines, rows
 from hookengine.store.batch import Batch
 from hookengine.store.database import begin
 from hookengine.store.faults import PASSING, untaken
-from hookengine.store.intake import KEY_LIFETIME, Answer
 from hookengine.store.publications import MOST_DELIVERIES, Publication, Publications, fail, refuse
 from hookengine.store.queries import sql
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from hookengine.models import Delivery
     from hookengine.store.condition import Condition
-    from hookengine.store.intake import Draft, Key, Receipt, Result
+    from hookengine.store.intake import Answer, Draft, Key, Receipt, Result
     from hookengine.store.space import Space
     from hookengine.store.writing import Writing
 
@@ -145,7 +144,7 @@ class Commits:
         self._followed.clear()
         writing = self._writing
         try:
-            batch, answers = await self._stage(results, publications)
+            batch, answered = await self._stage(results, publications)
             failpoint("K03-staged")
             committed = begin(writing.db, sql.commit, batch.commit(writing.vault).values())
         except Exception as error:  # noqa: BLE001  # whatever it is: it must not stop the task
@@ -158,7 +157,7 @@ class Commits:
             return await self._not_committed(error, results, publications)
         # Whatever happens from here on, nobody must hear that it was not.
         heads, unreadable = await lines.heads(writing.db, batch.advanced) if batch.advanced else ([], [])
-        self._follow(batch, answers, heads)
+        self._follow(batch, answered, heads)
         self._park(unreadable)
         return sum(publication.size for publication in publications)
 
@@ -178,11 +177,11 @@ class Commits:
     ) -> tuple[Batch, list[_Answered]]:
         """What is to be written; *publications* that would make it too large are taken out, and wait for the next."""
         clock, memory, now = self._writing.clock, self._writing.memory, self._writing.clock.now()
-        batch = Batch(now=now, clock=clock, keys=self._writing.keys, index=memory.index, health=memory.health)
+        batch = Batch(now=now, clock=clock, numbers=self._writing.numbers, index=memory.index, health=memory.health)
         await self._look_up(batch, publications, now)  # first, because what results are told by stands in lines, too
         for group in results:
             batch.add_results([self._up_to_date(result) for result in group])
-        answers: list[_Answered] = []
+        answered: list[_Answered] = []
         events, announced = batch.event_count, len(batch.accepted)  # what the results are told by
         for position, publication in enumerate(publications):
             if len(batch.accepted) - announced >= MOST_DELIVERIES:
@@ -192,11 +191,11 @@ class Commits:
             try:
                 answer = batch.add_publication(publication.drafts, publication.key, publication.render)
             except HookEngineError as refused:
-                answers.append((publication, refused))
+                answered.append((publication, refused))
             else:
-                answers.append((publication, answer))
+                answered.append((publication, answer))
         self.publications.made(batch.event_count - events, len(batch.accepted) - announced)
-        return batch, answers
+        return batch, answered
 
     def _up_to_date(self, result: Result) -> Result:
         """*result* as it applies to the delivery as it is now: a change may have been committed since the attempt ended."""
@@ -215,18 +214,17 @@ class Commits:
         db, index = self._writing.db, self._writing.memory.index
         keys = [publication.key for publication in publications if publication.key is not None]
         chosen = [(d.id, d.tenant) for publication in publications for d in publication.drafts if d.id is not None]
-        answers, seen = {}, {}
+        known: answers.Known = {}
+        seen = {}
         if keys:
-            kept_since = now - KEY_LIFETIME
-            found = await db.execute_fetchall(sql.known_keys, (rows.json_text([key.scope for key in keys]), kept_since))
-            answers = {tuple(row[:4]): (row[4], Answer(status=row[5], body=row[6])) for row in found}
+            known = answers.known(await db.execute_fetchall(sql.known_keys, answers.wanted(keys, now)))
         if chosen:
             found = await db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
             seen = dict(map(rows.receipt, found))
         asked = lines.wanted((draft for publication in publications for draft in publication.drafts), index)
-        batch.know(answers, seen, await lines.standing(db, asked | index.our_lines))
+        batch.know(known, seen, await lines.standing(db, asked | index.our_lines))
 
-    def _follow(self, batch: Batch, answers: list[_Answered], heads: list[Delivery]) -> None:
+    def _follow(self, batch: Batch, answered: list[_Answered], heads: list[Delivery]) -> None:
         """What a commit entails, before anybody else can run; for its deliveries there is time until `tell`."""
         memory, listener = self._writing.memory, self._writing.listener
         self._condition.worked()
@@ -239,7 +237,7 @@ class Commits:
         self._untold = (batch, heads)
         self.end_recording()
         failpoint("K05-unanswered")
-        for publication, answer in answers:
+        for publication, answer in answered:
             if isinstance(answer, HookEngineError):
                 fail(publication.done, answer)
             elif not publication.done.done():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from hookengine.lanes import Mark
     from hookengine.matching import Index
     from hookengine.scheduler import Refill
-    from hookengine.store.batch import Keys
+    from hookengine.store.batch import RowNumbers
 
 # Names of their own: see `models`.
 _LANE, _GATHERING = Place.LANE, Place.GATHERING
 
 Line = tuple[int, str]  # subscription and ordering key: its deliveries go one after the other
-
-KEY_LIFETIME = 24 * 3_600_000  # ms that an Idempotency-Key is kept
 
 
 class Draft(Struct, frozen=True, kw_only=True, gc=False):
@@ -44,16 +42,16 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def accept(
-    draft: Draft, *, index: Index, keys: Keys, clock: Clock, now: int, lines: set[Line]
+    draft: Draft, *, index: Index, numbers: RowNumbers, clock: Clock, now: int, lines: set[Line]
 ) -> tuple[Event, list[Delivery]]:
     """
     The event that *draft* becomes, and its deliveries to the subscriptions that match.
 
     *lines* are those in which somebody stands; where nobody does, the new delivery leads its line.
     """
-    keys.events += 1
+    numbers.events += 1
     event = Event(
-        seq=keys.events,
+        seq=numbers.events,
         id=draft.id or clock.new_id("evt"),
         tenant=draft.tenant,
         type=draft.type,
@@ -65,9 +63,9 @@ def accept(
     due_at = now if draft.deliver_at is None else max(now, draft.deliver_at)
     deliveries = []
     for subscription in index.match(draft.tenant, draft.type, draft.only):
-        keys.deliveries += 1
+        numbers.deliveries += 1
         delivery = Delivery(
-            seq=keys.deliveries,
+            seq=numbers.deliveries,
             id=clock.new_id("dlv"),
             event=event.seq,
             subscription=subscription.seq,
@@ -173,14 +171,21 @@ class Recorded(Struct, frozen=True, kw_only=True, gc=False):
     counted: bool = True
 
 
+class UnderWay(NamedTuple):
+    """The deliveries that go alone, and the batches."""
+
+    alone: list[int]
+    batches: list[int]
+
+
 class Listener(Protocol):
     """Who is told of commits, and knows what is in flight; called between two of them, and must not wait."""
 
     def current(self, delivery: Delivery) -> Delivery:
         """A delivery in flight as it is now: as it was taken, unless somebody else has changed it."""
 
-    def taken(self) -> tuple[list[int], list[int]]:
-        """What is in flight, and its end still to be recorded: the deliveries that go alone, and the batches."""
+    def under_way(self) -> UnderWay:
+        """What is in flight, and its end still to be recorded."""
 
     def committed(self, events: int, deliveries: int) -> None:
         """A commit, with so many new events and deliveries in it."""

@@ -11,6 +11,7 @@ from msgspec import Struct
 from hookengine.errors import StorageUnavailable
 from hookengine.store import upkeep
 from hookengine.store.inspection import opened
+from hookengine.store.intake import UnderWay
 from hookengine.store.queries import sql
 from hookengine.store.store import Store
 
@@ -43,8 +44,8 @@ class _Nobody:
     def current(self, delivery: Any) -> Any:
         return delivery
 
-    def taken(self) -> tuple[list[int], list[int]]:
-        return [], []
+    def under_way(self) -> UnderWay:
+        return UnderWay([], [])
 
     def committed(self, events: int, deliveries: int) -> None: ...
     def accepted(self, deliveries: Any) -> None: ...

@@ -12,9 +12,7 @@ from msgspec.structs import replace
 from hookengine import models, views
 from hookengine.errors import IdempotencyMismatch, Stopping, StorageCorrupt
 from hookengine.lanes import FROM_THE_START, NOTHING_ON_DISK
-from hookengine.store import listing, rows
-from hookengine.store.changes import answer_of
-from hookengine.store.intake import KEY_LIFETIME
+from hookengine.store import answers, listing, rows
 from hookengine.store.listing import BEFORE_ALL
 from hookengine.store.queries import sql
 from hookengine.store.replays import next_page
@@ -214,8 +212,7 @@ class Reader:
 
     async def answered(self, key: Key, *, now: int) -> Answer | None:
         """The same, but raises IdempotencyMismatch for other bytes."""
-        values = (rows.json_text([key.scope]), now - KEY_LIFETIME)
-        return answer_of(list(await self._db.execute_fetchall(sql.known_keys, values)), key)
+        return answers.answer(key, answers.known(await self._db.execute_fetchall(sql.known_keys, answers.wanted([key], now))))
 
     async def receipts(self, asked: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes | None, Receipt]]:
         """What was answered for events with these ids and tenants, with the digests of their requests."""

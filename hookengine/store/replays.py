@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hookengine.errors import EventNotFound, StorageCorrupt
 from hookengine.models import DeliveryState, Priority
-from hookengine.store import rows
-from hookengine.store.changes import answered, subscription_of
+from hookengine.store import answers, rows
+from hookengine.store.changes import subscription_of
 from hookengine.store.commit import Commit
 from hookengine.store.intake import Answer, Key, Receipt, Replay, line_of
 from hookengine.store.queries import sql
@@ -37,7 +37,7 @@ def replay_event(
     """
 
     async def step(tx: Transaction) -> Receipt | Answer:
-        if key is not None and (answer := await answered(tx, key)) is not None:
+        if key is not None and (answer := await answers.find(tx, key)) is not None:
             return answer
         found = await tx.fetch(sql.event_to_replay, {"id": id, "tenant": tenant})
         if not found:
@@ -45,7 +45,7 @@ def replay_event(
         event = rows.event(found[0])
         takers = tx.memory.index.match(event.tenant, event.type, only)
         where = {taker.seq: line_of(taker.seq, event.ordering_key, tx.memory.index) for taker in takers}
-        await tx.stand(line for line in where.values() if line is not None)
+        await tx.find_standing(line for line in where.values() if line is not None)
         made = [tx.new_replay(event.seq, taker.seq, Priority.NORMAL, where[taker.seq]) for taker in takers]
         receipt = Receipt(event=event, deliveries=len(made))
         await _insert(tx, made, event)
@@ -68,7 +68,7 @@ def add_replay(
     """Begin *replay*, of the subscription with this id, which will make *count* deliveries; with *key*, once."""
 
     async def step(tx: Transaction) -> int | Answer:
-        if key is not None and (answer := await answered(tx, key)) is not None:
+        if key is not None and (answer := await answers.find(tx, key)) is not None:
             return answer
         subscription = subscription_of(tx.memory, id, tenant)
         await tx.run(sql.insert_replay, rows.replay_values(replay) | {"now": tx.now})
@@ -121,7 +121,7 @@ async def _lines(tx: Transaction, subscription: int, events: list[int]) -> dict[
         return {}
     found = await tx.fetch(sql.ordering_keys, (rows.json_text(events),))
     where = {event: line_of(subscription, key, tx.memory.index) for event, key in found}
-    await tx.stand(line for line in where.values() if line is not None)
+    await tx.find_standing(line for line in where.values() if line is not None)
     return where
 
 
@@ -135,7 +135,7 @@ async def _insert(tx: Transaction, made: list[Delivery], event: Event | None = N
 
 async def _keep(tx: Transaction, key: Key, body: bytes) -> None:
     commit = Commit()
-    rows.keep_answer(key, Answer(status=202, body=body), tx.now, commit)
+    answers.keep(key, Answer(status=202, body=body), tx.now, commit)
     await tx.write(commit)
 
 

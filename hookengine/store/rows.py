@@ -13,7 +13,7 @@ from hookengine.errors import StorageCorrupt
 from hookengine.models import OUTCOME_NAMES
 from hookengine.statistics import NO_ATTEMPT, Tally
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME, Receipt, Replay
+from hookengine.store.intake import Receipt, Replay
 from hookengine.times import format_time
 from hookengine.views import moment, optional_moment
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlite3 import Row
 
     from hookengine.store.commit import Parts, Values
-    from hookengine.store.intake import Answer, Draft, Key
+    from hookengine.store.intake import Draft
 
 _HEALTH = models.Health.__struct_fields__
 
@@ -327,12 +327,6 @@ def health(row: Row) -> models.Health:
         return msgspec.convert(fields | {"consecutive_failures": row["consecutive_failures"] or 0}, models.Health)
     except msgspec.ValidationError as error:
         raise StorageCorrupt(f"the counters of {row['id']} (row {row['seq']}) cannot be read: {error}") from None
-
-
-def keep_answer(key: Key, answer: Answer, now: int, commit: Commit) -> None:
-    """Put into *commit* what *key* is answered from now on; a use of it whose time is over makes room."""
-    commit.spent_keys.append((*key.scope, now - KEY_LIFETIME))
-    commit.keys.append((*key.scope, commit.place(key.digest), answer.status, commit.place(answer.body), now))
 
 
 def health_row(seq: int, h: models.Health) -> Values:

@@ -11,7 +11,7 @@ from hookengine.errors import StartError, StorageCorrupt, StorageFailed
 from hookengine.failpoints import failpoint
 from hookengine.matching import Index
 from hookengine.store import commit
-from hookengine.store.batch import Keys
+from hookengine.store.batch import RowNumbers
 from hookengine.store.database import Lock, check_path, close, make_file, migrate, open_reader, open_writer, works
 from hookengine.store.faults import RESTORE, is_damage, is_want_of_room, raise_if_fatal
 from hookengine.store.folding import write_anew
@@ -132,13 +132,14 @@ class Store:
         self._connections.append(viewing)
         self.memory = Memory(Index(gathers=self._gathers))
         self.unreadable += await self.memory.load(reading, vault)
-        (keys,) = await reading.execute_fetchall(sql.last_keys)
+        (last,) = await reading.execute_fetchall(sql.last_keys)
         self.is_new = fresh
         self._whereabouts = Whereabouts(self.path)
         if (kind := shared_by(self.path)) is not None:
             self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
         self.reader, self.viewer = Reader(Reading(reading)), Reader(Reading(viewing))
-        writing = Writing(db, clock=self._clock, vault=vault, memory=self.memory, keys=Keys(**dict(keys)), listener=listener)
+        numbers = RowNumbers(**dict(last))
+        writing = Writing(db, clock=self._clock, vault=vault, memory=self.memory, numbers=numbers, listener=listener)
         self.writer = Writer(writing, self._space)
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")

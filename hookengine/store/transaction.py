@@ -34,15 +34,15 @@ class Transaction:
         self.unreadable: list[rows.Unreadable] = []  # what was found on the way
         self.lines: set[Line] = set()  # those, of the ones that were asked for, in which somebody stands
         self.announcer = Announcer(
-            now=self.now, clock=writing.clock, keys=writing.keys, index=self.memory.index, lines=self.lines
+            now=self.now, clock=writing.clock, numbers=writing.numbers, index=self.memory.index, lines=self.lines
         )
         self.announced: list[tuple[Delivery, Event]] = []  # what follows `after`
         self.replayed = 0  # deliveries that were made of earlier events
         self._db = writing.db
-        self._keys = writing.keys
+        self._numbers = writing.numbers
         self._clock = writing.clock
 
-    async def stand(self, asked: Iterable[Line]) -> None:
+    async def find_standing(self, asked: Iterable[Line]) -> None:
         """Find out in which of the lines *asked* for somebody stands."""
         self.lines |= await standing(self._db, asked)
 
@@ -73,13 +73,13 @@ class Transaction:
 
     def new_subscription(self) -> int:
         """The key of a new subscription."""
-        self._keys.subscriptions += 1
-        return self._keys.subscriptions
+        self._numbers.subscriptions += 1
+        return self._numbers.subscriptions
 
     @property
     def last_key(self) -> int:
         """The greatest key of an event or a delivery."""
-        return max(self._keys.events, self._keys.deliveries)
+        return max(self._numbers.events, self._numbers.deliveries)
 
     def promote(self, found: list[Any]) -> None:
         """Tell who leads a batch or a line, of whom the row is *found*, once this is committed."""
@@ -94,8 +94,8 @@ class Transaction:
 
     def new_turn(self) -> int:
         """The last turn of any line."""
-        self._keys.deliveries += 1
-        return self._keys.deliveries
+        self._numbers.deliveries += 1
+        return self._numbers.deliveries
 
     def new_replay(self, event: int, subscription: int, priority: Priority, line: Line | None) -> Delivery:
         """A delivery, due now, of an event that was accepted before; where it has a *line*, at the end of that."""

@@ -102,7 +102,7 @@ class Transactions:
         """Do *step* in the transaction that has begun, and commit it."""
         transaction = Transaction(self._writing)
         try:
-            await transaction.stand(self._writing.memory.index.our_lines)
+            await transaction.find_standing(self._writing.memory.index.our_lines)
             value = await step(transaction)
             await self._writing.db.commit()
         except PASSING as error:

@@ -11,9 +11,9 @@ from hookengine.failpoints import failpoint
 from hookengine.models import Priority
 from hookengine.statistics import hour_of
 from hookengine.store import batches, lines, rows
+from hookengine.store.answers import KEY_LIFETIME
 from hookengine.store.changes import ENABLING, give_up
 from hookengine.store.commit import Commit
-from hookengine.store.intake import KEY_LIFETIME
 from hookengine.store.queries import sql
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ async def cancel_rest(tx: Transaction) -> int:
 
 async def expire(tx: Transaction) -> int:
     """Give up some deliveries whose time is over, whether their lanes are served or not; how many, 0 when none is left."""
-    taken, in_flight = map(rows.json_text, tx.listener.taken())
-    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": taken, "batches": in_flight, "limit": STEP})
+    alone, in_batches = map(rows.json_text, tx.listener.under_way())
+    found = await tx.fetch(sql.expiring, {"now": tx.now, "taken": alone, "batches": in_batches, "limit": STEP})
     if not found:
         return 0
     commit = Commit()

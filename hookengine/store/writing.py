@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from hookengine.clock import Clock
-    from hookengine.store.batch import Keys
+    from hookengine.store.batch import RowNumbers
     from hookengine.store.intake import Listener
     from hookengine.store.memory import Memory
     from hookengine.vault import Vault
 
 
 class Writing:
-    """The connection that writes, the keys of its rows, and what follows a commit: the memory, and the listener."""
+    """The connection that writes, the numbers of its rows, and what follows a commit: the memory, and the listener."""
 
     def __init__(
-        self, db: aiosqlite.Connection, *, clock: Clock, vault: Vault, memory: Memory, keys: Keys, listener: Listener
+        self, db: aiosqlite.Connection, *, clock: Clock, vault: Vault, memory: Memory, numbers: RowNumbers, listener: Listener
     ) -> None:
         self.db = db
         self.clock = clock
         self.vault = vault
         self.memory = memory
-        self.keys = keys
+        self.numbers = numbers
         self.listener = listener
 
     async def begin(self) -> None:
