@@ -62,8 +62,6 @@ class Ready(Struct):
     now: int  # ms since the epoch
     request: Request | None = None
     outcome: Outcome | None = None
-    # Asked when a request with an access token goes, with the ms that it has: for how many of these it has to wait.
-    turn: Callable[[float], float | None] | None = None
     since: float = 0.0  # by the loop's clock, when the request went
     begun: Begun | None = None
 
@@ -138,14 +136,18 @@ class Attempting:
         assert ready.begun is not None  # noqa: S101  # by `begin`
         return self._conclude(ready, self._sender.abandon(ready.begun))
 
-    async def run(self, ready: Ready) -> list[Result]:
-        """Send what is *ready*, after `begin` could not, or go on where it has come to; what becomes of each delivery."""
+    async def run(self, ready: Ready, *, turn: Callable[[float], float | None] | None = None) -> list[Result]:
+        """
+        Send what is *ready*, after `begin` could not, or go on where it has come to; what becomes of each delivery.
+
+        *turn* is asked when a request with an access token goes, with the ms that it has: how many of these it has to wait.
+        """
         if not ready.going:
             return ready.results
         outcome = ready.outcome
         if ready.request is not None:
             try:
-                outcome = await self._sender.attempt(ready.request, ready.target.rules, begun=ready.begun, turn=ready.turn)
+                outcome = await self._sender.attempt(ready.request, ready.target.rules, begun=ready.begun, turn=turn)
             except asyncio.CancelledError:
                 outcome = Interrupted()
             except Exception as error:  # noqa: BLE001  # promise 6

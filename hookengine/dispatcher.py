@@ -441,17 +441,20 @@ class Dispatcher:
         return ready
 
     def _pace(self, ready: Ready) -> None:
-        """The pace counts from when the request goes, if one does: with an access token that is not known yet."""
+        """The pace counts from when the request goes, if one does: with an access token that is not known yet (`_put_off`)."""
         seq = ready.taken.seq
         if not ready.going:
             self._scheduler.spare(seq)
         elif ready.request is None or ready.request.authorization is None:
             self._scheduler.begun(seq, now=ready.now)
-        else:
-            ready.turn = lambda left: self._scheduler.put_off(seq, left, now=self._clock.now())
 
     async def _attempt(self, ready: Ready) -> None:
-        self._ended(ready.taken, await self._attempting.run(ready))
+        limited = ready.target.subscription.rate_limit is not None
+        turn = partial(self._put_off, ready.taken) if limited else None
+        self._ended(ready.taken, await self._attempting.run(ready, turn=turn))
+
+    def _put_off(self, taken: Delivery, left: float) -> float | None:
+        return self._scheduler.put_off(taken.seq, left, now=self._clock.now())
 
     def _answered(self, ready: Ready, answer: asyncio.Future[Any]) -> None:
         try:

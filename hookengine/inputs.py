@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_TENANT = "default"
 
 LATEST_DELIVERY = 365 * 86_400_000  # ms ahead
+MOST_EVENTS = 1_000  # published by one request
 
 _OUR_TYPE = re.compile(rf"{OURS}(?![A-Za-z0-9_])")
 _MOST_SUGGESTIONS = 10  # of one request

@@ -71,7 +71,7 @@ def read_objects(
     raw: bytes,
     *,
     ndjson: bool = False,
-    most: int = 1000,
+    most: int,
     kept: frozenset[str] = _KEPT,
     decoder: Decoder[Any] | None = None,
 ) -> list[Any]:

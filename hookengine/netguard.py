@@ -239,14 +239,6 @@ def vet_url(url: str, policy: Policy) -> URL:
     return parsed
 
 
-def vet_address(address: str, policy: Policy) -> str | None:
-    """None if *address* may be dialled, else why not."""
-    try:
-        return _refusal(_read(address), policy)
-    except ValueError:
-        return "not_an_address"
-
-
 def never_opened(network: _Network) -> str | None:
     """The network that keeps all of *network* closed, whatever `allow_networks` says, and why; None where none does."""
     for block in _BLOCKS:

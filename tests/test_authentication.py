@@ -194,7 +194,7 @@ async def test_rate_limit_holds_for_those_who_waited_for_a_token(tmp_path: Path)
         return server.create_token_response(asked)
 
     async with TokenServer() as server, Receiver(server.guard) as endpoint, running(tmp_path) as engine:
-        await engine.subscribe(endpoint.url, auth=server.auth(), rate_limit="20/s")
+        await engine.subscribe(endpoint.url, auth=server.auth(), rate_limit="8/s")
         for _ in range(4):  # it earns as many slots
             await delivered(engine)
         server.revoke()
@@ -210,7 +210,8 @@ async def test_rate_limit_holds_for_those_who_waited_for_a_token(tmp_path: Path)
         times = [request.at for request in endpoint.requests]
 
     assert len(times) > 10  # some came twice
-    assert min(later - earlier for earlier, later in pairwise(times)) >= 45
+    # 125 ms, but for how late a busy machine may tell of the first of two.
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 65
 
 
 async def test_deletion_drops_the_token(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from hookengine.netguard import (
     admit,
     never_opened,
     socket_factory,
-    vet_address,
     vet_url,
 )
 from hookengine.resolver import LookupFailed, Resolver
@@ -83,6 +82,15 @@ FORBIDDEN_V6 = [
 ]
 EDGES_V4 = [edge for first, last in FORBIDDEN_V4 for edge in (first - 1, first, last, last + 1) if 0 <= edge < 2**32]
 EDGES_V6 = [edge for first, last in FORBIDDEN_V6 for edge in (first - 1, first, last, last + 1) if 0 <= edge < 2**128]
+
+
+def is_refused(address: str, policy: Policy) -> bool:
+    """Whether *address* may not be dialled."""
+    try:
+        admit(address, 443, policy)
+    except AddressBlocked:
+        return True
+    return False
 
 
 def forbidden(bits: int, ranges: list[tuple[int, int]]) -> bool:
@@ -486,7 +494,7 @@ def test_private_names_pass_where_networks_are_allowed(name: str) -> None:
 @example(0xA8_3F_81_10)
 def test_ipv4_is_judged_as_the_registry_says(bits: int) -> None:
     """Any IPv4 address has the verdict of an independently written table."""
-    assert forbidden(bits, FORBIDDEN_V4) == (vet_address(str(IPv4Address(bits)), STRICT) is not None)
+    assert forbidden(bits, FORBIDDEN_V4) == is_refused(str(IPv4Address(bits)), STRICT)
 
 
 @pytest.mark.row("SR43")
@@ -494,7 +502,7 @@ def test_ipv4_is_judged_as_the_registry_says(bits: int) -> None:
 @given(st.integers(0, 2**128 - 1) | st.integers(0x2000 << 112, (0x4000 << 112) - 1) | st.sampled_from(EDGES_V6))
 def test_ipv6_is_judged_as_the_registry_says(bits: int) -> None:
     """Any IPv6 address outside global unicast, or in its special blocks, is refused, and no other."""
-    assert (forbidden(bits, FORBIDDEN_V6) or isatap(bits)) == (vet_address(str(IPv6Address(bits)), STRICT) is not None)
+    assert (forbidden(bits, FORBIDDEN_V6) or isatap(bits)) == is_refused(str(IPv6Address(bits)), STRICT)
 
 
 @pytest.mark.row("SR43")
@@ -503,16 +511,8 @@ def test_many_addresses_are_judged_as_the_registry_says() -> None:
     chance = random.Random(43)
     sample_v4 = [*EDGES_V4, *(chance.getrandbits(32) for _ in range(20_000))]
     sample_v6 = [*EDGES_V6, *(0x2 << 124 | chance.getrandbits(124) for _ in range(10_000))]
-    wrong = [
-        bits
-        for bits in sample_v4
-        if forbidden(bits, FORBIDDEN_V4) != (vet_address(str(IPv4Address(bits)), STRICT) is not None)
-    ]
-    wrong += [
-        bits
-        for bits in sample_v6
-        if forbidden(bits, FORBIDDEN_V6) != (vet_address(str(IPv6Address(bits)), STRICT) is not None)
-    ]
+    wrong = [bits for bits in sample_v4 if forbidden(bits, FORBIDDEN_V4) != is_refused(str(IPv4Address(bits)), STRICT)]
+    wrong += [bits for bits in sample_v6 if forbidden(bits, FORBIDDEN_V6) != is_refused(str(IPv6Address(bits)), STRICT)]
 
     assert [] == wrong
 
@@ -528,8 +528,8 @@ def test_wrapped_ipv4_never_passes(wrap: Callable[[int], int]) -> None:
     def refused(v4: int) -> None:
         address = str(IPv6Address(wrap(v4)))
 
-        assert vet_address(address, STRICT) is not None
-        assert vet_address(address, everything_v4) is not None
+        assert is_refused(address, STRICT)
+        assert is_refused(address, everything_v4)
 
     refused()
 
@@ -546,7 +546,7 @@ def test_wrapped_ipv4_is_not_opened_with_all_of_ipv6(wrap: Callable[[int], int])
         address = IPv6Address(wrap(v4))
 
         if forbidden(v4, FORBIDDEN_V4) and address != IPv6Address("::1"):
-            assert vet_address(str(address), everything_v6) is not None
+            assert is_refused(str(address), everything_v6)
 
     judged()
 
@@ -555,8 +555,8 @@ def test_wrapped_public_address_passes_where_its_prefix_is_allowed() -> None:
     """A network behind NAT64 can allow its prefix; private addresses behind it stay refused."""
     policy = opening("64:ff9b::/96")
 
-    assert vet_address("64:ff9b::8.8.8.8", policy) is None
-    assert vet_address("64:ff9b::10.0.0.1", policy) == "not_global_unicast_v6"
+    assert not is_refused("64:ff9b::8.8.8.8", policy)
+    assert is_refused("64:ff9b::10.0.0.1", policy)
 
 
 @pytest.mark.row("SR28")
@@ -565,12 +565,12 @@ def test_metadata_never_opens(address: str) -> None:
     """No network opens the addresses from which a machine gets its credentials."""
     bits = ip_address(address)
     for policy in (STRICT, opening("0.0.0.0/0", "::/0"), opening(str(ip_network(address)))):
-        assert vet_address(address, policy) is not None
+        assert is_refused(address, policy)
         with pytest.raises(AddressBlocked):
             admit(address, 80, policy)
         if isinstance(bits, IPv4Address):
             for wrap in WRAPPINGS.values():
-                assert vet_address(str(IPv6Address(wrap(int(bits)))), policy) is not None
+                assert is_refused(str(IPv6Address(wrap(int(bits)))), policy)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +597,7 @@ def test_networks_that_stay_closed(network: str, closed: bool) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0", "0.1.2.3", "::", "64:ff9b:1::1.1.1.1", "fe80::1", "169.254.0.1"])
 def test_unjudgeable_networks_never_open(address: str) -> None:
     """Link-local addresses, and those that mean this host or cannot be judged, stay refused with everything allowed."""
-    assert vet_address(address, opening("0.0.0.0/0", "::/0")) is not None
+    assert is_refused(address, opening("0.0.0.0/0", "::/0"))
 
 
 @pytest.mark.parametrize(
@@ -624,7 +624,7 @@ def test_unjudgeable_networks_never_open(address: str) -> None:
 )
 def test_allowed_networks(address: str, networks: list[str], passes: bool) -> None:
     """Allowed networks open what they hold, and nothing else by accident."""
-    assert passes == (vet_address(address, opening(*networks)) is None)
+    assert passes != is_refused(address, opening(*networks))
 
 
 @pytest.mark.parametrize(

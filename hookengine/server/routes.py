@@ -29,6 +29,7 @@ from hookengine.errors import (
     Unauthorized,
 )
 from hookengine.inputs import (
+    MOST_EVENTS,
     EventInput,
     EventReplayInput,
     EventTypeInput,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 READ, WRITE, ADMIN = Scope.EVENTS_READ, Scope.EVENTS_WRITE, Scope.ADMIN
 SUBS_READ, SUBS_WRITE = Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE
 
-EVENTS = Annotated[list[EventInput], Meta(max_length=1000)]
+EVENTS = Annotated[list[EventInput], Meta(max_length=MOST_EVENTS)]
 NOTHING = Body(Nothing, optional=True)
 PERIOD = {"since": Time, "until": Time}
 STATE_OF_SUBSCRIPTION = Literal["active", "disabled"]
@@ -142,7 +143,7 @@ ROUTES = (
           "Declare an event type, or describe it anew", ADMIN, body=Body(EventTypeInput), answer=views.EventType,
           others={201: views.EventType}),
     Route("DELETE", "/v1/event-types/{type}", event_types.delete_event_type, "delete_event_type",
-          "Declare an event type no more", ADMIN, status=204, errors=(EventTypeNotFound,)),
+          "Withdraw an event type", ADMIN, status=204, errors=(EventTypeNotFound,)),
 
     Route("GET", "/v1/tenants", tenants.list_tenants, "tenants", "List the tenants that are declared, newest first", ADMIN,
           answer=views.Page[views.Tenant]),
@@ -158,13 +159,13 @@ ROUTES = (
           "Sign a tenant's deliveries with a new secret", SUBS_WRITE, body=Body(RotationInput, optional=True),
           answer=views.TenantSecret),
     Route("DELETE", "/v1/tenants/{tenant}/secret", tenants.delete_secret, "delete_tenant_secret",
-          "Sign a tenant's deliveries no more", SUBS_WRITE, status=204, errors=(TenantSecretNotFound,)),
+          "Delete a tenant's signing secret", SUBS_WRITE, status=204, errors=(TenantSecretNotFound,)),
 
     Route("POST", "/v1/tokens", tokens.create_token, "create_token", "Make a token for a user; it is shown this once", ADMIN,
           body=Body(TokenInput), status=201, answer=views.Token, errors=(TokenExists,)),
     Route("GET", "/v1/tokens", tokens.list_tokens, "tokens", "List tokens, newest first", ADMIN,
           answer=views.Page[views.Token]),
-    Route("DELETE", "/v1/tokens/{user}", tokens.delete_token, "delete_token", "Let a user's token open nothing more", ADMIN,
+    Route("DELETE", "/v1/tokens/{user}", tokens.delete_token, "delete_token", "Revoke a user's token", ADMIN,
           status=204, errors=(TokenNotFound,)),
 
     Route("GET", "/v1/stream", observation.stream, "stream", "Follow every attempt and change of state as they happen", READ,

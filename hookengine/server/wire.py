@@ -22,7 +22,7 @@ from hookengine.errors import (
     UnsupportedMediaType,
 )
 from hookengine.failpoints import failpoint
-from hookengine.inputs import EVENT_DECODER
+from hookengine.inputs import EVENT_DECODER, MOST_EVENTS
 from hookengine.jsontext import read_json, read_objects
 from hookengine.service import RequestKey, request_digest
 from hookengine.times import format_time
@@ -151,7 +151,7 @@ def read_event(body: bytes) -> Any:
 
 def read_events(body: bytes, *, ndjson: bool) -> list[Any]:
     """The same for the elements of an array, or for lines."""
-    return read_objects(body, ndjson=ndjson, decoder=EVENT_DECODER)
+    return read_objects(body, ndjson=ndjson, most=MOST_EVENTS, decoder=EVENT_DECODER)
 
 
 def read_key(request: web.Request, body: bytes) -> RequestKey | None:

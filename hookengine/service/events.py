@@ -22,8 +22,6 @@ from hookengine.validation import Problems
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MOST_EVENTS = 1_000  # of one batch
-
 _TIMES = {"occurred_at", "deliver_at", "expires_at"}
 
 
@@ -144,8 +142,8 @@ class EventOperations(Operations):
         self, by: Principal, events: Sequence[Given], problems: Problems, *, single: bool
     ) -> list[tuple[validation.Draft[EventInput], str]]:
         """Each event as far as it is valid, with its tenant."""
-        if len(events) > MOST_EVENTS:
-            problems.add("", "too_many_elements", f"expected at most {MOST_EVENTS} elements")
+        if len(events) > inputs.MOST_EVENTS:
+            problems.add("", "too_many_elements", f"expected at most {inputs.MOST_EVENTS} elements")
             problems.raise_if_any()
         now = self._clock.now()
         return [

@@ -86,7 +86,7 @@ async def _gathered(tx: Transaction, asked: Compose, priority: Priority, room: i
     """What waits and is due, with its bytes: as much as there is room for, and one batch more that is counted."""
     limit = asked.most * (room + 1)
     found: list[Any] = await tx.fetch(sql.gathered, (asked.subscription, priority, tx.now, limit))
-    sizes = {row[0]: row[17] for row in found}
+    sizes = {row[0]: row[-1] for row in found}  # `size` comes last
     return [(delivery, sizes[delivery.seq]) for delivery in tx.read(found)]
 
 
