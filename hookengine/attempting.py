@@ -160,19 +160,19 @@ class Attempting:
         self._outage.weigh(outcome)
         duration = 0 if request is None else round((self._loop.time() - ready.since) * 1000)
         now = self._clock.now()
-        ended_at = ready.now + duration if now >= ready.now else now  # it was set back meanwhile
+        began_at = ready.now if now >= ready.now else now - duration  # by a clock that was set back meanwhile
         rand = 0.0 if isinstance(outcome, Accepted) else self._clock.random()  # there is nothing to place
         head = _head(ready.taken)
         for delivery, event in going:
             attempt = Attempt(
                 number=delivery.attempt_count + 1,
-                at=ready.now,
+                at=began_at,
                 duration=duration,
                 trigger=delivery.trigger,
                 outcome=outcome,
                 request=request,
             )
-            after = retry.settle(delivery, outcome, target.rules, now=ended_at, rand=rand)
+            after = retry.settle(delivery, outcome, target.rules, now=began_at + duration, rand=rand)
             results.append(
                 Result(
                     before=delivery,

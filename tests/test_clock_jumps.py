@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines import Gate, Journal, rows, running
+from msgspec import UNSET
 from patience import PATIENCE
 from storage import DAY
 
@@ -157,6 +158,28 @@ async def together(engine: Engine, gate: Gate) -> None:
     gate.open()
     for event in events:
         await engine.wait(event.id, PATIENCE)
+
+
+@pytest.mark.row("F19")
+async def test_failure_that_outlasts_the_step_lies_not_ahead(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """An attempt under way when the clock is set back ends by the new time, or its endpoint would be kept back for long."""
+    gate = Gate()
+    async with Receiver(gate) as receiver, running(tmp_path) as engine:
+        made = await engine.subscribe(receiver.url, retry_schedule=[])
+        event = await engine.publish("a", {"n": 0})
+        await gate.arrived()
+        clock.shift = -DAY
+        await noticed(engine)
+        gate.open(500)
+        [delivery] = await engine.wait(event.id, PATIENCE)
+        failed_at = (await engine.subscription(made.id)).last_failure_at
+        attempts = (await engine.delivery(delivery.id)).attempts
+
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    assert failed_at is not None
+    assert failed_at <= day_ago
+    assert attempts is not UNSET
+    assert [True] == [attempt.at <= day_ago for attempt in attempts]
 
 
 @pytest.mark.row("F18")
