@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import ACCESS_TOKEN, DAY, DELIVERED, NO_ANSWER, NOW, OAUTH2, drafts, edit, io_error, opened, result, rows, write
+from patience import PATIENCE
+from storage import (
+    ACCESS_TOKEN,
+    DAY,
+    DELIVERED,
+    NO_ANSWER,
+    NOW,
+    OAUTH2,
+    drafts,
+    edit,
+    files,
+    io_error,
+    opened,
+    result,
+    rows,
+    write,
+)
 
 from hookengine.errors import DatabaseTooNew, StorageCorrupt, StorageUnavailable
 from hookengine.models import DisabledReason, Secret, SigningSecret, SubscriptionState
@@ -57,6 +77,106 @@ async def test_empty_file_has_nothing_old(tmp_path: Path) -> None:
     found = summary(place.path)
 
     assert (None, None, 0, {}) == (found.oldest_pending, found.newest, found.wal_size, found.deliveries)
+
+
+async def test_link_leads_to_the_wal(tmp_path: Path) -> None:
+    """The WAL is the one beside the file, wherever a link to that is."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+        link = tmp_path / "folder" / "link.db"
+        link.parent.mkdir()
+        link.symlink_to(place.path)
+
+        assert summary(place.path).wal_size == summary(link).wal_size > 0
+
+
+async def test_looking_leaves_nothing(tmp_path: Path) -> None:
+    """Beside a file that was closed nothing stays, not even while others look, nor what a look of before has left."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+    before = files(tmp_path)
+    with inspection.opened(place.path):
+        summary(place.path)
+        assert before != files(tmp_path)
+    assert before == files(tmp_path)
+    (tmp_path / "hooks.db-wal").touch()
+    summary(place.path)
+
+    assert before == files(tmp_path)
+
+
+async def test_looking_while_a_store_comes_and_goes(tmp_path: Path) -> None:
+    """A store that starts and stops meanwhile finds its files, what is looked at is of one moment, and nothing stays."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+    before = sorted(files(tmp_path))
+    with inspection.opened(place.path) as db:
+        db.execute("BEGIN")
+        counts = [db.execute("SELECT count(*) FROM events").fetchone()[0]]
+        async with opened(tmp_path) as again:
+            await again.publish(*drafts(100))
+            summary(place.path)
+            counts.append(db.execute("SELECT count(*) FROM events").fetchone()[0])
+            db.execute("COMMIT")
+            await again.publish()
+        counts.append(db.execute("SELECT count(*) FROM events").fetchone()[0])
+
+    assert [1, 1, 102] == counts
+    assert before == sorted(files(tmp_path))
+
+
+# What a process says of the file that it is told.
+LOOK = """
+import sys
+from pathlib import Path
+from hookengine.store.inspection import summary
+print(summary(Path(sys.argv[1])).rows["events"], "events")
+"""
+
+
+def give_up_rights() -> None:
+    """Let root be asked like others, from the next program on: CAP_DAC_OVERRIDE is 1, and PR_CAPBSET_DROP 24."""
+    ctypes.CDLL(None).prctl(24, 1)
+
+
+async def look(path: Path) -> str:
+    """What is said of a file whose folder cannot be written."""
+    path.parent.chmod(0o500)
+    try:
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", LOOK, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            preexec_fn=give_up_rights,
+        )
+    finally:
+        path.parent.chmod(0o700)
+    return (ended.stdout or ended.stderr).splitlines()[-1]
+
+
+async def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file is read there, in use or not, as long as nothing has to be made for that; else that is said."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+        in_use = await look(place.path)
+        crashed = tmp_path / "crashed"
+        crashed.mkdir()
+        for name in ("hooks.db", "hooks.db-wal"):
+            (crashed / name).write_bytes((tmp_path / name).read_bytes())
+    closed = await look(place.path)
+    (tmp_path / "hooks.db-wal").touch()
+    empty = await look(place.path)
+    with inspection.opened(place.path):
+        looked_at = await look(place.path)
+
+    assert ["1 events"] * 4 == [in_use, closed, empty, looked_at]
+    assert (await look(crashed / "hooks.db")).endswith(
+        f"StorageUnavailable: {crashed}/hooks.db cannot be read: to read its WAL,"
+        f" files have to be made in {crashed}, which cannot be written"
+    )
 
 
 async def test_looking_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 from contextlib import closing, contextmanager
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TICK = 10_000  # steps of SQLite's machine: a millisecond or so
+
+# What it is called where SQLite may not make the files beside the database.
+_NO_FILES = ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY")
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -48,9 +52,12 @@ class Finding(Struct, frozen=True, kw_only=True):
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file, for reading only; raises StorageCorrupt if it is none of ours, DatabaseTooNew, and StorageUnavailable."""
+    real = path.resolve()
+    is_writable = os.access(real.parent, os.W_OK)
+    mode = _mode(real, is_writable=is_writable)
     try:
-        # mode=ro: SQLite does not make the file, nor folds its WAL in when it is closed.
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5)) as db:
+        with closing(sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, isolation_level=None, timeout=5)) as db:
+            db.execute("PRAGMA query_only = ON")
             db.row_factory = sqlite3.Row
             known = len(migrations())
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -62,12 +69,33 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         if is_want_of_room(error):  # of which a reader takes some too, for the index of the WAL
             raise StorageUnavailable(f"{path} cannot be read: the disk is full") from error
+        if not is_writable and getattr(error, "sqlite_errorname", "") in _NO_FILES:
+            why = f"to read its WAL, files have to be made in {real.parent}, which cannot be written"
+            raise StorageUnavailable(f"{path} cannot be read: {why}") from error
         raise StorageCorrupt(f"{path} cannot be read: {error}") from error
+
+
+def _mode(real: Path, *, is_writable: bool) -> str:
+    if wal_size(real):
+        return "mode=ro"  # the WAL that a crash has left is not folded in when this is closed: the next start reads it
+    if is_writable:
+        return "mode=rw"  # whoever is the last to close it takes the files away that SQLite makes beside it for reading
+    if real.with_name(f"{real.name}-shm").exists():
+        return "mode=ro"  # they are there, maybe because a daemon works with them
+    return "mode=ro&immutable=1"  # they are neither there nor can be made, and without that SQLite does not do without
+
+
+def wal_size(path: Path) -> int:
+    """How many bytes the WAL of the file has, which is beside it and not beside a link to it."""
+    real = path.resolve()
+    try:
+        return real.with_name(f"{real.name}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def summary(path: Path) -> Summary:
     """What is in the file; raises as `opened` does."""
-    wal = path.with_name(f"{path.name}-wal")
     with opened(path) as db:
         db.execute("BEGIN")  # all numbers are of one moment
         (page_size,), (free,), (version,) = (
@@ -78,7 +106,7 @@ def summary(path: Path) -> Summary:
         return Summary(
             schema_version=version,
             size=path.stat().st_size,
-            wal_size=wal.stat().st_size if wal.exists() else 0,
+            wal_size=wal_size(path),
             free=free * page_size,
             # A name cannot be a parameter; these are the schema's own.
             rows={name: db.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables},
