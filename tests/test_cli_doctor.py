@@ -192,7 +192,7 @@ async def test_key_and_database_are_tried(tmp_path: Path) -> None:
 
 
 def test_disk_is_measured_where_the_data_will_be(tmp_path: Path) -> None:
-    """The space is that of the nearest directory that exists."""
+    """The space is that of the nearest directory that exists; of a database that a link leads to, that of its own."""
     asked: list[Path] = []
 
     def usage(path: Path) -> tuple[int, int, int]:
@@ -200,8 +200,15 @@ def test_disk_is_measured_where_the_data_will_be(tmp_path: Path) -> None:
         return 8 << 30, 0, 1 << 30
 
     check = examination.disk(tmp_path / "a" / "b", usage)
+    linked, real = private(tmp_path / "linked"), private(tmp_path / "real")
+    (real / "real.db").touch()
+    (linked / "hooks.db").symlink_to(real / "real.db")
+    examination.disk(linked, usage)
+    (linked / "hooks.db").unlink()
+    (linked / "hooks.db").symlink_to("hooks.db")
+    examination.disk(linked, usage)
 
-    assert (True, "1.0 GiB free", [tmp_path]) == (check.ok, check.detail, asked)
+    assert (True, "1.0 GiB free", [tmp_path, real, linked]) == (check.ok, check.detail, asked)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,10 @@ def database(path: Path, encryption_key: str | None) -> tuple[Check, int | None]
 
 
 def disk(data: Path, usage_of: Callable[[Path], tuple[int, int, int]]) -> Check:
-    """Whether there is space for what comes."""
-    place = next(path for path in (data, *data.absolute().parents) if there(path))
+    """Whether there is space for what comes, where the database is, or will be."""
+    file = data / DATABASE
+    folder = file.resolve().parent if there(file) else data.absolute()
+    place = next(path for path in (folder, *folder.parents) if there(path))
     total, _, free = usage_of(place)
     least = space.least(total)
     if free >= _LEAST_FREE:
