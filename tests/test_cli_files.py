@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from storage import DAY, DELIVERED, SetClock, draft, opened, result
+from storage import DAY, DELIVERED, SetClock, draft, opened, result, write
 from verbs import Ended, Terminal, alone
 
 from hookengine import engine as engines
@@ -169,6 +169,16 @@ def test_check_says_what_is_wrong(cli: Callable[..., Ended], monkeypatch: pytest
     assert (1, "✗ key") == (ended.status, ended.out.splitlines()[2])
     assert ended.out.splitlines()[3].startswith("  the encryption key does not open this database")
     assert (1, ["integrity", "references", "key"]) == (as_json.status, [each["check"] for each in json.loads(as_json.out)])
+
+
+def test_check_of_an_older_file_says_so(cli: Callable[..., Ended], data: Path) -> None:
+    """A file that the next start brings up to date is sound, and that it does is a line, and a note for programs."""
+    write(data / "hooks.db", f"PRAGMA user_version = {len(migrations()) - 1}")
+    ended, as_json = cli("db", "check"), json.loads(cli("db", "check", "--json").out)
+    note = f"version {len(migrations()) - 1}, brought up to date at the next start"
+
+    assert (0, f"✓ schema {note}") == (ended.status, ended.out.splitlines()[0])
+    assert [{"check": "schema", "problems": [], "note": note}, {"check": "integrity", "problems": [], "note": ""}] == as_json[:2]
 
 
 def test_other_file_is_told_in_a_sentence(cli: Callable[..., Ended]) -> None:

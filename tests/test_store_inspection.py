@@ -242,6 +242,30 @@ async def test_whole_file_passes_every_check(tmp_path: Path) -> None:
     assert ticks
 
 
+@pytest.mark.parametrize("version", range(1, len(migrations())))
+async def test_older_file_is_whole(tmp_path: Path, version: int) -> None:
+    """What an older schema does not have yet is not missed; that a start brings it up to date is said, and damage too."""
+    async with opened(tmp_path) as place:
+        made = await place.subscribe()
+    (tmp_path / "older").mkdir()
+    path = tmp_path / "older" / "hooks.db"
+    (tmp_path / "older" / "secret.key").write_bytes((tmp_path / "secret.key").read_bytes())
+    tables = ("meta", "subscriptions", "health")
+    older = "".join(migrations()[:version]) + f"PRAGMA user_version = {version}; ATTACH '{place.path}' AS now;"
+    write(path, older + "".join(f"INSERT INTO main.{name} SELECT * FROM now.{name};" for name in tables))
+    found = examine(path, encryption_key=None, tick=lambda: None)
+
+    assert (version, {"active": 1}) == (summary(path).schema_version, summary(path).subscriptions)
+    assert {f"version {version}, brought up to date at the next start", ""} == {each.note for each in found}
+    assert ["schema", "integrity", "references", "key", "subscriptions", *["tenants"] * (version > 1)] == [
+        each.check for each in found
+    ]
+    assert {} == wrong(path)
+    write(path, "UPDATE subscriptions SET sealed = x'01'; DROP TABLE IF EXISTS access_tokens")
+    problem = "no such table: access_tokens" if version > 3 else f"subscription {made.id} (row 1) cannot be read: "
+    assert wrong(path)["subscriptions"][0].startswith(problem)
+
+
 async def test_missing_row_is_found(tmp_path: Path) -> None:
     """Rows that name others that are not there are counted by table."""
     async with opened(tmp_path) as place:

@@ -74,16 +74,19 @@ def check(*, as_json: bool, data: Path) -> int:
 
     Exit 1 if something is wrong.
     """
-    from hookengine.store.inspection import examine  # noqa: PLC0415  # it loads the store
+    # Imported here, since it loads the store.
+    from msgspec.structs import asdict  # noqa: PLC0415
+
+    from hookengine.store.inspection import examine  # noqa: PLC0415
 
     path = database(data)
     with progress("checking") as advance:
         findings = examine(path, encryption_key=os.environ.get(_KEY), tick=lambda: advance(0, 0))
     if as_json:
-        click.echo(json.dumps([{"check": each.check, "problems": each.problems} for each in findings]))
+        click.echo(json.dumps([asdict(each) for each in findings]))
     else:
         for each in findings:
-            show_mark(not each.problems, each.check)
+            show_mark(not each.problems, f"{each.check} {each.note}".rstrip())
             for problem in each.problems:
                 click.echo(f"  {printable(problem)}")
     return Exit.FAILED if any(each.problems for each in findings) else Exit.OK

@@ -47,6 +47,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
     check: str
     problems: list[str]
+    note: str = ""  # what there is to say of it all the same
 
 
 @contextmanager
@@ -119,13 +120,15 @@ def summary(path: Path) -> Summary:
 
 def examine(path: Path, *, encryption_key: str | None, tick: Callable[[], None]) -> list[Finding]:
     """
-    Every check of the file and of the key beside it.
+    Every check of the file and of the key beside it; what the schema of an older file does not have yet is left out.
 
     *tick* is called now and then while SQLite works. Raises as `opened` does.
     """
     with opened(path) as db:
         db.set_progress_handler(tick, _TICK)
+        version = db.execute("PRAGMA user_version").fetchone()[0]
         findings = [
+            *_age(version),
             Finding(check="integrity", problems=_found(_integrity, db)),
             Finding(check="references", problems=_found(_references, db)),
         ]
@@ -133,12 +136,15 @@ def examine(path: Path, *, encryption_key: str | None, tick: Callable[[], None])
             vault = unlock(db, path, encryption_key)
         except (KeyUnusable, sqlite3.Error) as error:
             return [*findings, Finding(check="key", problems=[str(error)])]
-        return [
-            *findings,
-            Finding(check="key", problems=[]),
-            Finding(check="subscriptions", problems=_found(lambda db: _subscriptions(db, vault), db)),
-            Finding(check="tenants", problems=_found(lambda db: _tenants(db, vault), db)),
-        ]
+        findings.append(Finding(check="key", problems=[]))
+        with _as_made(version) as made:
+            if _has(made, sql.subscriptions):
+                has_tokens = _has(made, sql.access_tokens)
+                problems = _found(lambda db: _subscriptions(db, vault, has_tokens=has_tokens), db)
+                findings.append(Finding(check="subscriptions", problems=problems))
+            if _has(made, sql.tenants):
+                findings.append(Finding(check="tenants", problems=_found(lambda db: _tenants(db, vault), db)))
+        return findings
 
 
 def unlock(db: sqlite3.Connection, path: Path, encryption_key: str | None) -> Vault:
@@ -158,6 +164,30 @@ def newest_event(db: sqlite3.Connection) -> int | None:
     return None if found is None else found[0]
 
 
+def _age(version: int) -> list[Finding]:
+    if version == len(migrations()):
+        return []
+    return [Finding(check="schema", problems=[], note=f"version {version}, brought up to date at the next start")]
+
+
+@contextmanager
+def _as_made(version: int) -> Iterator[sqlite3.Connection]:
+    """An empty database of schema *version*."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in migrations()[:version]:
+            db.executescript(script)
+        yield db
+
+
+def _has(db: sqlite3.Connection, statement: str) -> bool:
+    """Whether *db* has the tables and columns that *statement* asks for."""
+    try:
+        db.execute(f"EXPLAIN {statement}")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
 def _found(check: Callable[[sqlite3.Connection], list[str]], db: sqlite3.Connection) -> list[str]:
     """What *check* finds; a file that is damaged may not let it come to an end."""
     try:
@@ -175,7 +205,7 @@ def _references(db: sqlite3.Connection) -> list[str]:
     return [f"{count} rows of {table} name rows of {parent} that are not there" for (table, parent), count in counts.items()]
 
 
-def _subscriptions(db: sqlite3.Connection, vault: Vault) -> list[str]:
+def _subscriptions(db: sqlite3.Connection, vault: Vault, *, has_tokens: bool) -> list[str]:
     """What of them cannot be read, or of the access tokens that are kept for them."""
     readable = {}
 
@@ -186,7 +216,8 @@ def _subscriptions(db: sqlite3.Connection, vault: Vault) -> list[str]:
         if (of := readable.get(row["subscription"])) is not None:
             registered.access_token(row, of, vault)
 
-    return [*_unreadable(db.execute(sql.subscriptions), read), *_unreadable(db.execute(sql.access_tokens), read_token)]
+    problems = _unreadable(db.execute(sql.subscriptions), read)
+    return [*problems, *_unreadable(db.execute(sql.access_tokens), read_token)] if has_tokens else problems
 
 
 def _tenants(db: sqlite3.Connection, vault: Vault) -> list[str]:
