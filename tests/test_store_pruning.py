@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -104,6 +107,21 @@ async def test_wal_is_empty_between_steps(tmp_path: Path) -> None:
     await prune(path, retention=0, clock=SetClock(), encryption_key=None, progress=lambda *_: sizes.append(wal.stat().st_size))
 
     assert [0, 0, 0] == sizes
+
+
+async def test_steps_wait_for_no_long_reader(tmp_path: Path) -> None:
+    """Somebody who reads for long keeps the WAL from being emptied, but not a step from its end; other locks are waited for."""
+    async with opened(tmp_path) as place:
+        await place.publish()
+        with closing(sqlite3.connect(place.path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM events").fetchall()
+            began = asyncio.get_running_loop().time()
+            done = await pruning._step(place.store.writer, lambda _: pruning._free, (1000,))
+            assert asyncio.get_running_loop().time() - began < 3
+
+        assert 0 == done
+        assert [(5_000,)] == [tuple(row) for row in await place.store.writer.change(lambda tx: tx.fetch("PRAGMA busy_timeout"))]
 
 
 async def test_pages_of_what_is_gone_are_used_again(tmp_path: Path) -> None:
