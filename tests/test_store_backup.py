@@ -145,6 +145,29 @@ async def test_databases_and_directories_are_never_replaced(tmp_path: Path, name
     assert not [name for name in names(tmp_path) if name.endswith(".new")]
 
 
+async def test_database_in_use_is_not_replaced(tmp_path: Path) -> None:
+    """One whose WAL is empty is known by its lock, and what belongs to it by its name, also where a link leads to it."""
+    for name in ("mine", "real", "data"):
+        (tmp_path / name).mkdir()
+    async with opened(tmp_path / "mine") as place:
+        await place.publish()
+    real = tmp_path / "real" / "real.db"
+    (tmp_path / "data" / "hooks.db").symlink_to(real)
+    async with opened(tmp_path / "data") as other:
+        await other.store.writer._folding.empty()
+        beside = [real.with_name(f"real.db{suffix}") for suffix in ("-wal", "-shm", "-journal", ".lock")]
+        for target in (real, *beside, tmp_path / "data" / "hooks.db.reserve", tmp_path / "data" / "secret.key"):
+            with pytest.raises(TargetExists):
+                copy(place.path, target, replace=True, progress=silent)
+        with pytest.raises(TargetExists, match=r"real\.db is in use by pid \d+"):
+            copy(place.path, real, replace=True, progress=silent)
+        await other.publish()
+    copy(place.path, real, replace=True, progress=silent)
+    copy(place.path, tmp_path / ".lock", replace=False, progress=silent)
+
+    assert [(1,)] == rows(real, "SELECT count(*) FROM events") == rows(tmp_path / ".lock", "SELECT count(*) FROM events")
+
+
 async def test_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """A folder that is not there, a file that is no database and a full disk each have their words, and no half copy stays."""
     async with opened(tmp_path) as place:

@@ -8,8 +8,9 @@ import stat
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from hookengine.errors import HookEngineError
+from hookengine.errors import AlreadyRunning, HookEngineError
 from hookengine.failpoints import failpoint
+from hookengine.store.database import Lock
 from hookengine.store.inspection import opened
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PAGES = 1024  # of one step: 4 MiB
-_OURS = ("admin.token", "daemon.json", "secret.key")  # beside a database, and with its name
+_OURS = ("admin.token", "daemon.json", "secret.key")  # beside a database; behind its name
 _SUFFIXES = ("-wal", "-shm", "-journal", ".lock", ".reserve")
 
 
@@ -65,14 +66,24 @@ def _check_target(source: Path, target: Path, *, replace: bool) -> None:
             raise TargetExists(f"{target} exists")
         if not stat.S_ISREG(target.lstat().st_mode):
             raise TargetExists(f"{target} is no file: a link or a device is not replaced")
-    is_beside = target.parent.resolve() == source.parent.resolve()
-    if is_beside and target.name in {*_OURS, *(source.name + suffix for suffix in _SUFFIXES)}:
+    if target.name in _OURS or any(_belongs(target, suffix) for suffix in _SUFFIXES):
         raise TargetExists(f"{target} is where the engine keeps something else")
     for suffix in ("-wal", "-journal"):
         log = target.with_name(target.name + suffix)
         # SQLite would take it for the new file's own, and play it into it.
         if log.exists() and log.stat().st_size:
             raise TargetExists(f"{log} exists: {target} is a database in use, or was not closed")
+    if target.exists():  # also while all of its WAL is folded into it
+        try:
+            Lock(target).check()
+        except AlreadyRunning as error:
+            raise TargetExists(error.detail) from None
+
+
+def _belongs(target: Path, suffix: str) -> bool:
+    """Whether *target* is the name of what a database has beside it under *suffix*."""
+    database = target.name.removesuffix(suffix)
+    return database not in {"", target.name} and target.with_name(database).exists()
 
 
 def _copy(db: sqlite3.Connection, draft: Path, progress: Callable[[int, int], None]) -> None:
