@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE
 from storage import DAY, DELIVERED, SetClock, draft, opened, result, write
 from verbs import Ended, Terminal, alone
 
@@ -104,6 +106,41 @@ def test_backup_does_not_overwrite_unless_told(cli: Callable[..., Ended]) -> Non
     assert (6, "Error: out.db exists; --force replaces a file\n", b"precious") == (refused.status, refused.err, kept)
     assert 0 == cli("backup", "out.db", "--force").status
     assert "Error: . is a directory: name a file in it\n" == cli("backup", ".", "--force").err
+
+
+# A backup that gets a signal when all is copied, but has no name yet.
+SIGNALLED = """
+import os, signal, sys
+from hookengine.cli import main
+
+def send(event, _):
+    if event == "os.link":
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[2]))
+sys.addaudithook(send)
+sys.exit(main(["backup", "out.db"]))
+"""
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(
+    ("name", "handling", "status", "made"),
+    [
+        ("SIGINT", "SIG_DFL", 130, False),
+        ("SIGTERM", "SIG_DFL", 143, False),
+        ("SIGHUP", "SIG_DFL", 129, False),
+        pytest.param("SIGHUP", "SIG_IGN", 0, True, id="as nohup has it"),
+    ],
+)
+def test_backup_that_is_ended_leaves_nothing(name: str, handling: str, status: int, *, made: bool) -> None:
+    """Whoever ends it, by which signal ever, finds no half copy, and the exit status that a shell expects."""
+    command = [sys.executable, "-c", SIGNALLED, name, handling]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert (status, "") == (ended.returncode, ended.stdout), ended
+    assert "Traceback" not in ended.stderr
+    assert ["out.db"] * made == [path.name for path in Path().glob("out.db*")]
 
 
 @pytest.mark.row("F44")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 import sqlite3
@@ -31,8 +32,8 @@ def silent(_done: int, _total: int) -> None:
 
 @pytest.mark.row("F44")
 async def test_copy_is_of_one_moment_while_the_store_writes(tmp_path: Path) -> None:
-    """Commits between two steps of the copy are not in it, and do not start it again."""
-    target, steps = tmp_path / "copy.db", list[tuple[int, int]]()
+    """Commits between two steps of the copy are not in it, and do not start it again; it is one file all the time."""
+    target, steps, beside = tmp_path / "copy.db", list[tuple[int, int]](), set[str]()
     loop = asyncio.get_running_loop()
     async with opened(tmp_path) as place:
         await place.subscribe()
@@ -40,6 +41,7 @@ async def test_copy_is_of_one_moment_while_the_store_writes(tmp_path: Path) -> N
 
         def publish(done: int, total: int) -> None:
             steps.append((done, total))
+            beside.update(path.name for path in tmp_path.glob("copy.db*"))
             asyncio.run_coroutine_threadsafe(place.publish(*drafts(1)), loop).result(20)
 
         await asyncio.to_thread(copy, place.path, target, replace=False, progress=publish)
@@ -50,6 +52,7 @@ async def test_copy_is_of_one_moment_while_the_store_writes(tmp_path: Path) -> N
     assert len(steps) > 2
     assert sorted(steps) == steps
     assert steps[-1] == (steps[0][1], steps[0][1])
+    assert {f"copy.db.{os.getpid()}.new"} == beside
 
 
 async def test_copy_of_a_closed_file_is_whole_and_private(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def _copy(db: sqlite3.Connection, draft: Path, progress: Callable[[int, int], No
     try:
         with closing(sqlite3.connect(draft.resolve(), isolation_level=None)) as copied:
             copied.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
+            copied.execute("PRAGMA journal_mode = OFF")  # and deleted as a whole where it is cut
             db.backup(copied, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total))
     except sqlite3.Error as error:
         raise HookEngineError(f"the copy cannot be made: {error}") from error
