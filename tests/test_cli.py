@@ -31,6 +31,7 @@ from hookengine.clock import Clock
 from hookengine.inputs import EventInput
 from hookengine.receiver import Received, Receiver, Reply
 from hookengine.server import routes
+from hookengine.store.database import Lock
 from hookengine.times import parse_time
 
 if TYPE_CHECKING:
@@ -178,6 +179,17 @@ def server() -> Iterator[Server]:
         yield server
 
 
+_held: list[Lock] = []  # of what stands in for a daemon
+
+
+@pytest.fixture(autouse=True)
+def _no_daemon_stays() -> Iterator[None]:
+    """What stands in for a daemon ends with the test."""
+    yield
+    while _held:
+        _held.pop().release()
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The verbs run in an empty directory, without variables of ours; children find the package without an installation."""
@@ -216,8 +228,10 @@ def page(*records: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:
 
 
 def running(data: Path, url: str, *, pid: int | None = None, token: str | None = "hkt_owner\n") -> None:
-    """Makes *data* look as a daemon at *url* leaves it."""
+    """Makes *data* look as a daemon at *url* has it: our process, unless it is announced as *pid*."""
     data.mkdir(exist_ok=True)
+    _held.append(Lock(data / "hooks.db"))
+    _held[-1].acquire()
     (data / "daemon.json").write_text(json.dumps({"url": url, "pid": os.getpid() if pid is None else pid}))
     if token is not None:
         (data / "admin.token").write_text(token)
@@ -549,16 +563,41 @@ def test_without_a_daemon_the_verb_says_how_to_start_one(cli: Callable[..., Ende
     assert f"Error: the daemon on {here} is stopped: start it with `hookengine serve`" in stopped.err
 
 
-@pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 10**30])
+@pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 10**18, 10**30, 1, None])  # the last two are in use
 def test_token_is_not_sent_where_the_daemon_has_died(
-    cli: Callable[..., Ended], server: Server, tmp_path: Path, pid: int
+    cli: Callable[..., Ended], server: Server, tmp_path: Path, pid: int | None
 ) -> None:
-    """A file that a killed daemon left behind does not lead the owner's token to whoever has its port now."""
-    running(tmp_path / "hookengine-data", server.receiver.url, pid=pid)
+    """What a killed daemon left does not lead the owner's token to whoever has its port now, be its pid in use again."""
+    data = tmp_path / "hookengine-data"
+    running(data, server.receiver.url, pid=pid)
+    _held.pop().drop()
+    (data / "hooks.db.lock").write_text(f"{os.getpid() if pid is None else pid}\n")
     ended = cli("event", "list")
 
     assert (3, []) == (ended.status, server.receiver.requests)
     assert "runs no more" in ended.err
+
+
+def test_token_is_not_sent_while_the_next_daemon_starts(cli: Callable[..., Ended], server: Server, tmp_path: Path) -> None:
+    """Who has the database is not who has been killed, and whose port may be somebody else's."""
+    running(tmp_path / "hookengine-data", server.receiver.url, pid=os.getppid())
+    ended = cli("event", "list")
+    _held.pop().release()
+    (tmp_path / "hookengine-data" / "hooks.db.lock").unlink()
+    stopped = cli("event", "list")
+
+    assert (3, 3, []) == (ended.status, stopped.status, server.receiver.requests)
+    assert ("runs no more" in ended.err, "is stopped" in stopped.err) == (True, True)
+
+
+def test_daemon_behind_a_link_is_found(cli: Callable[..., Ended], server: Server, tmp_path: Path) -> None:
+    """A link to the database leads to its lock."""
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "hooks.db").symlink_to(tmp_path / "real.db")
+    running(tmp_path / "linked", server.receiver.url)
+    server.on("GET /v1/events", page())
+
+    assert 0 == cli("event", "list", "--data", "linked").status
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"url": "x"}', '{"url": "http://127.0.0.1:1", "pid": "me"}', "\xff"])
@@ -585,9 +624,11 @@ def test_missing_owner_token_is_status_4(cli: Callable[..., Ended], server: Serv
 def test_directory_of_another_user_is_status_4(cli: Callable[..., Ended], tmp_path: Path) -> None:
     """A directory that may not be read is told as not allowed."""
     running(tmp_path / "hookengine-data", "http://127.0.0.1:1")
-    (tmp_path / "hookengine-data" / "daemon.json").chmod(0)
+    for name in ("hooks.db.lock", "daemon.json"):
+        (tmp_path / "hookengine-data" / name).chmod(0)
+        ended = cli("event", "list")
 
-    assert 4 == cli("event", "list").status
+        assert (4, True) == (ended.status, f"{name} cannot be read" in ended.err)
 
 
 # Output

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 import click
 
 from hookengine.cli.exits import CliError, Exit
-from hookengine.cli.files import DAEMON, TOKEN
+from hookengine.cli.files import DAEMON, DATABASE, TOKEN
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def _daemon_url(data: Path) -> str:
     try:
         found = json.loads(path.read_bytes())
         url, pid = str(found["url"]), int(found["pid"])
+        runs = _runs(data, pid)
     except FileNotFoundError:
         place = printable(str(data.absolute()))
         reason = (
@@ -151,10 +153,10 @@ def _daemon_url(data: Path) -> str:
         )
         raise CliError(f"{reason} with `hookengine serve`, or name a server with --url", Exit.NOT_REACHED) from None
     except PermissionError as error:
-        raise CliError(f"{path} cannot be read: {error.strerror}", Exit.NOT_ALLOWED) from error
+        raise CliError(f"{error.filename} cannot be read: {error.strerror}", Exit.NOT_ALLOWED) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CliError(f"{path} is not what a daemon writes: name the server with --url", Exit.NOT_REACHED) from error
-    if not _runs(pid):
+    if not runs:
         # Whoever has the port now is not to see the owner's token.
         raise CliError(f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve`", Exit.NOT_REACHED)
     return url
@@ -168,13 +170,26 @@ def _owner_token(data: Path) -> str:
         raise CliError(f"{path} cannot be read ({error.strerror}): give a token with --token", Exit.NOT_ALLOWED) from error
 
 
-def _runs(pid: int) -> bool:
+def _runs(data: Path, pid: int) -> bool:
+    """
+    Whether process *pid* is the one that has the database in *data*.
+
+    Its lock tells: the number of a dead process can be another's by now. Not by `store.database.Lock`, which takes as long to
+    load as all else that a verb needs.
+    """
     if os.name != "posix":
-        return True  # there, signal 0 would end it
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return pid > 0
+        return True  # there is no such lock, and signal 0 would end it
+    import fcntl  # noqa: PLC0415  # not there elsewhere
+
+    with Path(f"{os.path.realpath(data / DATABASE)}.lock").open("rb") as lock:
+        if lock.read(20).strip() != str(pid).encode():
+            return False  # somebody else has it, maybe who has just started, and has no server yet
+        try:
+            with suppress(PermissionError):
+                os.kill(pid, 0)  # if it is dead, to try the lock could turn away who takes it just now
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except BlockingIOError:
+            return True
+    return False
