@@ -327,6 +327,19 @@ async def test_target_with_a_path_gets_all_requests_there(
     assert (302, ["/hook?x=1"]) == (response.status, [request.path for request in target.requests])
 
 
+@pytest.mark.parametrize("path", ["/a?", "/?", "/a??", "/a?b&", "//a", "/"])
+async def test_empty_query_is_passed_on(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    """What was asked for stays as it is, the query that is empty too, as does that of the other server's URL."""
+    async with Receiver(secret=SECRET) as target, Receiver() as other, aiohttp.ClientSession() as http:
+        async with listener(capsys, forward_to=target.url) as url:
+            await http.post(URL(url).with_path(path, encoded=True), data=BODY, headers=signed())
+        async with listener(capsys, forward_to=other.url + path) as url:
+            await http.post(f"{url}/else", data=BODY)
+
+    assert path == target.requests[0].path
+    assert ("/else" if path in {"/", "/?"} else path) == other.requests[0].path
+
+
 async def test_target_that_is_down_is_502(capsys: pytest.CaptureFixture[str], http: aiohttp.ClientSession) -> None:
     """Where the other server gives no answer, the sender gets 502 and the terminal says why."""
     with socket.create_server(("127.0.0.1", 0)) as closed:

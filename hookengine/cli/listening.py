@@ -175,6 +175,8 @@ class Forwarder:
     def __init__(self, session: aiohttp.ClientSession, target: str) -> None:
         self._session = session
         self._target = URL(target, encoded=True)
+        if self._target.raw_path != "/" and target.endswith("?") and not self._target.raw_query_string:
+            self._target = _with_target(self._target, f"{self._target.raw_path}?")
 
     async def __call__(self, received: Received) -> Reply:
         """The other server's answer; 502 where it gives none."""
@@ -192,7 +194,12 @@ class Forwarder:
     def _url(self, path: str) -> URL:
         if self._target.raw_path != "/" or self._target.raw_query_string:
             return self._target
-        return URL(f"{self._target.origin()}{path}", encoded=True)
+        return _with_target(self._target.origin(), path)
+
+
+def _with_target(url: URL, target: str) -> URL:
+    """*url* with a request target as it is, also with a query that is empty, which yarl would leave out."""
+    return url.with_path(target, encoded=True)
 
 
 # What it says.
