@@ -214,8 +214,9 @@ def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile:
     seen: set[str] = set()
     for name, value in headers.items():
         at, lower, received = pointer("headers", name), name.lower(), as_received(name)
-        if received in _RESERVED_NAMES or received.startswith(_RESERVED_PREFIXES) or received in signing:
-            problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself")
+        if _is_reserved(received, signing):
+            why = "" if _is_reserved(lower, signing) else ": many receivers read _ as -"
+            problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself{why}")
         elif not HEADER_NAME.fullmatch(name):
             problems.add(at, "invalid_header_name", "expected 1 to 64 characters of a header name (RFC 9110, 5.6.2)")
         elif lower == "authorization" and has_auth:
@@ -227,6 +228,10 @@ def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile:
             problems.add(at, "invalid_header_value", "expected at most 2048 visible ASCII characters, spaces and tabs")
         elif value.strip(" \t") == HIDDEN:  # from an answer of ours: saved, it would be sent
             problems.add(at, "hidden_value", f"'{HIDDEN}' only stands for a value: give the value itself")
+
+
+def _is_reserved(name: str, signing: frozenset[str]) -> bool:
+    return name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES) or name in signing
 
 
 def settings(given: SubscriptionInput, *, default_profile: str) -> dict[str, Any]:

@@ -108,6 +108,23 @@ def test_headers_of_the_signature() -> None:
     assert [] == subscription_mistakes(headers={"X-Signature": "x"}, profile="svix")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("X-Forwarded-For", "'X-Forwarded-For' is set by hookengine or by HTTP itself"),
+        ("X_Forwarded_For", "'X_Forwarded_For' is set by hookengine or by HTTP itself: many receivers read _ as -"),
+        ("Content-A_B", "'Content-A_B' is set by hookengine or by HTTP itself"),
+    ],
+)
+def test_underscore_that_a_name_is_refused_for(name: str, words: str) -> None:
+    """Where a name is another's only once _ is read as -, that is said."""
+    problems = Problems()
+    draft = problems.convert(SubscriptionInput, {"url": URL, "headers": {name: "x"}})
+    subscribing.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard")
+
+    assert [words] == [mistake.detail for mistake in problems.mistakes]
+
+
 @pytest.mark.parametrize("value", ["", " ", "a\tb", "~!", "x" * 2048])
 def test_header_values(value: str) -> None:
     """A value is visible ASCII, spaces and tabs."""
