@@ -215,7 +215,9 @@ def test_check_of_an_older_file_says_so(cli: Callable[..., Ended], data: Path) -
     note = f"version {len(migrations()) - 1}, brought up to date at the next start"
 
     assert (0, f"✓ schema {note}") == (ended.status, ended.out.splitlines()[0])
-    assert [{"check": "schema", "problems": [], "note": note}, {"check": "integrity", "problems": [], "note": ""}] == as_json[:2]
+    assert [{"check": "schema", "problems": [], "note": note}, {"check": "integrity", "problems": [], "note": ""}] == as_json[
+        :2
+    ]
 
 
 def test_other_file_is_told_in_a_sentence(cli: Callable[..., Ended]) -> None:

@@ -121,7 +121,9 @@ async def test_steps_wait_for_no_long_reader(tmp_path: Path) -> None:
             assert asyncio.get_running_loop().time() - began < 3
 
         assert 0 == done
-        assert [(5_000,)] == [tuple(row) for row in await place.store.writer.change(lambda tx: tx.fetch("PRAGMA busy_timeout"))]
+        assert [(5_000,)] == [
+            tuple(row) for row in await place.store.writer.change(lambda tx: tx.fetch("PRAGMA busy_timeout"))
+        ]
 
 
 async def test_pages_of_what_is_gone_are_used_again(tmp_path: Path) -> None:
