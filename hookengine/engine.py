@@ -63,6 +63,7 @@ class Engine(Api):
     """
     One webhook sender on one SQLite file.
 
+    A relative *path* is one of the directory that the process is in at this moment, whatever that becomes until `start`.
     *serve* is `HOST:PORT` of the HTTP API, which is not served without it. *logger* takes what happens; without one it goes to
     the standard library's logger `hookengine`, for the host program to configure. Nothing is opened before `start`. The
     methods raise the errors of `hookengine.errors`, and RuntimeError while the engine does not run.
@@ -82,7 +83,7 @@ class Engine(Api):
     ) -> None:
         if config is not None and not isinstance(config, Config):
             raise TypeError(f"config is a Config, such as Config.load() gives, not a {type(config).__name__}")
-        self._path = Path(path)
+        self._path = Path(path).absolute()
         self._config = Config() if config is None else config
         self._serve = serve
         self._logger = logger

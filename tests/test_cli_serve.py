@@ -219,7 +219,7 @@ def test_serve_as_a_process_takes_events_and_ends_with_0() -> None:
             child.send_signal(signal.SIGTERM)
 
             assert (0, b"o-1\n", b"accepted, but no subscription wants it\n") == (sent.returncode, sent.stdout, sent.stderr)
-            words = f"Error: hookengine-data/hooks.db is in use by pid {child.pid}\n"
+            words = f"Error: {Path('hookengine-data/hooks.db').absolute()} is in use by pid {child.pid}\n"
             assert [(75, words)] * 2 == [(each.returncode, each.stderr) for each in others]
             assert 0 == child.wait(10)
         finally:

@@ -140,6 +140,24 @@ async def test_nothing_exists_before_the_start(tmp_path: Path) -> None:
     await made.stop()
 
 
+async def test_path_is_of_the_directory_in_which_the_engine_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may go to other directories: the files are found, and watched, where the engine was made."""
+    names = ("made", "started", "running")
+    for name in names:
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    made = Engine(DATABASE)
+    monkeypatch.chdir(tmp_path / "started")
+    async with made:
+        monkeypatch.chdir(tmp_path / "running")
+        await made.publish("order.created", {})
+        assert made._running.store._whereabouts.lost() is None
+
+    assert tmp_path / "made" / DATABASE == made.path
+    assert [True, False, False] == [(tmp_path / name / DATABASE).exists() for name in names]
+    assert [[], []] == [list((tmp_path / name).iterdir()) for name in names[1:]]
+
+
 async def test_context_manager_starts_and_stops(tmp_path: Path) -> None:
     """The engine runs inside `async with`, and not after it."""
     async with engine(tmp_path) as made:

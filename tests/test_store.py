@@ -317,6 +317,7 @@ async def test_what_cannot_be_opened_is_named(tmp_path: Path, spoil: Callable[[P
     ("name", "named"),
     [
         pytest.param(":memory:", "':memory:' is no file", id="no file"),
+        pytest.param("/none/:memory:", "':memory:' is no file", id="no file, of the directory"),
         pytest.param("", "a directory: name a file", id="nothing"),
         pytest.param(".", "a directory: name a file", id="directory"),
         pytest.param("/", "a directory: name a file", id="root"),

@@ -111,7 +111,7 @@ os.register_at_fork(after_in_child=Lock.forked)
 
 def check_path(path: Path) -> None:
     """Raises StartError for what cannot be a database's file, before anything is made for it."""
-    if str(path) == ":memory:":
+    if path.name == ":memory:":
         raise StartError("':memory:' is no file, and nothing is durable without: name one, for tests in a temporary directory")
     if path.is_dir():
         raise StartError(f"{path} is a directory: name a file, such as {path / 'hooks.db'}")
