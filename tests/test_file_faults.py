@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from engines import Gate, Journal, engine, rows, running
 from patience import PATIENCE
+from storage import files
 
 from hookengine.engine import DATABASE
 from hookengine.errors import StartError, StorageFailed
@@ -227,6 +228,28 @@ async def test_rights_that_are_missing(in_memory: Path, name: str, mode: int) ->
 
 
 # Other disks.
+
+
+async def test_database_that_is_a_link(tmp_path: Path, in_memory: Path) -> None:
+    """All that belongs to a file on another disk lies there, made by the first start; an older reserve by the link is left."""
+    (tmp_path / DATABASE).symlink_to(in_memory / "real.db")
+    async with running(tmp_path) as made:
+        await made.publish("order.created", {})
+        there = set(files(in_memory))
+    (tmp_path / f"{DATABASE}.reserve").write_bytes(b"x")
+    async with running(tmp_path) as made:
+        assert not made.is_new
+        await made.publish("order.created", {})
+
+    assert {"real.db", *(f"real.db{suffix}" for suffix in ("-wal", "-shm", ".lock", ".reserve"))} == there
+    assert {DATABASE, "secret.key", f"{DATABASE}.reserve"} == set(files(tmp_path))
+
+
+async def test_link_to_nothing_but_itself(tmp_path: Path) -> None:
+    """A link that leads round in a circle is told as what cannot be used."""
+    (tmp_path / DATABASE).symlink_to(tmp_path / DATABASE)
+    with pytest.raises(StartError, match=r"hooks\.db cannot be used: .*symbolic links"):
+        await engine(tmp_path).start()
 
 
 @pytest.mark.row("F13")

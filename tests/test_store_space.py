@@ -86,6 +86,25 @@ def test_wal_and_what_the_file_has_free_count(tmp_path: Path, monkeypatch: pytes
     assert space.is_low
 
 
+def test_disk_is_that_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the database is a link, its WAL grows beside the file: that disk is looked at, and has the reserve."""
+    (tmp_path / "disk").mkdir()
+    link, file = tmp_path / "hooks.db", tmp_path / "disk" / "real.db"
+    link.symlink_to(file)
+    asked = []
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return small(GIB)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    space = Space(link, os.urandom)
+
+    assert space.lack(1.0) is None
+    assert {file.parent} == set(asked)
+    assert ["real.db.reserve"] == [path.name for path in file.parent.iterdir()]
+
+
 def test_reserve(tmp_path: Path) -> None:
     """The reserve is taken when first asked for, and given up once; until it is taken again there is no room for events."""
     space = Space(tmp_path / "hooks.db", os.urandom)

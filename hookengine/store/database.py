@@ -15,6 +15,7 @@ import aiosqlite
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError, StorageFailed
 from hookengine.store.queries import migrations
+from hookengine.store.whereabouts import Files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,8 @@ class Lock:
 
     def acquire(self) -> None:
         """Raises AlreadyRunning with the owner's pid."""
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A symbolic link is the same file, so it has the same lock.
+        descriptor = os.open(Files(self._database).lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
@@ -77,7 +79,8 @@ class Lock:
     def check(self) -> None:
         """Raises AlreadyRunning as `acquire` does, and takes nothing."""
         # Where nobody has it the file is empty: to take it for a moment would turn away who takes it just now.
-        if self._file.exists() and self._file.stat().st_size:
+        file = Files(self._database).lock
+        if file.exists() and file.stat().st_size:
             self.acquire()
             self.release()
 
@@ -93,11 +96,6 @@ class Lock:
         os.close(self._descriptor)
         self._descriptor = None
         self._held.discard(self)
-
-    @property
-    def _file(self) -> Path:
-        real = self._database.resolve()  # a symbolic link is the same file, so it has the same lock
-        return real.with_name(real.name + ".lock")
 
     @classmethod
     def forked(cls) -> None:

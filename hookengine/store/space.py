@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hookengine.store.faults import is_want_of_room
+from hookengine.store.whereabouts import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +32,9 @@ class Space:
     """Watches over the disk of the database at *path*; the reserve is a file beside it, whose *new_bytes* do not compress."""
 
     def __init__(self, path: Path, new_bytes: Callable[[int], bytes]) -> None:
-        self._reserve = path.with_name(path.name + ".reserve")
-        real = path.resolve()
-        self._wal = real.with_name(real.name + "-wal")
-        self._folder = path.parent
+        files = Files(path)
+        self._reserve, self._wal = files.reserve, files.wal
+        self._folder = files.db.parent
         self._new_bytes = new_bytes
         self._looked_at = -EVERY  # loop time
         self._lack: str | None = None

@@ -20,7 +20,7 @@ from hookengine.store.queries import sql
 from hookengine.store.reader import Reader, Reading
 from hookengine.store.resealing import reseal
 from hookengine.store.space import Space
-from hookengine.store.whereabouts import Whereabouts, shared_by
+from hookengine.store.whereabouts import Files, Whereabouts, shared_by
 from hookengine.store.writer import Writer
 from hookengine.store.writing import Writing
 from hookengine.vault import Vault, find_keys
@@ -108,17 +108,16 @@ class Store:
         await self._open(listener)
 
     async def _open(self, listener: Listener) -> None:
-        fresh = make_file(self.path)
-        real = self.path.resolve()  # a relative one that begins with `file:` would be a URI to SQLite
-        wal = real.with_name(real.name + "-wal")
+        files = Files(self.path)
+        fresh = make_file(files.db)
         # SQLite deletes a WAL that has no database. Where a stop has folded it into a file that somebody had taken away, the
         # others still tell that there was one.
-        beside = (wal, real.with_name(real.name + "-shm"), self.path.with_name(self.path.name + ".reserve"))
+        beside = (files.wal, files.shm, files.reserve)
         if fresh and (left := [str(path) for path in beside if path.exists()]):
             there = f"there is {' and '.join(left)}"
             raise StartError(f"{self.path} is not there, but {there}: put the database back, or take that away")
-        write_anew(wal)
-        db = await open_writer(real, synchronous=self._synchronous)
+        write_anew(files.wal)
+        db = await open_writer(files.db, synchronous=self._synchronous)
         self._connections.append(db)
         failpoint("K25-opened")
         await migrate(db, self.path)
@@ -126,9 +125,9 @@ class Store:
         failpoint("K25-migrated")
         vault = await self._unlock(db, fresh=fresh)
         self.resealed = await reseal(db, vault)
-        reading = await open_reader(real)
+        reading = await open_reader(files.db)
         self._connections.append(reading)
-        viewing = await open_reader(real)
+        viewing = await open_reader(files.db)
         self._connections.append(viewing)
         self.memory = Memory(Index(gathers=self._gathers))
         self.unreadable += await self.memory.load(reading, vault)

@@ -1,12 +1,12 @@
-"""Where the files of the database are: whether they are still the ones that were opened, and what kind of disk holds them."""
+"""Where the files of the database are: their names, whether they are still those that were opened, and what disk has them."""
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
 
-_BESIDE = ("-wal", "-shm", ".lock")
 _MOUNTS = Path("/proc/self/mountinfo")  # proc(5); where there is none, nobody can tell
 
 # Of these each machine has its own memory, so that neither locks nor the shared index of the WAL hold between two.
@@ -25,6 +25,16 @@ _SHARED = {
 }
 
 
+class Files:
+    """The names that belong to the database at *path*; where that is a link, all are beside the file that it leads to."""
+
+    def __init__(self, path: Path) -> None:
+        self.db = Path(os.path.realpath(path))  # a relative one that begins with `file:` would be a URI to SQLite
+        self.wal, self.shm, self.lock, self.reserve = (
+            self.db.with_name(self.db.name + suffix) for suffix in ("-wal", "-shm", ".lock", ".reserve")
+        )
+
+
 class Whereabouts:
     """
     The files that were opened under the names of the database at *path*, as they are now.
@@ -33,8 +43,8 @@ class Whereabouts:
     """
 
     def __init__(self, path: Path) -> None:
-        real = path.resolve()
-        names = (path, *(real.with_name(real.name + suffix) for suffix in _BESIDE))
+        files = Files(path)
+        names = (path, files.wal, files.shm, files.lock)
         self._files = [(name, found) for name in names if (found := _identity(name)) is not None]
 
     def lost(self) -> str | None:
