@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -343,6 +343,51 @@ async def test_a_name_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"secret.key", name, f"{name}.lock"} == set(files(tmp_path))
     assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / name, tmp_path / f"{name}.lock")}
     assert b"SQLite format 3\0" == (tmp_path / name).read_bytes()[:16]
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("CREATE TABLE users (name)", id="without a version"),
+        pytest.param("CREATE TABLE users (name); CREATE TABLE meta (x); PRAGMA user_version = 3", id="with one of ours"),
+        pytest.param("CREATE TABLE users (name); PRAGMA user_version = 2000", id="with a later one"),
+    ],
+)
+async def test_file_of_another_program_stays_as_it_is(tmp_path: Path, script: str, mode: str) -> None:
+    """A start on it is refused with that reason before anything of it is changed, also while the other program has it open."""
+    path = tmp_path / "hooks.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"PRAGMA journal_mode = {mode}")
+        other.executescript(script)
+        before = files(tmp_path)
+        with pytest.raises(StartError, match="is no database of hookengine"):
+            await store_at(path).open(Recorder())
+        before.pop("hooks.db-shm", None)  # has the marks of its readers
+        assert before == {name: content for name, content in files(tmp_path).items() if name != "hooks.db-shm"}
+
+
+async def test_first_start_that_was_cut_before_the_schema(tmp_path: Path) -> None:
+    """A file with nothing in it but its first page is taken for one that a start has just made."""
+    write(tmp_path / "hooks.db", "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")
+    assert (tmp_path / "hooks.db").stat().st_size
+    async with opened(tmp_path) as place:
+        await place.publish()
+
+
+async def test_transaction_that_was_cut_before_the_wal(tmp_path: Path) -> None:
+    """A journal that a crash has left, as a change of the journal's mode does, is played back, and the start goes on."""
+    (tmp_path / "cut").mkdir()
+    async with opened(tmp_path) as place:
+        await place.publish()
+    with closing(sqlite3.connect(tmp_path / "hooks.db", isolation_level=None)) as other:
+        other.executescript("PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN; DELETE FROM events")
+        other.execute("INSERT INTO meta VALUES ('large', ?)", (bytes(1 << 20),))
+        for name in ("hooks.db", "hooks.db-journal", "secret.key"):
+            (tmp_path / "cut" / name).write_bytes((tmp_path / name).read_bytes())
+    async with opened(tmp_path / "cut") as place:
+        assert [(1,)] == place.rows("SELECT count(*) FROM events")
+        assert [] == place.rows("SELECT * FROM meta WHERE name = 'large'")
 
 
 @pytest.mark.row("F08")

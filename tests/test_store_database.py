@@ -18,7 +18,7 @@ import pytest
 from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
-from hookengine.store.database import Lock, begin, close, make_file, migrate, open_reader, open_writer
+from hookengine.store.database import Lock, begin, check_ours, close, make_file, migrate, open_reader, open_writer
 from hookengine.store.queries import migrations
 
 if TYPE_CHECKING:
@@ -250,6 +250,14 @@ async def test_closing_leaves_no_thread(tmp_path: Path, caplog: pytest.LogCaptur
         logger.removeHandler(slow)
 
     assert set() == set(threading.enumerate()) - before
+
+
+@pytest.mark.parametrize("version", range(len(migrations()) + 1))
+async def test_file_of_every_version_is_ours(tmp_path: Path, version: int) -> None:
+    """Whatever step a file has come to, also none, it is known as one of ours."""
+    path = tmp_path / "hooks.db"
+    write(path, "".join(migrations()[:version]) + f"PRAGMA user_version = {version};")
+    await check_ours(path)
 
 
 async def test_migration_runs_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 import aiosqlite
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError, StorageFailed
-from hookengine.store.queries import migrations
+from hookengine.store.queries import migrations, sql
 from hookengine.store.whereabouts import Files
 
 if TYPE_CHECKING:
@@ -115,6 +115,33 @@ def check_path(path: Path) -> None:
         raise StartError(f"{path} is a directory: name a file, such as {path / 'hooks.db'}")
 
 
+async def check_ours(path: Path) -> None:
+    """Raises StartError where *path* is the database of another program, of which nothing is changed."""
+    real = Files(path).db
+    # What may not be read and written tells so when it is opened for that: here a WAL would be made with rights as few.
+    is_usable = os.access(real, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    if not is_usable or real.stat().st_size == 0:
+        return
+    try:
+        is_ours = await _is_ours(real, "ro")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+            raise
+        # A transaction without a WAL was cut. Whoever reads the file has to take it back first.
+        is_ours = await _is_ours(real, "rw")
+    if not is_ours:
+        raise StartError(f"{path} is no database of hookengine: it is left as it was")
+
+
+async def _is_ours(real: Path, mode: str) -> bool:
+    # With mode=ro the WAL of another program is not folded in when this is closed.
+    db = await _connect(f"{real.as_uri()}?mode={mode}", uri=True)
+    try:
+        return bool(await _value(db, sql.is_ours))
+    finally:
+        await close(db)
+
+
 def make_file(path: Path) -> bool:
     """Make the database file (0600) and its name durable; False if it exists and is not empty."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -183,9 +210,9 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
             raise StartError(f"{path}: the step to schema version {number} failed: {error}") from error
 
 
-async def _connect(path: Path) -> aiosqlite.Connection:
+async def _connect(path: Path | str, *, uri: bool = False) -> aiosqlite.Connection:
     # No implicit transactions; patience with the lock of another program, such as a shell; closed here if its thread dies.
-    connecting = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
+    connecting = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False, uri=uri)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
     try:
@@ -252,7 +279,7 @@ def _join(db: aiosqlite.Connection) -> None:
     db._thread.join(_ENDING)  # noqa: SLF001  # as above
 
 
-async def _value(db: aiosqlite.Connection, sql: str) -> Any:
-    async with db.execute(sql) as cursor:
+async def _value(db: aiosqlite.Connection, statement: str) -> Any:
+    async with db.execute(statement) as cursor:
         row = await cursor.fetchone()
     return None if row is None else row[0]

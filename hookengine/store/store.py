@@ -12,7 +12,17 @@ from hookengine.failpoints import failpoint
 from hookengine.matching import Index
 from hookengine.store import commit
 from hookengine.store.batch import RowNumbers
-from hookengine.store.database import Lock, check_path, close, make_file, migrate, open_reader, open_writer, works
+from hookengine.store.database import (
+    Lock,
+    check_ours,
+    check_path,
+    close,
+    make_file,
+    migrate,
+    open_reader,
+    open_writer,
+    works,
+)
 from hookengine.store.faults import RESTORE, is_damage, is_want_of_room, raise_if_fatal
 from hookengine.store.folding import write_anew
 from hookengine.store.memory import Memory
@@ -104,6 +114,7 @@ class Store:
             raise StartError(f"{self.path} cannot be used: {why}{RESTORE if is_damage(error) else ''}") from error
 
     async def _take(self, listener: Listener) -> None:
+        await check_ours(self.path)
         self._lock.acquire()
         await self._open(listener)
 
