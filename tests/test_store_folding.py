@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -140,13 +141,27 @@ def test_wal_is_written_anew(tmp_path: Path) -> None:
     wal = tmp_path / "hooks.db-wal"
     write_anew(wal)
     assert not wal.exists()
-    wal.write_bytes(os.urandom(100_000))
+    wal.write_bytes(os.urandom(2_500_000))
     content = wal.read_bytes()
     os.utime(wal, (0, 0))
     write_anew(wal)
 
     assert content == wal.read_bytes()
     assert 0 < wal.stat().st_mtime
+
+
+def test_large_wal_is_written_anew_in_little_memory(tmp_path: Path) -> None:
+    """However large a WAL is, a few MiB of memory are enough to write it once more."""
+    wal = tmp_path / "hooks.db-wal"
+    wal.touch()
+    os.truncate(wal, 32 << 20)
+    tracemalloc.start()
+    write_anew(wal)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 4 << 20
+    assert 32 << 20 == wal.stat().st_size
 
 
 async def test_wal_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _ROWS = 7_500
 _BYTES_OF_A_ROW = 11 << 10  # that it takes in a WAL of small commits
 _PAGE = 4_096
+_PIECE = 1 << 20  # bytes of a WAL that are in memory while it is written anew: it may have grown large
 _SHORTLY = 100  # ms that readers are waited for where the WAL is emptied: results wait too, and it is tried every second
 _LARGE = 16_384  # pages of the WAL that wait to be folded, 64 MiB, when it is time that somebody hears of it
 
@@ -92,8 +93,8 @@ def write_anew(wal: Path) -> None:
     except FileNotFoundError:
         return
     with os.fdopen(descriptor, "r+b") as file:
-        content = file.read()
-        file.seek(0)
-        file.write(content)
+        while piece := file.read(_PIECE):
+            file.seek(-len(piece), os.SEEK_CUR)
+            file.write(piece)
         file.flush()
         os.fsync(descriptor)
