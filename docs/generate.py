@@ -71,7 +71,7 @@ EXITS: dict[int, str] = {
     Exit.NOT_FOUND: "there is no such thing",
     Exit.CONFLICT: "something is in the way",
     70: "the storage failed",
-    75: "another engine has the database",
+    75: "another engine has the database, or another program its lock",
     78: "the configuration, the database or the key cannot be used",
     Exit.INTERRUPTED: "stopped with Ctrl-C",
 }

@@ -33,7 +33,7 @@ HookEngineError
  │   └─ Unavailable              503
  │       ├─ StorageUnavailable
  │       └─ Stopping
- ├─ StartError                   the engine cannot start
+ ├─ StartError                   the engine cannot start; over a lock that may pass exit 75, else exit 78
  │   ├─ AlreadyRunning           exit 75
  │   ├─ ConfigInvalid            exit 78
  │   ├─ DatabaseTooNew           exit 78
@@ -329,6 +329,11 @@ class StartError(HookEngineError):
 
     code = "start_error"
     exit_status: ClassVar[int] = 78  # EX_CONFIG of sysexits.h
+
+    def __init__(self, detail: str | None = None, *, exit_status: int | None = None) -> None:
+        super().__init__(detail)
+        if exit_status is not None:
+            self.exit_status = exit_status  # type: ignore[misc]  # of one class, and as the cause is
 
 
 class AlreadyRunning(StartError):

@@ -240,6 +240,11 @@ def test_already_running_names_the_owner(pid: int | None, text: str) -> None:
     assert (text, pid, 75) == (str(error), error.pid, error.exit_status)
 
 
+def test_start_that_may_go_well_later_says_so() -> None:
+    """A start can end with another status than its class has, and that of the class stays."""
+    assert [75, 78] == [StartError("locked", exit_status=75).exit_status, StartError("locked").exit_status]
+
+
 def test_too_new_names_both_versions() -> None:
     """Who has too old a program reads what the file has and what the program knows."""
     error = DatabaseTooNew("hooks.db", found=9, known=2)

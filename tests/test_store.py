@@ -34,13 +34,15 @@ from storage import (
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, KeyUnusable, StartError, StorageFailed
 from hookengine.models import Accepted, BasicAuth, Request, Response, Secret, SigningSecret
-from hookengine.store import Store
+from hookengine.store import Store, database
+from hookengine.store.queries import migrations
 from hookengine.vault import find_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 ROOT = Path(__file__).parent.parent
+OLD_KEY, NEW_KEY = (base64.b64encode(byte * 32).decode() for byte in (b"o", b"n"))
 
 # Another process: it opens the store, says how that went, and holds it until its input ends.
 OTHER_PROCESS = """
@@ -388,6 +390,45 @@ async def test_transaction_that_was_cut_before_the_wal(tmp_path: Path) -> None:
     async with opened(tmp_path / "cut") as place:
         assert [(1,)] == place.rows("SELECT count(*) FROM events")
         assert [] == place.rows("SELECT * FROM meta WHERE name = 'large'")
+
+
+async def _first_page(path: Path) -> None:
+    write(path, "PRAGMA journal_mode = WAL")
+
+
+async def _last_schema(path: Path) -> None:
+    write(path, f"PRAGMA journal_mode = WAL; {''.join(migrations()[:-1])} PRAGMA user_version = {len(migrations()) - 1}")
+
+
+async def _last_key(path: Path) -> None:
+    async with opened(path.parent, encryption_key=OLD_KEY):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        pytest.param(_first_page, "EXCLUSIVE", id="to look at it"),
+        pytest.param(_last_schema, "NORMAL", id="to change the schema"),
+        pytest.param(_last_key, "NORMAL", id="to change the key"),
+    ],
+)
+async def test_start_that_needs_the_lock_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Awaitable[None]], mode: str
+) -> None:
+    """Where another program keeps the lock for long a start ends as what passes by itself does, and a later one goes well."""
+    monkeypatch.setattr(database, "_BUSY", 0.05)
+    path, keys = tmp_path / "hooks.db", f"{NEW_KEY},{OLD_KEY}"
+    await make(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"PRAGMA locking_mode = {mode}")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StartError, match=f"{path}.* locked") as caught:
+            await store_at(path, encryption_key=keys).open(Recorder())
+    async with opened(tmp_path, encryption_key=keys) as place:
+        await place.publish()
+
+    assert 75 == caught.value.exit_status
 
 
 @pytest.mark.row("F08")

@@ -10,7 +10,7 @@ import pytest
 from storage import io_error
 
 from hookengine.errors import StorageFailed, StorageUnavailable
-from hookengine.store.faults import PASSING, is_damage, is_lock, is_want_of_room, raise_if_fatal, untaken
+from hookengine.store.faults import PASSING, is_damage, is_lock, is_want_of_room, raise_if_fatal, unstarted, untaken
 
 # By the extended result code (sqlite.org/rescode.html): whether it is damage, a lock, want of room, and the end of everything.
 CODES = {
@@ -48,6 +48,14 @@ def test_codes(name: str) -> None:
     error = io_error(name)
 
     assert CODES[name] == (is_damage(error), is_lock(error), is_want_of_room(error), is_fatal(error))
+
+
+@pytest.mark.parametrize(("name", "status"), [("SQLITE_BUSY", 75), ("SQLITE_IOERR_READ", 78), ("SQLITE_CORRUPT", 78)])
+def test_how_a_start_ends(name: str, status: int) -> None:
+    """With what is said of it, and as something that passes by itself where it is a lock."""
+    ended = unstarted("the file cannot be used", io_error(name))
+
+    assert ("the file cannot be used", status) == (str(ended), ended.exit_status)
 
 
 def test_files_want_room_too() -> None:

@@ -14,6 +14,7 @@ from weakref import WeakSet
 import aiosqlite
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError, StorageFailed
+from hookengine.store.faults import unstarted
 from hookengine.store.queries import migrations, sql
 from hookengine.store.whereabouts import Files
 
@@ -207,7 +208,7 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
             await db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
         except sqlite3.Error as error:
             await db.rollback()
-            raise StartError(f"{path}: the step to schema version {number} failed: {error}") from error
+            raise unstarted(f"{path}: the step to schema version {number} failed: {error}", error) from error
 
 
 async def _connect(path: Path | str, *, uri: bool = False) -> aiosqlite.Connection:

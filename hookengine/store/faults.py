@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from hookengine.errors import StorageFailed, StorageUnavailable
+from hookengine.errors import AlreadyRunning, StartError, StorageFailed, StorageUnavailable
 
 # What better times may mend; the second is what SQLite's own want of memory is raised as.
 PASSING = (sqlite3.OperationalError, MemoryError)
@@ -29,6 +29,11 @@ def raise_if_fatal(error: Exception) -> None:
         raise StorageFailed(f"the storage failed: {error}{RESTORE}") from error
     if _name(error).startswith(_FATAL):
         raise StorageFailed(f"the storage failed: {error}") from error
+
+
+def unstarted(detail: str, error: Exception) -> StartError:
+    """What a start ends with over *error*; where that is another program's lock, a later start may go well."""
+    return StartError(detail, exit_status=AlreadyRunning.exit_status if is_lock(error) else None)
 
 
 def is_damage(error: Exception) -> bool:

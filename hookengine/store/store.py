@@ -23,7 +23,7 @@ from hookengine.store.database import (
     open_writer,
     works,
 )
-from hookengine.store.faults import RESTORE, is_damage, is_want_of_room, raise_if_fatal
+from hookengine.store.faults import RESTORE, is_damage, is_want_of_room, raise_if_fatal, unstarted
 from hookengine.store.folding import write_anew
 from hookengine.store.memory import Memory
 from hookengine.store.queries import sql
@@ -111,7 +111,8 @@ class Store:
             raise StartError(f"{self.path} cannot be used: its schema is damaged{RESTORE}") from error
         except (OSError, sqlite3.Error) as error:
             why = "the disk is full" if is_want_of_room(error) else error
-            raise StartError(f"{self.path} cannot be used: {why}{RESTORE if is_damage(error) else ''}") from error
+            advice = RESTORE if is_damage(error) else ""
+            raise unstarted(f"{self.path} cannot be used: {why}{advice}", error) from error
 
     async def _take(self, listener: Listener) -> None:
         await check_ours(self.path)
