@@ -300,7 +300,7 @@ def test_commit_reads_no_whole_table(db: sqlite3.Connection) -> None:
 
 
 async def test_connection_is_prepared() -> None:
-    """What `prepare` does lets the statement run, and is of this connection alone."""
+    """What `prepare` does lets the statement run, is of this connection alone, and has no file."""
     async with aiosqlite.connect(":memory:", isolation_level=None) as db:
         for script in migrations():
             await db.executescript(script)
@@ -308,3 +308,4 @@ async def test_connection_is_prepared() -> None:
         await db.execute(sql.commit, Commit().values())
 
         assert [] == list(await db.execute_fetchall("SELECT name FROM main.sqlite_schema WHERE name LIKE '%commit%'"))
+        assert [(2,)] == list(await db.execute_fetchall("PRAGMA temp_store"))

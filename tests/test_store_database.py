@@ -68,7 +68,7 @@ def modes(folder: Path) -> dict[str, int]:
         ("synchronous", 2),
         ("foreign_keys", 1),
         ("auto_vacuum", INCREMENTAL),
-        ("temp_store", 2),
+        ("temp_store", 1),  # until the schema is there
         ("mmap_size", 0),
         ("cell_size_check", 1),
         ("journal_size_limit", 64 << 20),

@@ -97,5 +97,6 @@ def _json(rows: list[Any]) -> str | None:
 
 
 async def prepare(db: aiosqlite.Connection) -> None:
-    """Let `sql.commit` be executed on *db*, whose schema is the present one."""
+    """Let `sql.commit` be executed on *db*, whose schema is the present one, with what is temporary in memory from now on."""
+    await db.execute("PRAGMA temp_store = MEMORY")
     await db.executescript(SCRIPT)

@@ -31,7 +31,7 @@ _SYNCHRONOUS = {"normal": 1, "full": 2}
 # Beside each setting the reason; section 7.3 of the research has the measurements.
 _WRITER = (
     "PRAGMA foreign_keys = ON",
-    "PRAGMA temp_store = MEMORY",
+    "PRAGMA temp_store = FILE",  # an index that a step of the schema makes is sorted there, by the number of rows
     "PRAGMA mmap_size = 0",  # mapped I/O turns a disk error into SIGBUS
     "PRAGMA cell_size_check = ON",
     "PRAGMA secure_delete = FAST",  # ON, with which some are built, writes every page that is freed into the WAL once more
