@@ -110,7 +110,7 @@ async def test_wal_is_empty_between_steps(tmp_path: Path) -> None:
 
 
 async def test_steps_wait_for_no_long_reader(tmp_path: Path) -> None:
-    """Somebody who reads for long keeps the WAL from being emptied, but not a step from its end; other locks are waited for."""
+    """Who reads for long keeps the WAL from being emptied, but not a step from its end; other locks are waited for."""
     async with opened(tmp_path) as place:
         await place.publish()
         with closing(sqlite3.connect(place.path, isolation_level=None)) as other:

@@ -16,6 +16,7 @@ from hookengine.store import registered
 from hookengine.store.faults import is_want_of_room
 from hookengine.store.queries import migrations, sql
 from hookengine.store.store import CHECK_VALUE
+from hookengine.store.whereabouts import Files
 from hookengine.vault import Vault, find_keys
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ class Finding(Struct, frozen=True, kw_only=True):
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file, for reading only; raises StorageCorrupt if it is none of ours, DatabaseTooNew, and StorageUnavailable."""
-    real = path.resolve()
+    files = Files(path)
+    real = files.db
     is_writable = os.access(real.parent, os.W_OK)
-    mode = _mode(real, is_writable=is_writable)
+    mode = _mode(files, is_writable=is_writable)
     try:
         with closing(sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, isolation_level=None, timeout=5)) as db:
             db.execute("PRAGMA query_only = ON")
@@ -76,21 +78,20 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise StorageCorrupt(f"{path} cannot be read: {error}") from error
 
 
-def _mode(real: Path, *, is_writable: bool) -> str:
-    if wal_size(real):
+def _mode(files: Files, *, is_writable: bool) -> str:
+    if wal_size(files.db):
         return "mode=ro"  # the WAL that a crash has left is not folded in when this is closed: the next start reads it
     if is_writable:
         return "mode=rw"  # whoever is the last to close it takes the files away that SQLite makes beside it for reading
-    if real.with_name(f"{real.name}-shm").exists():
+    if files.shm.exists():
         return "mode=ro"  # they are there, maybe because a daemon works with them
     return "mode=ro&immutable=1"  # they are neither there nor can be made, and without that SQLite does not do without
 
 
 def wal_size(path: Path) -> int:
-    """How many bytes the WAL of the file has, which is beside it and not beside a link to it."""
-    real = path.resolve()
+    """How many bytes the WAL of the file has."""
     try:
-        return real.with_name(f"{real.name}-wal").stat().st_size
+        return Files(path).wal.stat().st_size
     except FileNotFoundError:
         return 0
 
