@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from msgspec import Struct
 
-from hookengine.auth import bearing, conceal
+from hookengine.auth import Concealer, bearing
 from hookengine.bearers import TOO_LATE, Bearers
 from hookengine.clock import Clock
 from hookengine.deadline import Deadlines
@@ -101,6 +101,7 @@ class Sender:
         self._started_at = self._loop.time()
         # The verdict on a URL is always the same, and takes as long as the rest of an attempt.
         self._target = lru_cache(_KNOWN_URLS)(partial(_aim, policy=policy, loop=self._loop, proxy=proxy))
+        self._concealer = Concealer()
         self._bearers = Bearers(self.attempt, now=(clock or Clock()).now, load=load, save=save)
 
     def begin(self, request: Request, rules: Rules) -> Begun | None:
@@ -128,7 +129,7 @@ class Sender:
         response = begun.exchange.end(self._pool, begun.target)
         if response is None:
             return None
-        return _as_shown(self._judge(response, begun.request, begun.rules), begun.request, begun.target)
+        return self._as_shown(self._judge(response, begun.request, begun.rules), begun.request, begun.target)
 
     def abandon(self, begun: Begun) -> Interrupted:
         """Let go of *begun*, whose answer nobody waits for any more."""
@@ -168,7 +169,7 @@ class Sender:
             let_go(error)
         else:
             outcome = self._judge(response, request, rules)
-        return _as_shown(outcome, request, target)
+        return self._as_shown(outcome, request, target)
 
     def forget(self, subscription: int) -> None:
         """Let go of the access token of a subscription (its seq), because that or its `auth` is no more."""
@@ -211,6 +212,13 @@ class Sender:
             if refused is not None or not _is_unauthorized(outcome):
                 return outcome
             refused = token
+
+    def _as_shown(self, outcome: Outcome, request: Request, target: Target | None) -> Outcome:
+        """*outcome* without credentials; a token server's stays whole, for it is read and not shown: tokens may be alike."""
+        proxys = () if target is None else target.headers
+        if not (request.hidden or proxys) or isinstance(request.body, SecretBytes):
+            return outcome
+        return self._concealer.conceal(outcome, request, beside=proxys)
 
     def _judge(self, response: Response, request: Request, rules: Rules) -> Outcome:
         # Of what the proxy passes on it is no receiver's to answer (RFC 9110, section 15.5.8); in a tunnel nobody else speaks.
@@ -256,14 +264,6 @@ class Sender:
     def _silence(self) -> float:
         """The seconds for which no lookup of any name has got an answer."""
         return self._loop.time() - (self._resolver.last_answer_at or self._started_at)
-
-
-def _as_shown(outcome: Outcome, request: Request, target: Target | None) -> Outcome:
-    """*outcome* without credentials; a token server's stays whole, for it is read and not shown: tokens may be alike."""
-    proxys = () if target is None else target.headers
-    if not (request.hidden or proxys) or isinstance(request.body, SecretBytes):
-        return outcome
-    return conceal(outcome, request, beside=proxys)
 
 
 def _is_unauthorized(outcome: Outcome) -> bool:
