@@ -67,7 +67,7 @@ class Scheduler:
         self._timers: list[tuple[int, int, Lane]] = []  # (time, number, lane)
         self._hungry: dict[Rank, OrderedDict[int, Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
         self._coming = 0  # rows asked for
-        self._paced: dict[int, float] = {}  # of closed lanes: when their pace allows the next
+        self._paced: dict[int, float] = {}  # of closed lanes: when their pace allows the next, if nothing is in flight
 
     def __repr__(self) -> str:
         return (
@@ -109,11 +109,11 @@ class Scheduler:
             lane.open = True
             lane.marks = list(marks)
         lane.max_concurrency = max_concurrency
-        next_at = max(next_at, self._paced.pop(subscription, 0.0))
+        paced = self._paced.pop(subscription, 0.0)
         if not pace:
             lane.pace = None
         elif lane.pace is None:
-            lane.pace = Pace(pace, next_at)
+            lane.pace = Pace(pace, max(next_at, paced))
         else:
             lane.pace.change(pace, next_at)
         self._stand(lane, standing)
@@ -139,6 +139,7 @@ class Scheduler:
             queue.clear()
         self._size -= lane.size
         lane.size = 0
+        lane.timer = None
         self._move(lane, None)
         self._hungry[lane.standing.rank].pop(subscription, None)
         self._drop_idle(lane)
@@ -264,8 +265,8 @@ class Scheduler:
 
     def paces(self) -> dict[int, float]:
         """When the next of each subscription that has a pace may be taken, also of those that are not served now."""
-        served = [(lane.subscription, lane.pace) for lane in self._lanes.values() if lane.open]
-        return self._paced | {subscription: pace.next_at for subscription, pace in served if pace is not None}
+        lanes = [lane for lane in self._lanes.values() if lane.open or lane.subscription in self._paced]
+        return self._paced | {lane.subscription: lane.pace.next_at for lane in lanes if lane.pace is not None}
 
     def standing(self, subscription: int) -> Standing | None:
         """What *subscription* may have now; None if it has no lane."""
@@ -481,7 +482,7 @@ class Scheduler:
         self._size -= 1
 
     def _set_timer(self, lane: Lane, time: int) -> None:
-        if len(self._timers) > 2 * len(self._lanes) + 100:  # most of them are of earlier times that did not last
+        if len(self._timers) > 2 * len(self._lanes) + 100:  # most of them are of times that did not last, or of closed lanes
             self._timers = [each for each in self._timers if each[2].timer == each[0]]
             heapify(self._timers)
         self._turn += 1
@@ -489,6 +490,8 @@ class Scheduler:
         heappush(self._timers, (time, self._turn, lane))
 
     def _drop_idle(self, lane: Lane) -> None:
-        """A closed lane is forgotten once nothing of it is in flight."""
+        """A closed lane is forgotten, but for when its pace allows the next, once nothing of it is in flight."""
         if not lane.open and not lane.in_flight and not lane.unrecorded:
             self._lanes.pop(lane.subscription, None)
+            if lane.pace is not None and lane.subscription in self._paced:  # which it is not where it is closed for good
+                self._paced[lane.subscription] = lane.pace.next_at

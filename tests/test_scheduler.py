@@ -1018,6 +1018,54 @@ def test_pace_of_one_that_is_not_served() -> None:
     assert [1] == take(scheduler, now=NOW + 50)
 
 
+@pytest.mark.parametrize("released", [True, False])
+def test_pace_of_one_that_is_closed_while_a_request_waits(*, released: bool) -> None:
+    """A request that is held up until after its lane is closed is followed one interval after it went, as any other."""
+    scheduler = paced(100)
+    push(scheduler, make(1))
+    take(scheduler)
+    scheduler.close(1)
+    assert 0 == scheduler.put_off(1, 9_000, now=NOW + 5_000)
+    assert {1: NOW + 5_100} == scheduler.paces()
+    if released:
+        scheduler.release(1)
+    assert {1: NOW + 5_100} == scheduler.paces()
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, now=NOW + 5_001)
+    push(scheduler, make(2))
+
+    assert [[], [2]] == [take(scheduler, now=NOW + later) for later in (5_099, 5_100)]
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_turn_that_is_given_back_after_a_lane_is_closed(*, released: bool) -> None:
+    """Where nothing was sent of what was in flight when its lane was closed, the next does not wait for it."""
+    scheduler = paced(100)
+    push(scheduler, make(1))
+    take(scheduler)
+    scheduler.close(1)
+    scheduler.spare(1)
+    if released:
+        scheduler.release(1)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=100, now=NOW)
+    push(scheduler, make(2))
+
+    assert [2] == take(scheduler)
+
+
+def test_pace_of_one_that_is_closed_for_good_is_forgotten() -> None:
+    """Of a lane that never opens again nothing is left when what was in flight has ended."""
+    scheduler = paced(100)
+    push(scheduler, make(1))
+    take(scheduler)
+    scheduler.close(1)
+    scheduler.close(1, for_good=True)
+    assert {} == scheduler.paces()
+    scheduler.put_off(1, 9_000, now=NOW + 5_000)
+    scheduler.release(1)
+
+    assert {} == scheduler.paces()
+
+
 def test_pace_from_before_a_start() -> None:
     """What a start knows of the last request holds."""
     scheduler = serving()
@@ -1118,6 +1166,25 @@ def test_timers_are_bounded() -> None:
 
 
 # Opening and closing.
+
+
+def test_closed_lanes_leave_no_timers() -> None:
+    """What waited for lanes that are closed by now, also with something in flight, is not kept until its time."""
+    scheduler = serving(1, concurrency=2_000)
+    for n in range(2, 1_000):
+        scheduler.open(n, TRUSTED, max_concurrency=8, now=NOW)
+        push(scheduler, make(n, n, due_at=NOW + 20_000_000), make(n + 1_000, n))
+        assert [n + 1_000] == take(scheduler)
+        scheduler.close(n, for_good=bool(n % 2))
+        if n % 3:
+            scheduler.release(n + 1_000)
+
+    assert {None} == {lane.timer for _, _, lane in scheduler._timers}
+    for n in range(3, 1_000, 3):
+        scheduler.release(n + 1_000)
+    push(scheduler, make(1, due_at=NOW + 500))
+    scheduler.next_due(NOW)
+    assert len(scheduler._timers) < 200
 
 
 def test_new_lane_has_nothing_on_disk() -> None:
