@@ -273,7 +273,7 @@ class IdempotencyMismatch(RequestError):
 
 
 class Overloaded(RequestError):
-    """More is asked for at once than is taken: events that wait for the disk, bodies in hand, or open streams."""
+    """More is asked for at once than is taken: events that wait for the disk, bodies in hand, streams, or replays."""
 
     code = "overloaded"
     status = 429

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from storage import DAY, DELIVERED, HOUR, NO_ANSWER, NOW, Opened, SetClock, draft, drafts, opened, result, rows, write
 
-from hookengine.errors import EventNotFound, IdempotencyMismatch, SubscriptionNotFound
+from hookengine.errors import EventNotFound, IdempotencyMismatch, Overloaded, SubscriptionNotFound
 from hookengine.models import Delivery, DeliveryState, Priority, Rules, SubscriptionState, Trigger, WhileDisabled
 from hookengine.scheduler import Refill
 from hookengine.store import Answer, Key, Replay, changes, replays, upkeep
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KEY = Key(tenant="acme", method="POST", path="/x", key="k", digest=b"d")
 NO_RETRIES = Rules()
+WAITING = "SELECT subscription, count(*), sum(cursor) FROM replays GROUP BY subscription"
 
 
 async def again(place: Opened, *, tenant: str | None = "acme", **more: Any) -> Receipt | Answer:
@@ -277,6 +278,57 @@ async def test_turns_are_fair(tmp_path: Path) -> None:
             await place.store.writer.change(replays.replay_some)
 
         assert [(short.seq, 1, True)] == place.listener.all("replaying")[2:]
+
+
+async def test_many_replays_of_one_subscription_have_one_turn(tmp_path: Path) -> None:
+    """Subscriptions take turns, whether the replays that had theirs are finished or go on."""
+    async with opened(tmp_path) as place:
+        greedy = await place.subscribe()
+        await end(place, *await place.deliver(*drafts(1000), *drafts(500)))
+        other = await place.subscribe()
+        await end(place, *await place.deliver(*drafts(600)))
+        for newest in (1, 1500, 1, 1500):
+            await begin(place, greedy, newest=newest)
+        await begin(place, other)
+        turns = []
+        for _ in range(5):
+            place.clock.time += 1
+            before = set(place.rows(WAITING))
+            await place.store.writer.change(replays.replay_some)
+            turns += [subscription for subscription, *_ in before - set(place.rows(WAITING))]
+
+        assert [greedy.seq, other.seq, greedy.seq, other.seq, greedy.seq] == turns
+
+
+async def test_replays_of_one_subscription_take_turns(tmp_path: Path) -> None:
+    """Of one subscription, too, a short replay, of events that went again meanwhile, does not wait for a longer one."""
+    async with opened(tmp_path) as place:
+        of = await place.subscribe()
+        await end(place, *await place.deliver(*drafts(1000), *drafts(500)))
+        await begin(place, of)
+        for _ in range(2):
+            place.clock.time += 1
+            await place.store.writer.change(replays.replay_some)
+        await begin(place, of, newest=7)
+        place.clock.time += 1
+        await place.store.writer.change(replays.replay_some)
+
+        assert (of.seq, 0, True) == place.listener.all("replaying")[-1]
+
+
+async def test_unfinished_replays_are_bounded(tmp_path: Path) -> None:
+    """A hundred replays of a subscription wait at most; there is room for more as soon as one is finished, and for others'."""
+    async with opened(tmp_path) as place:
+        full, other = await place.subscribe(), await place.subscribe()
+        for _ in range(100):
+            await begin(place, full)
+        with pytest.raises(Overloaded, match="100 replays of this subscription have not finished"):
+            await begin(place, full)
+        await begin(place, other)
+        await place.store.writer.change(replays.replay_some)
+        await begin(place, full)
+
+        assert [(100,)] == place.rows(f"SELECT count(*) FROM replays WHERE subscription = {full.seq}")
 
 
 async def test_replay_of_a_disabled_subscription_waits(tmp_path: Path) -> None:

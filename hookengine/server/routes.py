@@ -121,8 +121,8 @@ ROUTES = (
     Route("POST", "/v1/subscriptions/{id}/test", subscriptions.test, "test", "Send a test event now, and show the attempt",
           SUBS_WRITE, body=Body(TrialInput, optional=True), answer=views.Attempt, errors=(*NO_SUB, Overloaded)),
     Route("POST", "/v1/subscriptions/{id}/replay", replays.replay, "replay", "Make failed deliveries again, paced", WRITE,
-          body=Body(ReplayInput, optional=True), status=202, answer=views.Replay, others={200: views.Replay}, errors=NO_SUB,
-          keyed=True),
+          body=Body(ReplayInput, optional=True), status=202, answer=views.Replay, others={200: views.Replay},
+          errors=(*NO_SUB, Overloaded), keyed=True),
     Route("GET", "/v1/subscriptions/{id}/stats", subscriptions.show_stats, "stats", "Show what became of its deliveries", READ,
           query=PERIOD, answer=views.Stats, errors=NO_SUB),
 

@@ -754,18 +754,26 @@ LIMIT :limit;
 INSERT INTO replays (subscription, states, since, until, newest, cursor, made, moved_at)
 VALUES (:subscription, :states, :since, :until, :newest, 0, 0, :now);
 
+-- unfinished_replays
+-- How many replays of a subscription are not finished.
+SELECT count(*) FROM replays WHERE subscription = ?;
+
 -- next_replay
--- The replay that waits longest for its turn; that of a disabled subscription waits until it is enabled.
+-- Of whom waits longest for a turn, the replay that is least far; that of a disabled subscription waits until it is enabled.
 SELECT r.seq, r.subscription, r.states, r.since, r.until, r.newest, r.cursor, r.made
 FROM replays AS r
 CROSS JOIN subscriptions AS s ON s.seq = r.subscription
 WHERE s.state = 'active' AND s.deleted_at IS NULL
-ORDER BY r.moved_at, r.seq
+ORDER BY r.moved_at, r.cursor, r.seq
 LIMIT 1;
 
 -- move_replay
 -- How far a replay has come.
-UPDATE replays SET cursor = ?, made = ?, moved_at = ? WHERE seq = ?;
+UPDATE replays SET cursor = ?, made = ? WHERE seq = ?;
+
+-- pass_turn
+-- The replays of a subscription, one of which had a turn, stand behind those of all others.
+UPDATE replays SET moved_at = ? WHERE subscription = ?;
 
 -- drop_replay
 -- A replay that is finished.

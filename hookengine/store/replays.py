@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hookengine.errors import EventNotFound, StorageCorrupt
+from hookengine.errors import EventNotFound, Overloaded, StorageCorrupt
 from hookengine.models import DeliveryState, Priority
 from hookengine.store import answers, rows
 from hookengine.store.changes import subscription_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hookengine.models import Delivery, Event
     from hookengine.store.intake import Line
     from hookengine.store.transaction import Transaction
+
+MOST_UNFINISHED = 100  # replays of one subscription: those of all are gone through for each turn
 
 
 def replay_event(
@@ -65,12 +67,19 @@ def add_replay(
     key: Key | None = None,
     render: Callable[[int], bytes] | None = None,
 ) -> Callable[[Transaction], Awaitable[int | Answer]]:
-    """Begin *replay*, of the subscription with this id, which will make *count* deliveries; with *key*, once."""
+    """
+    Begin *replay*, of the subscription with this id, which will make *count* deliveries; with *key*, once.
+
+    Raises Overloaded where too many of it have not finished.
+    """
 
     async def step(tx: Transaction) -> int | Answer:
         if key is not None and (answer := await answers.find(tx, key)) is not None:
             return answer
         subscription = subscription_of(tx.memory, id, tenant)
+        [(unfinished,)] = await tx.fetch(sql.unfinished_replays, (subscription.seq,))
+        if unfinished >= MOST_UNFINISHED:
+            raise Overloaded(f"{unfinished} replays of this subscription have not finished: wait for one of them.")
         await tx.run(sql.insert_replay, rows.replay_values(replay) | {"now": tx.now})
         if key is not None and render is not None:
             await _keep(tx, key, render(count))
@@ -103,7 +112,8 @@ async def replay_some(tx: Transaction) -> int:
             await tx.run(sql.drop_replay, (replay.seq,))
             _finished(tx, replay, count)
         else:
-            await tx.run(sql.move_replay, (passed[-1][0], count, tx.now, replay.seq))
+            await tx.run(sql.move_replay, (passed[-1][0], count, replay.seq))
+        await tx.run(sql.pass_turn, (tx.now, replay.subscription))
         return 1
     return 0
 
