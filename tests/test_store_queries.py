@@ -34,7 +34,7 @@ MERGES = {
 SMALL = {
     "subscriptions",
     "last_keys",
-    "deleted_with_rest",
+    "cancelling",
     "enabling",
     "show_event",
     "newest_event",

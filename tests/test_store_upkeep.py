@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from storage import DAY, DELIVERED, HOUR, MINUTE, NOW, Opened, draft, drafts, opened, result, subscription
+from storage import DAY, DELIVERED, HOUR, MINUTE, NOW, Opened, draft, drafts, opened, result, subscription, write
 from test_store_changes import KEY, add, fail
 
 from hookengine.models import DeliveryState, Priority, SubscriptionState
@@ -121,6 +121,35 @@ async def test_rest_of_deleted_subscriptions_is_cancelled_in_steps(tmp_path: Pat
             (2, "cancelled", NOW + 2, 600),
             (3, "pending", None, 600),
         ] == place.rows("SELECT subscription, state, finished_at, count(*) FROM deliveries GROUP BY 1, 2, 3")
+
+
+async def test_nothing_is_asked_of_subscriptions_without_a_rest(tmp_path: Path) -> None:
+    """A deleted subscription is noted until nothing of it is pending, also one that had nothing, and over a restart."""
+    noted = "SELECT name, value FROM meta WHERE name LIKE 'cancelling:%'"
+    async with opened(tmp_path) as place:
+        one, two = await place.subscribe(), await place.subscribe(event_types=("nothing",))
+        await place.deliver(*drafts(3))
+        for each in (one, two):
+            await place.store.writer.change(changes.delete_subscription(each.id, None))
+    async with opened(tmp_path) as place:
+        assert [(f"cancelling:{each.seq}", NOW) for each in (one, two)] == place.rows(noted)
+        assert [3, 0] == await finish(place, upkeep.cancel_rest)
+        assert [] == place.rows(noted)
+
+
+async def test_rest_from_before_it_was_noted_is_cancelled(tmp_path: Path) -> None:
+    """What subscriptions left behind that an earlier version deleted is cancelled, with the time of the deleting."""
+    async with opened(tmp_path) as place:
+        one, two = await place.subscribe(), await place.subscribe(event_types=("nothing",))
+        await place.deliver(*drafts(3))
+        for each in (one, two):
+            await place.store.writer.change(changes.delete_subscription(each.id, None))
+    write(place.path, "DELETE FROM meta WHERE name LIKE 'cancelling:%'; PRAGMA user_version = 8;")
+    async with opened(tmp_path) as place:
+        place.clock.time += HOUR
+        assert [(f"cancelling:{one.seq}",)] == place.rows("SELECT name FROM meta WHERE name LIKE 'cancelling:%'")
+        assert [3, 0] == await finish(place, upkeep.cancel_rest)
+        assert [("cancelled", NOW, 3)] == place.rows("SELECT state, finished_at, count(*) FROM deliveries GROUP BY 1, 2")
 
 
 async def test_deliveries_expire_in_steps(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hookengine.store.transaction import Transaction
 
 ENABLING = "enabling:"  # and the key of a subscription: since when it is, while some of its retries still wait
+CANCELLING = "cancelling:"  # and the key of a deleted subscription: since when it is, while some of its rows may be pending
 _LAST_TURN = "last_turn"
 
 
@@ -135,6 +136,7 @@ def delete_subscription(
         subscription = subscription_of(tx.memory, id, tenant, versions)
         await tx.run(sql.delete_subscription, (tx.now, tx.now, subscription.seq))
         await tx.run(sql.drop_meta, (f"{ENABLING}{subscription.seq}",))
+        await tx.run(sql.set_meta, (f"{CANCELLING}{subscription.seq}", tx.now))
         await tx.run(sql.drop_replays, (subscription.seq,))
         await _drop_access_token(tx, subscription.seq)
         tx.drop(subscription)

@@ -283,12 +283,6 @@ RETURNING subscription, batch, line, seq, id, event, attempt_count, created_at;
 UPDATE deliveries SET state = 'cancelled', finished_at = ?
 WHERE seq IN (SELECT seq FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = ? LIMIT ?);
 
--- deleted_with_rest
--- Deleted subscriptions that still have pending rows.
-SELECT s.seq, s.deleted_at FROM subscriptions AS s INDEXED BY subscriptions_deleted
-WHERE s.deleted_at IS NOT NULL
-  AND EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND subscription = s.seq);
-
 -- expiring
 -- Deliveries whose time is over, but for those in flight: their attempts' ends decide.
 SELECT {d.delivery}
@@ -411,6 +405,11 @@ UPDATE meta SET value = ? WHERE name = ?;
 -- The subscriptions whose retries are still to be brought forward.
 SELECT CAST(substr(name, 10) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS enabled_at
 FROM meta WHERE name LIKE 'enabling:%';
+
+-- cancelling
+-- The deleted subscriptions that may still have pending rows.
+SELECT CAST(substr(name, 12) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS deleted_at
+FROM meta WHERE name LIKE 'cancelling:%';
 
 -- range_of_events
 -- The keys among which the events of a time are; what is newer than every span is looked at itself.

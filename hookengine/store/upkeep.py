@@ -12,7 +12,7 @@ from hookengine.models import Priority
 from hookengine.statistics import hour_of
 from hookengine.store import batches, lines, rows
 from hookengine.store.answers import KEY_LIFETIME
-from hookengine.store.changes import ENABLING, give_up
+from hookengine.store.changes import CANCELLING, ENABLING, give_up
 from hookengine.store.commit import Commit
 from hookengine.store.queries import sql
 
@@ -53,8 +53,10 @@ async def bring_forward(tx: Transaction) -> int:
 
 async def cancel_rest(tx: Transaction) -> int:
     """Of the subscriptions that were deleted, write down that some deliveries are cancelled; how many, 0 when none is left."""
-    for seq, deleted_at in await tx.fetch(sql.deleted_with_rest):
-        return await tx.run(sql.cancel_some, (deleted_at, seq, STEP))
+    for seq, deleted_at in await tx.fetch(sql.cancelling):
+        if cancelled := await tx.run(sql.cancel_some, (deleted_at, seq, STEP)):
+            return cancelled
+        await tx.run(sql.drop_meta, (f"{CANCELLING}{seq}",))
     return 0
 
 
