@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 from msgspec import Struct
 
-from hookengine.auth import Concealer, bearing
+from hookengine.auth import bearing
 from hookengine.bearers import TOO_LATE, Bearers
 from hookengine.clock import Clock
+from hookengine.concealing import Concealer
 from hookengine.deadline import Deadlines
 from hookengine.exchange import Exchange, Phase, Pool, let_go
 from hookengine.message import Proxy, Target, compose

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "hookengine"
 # Lowest first. A package counts as one module; what is inside it may import each other.
 LAYERS = (
     ("errors", "clock", "models", "deadline", "failpoints", "interpreter", "pace", "wording"),
-    ("message", "wire", "lanes", "schemes", "times", "arguments"),
+    ("message", "wire", "lanes", "concealing", "schemes", "times", "arguments"),
     ("signing_keys",),
     (
         *("signing", "retry", "health", "scheduler", "matching", "access", "vault", "netguard", "resolver", "exchange"),
@@ -63,7 +63,7 @@ STANDARD_LIBRARY_ONLY: dict[str, frozenset[str]] = {
 PURE = {
     *("errors", "models", "signing", "retry", "health", "scheduler", "matching", "access", "auth", "metrics", "validation"),
     *("views", "profiles", "javascript", "envelopes", "extensions", "statistics", "gathering", "flights", "payloads"),
-    *("lanes", "pace", "schemes", "signing_keys", "times", "wording", "arguments"),
+    *("lanes", "pace", "concealing", "schemes", "signing_keys", "times", "wording", "arguments"),
 }
 IMPURE_IMPORTS = {"aiohttp", "aiosqlite", "asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "structlog"}
 ASYNC = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)

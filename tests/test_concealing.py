@@ -1,0 +1,190 @@
+"""Which of an endpoint's words are hidden, and how long that takes."""
+
+from __future__ import annotations
+
+import html
+import random
+import time
+import tracemalloc
+from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
+
+import orjson
+import pytest
+
+from hookengine.auth import basic
+from hookengine.concealing import Concealer
+from hookengine.models import (
+    Accepted,
+    AttemptError,
+    BasicAuth,
+    ErrorCode,
+    Refused,
+    Request,
+    Response,
+    Secret,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+CREDENTIAL = "Bearer s3cret.(token)+"
+
+
+def sent(*headers: tuple[str, str], hidden: tuple[str, ...] = ("authorization",)) -> Request:
+    """A request whose headers *hidden* are credentials."""
+    return Request(method="POST", url="https://x.example/", headers=headers, body=b"", hidden=frozenset(hidden))
+
+
+@pytest.mark.row("R78")
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("you sent Bearer s3cret.(token)+", "you sent ***"),
+        ("s3cret.(token)+s3cret.(token)+", "******"),
+        ("basic s3cret.(token)+, or what", "basic ***, or what"),
+        ("s3cret", "s3cret"),
+        ("", ""),
+    ],
+)
+def test_repeated_credential_is_concealed(said: str, kept: str) -> None:
+    """Wherever an endpoint repeats a credential, in headers, body or what is no HTTP, it is not kept."""
+    answer = Response(status=500, headers=(("X-Echo", said),), body=b"\xff" + said.encode(), truncated=True)
+    error = AttemptError(code=ErrorCode.MALFORMED_RESPONSE, detail=f"no HTTP: {said}")
+    request = sent(("Authorization", Secret(CREDENTIAL)))
+    concealed = Response(status=500, headers=(("X-Echo", kept),), body=b"\xff" + kept.encode(), truncated=True)
+
+    assert Accepted(response=concealed) == Concealer().conceal(Accepted(response=answer), request)
+    refused = Concealer().conceal(Refused(error=error, response=answer), request)
+    assert Refused(error=AttemptError(code=error.code, detail=f"no HTTP: {kept}"), response=concealed) == refused
+    assert isinstance(told := Concealer().conceal(Unreachable(error=error), request), Unreachable)
+    assert f"no HTTP: {kept}" == told.error.detail
+
+
+SLASHED = 'Token s3cr/t"&<one>-two words-of-it'
+
+
+@pytest.mark.row("R78")
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        pytest.param(orjson.dumps(SLASHED).decode(), '"***"', id="JSON"),
+        pytest.param(orjson.dumps(SLASHED).decode().replace("/", "\\/"), '"***"', id="JSON of PHP"),
+        pytest.param(
+            orjson.dumps(SLASHED).decode().replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+            '"***"',
+            id="JSON of Go",
+        ),
+        pytest.param("".join(f"\\u{ord(each):04X}" if each in '"&<>' else each for each in SLASHED), "***", id="JSON of .NET"),
+        pytest.param(quote(SLASHED), "***", id="URL"),
+        pytest.param(quote_plus(SLASHED), "***", id="form"),
+        pytest.param(html.escape(SLASHED), "***", id="HTML"),
+        pytest.param(SLASHED.upper(), "***", id="upper case"),
+        pytest.param(f"first {SLASHED.split()[1]} and {SLASHED.split()[2]}", "first *** and ***", id="words"),
+        pytest.param(f"cut: {SLASHED[:-1]}", "cut: ***", id="cut by one"),
+        pytest.param(f"cut: {SLASHED[:12]}", "cut: ***", id="cut after twelve"),
+        pytest.param(f"cut: {SLASHED[:11]}", f"cut: {SLASHED[:11]}", id="cut after eleven"),
+        pytest.param(f"{SLASHED[:20]}, {SLASHED}", "***, ***", id="cut and whole"),
+    ],
+)
+def test_repeated_credential_is_concealed_in_every_spelling(said: str, kept: str) -> None:
+    """What an endpoint prints as JSON, in a URL or a page, in parts, or cut, is not kept either."""
+    answer = Accepted(response=Response(status=200, headers=(("X-Echo", said),), body=said.encode(), truncated=True))
+    told = Concealer().conceal(answer, sent(("X-Key", SLASHED), hidden=("x-key",)))
+
+    assert told.response == Response(status=200, headers=(("X-Echo", kept),), body=kept.encode(), truncated=True)
+
+
+def test_credential_is_concealed_in_names() -> None:
+    """Also as the name of a header, and with letters that are not ASCII, it is not kept."""
+    response = Response(status=200, headers=(("long-enough-key", "x"),), body=b"", truncated=False)
+    told = Concealer().conceal(Accepted(response=response), sent(("X-Key", "long-enough-key"), hidden=("x-key",))).response
+    assert told is not None
+    assert (("***", "x"),) == told.headers
+    response = Response(status=200, headers=(), body=b"schl\\u00fcssel-1 schl\\u00FCssel-1", truncated=False)
+    told = Concealer().conceal(Accepted(response=response), sent(("X-Key", "schl\u00fcssel-1"), hidden=("x-key",))).response
+    assert told is not None
+    assert b"*** ***" == told.body
+
+
+def test_password_is_concealed() -> None:
+    """Of basic credentials the password is not kept either, wherever an endpoint names it."""
+    name, value = basic(BasicAuth(username="me", password=Secret("p:assword/1")))
+    answer = Accepted(response=Response(status=401, headers=(), body=b"me/p:assword/1 is wrong", truncated=False))
+
+    assert b"me/*** is wrong" == Concealer().conceal(answer, sent((name, value))).response.body  # type: ignore[union-attr]  # an answer came
+
+
+def test_only_credentials_are_concealed() -> None:
+    """Headers that are no credentials, and credentials so short that they are in every answer, are left where they are."""
+    answer = Accepted(response=Response(status=200, headers=(), body=b"long-enough short", truncated=False))
+
+    assert answer is Concealer().conceal(answer, sent(("X-Shown", "long-enough"), ("X-Key", "short"), hidden=("x-key",)))
+    assert answer is Concealer().conceal(answer, sent(hidden=()))
+
+
+def test_longer_credential_goes_first() -> None:
+    """Of two credentials the one that holds the other is found whole."""
+    answer = Accepted(response=Response(status=200, headers=(), body=b"secret-1 secret-1-and-more", truncated=False))
+    request = sent(("X-A", "secret-1"), ("X-B", "secret-1-and-more"), hidden=("x-a", "x-b"))
+
+    assert b"*** ***" == Concealer().conceal(answer, request).response.body  # type: ignore[union-attr]  # an answer came
+
+
+def many_words(seed: int) -> list[tuple[str, str]]:
+    """Headers of as many words as there may be, each of which has many spellings, and all of which begin alike."""
+    chosen = random.Random(seed)
+    words = [f"<<<<{''.join(chosen.choices('<>&/+=', k=4))}" for _ in range(900)]
+    return [(f"X-{n}", " ".join(words[n::4])) for n in range(4)]
+
+
+HIDDEN_WORDS = ("x-0", "x-1", "x-2", "x-3", "x-key")
+
+
+def test_credential_is_concealed_beside_many_words() -> None:
+    """Where there are more words than are looked for, a credential is found in all spellings, and the others whole."""
+    headers = many_words(1)
+    said = f"{headers[3][1]}, {quote(SLASHED)}, {SLASHED.split()[1]}".encode()
+    answer = Accepted(response=Response(status=200, headers=(), body=said, truncated=False))
+    request = sent(*headers, ("X-Key", SLASHED), hidden=HIDDEN_WORDS)
+
+    assert b"***, ***, ***" == Concealer().conceal(answer, request).response.body  # type: ignore[union-attr]  # an answer came
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("repeated", ["<", "%3C", "&lt;", "<<<<>>>>", "<<<<<<<<<<<<~"])
+def test_many_words_keep_nobody_waiting(repeated: str, record_property: Callable[[str, object], None]) -> None:
+    """The longest answer, made of what many words begin with, is looked through in milliseconds."""
+    body = (repeated.encode() * 16_384)[:16_384]
+    answer = Accepted(response=Response(status=200, headers=(), body=body, truncated=True))
+    request = sent(*many_words(1), hidden=HIDDEN_WORDS)
+    concealer = Concealer()
+    concealer.conceal(answer, request)
+    began = time.process_time()
+    concealer.conceal(answer, request)
+    took = time.process_time() - began
+    record_property("milliseconds", round(took * 1e3, 1))
+
+    # Trying each of all spellings at each place takes seconds; this is far from both.
+    assert took < 0.1
+
+
+@pytest.mark.alone
+def test_what_is_kept_of_credentials_is_bounded() -> None:
+    """Credentials that are sent no more, however many they were, take no memory beyond what is kept of the last ones."""
+    answer = Accepted(response=Response(status=200, headers=(), body=b"", truncated=False))
+    concealer = Concealer()
+    tracemalloc.start()
+    try:
+        for seed in range(150):
+            concealer.conceal(answer, sent(*many_words(seed), hidden=HIDDEN_WORDS))
+        kept, _ = tracemalloc.get_traced_memory()
+        del concealer
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 12 * 1024 * 1024
+    assert left < kept / 2
