@@ -58,7 +58,8 @@ ATTEMPTS = {
     ErrorCode.DNS_NO_ADDRESS: "The name has no address.",
     ErrorCode.DNS_NXDOMAIN: "There is no such name.",
     ErrorCode.HTTP_STATUS: "The endpoint answered, but not with success.",
-    ErrorCode.INTERNAL_ERROR: "A fault of hookengine's, or a stored row that cannot be read: the delivery is given up.",
+    ErrorCode.INTERNAL_ERROR: "A fault of hookengine's, or a stored row that cannot be read: the delivery is given up. "
+    "Of a test also: why no request can be made, and deliveries wait.",
     ErrorCode.SELF_CONNECTION: "The URL leads to hookengine itself.",
 }
 

@@ -365,7 +365,7 @@ class Api:
         return await self._service.set_tenant_secret(OWNER, text("tenant", tenant), {"secret": secret, "overlap": overlap})
 
     async def delete_tenant_secret(self, tenant: str) -> None:
-        """Forget a tenant's secret: its deliveries go out unsigned from now on."""
+        """Forget a tenant's secret: what only that would sign goes out unsigned from now on."""
         await self._service.delete_tenant_secret(OWNER, text("tenant", tenant))
 
     # Tokens.

@@ -20,7 +20,6 @@ from hookengine.failpoints import failpoint
 from hookengine.maintenance import Maintenance
 from hookengine.message import Proxy
 from hookengine.metrics import Metrics, Present
-from hookengine.models import Ordering
 from hookengine.observers import (
     Fault,
     KeyChanged,
@@ -296,9 +295,8 @@ class Engine(Api):
 
         def gathers(subscription: Subscription) -> bool:
             profile = profiles.get(subscription.profile)
-            if profile is None:  # it may be one with batches: what is accepted until it is back can still become some
-                return subscription.ordering is not Ordering.FIFO
-            return batching(profile, subscription) is not None
+            # Where it is gone it may be one with batches: what is accepted until it is back can still become some.
+            return profile is None or batching(profile, subscription) is not None
 
         return Store(
             self._path,

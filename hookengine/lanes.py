@@ -21,7 +21,7 @@ FROM_THE_START: Mark = (0, 0)
 NOTHING_ON_DISK: Sequence[Mark | None] = [None, None, None]
 ALL_ON_DISK: Sequence[Mark | None] = [FROM_THE_START] * 3
 PRIORITIES = tuple(Priority)
-# A name of its own, because looking up a member of an enum takes longer than all else.
+# A name of its own: see `models`.
 _NORMAL = Priority.NORMAL
 
 

@@ -94,7 +94,7 @@ class ProxyInUse(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NotConfigured(Struct, frozen=True, kw_only=True, gc=False):
-    """A plan or a profile that rows name is not in the configuration; `where` says whose."""
+    """What rows need is not configured: a plan, a profile, or a secret that it can sign with; `where` says whose."""
 
     where: str
     error: str

@@ -67,7 +67,7 @@ class Scheduler:
         self._timers: list[tuple[int, int, Lane]] = []  # (time, number, lane)
         self._hungry: dict[Rank, OrderedDict[int, Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
         self._coming = 0  # rows asked for
-        self._paced: dict[int, float] = {}  # of closed lanes: when their pace allows the next, if nothing is in flight
+        self._paced: dict[int, float] = {}  # of lanes that have no pace now, or are closed: when it allows the next
 
     def __repr__(self) -> str:
         return (
@@ -109,13 +109,15 @@ class Scheduler:
             lane.open = True
             lane.marks = list(marks)
         lane.max_concurrency = max_concurrency
-        paced = self._paced.pop(subscription, 0.0)
-        if not pace:
+        if pace:
+            paced = self._paced.pop(subscription, 0.0)
+            if lane.pace is None:
+                lane.pace = Pace(pace, max(next_at, paced))
+            else:
+                lane.pace.change(pace, next_at)
+        elif lane.pace is not None:
+            self._paced[subscription] = lane.pace.next_at  # it may get one again
             lane.pace = None
-        elif lane.pace is None:
-            lane.pace = Pace(pace, max(next_at, paced))
-        else:
-            lane.pace.change(pace, next_at)
         self._stand(lane, standing)
         self._look(lane, now)
 

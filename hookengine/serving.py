@@ -68,7 +68,7 @@ class Serving:
             if subscription.state is SubscriptionState.ACTIVE:
                 marks = heads.get(subscription.seq, NOTHING_ON_DISK)
                 self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
-            elif subscription.rate_limit is not None:
+            if subscription.rate_limit is not None and self._scheduler.standing(subscription.seq) is None:
                 self._scheduler.hold(subscription.seq, next_at)
 
     def change(self, seq: int, before: Subscription | None, after: Subscription | None) -> None:
@@ -88,7 +88,10 @@ class Serving:
     def signed_anew(self, tenant: str) -> None:
         """The secrets of *tenant* have changed: what nobody could sign may go now."""
         for subscription in self._store.memory.index:
-            if subscription.tenant == tenant:
+            if subscription.tenant != tenant or subscription.seq in self._targets:
+                continue
+            profile = self._profiles.get(subscription.profile)
+            if profile is not None and profile.uses_tenants_secret:
                 self.change(subscription.seq, subscription, subscription)
 
     def open_anew(self) -> None:
@@ -164,6 +167,7 @@ class Serving:
         """
         target = self.target(subscription.seq)
         if target is None:
+            self._close(subscription.seq)
             return
         counters = self._store.memory.health_of(subscription.seq)
         standing = standing or health.standing(counters, target.rules, max_concurrency=subscription.max_concurrency)

@@ -30,7 +30,7 @@ from hookengine.times import format_duration
 from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from hookengine import models
     from hookengine.inputs import RotationInput
@@ -51,6 +51,10 @@ _RESERVED_NAMES = frozenset({
 _RESERVED_PREFIXES = (":", "proxy-", "sec-", "webhook-", "svix-", "x-forwarded-", "x-aws-ec2-", "x-hookengine-", "content-")
 
 
+# What a profile's envelope and method have a place for, or not.
+_ADDRESSING = frozenset({"profile", "method", "url", "batch", "ordering", "target_id", "key_values"})
+
+
 def profile_name(given: str | None, default: str) -> str:
     """The *given* one, which may be any text, or else the server's *default*."""
     return default if given is None else given
@@ -63,36 +67,37 @@ def check_subscription(
     policy: Policy,
     profiles: Mapping[str, Profile],
     default_profile: str,
-    vet: bool = True,
     ours: bool = False,
-    kept_auth: models.Auth | None = None,
-    kept_profile: str | None = None,
+    kept: models.Subscription | None = None,
+    changed: Collection[str] = (),
 ) -> None:
     """
     What a subscription must hold beside the forms of its members.
 
-    With *vet*, its URL may be called. So may the URLs of its `auth`, but for those of *kept_auth*, which it has already. A
-    profile that is not there any more does not lock the settings of one that has it, *kept_profile*. With *ours*, it may be of
-    the engine's own tenant.
+    Of one that is *kept* that is asked of the members that are *changed*: what was saved when something else was admitted does
+    not lock the rest. With *ours*, it may be of the engine's own tenant.
     """
+    new = SETTINGS if kept is None else frozenset(changed)
     url = draft.get("url")
-    if vet and isinstance(url, str):
+    if "url" in new and isinstance(url, str):
         _vet(problems, "/url", url, policy)
     oauth2 = draft.nested("auth", OAuthInput)
     if oauth2 is not None:
-        _check_oauth2(problems, oauth2, policy, kept_auth)
+        _check_oauth2(problems, oauth2, policy, None if kept is None else kept.auth)
     name = profile_name(draft.get("profile"), default_profile)
     profile = profiles.get(name)
     if profile is not None:
         _check_secret(problems, draft.get("secret"), profile)
-        _check_addressing(problems, draft, profile)
-    elif name != kept_profile:
+        if not _ADDRESSING.isdisjoint(new):
+            _check_addressing(problems, draft, profile)
+    elif "profile" in new:
         known = ", ".join(map(quoted, profiles))
         problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, profiles)}")
     if not ours and draft.get("tenant") == OURS:
         detail = f"the tenant '{OURS}' is the engine's own: its events take a token with admin"
         problems.add("/tenant", "reserved_tenant", detail)
-    _check_headers(problems, draft, profile)
+    headers = () if kept is None or "profile" in new else kept.headers
+    _check_headers(problems, draft, profile, frozenset(name for name, _ in headers))
     timeout = draft.get("timeout")
     if timeout is not None and not 100 <= timeout <= 300_000:  # ms
         problems.add("/timeout", "invalid_value", "expected 100ms to 5m")
@@ -203,7 +208,9 @@ def _longest(url: str, key_values: Mapping[str, Any], profile: Profile) -> int:
     return max(len(with_query(url, {**key_values, **envelope.mark})) for envelope in envelopes)
 
 
-def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile | None) -> None:
+def _check_headers(
+    problems: Problems, draft: Draft[SubscriptionInput], profile: Profile | None, known: frozenset[str]
+) -> None:
     headers: dict[str, str] = dict(draft.items("headers"))
     if not headers:
         return
@@ -214,7 +221,7 @@ def _check_headers(problems: Problems, draft: Draft[SubscriptionInput], profile:
     seen: set[str] = set()
     for name, value in headers.items():
         at, lower, received = pointer("headers", name), name.lower(), as_received(name)
-        if _is_reserved(received, signing):
+        if name not in known and _is_reserved(received, signing):
             why = "" if _is_reserved(lower, signing) else ": many receivers read _ as -"
             problems.add(at, "reserved_header", f"{quoted(name)} is set by hookengine or by HTTP itself{why}")
         elif not HEADER_NAME.fullmatch(name):

@@ -281,8 +281,8 @@ class Faulty:
 
     async def commit(self) -> None:
         """Commit, or raise."""
-        if self.error is not None:
-            raise self.error
+        if (error := self.error) is not None:
+            raise error
         await self._db.commit()
 
     @property

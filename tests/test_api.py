@@ -594,6 +594,35 @@ async def test_fields_without_a_value_are_left_out(running_engine: Engine, kind:
     assert b'[{"value":null},{"in":{"value":null}}]' == bytes((await running_engine.event(event.id)).data)
 
 
+@dataclass(slots=True)
+class Order:
+    """A dataclass whose fields are slots."""
+
+    id: int
+    total: int
+
+
+class Refund(Order):
+    """One of its kind that is not decorated itself, and has a dictionary beside the slots."""
+
+
+@dataclass
+class Return(Order):
+    """One that is."""
+
+    why: str = "broken"
+
+
+async def test_fields_of_a_parent_are_printed(running_engine: Engine) -> None:
+    """Whichever way a kind of dataclass keeps its fields, all of them are in the event, with what else it was given."""
+    refund = Refund(7, 99)
+    refund.note = "late"  # type: ignore[attr-defined]  # as programs do
+    event = await running_engine.publish("order.refunded", [refund, Return(8, 1)])
+
+    printed = b'[{"id":7,"total":99,"note":"late"},{"id":8,"total":1,"why":"broken"}]'
+    assert printed == bytes((await running_engine.event(event.id)).data)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -371,6 +371,26 @@ async def test_profile_that_is_not_configured_is_found(tmp_path: Path) -> None:
     assert "name it with --config" in wrong["profile"].advice
 
 
+async def test_what_keeps_all_back_is_found(tmp_path: Path) -> None:
+    """Where no request can be made, because there is no secret for instance, what is pending waits for that."""
+    unsigned: Any = {"acme": {"extends": "github", "signatures": []}}
+    private(tmp_path / DATA)
+    config = for_development(Config(profiles=unsigned))
+    async with Engine(tmp_path / DATA / "hooks.db", config=config) as engine:
+        made = await engine.subscribe("http://127.0.0.1:9000", profile="acme")
+    file = tmp_path / "config.toml"
+    file.write_text('[profiles.acme]\nextends = "github"\n')
+    signed: Any = {"acme": {"extends": "github"}}
+    config = for_development(Config(profiles=signed))
+    async with Engine(tmp_path / DATA / "hooks.db", config=config, serve="127.0.0.1:0") as engine:
+        with announced(tmp_path / DATA, str(engine.url)):
+            await engine.publish("order.created", {"n": 1})
+            wrong = bad(await checks(tmp_path, subscription=made.id, file=file))
+
+    assert ["next attempt"] == list(wrong)
+    assert "1 pending, none goes: it has no secret, rotate it" == wrong["next attempt"].detail
+
+
 async def test_unknown_subscription_is_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong id is told after the other checks."""
     async with daemon(tmp_path):
@@ -427,12 +447,20 @@ async def test_clock_of_the_server_is_read(tmp_path: Path) -> None:
 
 async def test_only_endpoint_failures_are_shown(tmp_path: Path) -> None:
     """An attempt that a stop cut is no failure of the endpoint, and a long list says that there is more."""
-    delivery = {"id": "dlv_1", "state": "pending", "attempt_count": 1, "type": "a.b", "next_attempt_at": None}
+    delivery = {
+        "id": "dlv_1",
+        "event": "evt_1",
+        "state": "pending",
+        "attempt_count": 1,
+        "type": "a.b",
+        "next_attempt_at": None,
+    }
     answers: dict[str, Any] = {
         "/readyz": {},
         "/v1/subscriptions": {},
         "/v1/subscriptions/sub_1": {
             "id": "sub_1",
+            "tenant": "default",
             "url": "http://127.0.0.1:9000",
             "profile": "github",
             "state": "active",
@@ -443,6 +471,7 @@ async def test_only_endpoint_failures_are_shown(tmp_path: Path) -> None:
             "data": [delivery, delivery | {"next_attempt_at": "2027-01-15T08:00:00Z"}],
             "next_cursor": "more",
         },
+        "/v1/events/evt_1/explain": {"subscriptions": [{"reason": "Its event type * takes in a.b; the delivery is pending."}]},
         "/v1/deliveries/dlv_1": {"attempts": [{"outcome": "interrupted"}]},
     }
 

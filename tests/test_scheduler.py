@@ -1066,6 +1066,21 @@ def test_pace_of_one_that_is_closed_for_good_is_forgotten() -> None:
     assert {} == scheduler.paces()
 
 
+def test_limit_that_is_taken_off_and_set_again() -> None:
+    """The last request by the limit counts, also where there was none for a while; meanwhile nothing waits."""
+    scheduler = paced(1_000)
+    push(scheduler, make(1), make(2), make(3))
+    assert [1] == take(scheduler)
+    scheduler.open(1, TRUSTED, max_concurrency=1, now=NOW)
+    scheduler.release(1)
+    scheduler.open(1, TRUSTED, max_concurrency=1, now=NOW)
+    assert [2] == take(scheduler)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=1_000, now=NOW)
+
+    assert [] == take(scheduler, now=NOW + 999)
+    assert [3] == take(scheduler, now=NOW + 1_000)
+
+
 def test_pace_from_before_a_start() -> None:
     """What a start knows of the last request holds."""
     scheduler = serving()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
-from storage import DELIVERED, NOW, RULES, Opened, draft, edit, opened, result
+from storage import DELIVERED, HOUR, NOW, RULES, Opened, draft, edit, opened, result
 
 from hookengine.gathering import Gathering
 from hookengine.health import OWN_PAUSE
@@ -25,11 +25,13 @@ from hookengine.models import (
     Standing,
     Subscription,
     SubscriptionState,
+    Tenant,
 )
 from hookengine.observers import NotConfigured
 from hookengine.profiles import PROFILES
 from hookengine.scheduler import Refill, Scheduler
 from hookengine.serving import Serving, pace
+from hookengine.store import clock_jumps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -253,3 +255,48 @@ async def test_nothing_is_earned_without_an_attempt_or_a_lane(tmp_path: Path) ->
         assert made.serving.earned(None, ended, NOW) is None
         made.change(one, state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL)
         assert made.serving.earned(one, ended, NOW) is None
+
+
+async def test_who_cannot_be_signed_for_any_more_has_no_lane(tmp_path: Path) -> None:
+    """A lane is closed with what keeps its requests from being made, said once, and opened with what ends that."""
+    async with served(tmp_path) as made:
+        fine = await made.subscribe()
+        broken = made.change(fine, profile="acme")
+        assert (None, 1) == (made.standing(broken), len(made.told))
+        assert [] == made.asks()
+
+        made.change(broken, profile="standard")
+        assert UNTRIED == made.standing(fine)
+
+
+async def test_secret_of_a_tenant_opens_its_own_lanes_only(tmp_path: Path) -> None:
+    """Of a tenant whose secret is set anew those are served again that it could not sign for; nobody else is looked at."""
+    async with served(tmp_path) as made:
+        memory = made.place.store.memory
+        for tenant in ("acme", "other"):
+            memory.tenants[tenant] = Tenant(seq=1, name=tenant, created_at=NOW, updated_at=NOW, readable=False)
+        waiting = [await made.subscribe(profile="clearfeed", tenant=tenant) for tenant in ("acme", "other")]
+        await made.subscribe(profile="gone")
+        served_one = await made.subscribe()
+        assert [None, None] == [made.standing(each) for each in waiting]
+        target = made.serving.target(served_one.seq)
+        made.told.clear()
+
+        memory.tenants["acme"] = replace(memory.tenants["acme"], readable=True)
+        memory.tenants["other"] = replace(memory.tenants["other"], readable=True)
+        made.serving.signed_anew("acme")
+
+        assert [UNTRIED, None] == [made.standing(each) for each in waiting]
+        assert [] == made.told
+        assert target is made.serving.target(served_one.seq)
+
+
+async def test_limit_of_one_that_waits_is_kept(tmp_path: Path) -> None:
+    """What keeps a subscription from being served at the start does not let it go faster afterwards."""
+    async with opened(tmp_path) as place:
+        strange = await place.subscribe(profile="acme", rate_limit="1/h")
+        await place.store.writer.change(clock_jumps.keep_paces({strange.seq: NOW + HOUR}))
+    async with served(tmp_path) as made:
+        assert {strange.seq: NOW + HOUR} == made.scheduler.paces()
+        made.change(strange, profile="standard")
+        assert {strange.seq: NOW + HOUR} == made.scheduler.paces()

@@ -319,8 +319,36 @@ def test_urls(url: str) -> None:
 
     problems = Problems()
     draft = problems.convert(SubscriptionInput, {"url": url})
-    subscribing.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", vet=False)
+    kept = replace(SUBSCRIPTION, url=url)
+    subscribing.check_subscription(problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", kept=kept)
     assert [] == problems.mistakes
+
+
+@pytest.mark.parametrize(
+    ("members", "changed", "expected"),
+    [
+        pytest.param({"method": "GET"}, [], [], id="method"),
+        pytest.param({"method": "GET"}, ["name"], [], id="name"),
+        pytest.param({"method": "GET"}, ["method"], ["/method"], id="method, changed"),
+        pytest.param({"batch": {"max_events": 2}, "target_id": 5}, [], [], id="no place for it"),
+        pytest.param({"batch": {"max_events": 2}, "target_id": 5}, ["ordering"], ["/batch", "/target_id"], id="changed"),
+        pytest.param({"headers": {"X_Real_IP": "x", "Webhook-Id": "x"}}, [], [], id="headers"),
+        pytest.param({"headers": {"X_Real_IP": "x", "Date": "x"}}, ["headers"], ["/headers/Date"], id="another header"),
+        pytest.param({"headers": {"X_Real_IP": "x"}}, ["profile"], ["/headers/X_Real_IP"], id="another profile"),
+        pytest.param({"profile": "gone", "method": "GET", "batch": {}}, ["name"], [], id="a profile that is gone"),
+        pytest.param({"profile": "gone"}, ["profile"], ["/profile"], id="a profile that is not there"),
+    ],
+)
+def test_what_is_kept_locks_nothing(members: dict[str, Any], changed: list[str], expected: list[str]) -> None:
+    """What was saved when the profile was another, or more was admitted, is judged only where it changes."""
+    problems = Problems()
+    draft = problems.convert(SubscriptionInput, {"url": URL, "profile": "standard"} | members)
+    kept = replace(SUBSCRIPTION, headers=(("X_Real_IP", Secret("x")), ("Webhook-Id", Secret("x"))))
+    subscribing.check_subscription(
+        problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", kept=kept, changed=changed
+    )
+
+    assert expected == [mistake.pointer for mistake in problems.mistakes]
 
 
 def test_wrong_members_are_not_judged_twice() -> None:
@@ -583,7 +611,7 @@ def test_kept_urls_are_not_vetted_again() -> None:
     draft = problems.convert(SubscriptionInput, {"url": URL, "auth": given})
     kept = OAuth2(grant="password", token_url="http://old.example", client_id="c", client_secret=Secret("s"))
     subscribing.check_subscription(
-        problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", kept_auth=kept
+        problems, draft, policy=Policy(), profiles=PROFILES, default_profile="standard", kept=replace(SUBSCRIPTION, auth=kept)
     )
 
     assert ["/auth/refresh_url"] == [mistake.pointer for mistake in problems.mistakes]

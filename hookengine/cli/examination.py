@@ -242,7 +242,7 @@ def daemon(asked: Asked) -> tuple[Check, Api | None, int | None]:
 
 def subscription(api: Api, id: str, config: Config, *, now: int) -> Iterator[Check]:
     """Whether a subscription gets what it should, and if not, why."""
-    found = api.read(api.get(api.path("subscriptions", id)), "id", "url", "profile", "state", "consecutive_failures")
+    found = api.read(api.get(api.path("subscriptions", id)), "id", "tenant", "url", "profile", "state", "consecutive_failures")
     yield url(found["url"], config)
     yield profile(found["profile"], config)
     yield state(found)
@@ -251,7 +251,17 @@ def subscription(api: Api, id: str, config: Config, *, now: int) -> Iterator[Che
     due = min((each["next_attempt_at"] for each in pending["data"] if each["next_attempt_at"]), default=None)
     count = f"{len(pending['data'])}{' or more' if pending['next_cursor'] else ''} pending"
     when = f"the next {waiting(due, now)}" if due else "waiting for a batch to be full, or to have waited long enough"
+    if pending["data"] and (why := hindrance(api, found, pending["data"][0]["event"])):
+        yield Check("next attempt", False, f"{count}, none goes: {why}", "It is about the profile as the daemon has it.")
+        return
     yield Check("next attempt", True, f"{count}, {when}" if pending["data"] else "nothing is pending")
+
+
+def hindrance(api: Api, found: Mapping[str, Any], event: str) -> str:
+    """Why an *event* that is pending cannot go to the subscription that was *found*; nothing where it can."""
+    path, query = api.path("events", event, "explain"), {"tenant": found["tenant"], "subscription": found["id"]}
+    explained = api.read(api.get(path, **query), "subscriptions")["subscriptions"]
+    return "".join(each["reason"].partition(", and waits: ")[2].rstrip(".") for each in explained)
 
 
 def url(text: str, config: Config) -> Check:

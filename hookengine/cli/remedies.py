@@ -42,7 +42,7 @@ REMEDIES = {
     "too_many_informational": _HTTP,
     "local_network": _MACHINE,
     "local_resources": _MACHINE,
-    "internal_error": "A fault of hookengine: the daemon's log has more. Please report it.",
+    "internal_error": "The request cannot be made, or hookengine has a fault: of that the log has more, please report it.",
 }
 
 # By status code, more closely than `http_status`.

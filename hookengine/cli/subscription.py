@@ -35,14 +35,14 @@ def _metadata(_context: click.Context, _parameter: click.Parameter, value: tuple
     return pairs(value, "=") or None
 
 
-def _object(_context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+def _object(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
     if value is None:
         return None
     given = json_value(read_text(value))
     if given is None:  # which would be as if the option were not there
-        raise click.BadParameter(
-            f"null sets nothing: leave the option out, or take back what is set with --unset {parameter.name}"
-        )
+        takes_back = any(each.name == "unset" for each in context.command.params)
+        back = f", or take back what is set with --unset {parameter.name}" if takes_back else ""
+        raise click.BadParameter(f"null sets nothing: leave the option out{back}")
     return given
 
 

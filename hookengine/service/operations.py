@@ -70,13 +70,13 @@ def _members(value: object) -> dict[str, Any]:
     """
     What a dataclass is printed as.
 
-    It is what orjson prints of one by itself, but for a slot that is not set: there it crashes, and the interpreter with it.
+    Its fields that are set, and what else an instance was given. By itself orjson leaves out the fields of a parent with
+    slots, and crashes, with the interpreter, over a slot that is not set.
     """
     if not is_dataclass(value) or isinstance(value, type):
         raise TypeError
     found = {field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)}
-    if hasattr(value, "__dict__") and "__slots__" not in vars(type(value)):
-        found = vars(value)
+    found |= getattr(value, "__dict__", {})
     return {name: member for name, member in found.items() if not name.startswith("_")}
 
 

@@ -228,7 +228,8 @@ class SubscriptionOperations(Verification):
                 continue
             problems.add(f"/{name}", "immutable_member", "rotate the secret instead" if name == "secret" else "cannot change")
             del patch[name]
-        merged = subscribing.merge(subscribing.as_given(current), subscribing.keep_hidden(patch, current))
+        given = subscribing.as_given(current)
+        merged = subscribing.merge(given, subscribing.keep_hidden(patch, current))
         merged |= dict.fromkeys(patch.keys() - subscribing.SETTINGS)  # to be told of, also where they are null
         draft = problems.convert(SubscriptionInput, merged)
         default_profile = self._config.delivery.default_profile
@@ -238,17 +239,16 @@ class SubscriptionOperations(Verification):
             policy=self._policy,
             profiles=self._profiles,
             default_profile=default_profile,
-            vet=draft.get("url") != current.url,
             ours=by.may_have_ours,
-            kept_auth=current.auth,
-            kept_profile=current.profile,
+            kept=current,
+            changed=[name for name in subscribing.SETTINGS if merged.get(name) != given.get(name)],
         )
         self._check_types(problems, draft.get("event_types"), kept=current.event_types)
         self._check_kept_secrets(problems, draft, current.tenant, current)
         wanted = problems.require(draft)
         settings = subscribing.settings(wanted, default_profile=default_profile)
         secrets = current.secrets
-        if settings["profile"] != current.profile:
+        if settings["profile"] != current.profile or wanted.secret is not None:
             secrets = subscribing.secrets_for(self._profiles[settings["profile"]], secrets, wanted.secret or fresh)
         return replace(current, secrets=secrets, **settings)
 
@@ -272,6 +272,8 @@ class SubscriptionOperations(Verification):
         if profile is None or (current is not None and profile.name == current.profile):
             return
         known = self._store.memory.tenants.get(tenant)
+        if known is not None and not known.readable and profile.uses_tenants_secret:
+            problems.add("/profile", "unusable_secret", "set the tenant another secret: the one that it has cannot be read")
         own = () if current is None else current.secrets
         tenants = () if known is None else known.secrets
         subscribing.check_kept_secrets(problems, profile, own=own, tenants=tenants)
