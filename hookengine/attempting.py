@@ -56,7 +56,7 @@ class Ready(Struct):
     """
 
     taken: Delivery  # which leads the others where they are a batch
-    target: Served
+    served: Served
     results: list[Result]
     going: list[tuple[Delivery, Event]]
     now: int  # ms since the epoch
@@ -81,7 +81,7 @@ class Attempting:
         self,
         taken: Delivery,
         members: list[Member],
-        target: Served,
+        served: Served,
         *,
         secrets: Callable[[], Sequence[SigningSecret]],
     ) -> Ready:
@@ -91,21 +91,21 @@ class Attempting:
         *taken* is the one that was taken, which leads them where they are a batch. *secrets* may raise StorageCorrupt.
         """
         now = self._clock.now()
-        results, going = _sorted_out(taken, members, target, now)
-        ready = Ready(taken=taken, target=target, results=results, going=going, now=now)
+        results, going = _sorted_out(taken, members, served, now)
+        ready = Ready(taken=taken, served=served, results=results, going=going, now=now)
         if not going:
             return ready
         delivery = going[0][0]
         try:
             ready.request = profiles.build(
-                target.profile,
-                target.subscription,
+                served.profile,
+                served.subscription,
                 [event for _, event in going],
                 secrets=secrets(),
                 attempt=delivery.attempt_count + 1,
-                retry=min(delivery.step, len(target.rules.retry_schedule)),  # which may have become shorter since
+                retry=min(delivery.step, len(served.rules.retry_schedule)),  # which may have become shorter since
                 now=now,
-                timeout=target.rules.timeout,
+                timeout=served.rules.timeout,
             )
         except Exception as error:  # noqa: BLE001  # promise 6
             ready.outcome = self._failure(delivery, error)
@@ -117,7 +117,7 @@ class Attempting:
             return None
         ready.since = self._loop.time()
         try:
-            ready.begun = self._sender.begin(ready.request, ready.target.rules)
+            ready.begun = self._sender.begin(ready.request, ready.served.rules)
         except Exception:  # noqa: BLE001  # `run` finds it again, and knows what to do about it
             return None
         return None if ready.begun is None else ready.begun.answer
@@ -147,7 +147,7 @@ class Attempting:
         outcome = ready.outcome
         if ready.request is not None:
             try:
-                outcome = await self._sender.attempt(ready.request, ready.target.rules, begun=ready.begun, turn=turn)
+                outcome = await self._sender.attempt(ready.request, ready.served.rules, begun=ready.begun, turn=turn)
             except asyncio.CancelledError:
                 outcome = Interrupted()
             except Exception as error:  # noqa: BLE001  # promise 6
@@ -156,7 +156,7 @@ class Attempting:
         return self._conclude(ready, outcome)
 
     def _conclude(self, ready: Ready, outcome: Outcome) -> list[Result]:
-        results, going, target, request = ready.results, ready.going, ready.target, ready.request
+        results, going, served, request = ready.results, ready.going, ready.served, ready.request
         self._outage.weigh(outcome)
         duration = 0 if request is None else round((self._loop.time() - ready.since) * 1000)
         now = self._clock.now()
@@ -172,14 +172,14 @@ class Attempting:
                 outcome=outcome,
                 request=request,
             )
-            after = retry.settle(delivery, outcome, target.rules, now=began_at + duration, rand=rand)
+            after = retry.settle(delivery, outcome, served.rules, now=began_at + duration, rand=rand)
             results.append(
                 Result(
                     before=delivery,
                     after=after,
                     attempt=attempt,
-                    rules=target.rules,
-                    profile=target.profile.name,
+                    rules=served.rules,
+                    profile=served.profile.name,
                     event=event,
                     head=head,
                     shares=len(going) > 1,
@@ -197,7 +197,7 @@ class Attempting:
 
 
 def _sorted_out(
-    taken: Delivery, members: list[Member], target: Served, now: int
+    taken: Delivery, members: list[Member], served: Served, now: int
 ) -> tuple[list[Result], list[tuple[Delivery, Event]]]:
     """What becomes of those of *members* that do not go now, and those that do."""
     results: list[Result] = []
@@ -211,14 +211,14 @@ def _sorted_out(
             outcome = _broken(f"the event of {delivery.id} is gone, or cannot be read")
             number = delivery.attempt_count + 1
             attempt = Attempt(number=number, at=now, duration=0, trigger=delivery.trigger, outcome=outcome, request=None)
-            after = retry.settle(delivery, outcome, target.rules, now=now, rand=0.0)
+            after = retry.settle(delivery, outcome, served.rules, now=now, rand=0.0)
         elif expired and delivery.due_at > now:
             after = delivery  # its time has not come: the batch was taken early, because its head expired
         else:
             going.append((delivery, event))
             continue
         head = _head(taken)
-        results.append(Result(before=delivery, after=after, attempt=attempt, rules=target.rules, event=event, head=head))
+        results.append(Result(before=delivery, after=after, attempt=attempt, rules=served.rules, event=event, head=head))
     return results, going
 
 

@@ -422,21 +422,21 @@ class Dispatcher:
 
     def _prepare(self, taken: Delivery, members: list[Member]) -> Ready | None:
         """One request for the delivery that was taken, or for those of the batch that it leads; None if nothing is to go."""
-        target = self._serving.target(taken.subscription)
+        served = self._serving.served(taken.subscription)
         # Since it was taken its subscription was closed, so that it stays on disk, or somebody changed it.
-        if target is None or self._flights.are_changed(map(_DELIVERY, members)):
+        if served is None or self._flights.are_changed(map(_DELIVERY, members)):
             self._put_back(taken)
             return None
         if not members:  # they have left, or cannot be read
             self._put_back(taken, again=False)
             return None
-        if taken.batch is not None and profiles.batching(target.profile, target.subscription) is None:
+        if taken.batch is not None and profiles.batching(served.profile, served.subscription) is None:
             self._spawn(self._dissolve(taken, taken.batch))
             return None
         failpoint("K07-taken")
-        secrets = partial(self._store.memory.secrets, target.subscription, of_tenant=target.profile.uses_tenants_secret)
-        ready = self._attempting.prepare(taken, members, target, secrets=secrets)
-        if target.subscription.rate_limit is not None:
+        secrets = partial(self._store.memory.secrets, served.subscription, of_tenant=served.profile.uses_tenants_secret)
+        ready = self._attempting.prepare(taken, members, served, secrets=secrets)
+        if served.subscription.rate_limit is not None:
             self._pace(ready)
         return ready
 
@@ -449,7 +449,7 @@ class Dispatcher:
             self._scheduler.begun(seq, now=ready.now)
 
     async def _attempt(self, ready: Ready) -> None:
-        limited = ready.target.subscription.rate_limit is not None
+        limited = ready.served.subscription.rate_limit is not None
         turn = partial(self._put_off, ready.taken) if limited else None
         self._ended(ready.taken, await self._attempting.run(ready, turn=turn))
 

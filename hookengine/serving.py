@@ -52,7 +52,7 @@ class Serving:
         self._profiles = profiles
         self._observe = observe
         self._store: Store  # given by open()
-        self._targets: dict[int, Served] = {}  # by subscription, made when first needed after a change
+        self._served: dict[int, Served] = {}  # by subscription, made when first needed after a change
 
     async def open(self, store: Store) -> None:
         """Open the lanes of *store*, with what waits there."""
@@ -73,7 +73,7 @@ class Serving:
 
     def change(self, seq: int, before: Subscription | None, after: Subscription | None) -> None:
         """The subscription with this key was made, changed, enabled, disabled or deleted."""
-        self._targets.pop(seq, None)
+        self._served.pop(seq, None)
         if after is None or after.state is _DISABLED:
             self._close(seq, for_good=after is None)
         elif before is None:
@@ -88,7 +88,7 @@ class Serving:
     def signed_anew(self, tenant: str) -> None:
         """The secrets of *tenant* have changed: what nobody could sign may go now."""
         for subscription in self._store.memory.index:
-            if subscription.tenant != tenant or subscription.seq in self._targets:
+            if subscription.tenant != tenant or subscription.seq in self._served:
                 continue
             profile = self._profiles.get(subscription.profile)
             if profile is not None and profile.uses_tenants_secret:
@@ -102,21 +102,21 @@ class Serving:
                 self._close(subscription.seq)
                 self._serve(subscription, ALL_ON_DISK, standing, gathered=True)
 
-    def target(self, seq: int) -> Served | None:
+    def served(self, seq: int) -> Served | None:
         """The subscription as it is now; None if it is not served."""
         subscription = self._store.memory.index.get(seq)
         if subscription is None or subscription.state is _DISABLED:
             return None
-        target = self._targets.get(seq)
-        if target is None:
+        served = self._served.get(seq)
+        if served is None:
             why = hindrance(subscription, self._profiles, self._store.memory)
             if why is not None:
                 self._observe(NotConfigured(where=f"subscription {subscription.id}", error=f"{why}: its deliveries wait"))
                 return None
             profile = self._profiles[subscription.profile]
-            target = Served(subscription, profile, profiles.rules(profile, subscription))
-            self._targets[seq] = target
-        return target
+            served = Served(subscription, profile, profiles.rules(profile, subscription))
+            self._served[seq] = served
+        return served
 
     def room(self, seq: int) -> tuple[int, ...]:
         """
@@ -165,12 +165,12 @@ class Serving:
 
         With *gathered*, deliveries may still wait for others from a time when it had batches; each of these goes by itself.
         """
-        target = self.target(subscription.seq)
-        if target is None:
+        served = self.served(subscription.seq)
+        if served is None:
             self._close(subscription.seq)
             return
         counters = self._store.memory.health_of(subscription.seq)
-        standing = standing or health.standing(counters, target.rules, max_concurrency=subscription.max_concurrency)
+        standing = standing or health.standing(counters, served.rules, max_concurrency=subscription.max_concurrency)
         now = self._clock.now()
         self._scheduler.open(
             subscription.seq,
@@ -181,7 +181,7 @@ class Serving:
             marks=marks,
             now=now,
         )
-        batching = profiles.batching(target.profile, subscription)
+        batching = profiles.batching(served.profile, subscription)
         if batching is not None or gathered:
             most, wait = batching or (1, 0)
             self._gathering.open(subscription.seq, most=most, wait=wait)

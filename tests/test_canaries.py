@@ -160,7 +160,7 @@ def own_texts(engine: Engine) -> dict[str, bytes]:
     writer, memory = parts.store.writer, parts.store.memory
     shown = [engine, parts.store, writer, writer._writing.vault, parts.dispatcher, parts.dispatcher._sender, parts.service]
     shown += [*memory.index, *memory.tenants.values(), *memory.access_tokens.values(), memory.tokens, memory.health]
-    shown += [*parts.dispatcher._serving._targets.values(), vars(parts.dispatcher._sender._bearers)]
+    shown += [*parts.dispatcher._serving._served.values(), vars(parts.dispatcher._sender._bearers)]
     return {f"repr {number}": f"{each!r} {each}".encode() for number, each in enumerate(shown)}
 
 

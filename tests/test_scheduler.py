@@ -978,6 +978,15 @@ def test_lowered_limit_counts_from_the_last_request() -> None:
     assert [2] == take(scheduler, now=NOW + 3_000)
 
 
+def test_nothing_is_put_off_without_a_limit() -> None:
+    """Who waited for something goes at once where there is no pace, unless there is no time left at all."""
+    scheduler = paced(100)
+    push(scheduler, make(1, subscription=2))
+    assert [1] == take(scheduler)
+
+    assert [0, None] == [scheduler.put_off(1, within, now=NOW) for within in (1, 0)]
+
+
 def test_requests_that_were_held_up_do_not_go_together() -> None:
     """Those that waited for the same thing go one interval after the other, and the next one after them."""
     scheduler = paced(1_000)

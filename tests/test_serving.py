@@ -124,7 +124,7 @@ async def test_who_is_not_served_has_no_target(tmp_path: Path) -> None:
         active = await made.subscribe()
         disabled = made.change(await made.subscribe(), state=SubscriptionState.DISABLED, disabled_reason=DisabledReason.MANUAL)
         strange = await made.subscribe(profile="acme")
-        targets = [made.serving.target(seq) for seq in (active.seq, disabled.seq, strange.seq, 99)]
+        targets = [made.serving.served(seq) for seq in (active.seq, disabled.seq, strange.seq, 99)]
 
         assert [active, None, None, None] == [None if target is None else target.subscription for target in targets]
         assert [None, None] == [made.standing(disabled), made.standing(strange)]
@@ -136,9 +136,9 @@ async def test_target_is_what_the_subscription_is_now(tmp_path: Path) -> None:
     """It is made once, and anew after a change."""
     async with served(tmp_path) as made:
         before = await made.subscribe(timeout=1_000)
-        first, second = made.serving.target(before.seq), made.serving.target(before.seq)
+        first, second = made.serving.served(before.seq), made.serving.served(before.seq)
         after = made.change(before, timeout=2_000)
-        third = made.serving.target(before.seq)
+        third = made.serving.served(before.seq)
 
         assert first is second
         assert first is not None
@@ -279,7 +279,7 @@ async def test_secret_of_a_tenant_opens_its_own_lanes_only(tmp_path: Path) -> No
         await made.subscribe(profile="gone")
         served_one = await made.subscribe()
         assert [None, None] == [made.standing(each) for each in waiting]
-        target = made.serving.target(served_one.seq)
+        target = made.serving.served(served_one.seq)
         made.told.clear()
 
         memory.tenants["acme"] = replace(memory.tenants["acme"], readable=True)
@@ -288,7 +288,7 @@ async def test_secret_of_a_tenant_opens_its_own_lanes_only(tmp_path: Path) -> No
 
         assert [UNTRIED, None] == [made.standing(each) for each in waiting]
         assert [] == made.told
-        assert target is made.serving.target(served_one.seq)
+        assert target is made.serving.served(served_one.seq)
 
 
 async def test_limit_of_one_that_waits_is_kept(tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ def disables_late(patch: pytest.MonkeyPatch) -> None:
 
 def sends_while_disabled(patch: pytest.MonkeyPatch) -> None:
     """Its lane stays open, and its settings known."""
-    target = serving.Serving.target
+    target = serving.Serving.served
     known: dict[int, Any] = {}
 
     def mutant(self: Any, seq: int) -> Any:
         known[seq] = target(self, seq) or known.get(seq)
         return known[seq]
 
-    patch.setattr(serving.Serving, "target", mutant)
+    patch.setattr(serving.Serving, "served", mutant)
     patch.setattr(scheduler.Scheduler, "close", lambda *_, **__: None)
 
 
