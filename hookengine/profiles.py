@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -279,9 +278,11 @@ def build(
     else:
         headers = [("content-type", profile.content_type)]
     if profile.schemes:
+        valid = [each.value for each in secrets if each.expires_at is None or each.expires_at > now]
         headers += sign(
             profile.schemes,
-            _signing(profile.schemes, [each.value for each in secrets if each.expires_at is None or each.expires_at > now]),
+            # What the newest has replaced may be of a time when other schemes signed.
+            valid[:1] + [each for each in valid[1:] if _fits(profile.schemes, each)],
             id=event.id,
             timestamp=now // 1000,
             body=content,
@@ -311,14 +312,12 @@ def build(
     )
 
 
-def _signing(schemes: tuple[Scheme, ...], valid: list[Secret]) -> list[Secret]:
-    """Of *valid* secrets those that sign: the newest, and of the ones that it replaced those that *schemes* take."""
-    replaced = []
-    for secret in valid[1:]:
-        with suppress(ValueError):  # it is of a time when others signed
-            check_secret(schemes, secret)
-            replaced.append(secret)
-    return [*valid[:1], *replaced]
+def _fits(schemes: tuple[Scheme, ...], secret: Secret) -> bool:
+    try:
+        check_secret(schemes, secret)
+    except ValueError:
+        return False
+    return True
 
 
 def _own_headers(subscription: Subscription) -> tuple[list[tuple[str, str]], Authorization | None]:
