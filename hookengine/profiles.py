@@ -267,7 +267,8 @@ def build(
     A batch has the id, type and time of the first of its *events* where the profile carries them.
 
     *secrets*, newest first, are those of whom the profile's `secret_scope` names; without any that has not ended the request
-    goes unsigned. An access token is put in by whoever sends it. Raises UnusableSecret.
+    goes unsigned. Raises UnusableSecret where the newest does not fit; older ones that do not are left out. An access token is
+    put in by whoever sends it.
     """
     method, url = subscription.method or profile.method, subscription.url
     event, content = events[0], body(profile, subscription, events, method=method)
@@ -279,10 +280,11 @@ def build(
         headers = [("content-type", profile.content_type)]
     if profile.schemes:
         valid = [each.value for each in secrets if each.expires_at is None or each.expires_at > now]
+        if len(valid) > 1:  # what the newest has replaced may be of a time when other schemes signed
+            valid[1:] = [each for each in valid[1:] if _fits(profile.schemes, each)]
         headers += sign(
             profile.schemes,
-            # What the newest has replaced may be of a time when other schemes signed.
-            valid[:1] + [each for each in valid[1:] if _fits(profile.schemes, each)],
+            valid,
             id=event.id,
             timestamp=now // 1000,
             body=content,

@@ -131,9 +131,13 @@ class Commits:
 
     def _some_results(self) -> list[tuple[Result, ...]]:
         """Those that have waited longest: nearly always all, because each request holds a slot of the scheduler."""
-        taken: list[tuple[Result, ...]] = []
+        if sum(map(len, self.results)) <= _MOST_RESULTS:
+            taken = list(self.results)
+            self.results.clear()
+            return taken
+        taken = []
         count = 0
-        while self.results and count < _MOST_RESULTS:
+        while count < _MOST_RESULTS:
             taken.append(self.results.popleft())
             count += len(taken[-1])
         return taken
