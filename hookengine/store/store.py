@@ -150,7 +150,7 @@ class Store:
             self.doubts.append(f"{self.path} is on {kind}, whose locks and syncs may not hold: move it to a local disk")
         self.reader, self.viewer = Reader(Reading(reading)), Reader(Reading(viewing))
         numbers = RowNumbers(**dict(last))
-        writing = Writing(db, clock=self._clock, vault=vault, memory=self.memory, numbers=numbers, listener=listener)
+        writing = Writing(db=db, clock=self._clock, vault=vault, memory=self.memory, numbers=numbers, listener=listener)
         self.writer = Writer(writing, self._space)
         # Not in a TaskGroup: a sibling's failure would cancel it in the middle of a transaction.
         self._task = asyncio.create_task(self.writer.run(), name="hookengine-writer")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from hookengine.store.faults import raise_if_fatal
 
 if TYPE_CHECKING:
@@ -16,18 +18,15 @@ if TYPE_CHECKING:
     from hookengine.vault import Vault
 
 
-class Writing:
+class Writing(Struct, kw_only=True):
     """The connection that writes, the numbers of its rows, and what follows a commit: the memory, and the listener."""
 
-    def __init__(
-        self, db: aiosqlite.Connection, *, clock: Clock, vault: Vault, memory: Memory, numbers: RowNumbers, listener: Listener
-    ) -> None:
-        self.db = db
-        self.clock = clock
-        self.vault = vault
-        self.memory = memory
-        self.numbers = numbers
-        self.listener = listener
+    db: aiosqlite.Connection
+    clock: Clock
+    vault: Vault
+    memory: Memory
+    numbers: RowNumbers
+    listener: Listener
 
     async def begin(self) -> None:
         """Begin a transaction, as the only one who writes; raises sqlite3.Error."""
