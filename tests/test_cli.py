@@ -1125,12 +1125,13 @@ def test_wait_as_json_shows_the_event_at_its_end(server: Server, ask: Callable[.
 
 
 def test_accepted_event_is_shown_whatever_comes_after(server: Server, ask: Callable[..., Ended]) -> None:
-    """Who may send but not read gets the event's id, or would send it again."""
+    """Who may send but not read gets the event's id, and hears that it is accepted, or would send it again."""
     server.on("POST /v1/events", ACCEPTED, status=202)
     server.on("GET /v1/deliveries", b'{"code":"forbidden","detail":"this needs the scope events:read"}', status=403)
     ended = ask("event", "send", "t", "--wait", "--json")
 
     assert (4, ACCEPTED) == (ended.status, json.loads(ended.out))
+    assert f"Error: {EVENT} is accepted, but to follow it takes a token with events:read\n" == ended.err
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,8 @@ def test_greeting_fits_the_data_directory() -> None:
     assert "--data" not in usual
     assert "(new)" not in usual
     assert "hookengine subscription add https://example.com/hook\n" in usual
-    assert "hookengine subscription add http://127.0.0.1:9000 --data '/my data'\n" in other
+    assert "hookengine listen 9000 " in other
+    assert "--wait --data '/my data'\n" in other
     assert """curl -H "Authorization: Bearer $(cat '/my data/admin.token')" http://h:1/v1/events""" in other
     assert "(--dev)" in other
 

@@ -57,5 +57,5 @@ async function answer(request, response) {
 
 const port = Number(process.env.PORT ?? 9443);
 https
-  .createServer({ cert: readFileSync("cert.pem"), key: readFileSync("key.pem") }, answer)
+  .createServer({ cert: readFileSync("cert.pem"), key: readFileSync("key.pem") }, (request, response) => answer(request, response).catch(() => response.writeHead(500).end()))
   .listen(port, "127.0.0.1", () => console.log(`Listening on https://127.0.0.1:${port}`));

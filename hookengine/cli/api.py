@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -151,15 +152,23 @@ def _daemon_url(data: Path) -> str:
             if data.is_dir()
             else f"there is no directory {place}: name that of a daemon with --data, start one here"
         )
-        raise CliError(f"{reason} with `hookengine serve`, or name a server with --url", Exit.NOT_REACHED) from None
+        raise CliError(
+            f"{reason} with `hookengine serve{_option(data)}`, or name a server with --url", Exit.NOT_REACHED
+        ) from None
     except PermissionError as error:
         raise CliError(f"{error.filename} cannot be read: {error.strerror}", Exit.NOT_ALLOWED) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CliError(f"{path} is not what a daemon writes: name the server with --url", Exit.NOT_REACHED) from error
     if not runs:
         # Whoever has the port now is not to see the owner's token.
-        raise CliError(f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve`", Exit.NOT_REACHED)
+        words = f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve{_option(data)}`"
+        raise CliError(words, Exit.NOT_REACHED)
     return url
+
+
+def _option(data: Path) -> str:
+    """What names *data* to another command."""
+    return "" if data == DEFAULT_DATA else f" --data {shlex.quote(printable(str(data)))}"
 
 
 def _owner_token(data: Path) -> str:

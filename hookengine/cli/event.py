@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hookengine.cli.api import Api, page_options, text_of, with_api
 from hookengine.cli.arguments import document, in_time, key_header, moment, past, piped_bytes, read_bytes, words
-from hookengine.cli.exits import Exit
+from hookengine.cli.exits import CliError, Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
 from hookengine.clock import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @click.group()
@@ -69,7 +72,7 @@ def send(api: Api, type_: str, data_: str | None, *, idempotency_key: str | None
         return None
     shown = answer  # what is known of it, whatever comes in between
     try:
-        delivered = accepted["deliveries"] == 0 or follow(api, accepted["id"], accepted["tenant"])
+        delivered = accepted["deliveries"] == 0 or _followed(api, accepted)
         shown = api.get(api.path("events", accepted["id"]), tenant=accepted["tenant"]) if api.as_json else answer
     finally:
         if api.as_json:
@@ -77,8 +80,20 @@ def send(api: Api, type_: str, data_: str | None, *, idempotency_key: str | None
     return Exit.OK if delivered else Exit.FAILED
 
 
+def _followed(api: Api, accepted: Mapping[str, Any]) -> bool:
+    from hookengine.client import ApiError  # noqa: PLC0415  # see `find_server`
+
+    try:
+        return follow(api, accepted["id"], accepted["tenant"])
+    except ApiError as error:
+        if error.status != 403:  # of HTTP
+            raise
+        words = f"{accepted['id']} is accepted, but to follow it takes a token with events:read"
+        raise CliError(words, Exit.NOT_ALLOWED) from None
+
+
 @event.command("list")
-@click.option("--type", metavar="TYPE", help="Only of this type.")
+@click.option("--type", metavar="TYPE", help="Only of exactly this type.")
 @click.option("--tenant", help="Only this tenant's.")
 @click.option("--since", metavar="TIME|DURATION", help="Accepted then or later: 2030-01-31T12:00:00Z, or in the last 6h.")
 @click.option("--until", metavar="TIME|DURATION", help="Accepted before.")

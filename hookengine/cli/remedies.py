@@ -32,7 +32,8 @@ REMEDIES = {
     "tls_protocol": "There is no TLS there, or a version that is too old: is it the right port?",
     "blocked_address": "The host leads to a private address. security.allow_networks opens networks that may be called.",
     "self_connection": "The URL leads back to this server.",
-    "invalid_url": "The URL may not be called any more: `hookengine subscription edit ID --endpoint URL` gives another.",
+    "invalid_url": "The daemon may not call the URL: start it with --dev or [security] allow_http and allow_networks, "
+    "or give another with `hookengine subscription edit ID --endpoint URL`.",
     "auth_failed": "No access token was to be had: are the client id, the secret and the token URL right?",
     "proxy_error": "The proxy in security.proxy refused or gave no answer.",
     "http_status": "The endpoint refused it: its log says why.",
@@ -48,7 +49,8 @@ REMEDIES = {
 # By status code, more closely than `http_status`.
 _STATUSES = {
     400: "The endpoint does not understand the request: does it expect another profile?",
-    401: "The endpoint wants other credentials, or has another secret than `hookengine subscription secret ID` shows.",
+    401: "The endpoint wants other credentials, has another secret than `hookengine subscription secret ID` shows, "
+    "or verifies the body after it has parsed it (docs/receiving.md).",
     403: "The endpoint forbids it: does it verify with another secret, or does a firewall before it block this machine?",
     404: "The endpoint's host has nothing at this path: is the URL right?",
     405: "The endpoint does not take this method at this path: is the URL right?",

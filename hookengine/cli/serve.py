@@ -70,14 +70,16 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
 def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:
     """What the daemon says when it is ready: where it is, and lines to try."""
     option = "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
-    receiver = "http://127.0.0.1:9000" if dev else "https://example.com/hook"
+    first = f"hookengine subscription add https://example.com/hook{option}"
+    if dev:
+        first = "hookengine listen 9000    (in another terminal: a receiver, which prints how to subscribe it)"
     token = shlex.quote(str(data / TOKEN))
     lines = [
         f"hookengine {__version__}  ·  data {data / DATABASE}{' (new)' if fresh else ''}  ·  pid {pid}",
         f"├─ API   {url}/v1",
         f"└─ Docs  {url}/docs",
         "Try it:",
-        f"  hookengine subscription add {receiver}{option}",
+        f"  {first}",
         f"""  hookengine event send order.created '{{"id": 1}}' --wait{option}""",
         f"""  curl -H "Authorization: Bearer $(cat {token})" {url}/v1/events""",
         *(["note: receivers on http and on loopback are allowed (--dev)"] if dev else []),

@@ -132,8 +132,12 @@ class EventOperations(Operations):
                     raise TimeoutError("a delivery is held until its subscription is enabled")
                 if self._waiters.closed:
                     raise Stopping
-                async with asyncio.timeout_at(deadline):  # not around the look, of which there is always one
-                    await changed.wait()
+                try:
+                    async with asyncio.timeout_at(deadline):  # not around the look, of which there is always one
+                        await changed.wait()
+                except TimeoutError:
+                    left = sum(delivery.state not in FINAL_STATES for delivery in deliveries)
+                    raise TimeoutError(f"of {len(deliveries)} deliveries {left} are still pending") from None
         # Who goes on from here asks what follows from the last attempt, such as whether its subscription is disabled now.
         await self._store.writer.followed(seq)
         return deliveries
