@@ -89,14 +89,15 @@ class Spellings(NamedTuple):
 
 def spellings_of(sent: tuple[str, ...]) -> Spellings | None:
     """How what was *sent* may be repeated; None where there is nothing that could be found."""
-    found = {value for value in sent if len(value) >= _SHORTEST}
+    texts = [text for text in islice(_repeatable(sent), _MOST_SPELLINGS) if len(text) >= _SHORTEST]
+    found = {value for value in sent if len(value) >= _SHORTEST}.union(texts)  # as they were sent, whatever else there is
     size = sum(map(len, found))
-    for text in islice(_repeatable(sent), _MOST_SPELLINGS):
+    for text in texts:
         more = _spelled(text) - found
-        size += sum(map(len, more))
-        if len(found) + len(more) > _MOST_SPELLINGS or size > _MOST_CHARACTERS:
-            break
-        found |= more
+        more_size = sum(map(len, more))
+        if len(found) + len(more) <= 2 * _MOST_SPELLINGS and size + more_size <= _MOST_CHARACTERS:
+            found |= more
+            size += more_size
     if not found:
         return None
     return Spellings(sorted(found), re.compile(_any_of(sorted({each[:_BEGINNING] for each in found}))))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from hookengine.lanes import NOTHING_ON_DISK, PRIORITIES, Entry, Lane, LaneGroup, Mark
@@ -67,7 +68,7 @@ class Scheduler:
         self._timers: list[tuple[int, int, Lane]] = []  # (time, number, lane)
         self._hungry: dict[Rank, OrderedDict[int, Lane]] = {rank: OrderedDict() for rank in Rank}  # may want a refill
         self._coming = 0  # rows asked for
-        self._paced: dict[int, float] = {}  # of lanes that have no pace now, or are closed: when it allows the next
+        self._paced: dict[int, Pace] = {}  # of those that have no pace now, or are not served: as it was last
 
     def __repr__(self) -> str:
         return (
@@ -110,20 +111,17 @@ class Scheduler:
             lane.marks = list(marks)
         lane.max_concurrency = max_concurrency
         if pace:
-            paced = self._paced.pop(subscription, 0.0)
-            if lane.pace is None:
-                lane.pace = Pace(pace, max(next_at, paced))
-            else:
-                lane.pace.change(pace, next_at)
+            lane.pace = self._paced.pop(subscription, None) or lane.pace or Pace(pace)
+            lane.pace.change(pace, next_at)
         elif lane.pace is not None:
-            self._paced[subscription] = lane.pace.next_at  # it may get one again
+            self._paced[subscription] = lane.pace  # it may get one again
             lane.pace = None
         self._stand(lane, standing)
         self._look(lane, now)
 
     def hold(self, subscription: int, next_at: float) -> None:
         """Of *subscription*, which is not served, nothing is taken before *next_at* once it has a pace and is opened."""
-        self._paced[subscription] = next_at
+        self._paced[subscription] = Pace(inf, next_at)
 
     def close(self, subscription: int, *, for_good: bool = False) -> None:
         """Forget what waits for *subscription*, which may be opened again unless *for_good*; what is in flight goes on."""
@@ -133,7 +131,7 @@ class Scheduler:
         if lane is None:
             return
         if lane.open and lane.pace is not None and not for_good:
-            self._paced[subscription] = lane.pace.next_at
+            self._paced[subscription] = lane.pace  # what is in flight has a part in it
         lane.open = False
         lane.marks = list(NOTHING_ON_DISK)
         lane.overtaken = [0, 0, 0]
@@ -151,7 +149,8 @@ class Scheduler:
         for lane in self._lanes.values():
             if lane.pace is not None:
                 lane.pace.turn_back(now)
-        self._paced = {subscription: min(next_at, now) for subscription, next_at in self._paced.items()}
+        for pace in self._paced.values():
+            pace.next_at = min(pace.next_at, now)
 
     def push(self, delivery: Delivery, *, now: int) -> bool:
         """
@@ -267,8 +266,8 @@ class Scheduler:
 
     def paces(self) -> dict[int, float]:
         """When the next of each subscription that has a pace may be taken, also of those that are not served now."""
-        lanes = [lane for lane in self._lanes.values() if lane.open or lane.subscription in self._paced]
-        return self._paced | {lane.subscription: lane.pace.next_at for lane in lanes if lane.pace is not None}
+        served = {lane.subscription: lane.pace for lane in self._lanes.values() if lane.open and lane.pace is not None}
+        return {subscription: pace.next_at for subscription, pace in (self._paced | served).items()}
 
     def standing(self, subscription: int) -> Standing | None:
         """What *subscription* may have now; None if it has no lane."""
@@ -492,8 +491,6 @@ class Scheduler:
         heappush(self._timers, (time, self._turn, lane))
 
     def _drop_idle(self, lane: Lane) -> None:
-        """A closed lane is forgotten, but for when its pace allows the next, once nothing of it is in flight."""
+        """A closed lane is forgotten, but for its pace, once nothing of it is in flight."""
         if not lane.open and not lane.in_flight and not lane.unrecorded:
             self._lanes.pop(lane.subscription, None)
-            if lane.pace is not None and lane.subscription in self._paced:  # which it is not where it is closed for good
-                self._paced[lane.subscription] = lane.pace.next_at

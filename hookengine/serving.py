@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hookengine import health, profiles
 from hookengine.attempting import Served
-from hookengine.errors import StorageCorrupt
+from hookengine.errors import AlreadyRunning, StartError, StorageCorrupt, StorageUnavailable
 from hookengine.lanes import ALL_ON_DISK, NOTHING_ON_DISK
 from hookengine.models import Accepted, Health, Priority, Rank, Standing, Subscription, SubscriptionState
 from hookengine.observers import NotConfigured
@@ -68,7 +68,9 @@ class Serving:
             if subscription.state is SubscriptionState.ACTIVE:
                 marks = heads.get(subscription.seq, NOTHING_ON_DISK)
                 self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
-            if subscription.rate_limit is not None and self._scheduler.standing(subscription.seq) is None:
+            if subscription.rate_limit is None:
+                next_at = paces.get(subscription.seq, 0.0)  # it may get one again
+            if next_at and (subscription.rate_limit is None or self._scheduler.standing(subscription.seq) is None):
                 self._scheduler.hold(subscription.seq, next_at)
 
     def change(self, seq: int, before: Subscription | None, after: Subscription | None) -> None:
@@ -147,9 +149,12 @@ class Serving:
 
     async def _paces(self) -> dict[int, float]:
         """When the pace of subscriptions that have one allows the next request, as the last stop left it."""
-        if all(subscription.rate_limit is None for subscription in self._store.memory.index):
+        if not await self._store.reader.has_paces():
             return {}
-        return await self._store.writer.change(clock_jumps.take_paces)
+        try:
+            return await self._store.writer.change(clock_jumps.take_paces)
+        except StorageUnavailable as error:  # kept for a later start, they would be of another time
+            raise StartError(error.detail, exit_status=AlreadyRunning.exit_status) from error
 
     def _serve(
         self,

@@ -89,7 +89,7 @@ def check_subscription(
     if profile is not None:
         _check_secret(problems, draft.get("secret"), profile)
         if not _ADDRESSING.isdisjoint(new):
-            _check_addressing(problems, draft, profile)
+            _check_addressing(problems, draft, profile, new)
     elif "profile" in new:
         known = ", ".join(map(quoted, profiles))
         problems.add("/profile", "unknown_profile", f"expected one of {known}{did_you_mean(name, profiles)}")
@@ -177,9 +177,10 @@ def _without_secret(profile: Profile) -> str:
     return f"the profile {quoted(profile.name)} signs nothing, so that it takes no secret"
 
 
-def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile) -> None:
+def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profile: Profile, new: frozenset[str]) -> None:
     """What the envelope has a place for: a body with the method, several events, `target_id` and `key_values` at all."""
-    if draft.get("batch") is not None and profile.envelope.make_batch is None:
+    judged = SETTINGS if "profile" in new else new
+    if draft.get("batch") is not None and profile.envelope.make_batch is None and "batch" in judged:
         detail = f"the profile {quoted(profile.name)} sends each event in a request of its own"
         problems.add("/batch", "unused_member", detail)
     elif draft.get("ordering") == "fifo" and (draft.get("batch") or BatchInput()).max_events not in (None, 1):
@@ -188,11 +189,11 @@ def _check_addressing(problems: Problems, draft: Draft[SubscriptionInput], profi
         )
     is_get = (draft.get("method") or profile.method) == "GET"
     if not profile.envelope.addressed:
-        if is_get:
+        if is_get and "method" in judged:
             detail = f"GET carries no body, and the profile {quoted(profile.name)} sends one: use POST, PUT or DELETE"
             problems.add("/method", "invalid_value", detail)
         for member in ("target_id", "key_values"):
-            if draft.get(member):  # 0 and {} are what every subscription has
+            if member in judged and draft.get(member):  # 0 and {} are what every subscription has
                 detail = f"the profile {quoted(profile.name)} has no place for it in what it sends"
                 problems.add(f"/{member}", "unused_member", detail)
         return

@@ -153,6 +153,29 @@ def test_credential_is_concealed_beside_many_words() -> None:
     assert b"***, ***, ***" == Concealer().conceal(answer, request).response.body  # type: ignore[union-attr]  # an answer came
 
 
+@pytest.mark.parametrize("length", [7_400, 7_600, 12_000])
+def test_longest_token_is_concealed(length: int) -> None:
+    """Of a token of which there is no room for all spellings, at least the one that was sent is found."""
+    token = ("cv+j/ij" * length)[:length]
+    answer = Accepted(response=Response(status=400, headers=(), body=f"invalid {token}.".encode(), truncated=False))
+    found = Concealer().conceal(answer, sent(("authorization", f"Bearer {token}")))
+
+    assert isinstance(found, Accepted)
+    assert b"invalid ***." == found.response.body
+
+
+def test_each_of_many_credentials_is_concealed() -> None:
+    """With thirty headers of two words each, every word is found as it was sent."""
+    tokens = [f"{number:02}" + "a+/" * 20 for number in range(31)]
+    names = tuple(f"x-{number}" for number in range(31))
+    request = sent(*((name, f"Token {token}") for name, token in zip(names, tokens, strict=True)), hidden=names)
+    answer = Accepted(response=Response(status=200, headers=(), body=" ".join(tokens).encode(), truncated=False))
+    found = Concealer().conceal(answer, request)
+
+    assert isinstance(found, Accepted)
+    assert " ".join(["***"] * 31).encode() == found.response.body
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("repeated", ["<", "%3C", "&lt;", "<<<<>>>>", "<<<<<<<<<<<<~"])
 def test_many_words_keep_nobody_waiting(repeated: str, record_property: Callable[[str, object], None]) -> None:

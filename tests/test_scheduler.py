@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from hookengine.lanes import FROM_THE_START
+from hookengine.lanes import ALL_ON_DISK, FROM_THE_START
 from hookengine.models import Delivery, Priority, Rank, Standing
 from hookengine.scheduler import CHUNK, OVERTAKING, PREFETCH, Refill, Scheduler
 
@@ -1088,6 +1088,17 @@ def test_limit_that_is_taken_off_and_set_again() -> None:
 
     assert [] == take(scheduler, now=NOW + 999)
     assert [3] == take(scheduler, now=NOW + 1_000)
+
+
+def test_limit_that_is_lowered_while_closed() -> None:
+    """A longer pace is that from the last request on, also where it is set while nothing is served."""
+    scheduler = paced(100)
+    push(scheduler, make(1))
+    assert [1] == take(scheduler)
+    scheduler.close(1)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=3_000, marks=ALL_ON_DISK, now=NOW + 10)
+
+    assert {1: NOW + 3_000} == scheduler.paces()
 
 
 def test_pace_from_before_a_start() -> None:

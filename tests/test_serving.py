@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 from storage import DELIVERED, HOUR, NOW, RULES, Opened, draft, edit, opened, result
 
+from hookengine.errors import StartError
 from hookengine.gathering import Gathering
 from hookengine.health import OWN_PAUSE
 from hookengine.lanes import FROM_THE_START
@@ -300,3 +302,30 @@ async def test_limit_of_one_that_waits_is_kept(tmp_path: Path) -> None:
         assert {strange.seq: NOW + HOUR} == made.scheduler.paces()
         made.change(strange, profile="standard")
         assert {strange.seq: NOW + HOUR} == made.scheduler.paces()
+
+
+async def test_limit_that_was_taken_off_is_kept_over_a_start(tmp_path: Path) -> None:
+    """Who gets a limit again after a restart goes on from the last request by the one before; a record is used once."""
+    async with opened(tmp_path) as place:
+        made_before = await place.subscribe()
+        await place.store.writer.change(clock_jumps.keep_paces({made_before.seq: NOW + HOUR}))
+    async with served(tmp_path) as made:
+        assert UNTRIED == made.standing(made_before)
+        limited = made.change(made_before, rate_limit="1/h")
+        assert {limited.seq: NOW + HOUR} == made.scheduler.paces()
+    async with served(tmp_path) as made:
+        assert {} == made.scheduler.paces()
+
+
+async def test_record_that_cannot_be_taken_ends_the_start(tmp_path: Path) -> None:
+    """Kept for a later start it would be of another time: while another program has the lock there is none, as over others."""
+    async with opened(tmp_path) as place:
+        limited = await place.subscribe(rate_limit="1/h")
+        await place.store.writer.change(clock_jumps.keep_paces({limited.seq: NOW + HOUR}))
+        await place.store.writer._writing.db.execute("PRAGMA busy_timeout = 1")
+        with closing(sqlite3.connect(tmp_path / "hooks.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StartError, match="database is locked") as caught:
+                await Served(place).serving.open(place.store)
+
+    assert 75 == caught.value.exit_status

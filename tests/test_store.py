@@ -352,6 +352,7 @@ async def test_a_name_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     "script",
     [
         pytest.param("CREATE TABLE users (name)", id="without a version"),
+        pytest.param("CREATE VIEW users AS SELECT 1", id="without a table"),
         pytest.param("CREATE TABLE users (name); CREATE TABLE meta (x); PRAGMA user_version = 3", id="with one of ours"),
         pytest.param("CREATE TABLE users (name); PRAGMA user_version = 2000", id="with a later one"),
     ],

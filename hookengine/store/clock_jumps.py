@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hookengine.models import Health
     from hookengine.store.transaction import Transaction
 
-_PACES = "paces"
+PACES = "paces"  # the name of what a clean stop keeps
 _TURNED_BACK = "turned_back"  # when the clock was last found to have gone back, ms since the epoch
 _TURNED_BACK_AT = "turned_back_at"  # the key of the newest attempt then
 
@@ -28,17 +28,17 @@ def keep_paces(paces: Mapping[int, float]) -> Callable[[Transaction], Awaitable[
     """Keep until the next start when the pace of subscriptions allows the next request."""
 
     async def step(tx: Transaction) -> None:
-        await tx.run(sql.set_meta, (_PACES, rows.json_text({str(seq): next_at for seq, next_at in paces.items()})))
+        await tx.run(sql.set_meta, (PACES, rows.json_text({str(seq): next_at for seq, next_at in paces.items()})))
 
     return step
 
 
 async def take_paces(tx: Transaction) -> dict[int, float]:
     """What was kept; only once, because it does not hold for the start after this one."""
-    found = await tx.fetch(sql.meta, (_PACES,))
+    found = await tx.fetch(sql.meta, (PACES,))
     if not found:
         return {}
-    await tx.run(sql.drop_meta, (_PACES,))
+    await tx.run(sql.drop_meta, (PACES,))
     try:
         return msgspec.json.decode(found[0][0], type=dict[int, float])
     except (msgspec.MsgspecError, TypeError):  # as after a stop that was not clean

@@ -57,7 +57,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     files = Files(path)
     real = files.db
     is_writable = os.access(real.parent, os.W_OK)
-    mode = _mode(files, is_writable=is_writable)
+    mode = _mode(files, is_writable=is_writable and os.access(real, os.W_OK))
     try:
         with closing(sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, isolation_level=None, timeout=5)) as db:
             db.execute("PRAGMA query_only = ON")

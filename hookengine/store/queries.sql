@@ -816,10 +816,9 @@ SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
 -- Whether a file is a database of ours, or holds nothing yet: all is of one moment.
 SELECT CASE (SELECT user_version FROM pragma_user_version)
            WHEN 0 THEN count(*) = 0
-           ELSE total(name IN ('meta', 'deliveries')) = 2
+           ELSE total(type = 'table' AND name IN ('meta', 'deliveries')) = 2
        END
-FROM sqlite_schema
-WHERE type = 'table';
+FROM sqlite_schema;
 
 -- count_deliveries
 -- How many deliveries read as in each state.

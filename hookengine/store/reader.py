@@ -13,6 +13,7 @@ from hookengine import models, views
 from hookengine.errors import IdempotencyMismatch, Stopping, StorageCorrupt
 from hookengine.lanes import FROM_THE_START, NOTHING_ON_DISK
 from hookengine.store import answers, listing, rows
+from hookengine.store.clock_jumps import PACES
 from hookengine.store.listing import BEFORE_ALL
 from hookengine.store.queries import sql
 from hookengine.store.replays import next_page
@@ -72,6 +73,10 @@ class Reader:
     async def gatherers(self) -> set[int]:
         """The subscriptions with deliveries that wait to be put into a batch."""
         return {row["subscription"] for row in await self._db.execute_fetchall(sql.gatherers)}
+
+    async def has_paces(self) -> bool:
+        """Whether a clean stop has kept how subscriptions are paced."""
+        return bool(list(await self._db.execute_fetchall(sql.meta, (PACES,))))
 
     async def newest_moment(self) -> int:
         """When the last event was accepted, attempt began or subscription was enabled, in ms since the epoch."""

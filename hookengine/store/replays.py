@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hookengine.errors import EventNotFound, Overloaded, StorageCorrupt
-from hookengine.models import DeliveryState, Priority
+from hookengine.models import DeliveryState, Priority, SubscriptionState
 from hookengine.store import answers, rows
 from hookengine.store.changes import subscription_of
 from hookengine.store.commit import Commit
@@ -79,7 +79,8 @@ def add_replay(
         subscription = subscription_of(tx.memory, id, tenant)
         [(unfinished,)] = await tx.fetch(sql.unfinished_replays, (subscription.seq,))
         if unfinished >= MOST_UNFINISHED:
-            raise Overloaded(f"{unfinished} replays of this subscription have not finished: wait for one of them.")
+            way = "wait for one of them" if subscription.state is SubscriptionState.ACTIVE else "enable it, and they go on"
+            raise Overloaded(f"{unfinished} replays of this subscription have not finished: {way}.")
         await tx.run(sql.insert_replay, rows.replay_values(replay) | {"now": tx.now})
         if key is not None and render is not None:
             await _keep(tx, key, render(count))
