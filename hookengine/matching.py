@@ -50,6 +50,8 @@ def explain(subscription: Subscription, event: Event, *, chosen: bool, way: Way 
 
     With *chosen*, the event named its subscriptions itself.
     """
+    if subscription.tenant != event.tenant:
+        return f"it belongs to the tenant {subscription.tenant}, and the event to {event.tenant}"
     pattern = next((each for each in subscription.event_types if matches(each, event.type)), None)
     if way is Way.REPLAY:
         return "a replay sent it there"

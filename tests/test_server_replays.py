@@ -140,6 +140,18 @@ async def test_pages_of_explanations(api: Api) -> None:
     assert [] == (await explained(api, event, "?subscription=sub_none"))["subscriptions"]
 
 
+async def test_other_tenant_is_a_reason(api: Api) -> None:
+    """Whoever asks about a subscription of another tenant hears just that, if he may know of both."""
+    event, other = await api.publish(tenant="mine"), await api.subscribe(tenant="yours")
+    query = f"?subscription={other['id']}"
+    [told] = (await explained(api, event, query))["subscriptions"]
+    bound = (await api.made("/v1/tokens", {"user": "mine", "scopes": ["events:read"], "tenant": "mine"}))["token"]
+    hidden = await api("GET", f"/v1/events/{event['id']}/explain{query}", token=bound)
+
+    assert (False, "It belongs to the tenant yours, and the event to mine.") == (told["delivered"], told["reason"])
+    assert [] == hidden.json["subscriptions"]
+
+
 async def test_explanation_of_nothing(api: Api) -> None:
     """An unknown event is 404, also where another tenant is asked for, and unknown parameters are refused."""
     event = await api.publish(tenant="mine")

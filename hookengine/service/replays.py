@@ -42,7 +42,7 @@ class ReplayOperations(Operations):
         event, chosen = found
         most = part.limit + 1  # one more tells whether there is a next page
         gone = await self._store.viewer.deleted_receivers(event.seq, before=part.before, limit=most, subscription=wanted)
-        known = [s for s in self._subscriptions_of(event, wanted) if s.seq < part.before]
+        known = [s for s in self._subscriptions_of(event, wanted, by.tenant) if s.seq < part.before]
         both: list[Subscription | Receiver] = [*known, *gone]
         both.sort(key=lambda each: -each.seq)
         shown = both[: part.limit]
@@ -132,5 +132,9 @@ class ReplayOperations(Operations):
         made = await self._store.writer.change(replays.add_replay(id, by.tenant, replay, count, key=keyed, render=rendered))
         return made if isinstance(made, Answer) else views.Replay(count=made)
 
-    def _subscriptions_of(self, event: Event, wanted: str | None) -> list[Subscription]:
-        return [s for s in self._store.memory.index if s.tenant == event.tenant and wanted in (None, s.id)]
+    def _subscriptions_of(self, event: Event, wanted: str | None, tenant: str | None) -> list[Subscription]:
+        """Those of the event's tenant, or the one that is *wanted*, which may be of any where the asker has no *tenant*."""
+        if wanted is None or tenant is not None:
+            return [s for s in self._store.memory.index if s.tenant == event.tenant and wanted in (None, s.id)]
+        subscription = self._store.memory.index.by_id(wanted)
+        return [] if subscription is None else [subscription]
