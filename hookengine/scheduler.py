@@ -120,7 +120,7 @@ class Scheduler:
         self._look(lane, now)
 
     def hold(self, subscription: int, next_at: float) -> None:
-        """Of *subscription*, which is not served, nothing is taken before *next_at* once it has a pace and is opened."""
+        """Of *subscription*, which has no pace or is not served, nothing is taken before *next_at* once it has one and is."""
         self._paced[subscription] = Pace(inf, next_at)
 
     def close(self, subscription: int, *, for_good: bool = False) -> None:

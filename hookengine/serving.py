@@ -62,16 +62,17 @@ class Serving:
         paces = await self._paces()
         started_at = self._clock.now()
         for subscription in store.memory.index:
-            # After an unclean stop nobody knows when its last request went.
+            seq, kept = subscription.seq, paces.get(subscription.seq)
+            # After an unclean stop nobody knows when its last request went; what is kept may be of another time.
             soonest = started_at + pace(subscription)
-            next_at = min(paces.get(subscription.seq, soonest), soonest)  # kept ones may be of another time
+            next_at = soonest if kept is None else min(kept, soonest)
             if subscription.state is SubscriptionState.ACTIVE:
-                marks = heads.get(subscription.seq, NOTHING_ON_DISK)
-                self._serve(subscription, marks, gathered=subscription.seq in gatherers, next_at=next_at)
-            if subscription.rate_limit is None:
-                next_at = paces.get(subscription.seq, 0.0)  # it may get one again
-            if next_at and (subscription.rate_limit is None or self._scheduler.standing(subscription.seq) is None):
-                self._scheduler.hold(subscription.seq, next_at)
+                marks = heads.get(seq, NOTHING_ON_DISK)
+                self._serve(subscription, marks, gathered=seq in gatherers, next_at=next_at)
+            if subscription.rate_limit is not None and self._scheduler.standing(seq) is None:
+                self._scheduler.hold(seq, next_at)
+            elif subscription.rate_limit is None and kept is not None:  # it may get one again
+                self._scheduler.hold(seq, kept)
 
     def change(self, seq: int, before: Subscription | None, after: Subscription | None) -> None:
         """The subscription with this key was made, changed, enabled, disabled or deleted."""
