@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SHORTEST = 8  # characters of a credential that is looked for
 # What encoders of JSON write as numbers, beside what is not ASCII: those of Python and PHP, of Go and Ruby, and of .NET.
 _ESCAPING = ("", "&<>", "&<>'\"+`")
+_PERCENT = re.compile(r"%[0-9A-F]{2}")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|.)")
 # What is looked for of one request: some twenty credentials, or the longest token. Headers are 8 KiB of any words, of which
 # all spellings would be megabytes, and a second's search in each answer.
@@ -113,7 +114,7 @@ def _repeatable(sent: tuple[str, ...]) -> Iterator[str]:
     """What was *sent*, the passwords and the words in it; what has the most words, and is rather a text, comes last."""
     for value in sorted(sent, key=lambda value: value.count(" ")):
         yield value
-        if value.startswith("Basic "):
+        if value[:6].lower() == "basic ":
             with suppress(ValueError):  # another's scheme of this name
                 yield b64decode(value[6:]).decode().partition(":")[2]
         yield from value.split(" ")
@@ -131,7 +132,11 @@ def _spelled(text: str) -> set[str]:
         escape(text),
         escape(text, quote=False),
     }
-    found |= {quote(text), quote(text, safe=""), quote_plus(text)}
+    found |= {
+        each.replace("&#x27;", "&#39;").replace("&quot;", mark) for each in (escape(text),) for mark in ("&quot;", "&#34;")
+    }
+    in_urls = {quote(text), quote(text, safe=""), quote_plus(text), quote(text, safe="!'()*")}  # the last is JavaScript's
+    found |= in_urls | {_PERCENT.sub(lambda each: each[0].lower(), each) for each in in_urls}
     found |= {_as_json(text, escaping, case) for escaping in _ESCAPING for case in ("04x", "04X")}
     return {each for each in found if len(each) >= _SHORTEST}
 

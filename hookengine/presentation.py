@@ -183,8 +183,9 @@ def shown_explained(
         reason = "the event made a delivery for it, and it was deleted since"
     if shown is not None:
         reason += f"; the delivery is {shown.state}"
-        if hindrance is not None and shown.state == DeliveryState.PENDING:
-            reason += f", and waits: {hindrance}"
+        if hindrance is not None and any(each.state == DeliveryState.PENDING for each in went):
+            another = "" if shown.state == DeliveryState.PENDING else ", another one is pending"
+            reason += f"{another}, and waits: {hindrance}"
     return views.Explained(
         subscription=to.id,
         name=to.name,

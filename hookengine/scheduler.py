@@ -121,7 +121,7 @@ class Scheduler:
 
     def hold(self, subscription: int, next_at: float) -> None:
         """Of *subscription*, which has no pace or is not served, nothing is taken before *next_at* once it has one and is."""
-        self._paced[subscription] = Pace(inf, next_at)
+        self._paced[subscription] = Pace(inf, next_at)  # of which interval that is, is not known: another one adds nothing
 
     def close(self, subscription: int, *, for_good: bool = False) -> None:
         """Forget what waits for *subscription*, which may be opened again unless *for_good*; what is in flight goes on."""
@@ -149,7 +149,8 @@ class Scheduler:
         for lane in self._lanes.values():
             if lane.pace is not None:
                 lane.pace.turn_back(now)
-        for pace in self._paced.values():
+        for pace in self._paced.values():  # who was not served has waited for long enough
+            pace.turn_back(now)
             pace.next_at = min(pace.next_at, now)
 
     def push(self, delivery: Delivery, *, now: int) -> bool:

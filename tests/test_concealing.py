@@ -153,6 +153,25 @@ def test_credential_is_concealed_beside_many_words() -> None:
     assert b"***, ***, ***" == Concealer().conceal(answer, request).response.body  # type: ignore[union-attr]  # an answer came
 
 
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("pa!ss/word+9", "pa!ss%2Fword%2B9"),
+        ("x'9(k)Zq&4mm7", "x'9(k)Zq%264mm7"),
+        ("aB3/x9+Qk2==", "aB3%2fx9%2bQk2%3d%3d"),
+        ("x'9(k)Zq&4mm7", "x&#39;9(k)Zq&amp;4mm7"),
+        ('x"9(k)Zq&4mm7', "x&#34;9(k)Zq&amp;4mm7"),
+    ],
+)
+def test_other_languages_spellings_are_concealed(secret: str, said: str) -> None:
+    """As JavaScript and .NET write it into URLs, and Go into HTML."""
+    answer = Accepted(response=Response(status=200, headers=(), body=said.encode(), truncated=False))
+    found = Concealer().conceal(answer, sent(("authorization", f"Bearer {secret}")))
+
+    assert isinstance(found, Accepted)
+    assert b"***" == found.response.body
+
+
 @pytest.mark.parametrize("length", [7_400, 7_600, 12_000])
 def test_longest_token_is_concealed(length: int) -> None:
     """Of a token of which there is no room for all spellings, at least the one that was sent is found."""

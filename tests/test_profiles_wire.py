@@ -445,6 +445,20 @@ async def test_tenant_whose_secret_is_forgotten(tmp_path: Path, forget: str) -> 
         assert "webhook-signature" not in lower(receiver.requests[0])
 
 
+async def test_replay_of_what_was_delivered_waits_too(tmp_path: Path) -> None:
+    """Where one delivery of an event has come and another cannot go, both are told."""
+    async with Receiver() as receiver:
+        async with running(tmp_path, profiles={"acme": {"extends": "github"}}) as engine:
+            await engine.subscribe(receiver.url, profile="acme")
+            event = await engine.publish("order.created", {"a": 1})
+            await engine.wait(event.id, timeout=10)
+        async with running(tmp_path) as engine:
+            await engine.replay_event(event.id)
+            [told] = await pending(engine)
+
+        assert "the delivery is delivered, another one is pending, and waits: no profile 'acme'." == told
+
+
 async def test_secret_outlives_a_profile_that_needs_none_for_a_while(tmp_path: Path) -> None:
     """A table that is edited and put back leaves the secret, whatever else of the subscription was changed meanwhile."""
     tried = {"extends": "github", "secret_scope": "tenant"}

@@ -1101,6 +1101,27 @@ def test_limit_that_is_lowered_while_closed() -> None:
     assert {1: NOW + 3_000} == scheduler.paces()
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_was_held_up_before_the_clock_went_back_holds_nothing_up(*, closed: bool) -> None:
+    """Also of a lane that is closed, or has no pace, when the clock goes back, a request that waits for a token goes then."""
+    scheduler = paced(1_000)
+    push(scheduler, make(1))
+    assert [1] == take(scheduler)
+    assert 0 == scheduler.put_off(1, 30_000, now=NOW)
+    scheduler.release(1)
+    if closed:
+        scheduler.close(1)
+    else:
+        scheduler.open(1, TRUSTED, max_concurrency=8, now=NOW)
+    earlier = NOW - 500_000
+    scheduler.turn_back(earlier)
+    scheduler.open(1, TRUSTED, max_concurrency=8, pace=1_000, now=earlier)
+    push(scheduler, make(2, due_at=earlier))
+    [seq] = take(scheduler, now=earlier + 1_000)
+
+    assert 0 == scheduler.put_off(seq, 30_000, now=earlier + 1_000)
+
+
 def test_pace_from_before_a_start() -> None:
     """What a start knows of the last request holds."""
     scheduler = serving()
