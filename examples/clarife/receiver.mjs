@@ -57,7 +57,9 @@ async function answer(request, response) {
   response.writeHead(status).end();
 }
 
+// Whoever breaks off in the middle ends his own request only.
+const handle = (request, response) => answer(request, response).catch(() => response.writeHead(500).end());
 const port = Number(process.env.PORT ?? 9443);
 https
-  .createServer({ cert: readFileSync("cert.pem"), key: readFileSync("key.pem") }, (request, response) => answer(request, response).catch(() => response.writeHead(500).end()))
+  .createServer({ cert: readFileSync("cert.pem"), key: readFileSync("key.pem") }, handle)
   .listen(port, "127.0.0.1", () => console.log(`Listening on https://127.0.0.1:${port}`));
