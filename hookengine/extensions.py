@@ -17,7 +17,7 @@ from hookengine.envelopes import ENVELOPES
 from hookengine.models import Batching
 from hookengine.profiles import HEADER_NAME, PROFILES, Profile, check_template
 from hookengine.schemes import Algorithm, Encoding, KeyForm, Moment, Scheme
-from hookengine.signing_keys import check_secret, new_secret
+from hookengine.signing_keys import misfit, new_secret
 from hookengine.times import Duration
 from hookengine.wording import did_you_mean, pointer, quoted
 
@@ -359,11 +359,8 @@ class _Reading:
                     f"signatures share the header {quoted(header)} only with `several`, one `separator`, and one item each"
                 )
                 wrong(detail, "signatures")
-        if profile.schemes:
-            try:
-                check_secret(profile.schemes, new_secret(bytes(32)))
-            except ValueError as error:
-                wrong(f"none of them can sign with the secrets that hookengine makes (whsec_…): {error}", "signatures")
+        if profile.schemes and (why := misfit(profile.schemes, new_secret(bytes(32)))) is not None:
+            wrong(f"none of them can sign with the secrets that hookengine makes (whsec_…): {why}", "signatures")
         return profile
 
 

@@ -14,7 +14,7 @@ from hookengine.errors import Mistake
 from hookengine.extensions import BatchInput  # noqa: TC001  # msgspec reads the hints
 from hookengine.matching import OURS
 from hookengine.models import Priority
-from hookengine.signing_keys import check_secret
+from hookengine.signing_keys import misfit
 from hookengine.times import Duration, Rate, Time
 from hookengine.validation import Draft, Problems, decoder
 from hookengine.wording import did_you_mean, quoted
@@ -284,10 +284,8 @@ def check_tenant_secret(problems: Problems, secret: str | None, profiles: Mappin
     for profile in profiles.values():
         if secret is None or not profile.uses_tenants_secret or not profile.schemes:
             continue
-        try:
-            check_secret(profile.schemes, secret)
-        except ValueError as error:
-            problems.add("/secret", "invalid_secret", f"the profile {quoted(profile.name)} cannot sign with it: {error}")
+        if (why := misfit(profile.schemes, secret)) is not None:
+            problems.add("/secret", "invalid_secret", f"the profile {quoted(profile.name)} cannot sign with it: {why}")
             return
 
 

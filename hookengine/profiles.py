@@ -27,7 +27,7 @@ from hookengine.models import (
 )
 from hookengine.schemes import SCHEMES, Scheme
 from hookengine.signing import sign
-from hookengine.signing_keys import check_secret
+from hookengine.signing_keys import misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -240,14 +240,16 @@ def hindrance(profile: Profile, subscription: Subscription, secrets: Sequence[Si
         return f"the profile {profile.name!r} sends a body, and GET carries none"
     if not profile.schemes:
         return None
-    newest = next((secret for secret in secrets if secret.expires_at is None), None)
+    newest = lasting(secrets)
     if newest is None:
         return "it has no secret, rotate it" if profile.has_own_secrets else None
-    try:
-        check_secret(profile.schemes, newest.value)
-    except ValueError as error:
-        return f"the profile {profile.name!r} cannot sign, because {error}"
-    return None
+    why = misfit(profile.schemes, newest)
+    return None if why is None else f"the profile {profile.name!r} cannot sign, because {why}"
+
+
+def lasting(secrets: Sequence[SigningSecret]) -> Secret | None:
+    """The one of *secrets* that signs until it is replaced."""
+    return next((secret.value for secret in secrets if secret.expires_at is None), None)
 
 
 def build(
@@ -281,7 +283,7 @@ def build(
     if profile.schemes:
         valid = [each.value for each in secrets if each.expires_at is None or each.expires_at > now]
         if len(valid) > 1:  # what the newest has replaced may be of a time when other schemes signed
-            valid[1:] = [each for each in valid[1:] if _fits(profile.schemes, each)]
+            valid[1:] = [each for each in valid[1:] if misfit(profile.schemes, each) is None]
         headers += sign(
             profile.schemes,
             valid,
@@ -312,14 +314,6 @@ def build(
         hidden=hidden,
         authorization=authorization,
     )
-
-
-def _fits(schemes: tuple[Scheme, ...], secret: Secret) -> bool:
-    try:
-        check_secret(schemes, secret)
-    except ValueError:
-        return False
-    return True
 
 
 def _own_headers(subscription: Subscription) -> tuple[list[tuple[str, str]], Authorization | None]:

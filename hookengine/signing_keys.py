@@ -42,6 +42,15 @@ def check_secret(profile: str | Sequence[Scheme], secret: str) -> None:
         signer(scheme, secret)
 
 
+def misfit(schemes: Sequence[Scheme], secret: str) -> str | None:
+    """Why requests cannot be signed with *secret*, as `check_secret` says it; None where they can."""
+    try:
+        check_secret(schemes, secret)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def new_secret(random: bytes) -> str:
     """A secret made of 32 random bytes, fit for every profile."""
     if len(random) != _NEW_KEY_BYTES:

@@ -24,13 +24,13 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.netguard import LONGEST_URL, Policy, UrlRefused, vet_url
-from hookengine.profiles import HEADER_NAME, Profile, as_received, header_names
-from hookengine.signing_keys import check_secret
+from hookengine.profiles import HEADER_NAME, Profile, as_received, header_names, lasting
+from hookengine.signing_keys import misfit
 from hookengine.times import format_duration
 from hookengine.wording import did_you_mean, pointer, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Sequence
 
     from hookengine import models
     from hookengine.inputs import RotationInput
@@ -144,19 +144,15 @@ def check_rotation(problems: Problems, draft: Draft[RotationInput], profile: Pro
 
 
 def check_kept_secrets(
-    problems: Problems, profile: Profile, *, own: Iterable[SigningSecret], tenants: Iterable[SigningSecret]
+    problems: Problems, profile: Profile, *, own: Sequence[SigningSecret], tenants: Sequence[SigningSecret]
 ) -> None:
     """Whether *profile* can sign with what it finds: the subscription's *own* secrets, or its *tenant*'s."""
     if not profile.schemes:
         return
     found, advice = (own, "rotate the secret first") if profile.has_own_secrets else (tenants, "set the tenant another secret")
-    for secret in found:
-        if secret.expires_at is not None:  # replaced: it signs where it fits
-            continue
-        try:
-            check_secret(profile.schemes, secret.value)
-        except ValueError as error:
-            problems.add("/profile", "unusable_secret", f"{advice}, because here {error}")
+    secret = lasting(found)  # what it has replaced signs where it fits
+    if secret is not None and (why := misfit(profile.schemes, secret)) is not None:
+        problems.add("/profile", "unusable_secret", f"{advice}, because here {why}")
 
 
 def _check_secret(problems: Problems, secret: str | None, profile: Profile) -> None:
@@ -164,11 +160,8 @@ def _check_secret(problems: Problems, secret: str | None, profile: Profile) -> N
         return
     if not profile.has_own_secrets:
         problems.add("/secret", "invalid_secret", _without_secret(profile))
-        return
-    try:
-        check_secret(profile.schemes, secret)
-    except ValueError as error:
-        problems.add("/secret", "invalid_secret", str(error))
+    elif (why := misfit(profile.schemes, secret)) is not None:
+        problems.add("/secret", "invalid_secret", why)
 
 
 def _without_secret(profile: Profile) -> str:
@@ -400,9 +393,4 @@ def secrets_for(profile: Profile, kept: tuple[SigningSecret, ...], fresh: str) -
     """The secrets of a subscription that changes to *profile*: none where it has none of its own, else one that has no end."""
     if not profile.has_own_secrets:
         return ()
-    return kept if has_secret(kept) else (SigningSecret(value=Secret(fresh)), *kept)
-
-
-def has_secret(secrets: Iterable[SigningSecret]) -> bool:
-    """Whether one of *secrets* signs until it is replaced."""
-    return any(secret.expires_at is None for secret in secrets)
+    return kept if lasting(kept) is not None else (SigningSecret(value=Secret(fresh)), *kept)

@@ -430,14 +430,21 @@ async def test_secret_comes_with_the_profile_that_began_to_sign(tmp_path: Path) 
         verify(receiver.requests[0].body, receiver.requests[0].headers, "brought", profile="github")
 
 
+@asynccontextmanager
+async def misfit_of_tenant(folder: Path, receiver: Receiver) -> AsyncIterator[Engine]:
+    """An engine with a profile that cannot sign for its subscription any more with the tenant's secret."""
+    async with running(folder, profiles={"acme": {"extends": "github", "secret_scope": "tenant"}}) as engine:
+        await engine.set_tenant_secret("default", secret="plain")
+        await engine.subscribe(receiver.url, profile="acme")
+    async with running(folder, profiles={"acme": {"extends": "standard", "secret_scope": "tenant"}}) as engine:
+        yield engine
+
+
 @pytest.mark.parametrize("forget", ["delete_tenant", "delete_tenant_secret"])
 async def test_tenant_whose_secret_is_forgotten(tmp_path: Path, forget: str) -> None:
     """What waits for a secret that does not fit goes once the tenant has none, unsigned as of any tenant without."""
     async with Receiver() as receiver:
-        async with running(tmp_path, profiles={"acme": {"extends": "github", "secret_scope": "tenant"}}) as engine:
-            await engine.set_tenant_secret("default", secret="plain")
-            await engine.subscribe(receiver.url, profile="acme")
-        async with running(tmp_path, profiles={"acme": {"extends": "standard", "secret_scope": "tenant"}}) as engine:
+        async with misfit_of_tenant(tmp_path, receiver) as engine:
             event = await engine.publish("order.created", {"a": 1})
             await getattr(engine, forget)("default")
             await engine.wait(event.id, timeout=10)
@@ -512,10 +519,7 @@ async def test_profile_that_does_not_fit_any_more(
 async def test_tenants_secret_that_does_not_fit_any_more(tmp_path: Path) -> None:
     """What a tenant's secret cannot sign waits until the tenant has another one."""
     async with Receiver() as receiver:
-        async with running(tmp_path, profiles={"acme": {"extends": "github", "secret_scope": "tenant"}}) as engine:
-            await engine.set_tenant_secret("default", secret="plain")
-            await engine.subscribe(receiver.url, profile="acme")
-        async with running(tmp_path, profiles={"acme": {"extends": "standard", "secret_scope": "tenant"}}) as engine:
+        async with misfit_of_tenant(tmp_path, receiver) as engine:
             event = await engine.publish("order.created", {"a": 1})
             assert "cannot sign" in (await pending(engine))[0]
             fitting = (await engine.set_tenant_secret("default")).secret

@@ -11,7 +11,7 @@ from interpreters import fresh
 from vectors import BODY, ED_PUBLIC, ED_SECRET, ED_SEED, GITHUB_SECRET, KEY, OTHER_SECRET, SECRET, SIGNING_PROFILES
 
 from hookengine.schemes import SCHEMES
-from hookengine.signing_keys import _keyed, check_secret, new_secret, public_key
+from hookengine.signing_keys import _keyed, check_secret, misfit, new_secret, public_key
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,12 @@ def test_hmac_of_any_key(digest: str, length: int) -> None:
 
     for message in (b"", b"a", BODY * 1000):
         assert hmac.digest(key, message, digest) == signed(message) == signed(message)
+
+
+def test_misfit_says_what_the_check_says() -> None:
+    """A secret that fits has nothing to be said of it; of another there is the sentence of the check."""
+    schemes = SCHEMES["standard"]
+    assert misfit(schemes, SECRET) is None
+    with pytest.raises(ValueError, match="begin") as caught:
+        check_secret(schemes, "plain")
+    assert str(caught.value) == misfit(schemes, "plain")

@@ -99,6 +99,11 @@ def text_of(answer: Answer, member: str) -> str:
     return bytes(decode(answer.body, type=dict[str, Raw])[member]).decode()
 
 
+def naming(data: Path) -> str:
+    """What names *data* to another command, behind what is there of it; nothing where that needs no name."""
+    return "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
+
+
 def with_api(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give *verb* the options that find the server, `--json`, and an `Api` as its first argument."""
 
@@ -153,7 +158,7 @@ def _daemon_url(data: Path) -> str:
             else f"there is no directory {place}: name that of a daemon with --data, start one here"
         )
         raise CliError(
-            f"{reason} with `hookengine serve{_option(data)}`, or name a server with --url", Exit.NOT_REACHED
+            f"{reason} with `hookengine serve{printable(naming(data))}`, or name a server with --url", Exit.NOT_REACHED
         ) from None
     except PermissionError as error:
         raise CliError(f"{error.filename} cannot be read: {error.strerror}", Exit.NOT_ALLOWED) from error
@@ -161,14 +166,9 @@ def _daemon_url(data: Path) -> str:
         raise CliError(f"{path} is not what a daemon writes: name the server with --url", Exit.NOT_REACHED) from error
     if not runs:
         # Whoever has the port now is not to see the owner's token.
-        words = f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve{_option(data)}`"
+        words = f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve{printable(naming(data))}`"
         raise CliError(words, Exit.NOT_REACHED)
     return url
-
-
-def _option(data: Path) -> str:
-    """What names *data* to another command."""
-    return "" if data == DEFAULT_DATA else f" --data {shlex.quote(printable(str(data)))}"
 
 
 def _owner_token(data: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hookengine.cli.api import DEFAULT_DATA
+from hookengine.cli.api import DEFAULT_DATA, naming
 from hookengine.cli.exits import CliError, Exit
 from hookengine.cli.files import DATABASE, KEY
 from hookengine.cli.output import printable, say
@@ -51,7 +51,7 @@ def init(folder: Path) -> None:
 
 def greeting(config: Path, data: Path) -> list[str]:
     """What was made, and what comes next."""
-    options = f"--config {shlex.quote(str(config))}" + ("" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}")
+    options = f"--config {shlex.quote(str(config))}{naming(data)}"
     key = "Keep a copy of secret.key in a safe place: without it the database cannot be used."
     return [
         f"{printable(str(config))}: every option with its default, to be edited",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine import __version__
-from hookengine.cli.api import DEFAULT_DATA, data_option
+from hookengine.cli.api import data_option, naming
 from hookengine.cli.arguments import FILE
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit, report
@@ -69,7 +69,7 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
 
 def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:
     """What the daemon says when it is ready: where it is, and lines to try."""
-    option = "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
+    option = naming(data)
     first = f"hookengine subscription add https://example.com/hook{option}"
     if dev:
         first = "hookengine listen 9000    (in another terminal: a receiver, which prints how to subscribe it)"

@@ -13,6 +13,7 @@ from hookengine.inputs import RotationInput, SubscriptionInput
 from hookengine.models import Secret, SigningSecret, SubscriptionState
 from hookengine.paging import Query, newest, page
 from hookengine.presentation import shown_secret, shown_subscription
+from hookengine.profiles import lasting
 from hookengine.service.verification import Verification
 from hookengine.signing_keys import new_secret
 from hookengine.store import Answer, changes
@@ -254,7 +255,7 @@ class SubscriptionOperations(Verification):
 
     def _is_first(self, patch: Mapping[str, Any], name: str, current: models.Subscription) -> bool:
         """Whether *patch* brings along the secret that its profile needs, and the one before did not."""
-        if name != "secret" or "profile" not in patch or subscribing.has_secret(current.secrets):
+        if name != "secret" or "profile" not in patch or lasting(current.secrets) is not None:
             return False
         wanted: object = subscribing.profile_name(patch["profile"], self._config.delivery.default_profile)
         profile = self._profiles.get(wanted) if isinstance(wanted, str) else None

@@ -12,6 +12,7 @@ from hookengine.errors import AlreadyRunning, HookEngineError
 from hookengine.failpoints import failpoint
 from hookengine.store.database import Lock
 from hookengine.store.inspection import opened
+from hookengine.store.whereabouts import BESIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _PAGES = 1024  # of one step: 4 MiB
 _OURS = ("admin.token", "daemon.json", "secret.key")  # beside a database; behind its name
-_SUFFIXES = ("-wal", "-shm", "-journal", ".lock", ".reserve")
+_SUFFIXES = (*BESIDE, "-journal")
 
 
 class TargetExists(HookEngineError):

@@ -55,12 +55,7 @@ class Folding:
         How many bytes of the file hold nothing then. Raises sqlite3.Error.
         """
         self._folded, self._bytes = self._db.total_changes, 0
-        ((patience,),) = await self._db.execute_fetchall("PRAGMA busy_timeout")
-        await self._db.execute(f"PRAGMA busy_timeout = {min(patience, _SHORTLY)}")
-        try:
-            await self._db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            await self._db.execute(f"PRAGMA busy_timeout = {patience}")
+        await truncate(self._db)
         ((pages,),) = await self._db.execute_fetchall("PRAGMA freelist_count")
         return int(pages) * _PAGE
 
@@ -79,6 +74,16 @@ class Folding:
             return None
         self._told_from = 2 * left
         return f"a program that reads for long keeps it from that: the WAL has {left * _PAGE >> 20} MiB"
+
+
+async def truncate(db: aiosqlite.Connection) -> None:
+    """Copy all of the WAL into the file, and give its room to the disk, if nobody reads for long; raises sqlite3.Error."""
+    ((patience,),) = await db.execute_fetchall("PRAGMA busy_timeout")
+    await db.execute(f"PRAGMA busy_timeout = {min(patience, _SHORTLY)}")
+    try:
+        await db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        await db.execute(f"PRAGMA busy_timeout = {patience}")
 
 
 def write_anew(wal: Path) -> None:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _DELIVERIES = (upkeep.STEP, 25, 1)  # deleted
 _PAGES = (1000, 25, 1)  # given back
 
-_SHORTLY = 100  # ms that readers are waited for after each of them: one that reads for long would have each wait in vain
-
 
 class Pruned(Struct, frozen=True, kw_only=True):
     """What was deleted, and the bytes by which the file is smaller."""
@@ -129,18 +127,8 @@ async def _step(writer: Writer, make: Callable[[int], _Step], sizes: tuple[int, 
 async def _emptied(writer: Writer, step: _Step) -> int:
     found = await writer.change(step)
     with suppress(StorageUnavailable):  # it is there for the next step to be tried with
-        await writer.change(_empty)
+        await writer.change(lambda tx: tx.empty_wal())
     return found
-
-
-async def _empty(tx: Transaction) -> None:
-    """Copy all of the WAL into the file, and give its room back to the disk, if nobody reads for long."""
-    ((patience,),) = await tx.fetch("PRAGMA busy_timeout")
-    await tx.run_alone(f"PRAGMA busy_timeout = {_SHORTLY}")
-    try:
-        await tx.run_alone("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        await tx.run_alone(f"PRAGMA busy_timeout = {patience}")
 
 
 async def _free(tx: Transaction) -> int:

@@ -9,6 +9,7 @@ from hookengine.failpoints import failpoint
 from hookengine.models import Delivery, Event, Place, Trigger
 from hookengine.store import rows
 from hookengine.store.announcements import Announcer
+from hookengine.store.folding import truncate
 from hookengine.store.intake import lined_up
 from hookengine.store.lines import standing
 from hookengine.store.queries import sql
@@ -62,6 +63,11 @@ class Transaction:
     async def run_alone(self, statement: str) -> None:
         """End this transaction, and execute *statement*, which gives no rows, to its end in one of its own."""
         await self._db.executescript(statement)  # `execute` takes one step only of what gives rows without columns
+
+    async def empty_wal(self) -> None:
+        """End this transaction, and give the room of the WAL back to the disk, if nobody reads for long."""
+        await self._db.commit()
+        await truncate(self._db)
 
     async def fetch(self, statement: str, values: Iterable[Any] | dict[str, Any] = ()) -> list[Any]:
         """The rows that *statement* gives."""

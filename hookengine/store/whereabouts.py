@@ -25,14 +25,15 @@ _SHARED = {
 }
 
 
+BESIDE = ("-wal", "-shm", ".lock", ".reserve")  # what a database has there, by what it adds to its name
+
+
 class Files:
     """The names that belong to the database at *path*; where that is a link, all are beside the file that it leads to."""
 
     def __init__(self, path: Path) -> None:
         self.db = Path(os.path.realpath(path))  # a relative one that begins with `file:` would be a URI to SQLite
-        self.wal, self.shm, self.lock, self.reserve = (
-            self.db.with_name(self.db.name + suffix) for suffix in ("-wal", "-shm", ".lock", ".reserve")
-        )
+        self.wal, self.shm, self.lock, self.reserve = (self.db.with_name(self.db.name + suffix) for suffix in BESIDE)
 
 
 class Whereabouts:
