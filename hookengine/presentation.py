@@ -181,9 +181,11 @@ def shown_explained(
         reason = explain(to, event, chosen=chosen, way=way)
     else:
         reason = "the event made a delivery for it, and it was deleted since"
+    if all(each.state != DeliveryState.PENDING for each in went):
+        hindrance = None  # nothing is hindered
     if shown is not None:
         reason += f"; the delivery is {shown.state}"
-        if hindrance is not None and any(each.state == DeliveryState.PENDING for each in went):
+        if hindrance is not None:
             another = "" if shown.state == DeliveryState.PENDING else ", another one is pending"
             reason += f"{another}, and waits: {hindrance}"
     return views.Explained(
@@ -193,6 +195,7 @@ def shown_explained(
         delivered=accepted is not None,
         delivery=UNSET if shown is None else shown.id,
         state=UNSET if shown is None else shown.state,
+        hindrance=UNSET if hindrance is None else hindrance,
         reason=f"{reason[0].upper()}{reason[1:]}.",
     )
 

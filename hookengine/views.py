@@ -325,7 +325,8 @@ class Explained(Struct, frozen=True, kw_only=True):
     What an event did for one subscription of its tenant, and why.
 
     `delivered` says whether the endpoint has accepted it; `delivery` and `state` are those of the delivery that it accepted,
-    or else of the newest, and are left out where none was made.
+    or else of the newest, and are left out where none was made. `hindrance` says why one that is pending cannot go at all, and
+    is left out where nothing is in its way but time.
     """
 
     subscription: str
@@ -334,6 +335,7 @@ class Explained(Struct, frozen=True, kw_only=True):
     delivered: bool
     delivery: str | UnsetType = UNSET
     state: str | UnsetType = UNSET
+    hindrance: str | UnsetType = UNSET
     reason: str
 
 

@@ -708,7 +708,8 @@ async def test_who_cannot_sign_waits_alone(running_engine: Engine, journal: Jour
     why = "the profile 'standard' cannot sign, because what follows the secret's prefix is not base64"
     assert tried.error is not None
     assert tried.error.detail.startswith(why)
-    assert f"the delivery is pending, and waits: {why}" in explained.subscriptions[0].reason
+    assert f"the delivery is pending, and waits: {explained.subscriptions[0].hindrance}." in explained.subscriptions[0].reason
+    assert str(explained.subscriptions[0].hindrance).startswith(why)
     assert {f"subscription {broken.id}"} == {told["where"] for told in journal.all("not_configured")}
     assert [] == journal.all("fault")
 

@@ -20,6 +20,7 @@ import standardwebhooks
 import stripe
 import svix.webhooks
 from engines import Journal, running
+from msgspec import UNSET
 from node import Node
 
 from hookengine.errors import Invalid, VerificationError
@@ -380,7 +381,7 @@ async def test_profile_that_is_gone(tmp_path: Path) -> None:
 
     assert f"subscription {made.id}" == line["where"]
     assert "no profile 'acme': its deliveries wait" == (tried.error and tried.error.detail)
-    assert explained.reason.endswith("; the delivery is held.")
+    assert (True, UNSET) == (explained.reason.endswith("; the delivery is held."), explained.hindrance)
     assert [("", "the profile of this subscription is not there any more: choose another one")] == rotated
     assert ["/profile"] == [pointer for pointer, _ in named]
     assert "delivered" == delivery.state
@@ -393,7 +394,9 @@ async def test_profile_that_is_gone(tmp_path: Path) -> None:
 async def pending(engine: Engine) -> list[str]:
     """What keeps the newest event from its subscriptions."""
     event = (await engine.events(limit=1)).data[0]
-    return [each.reason.partition("; ")[2] for each in (await engine.explain(event.id)).subscriptions]
+    explained = (await engine.explain(event.id)).subscriptions
+    assert all(each.hindrance is not UNSET and each.reason.endswith(f"waits: {each.hindrance}.") for each in explained)
+    return [each.reason.partition("; ")[2] for each in explained]
 
 
 async def test_profile_that_begins_to_sign(tmp_path: Path) -> None:

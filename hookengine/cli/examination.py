@@ -261,7 +261,7 @@ def hindrance(api: Api, found: Mapping[str, Any], event: str) -> str:
     """Why an *event* that is pending cannot go to the subscription that was *found*; nothing where it can."""
     path, query = api.path("events", event, "explain"), {"tenant": found["tenant"], "subscription": found["id"]}
     explained = api.read(api.get(path, **query), "subscriptions")["subscriptions"]
-    return "".join(each["reason"].partition(", and waits: ")[2].rstrip(".") for each in explained)
+    return "".join(each.get("hindrance", "") for each in explained)
 
 
 def url(text: str, config: Config) -> Check:
