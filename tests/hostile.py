@@ -183,8 +183,7 @@ async def receiver(
     try:
         yield made
     finally:
-        server.close()
-        await server.wait_closed()
+        server.close()  # to wait for that is to wait for all connections, from Python 3.12 on
         with suppress(TimeoutError):
             await made.settled()
 

@@ -430,7 +430,7 @@ def test_name_that_finds_no_thread_stays_where_it_was(names: Names) -> None:
         await turn()
         loop.ahead += 3.1
         assert ["1.1.1.1"] == await answer_to(queued)
-        assert ["hooks.acme.com", *dead] == names.asked
+        assert ["hooks.acme.com", *sorted(dead)] == [names.asked[0], *sorted(names.asked[1:])]
         await asyncio.wait(callers)
 
     run(scenario, names)

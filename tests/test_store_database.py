@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import PATIENCE
 from storage import have_ended, rows, write
 
 from hookengine.errors import AlreadyRunning, DatabaseTooNew, StartError
@@ -250,6 +251,52 @@ async def test_closing_leaves_no_thread(tmp_path: Path, caplog: pytest.LogCaptur
         logger.removeHandler(slow)
 
     assert set() == set(threading.enumerate()) - before
+
+
+class Done(logging.Handler):
+    """Lets somebody wait for what the threads of connections do, one thing after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.things = threading.Semaphore(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count what is done, beside the event loop."""
+        if "completed" in record.msg:
+            self.things.release()
+
+
+@pytest.mark.parametrize(
+    ("open_one", "things"),
+    [pytest.param(partial(open_writer, synchronous="normal"), 13, id="writer"), pytest.param(open_reader, 6, id="reader")],
+)
+async def test_opening_that_is_cut_leaves_no_lock(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    open_one: Callable[[Path], Coroutine[Any, Any, aiosqlite.Connection]],
+    things: int,
+) -> None:
+    """Whenever who opens a file is cancelled, nothing of the file stays locked, though somebody keeps the error."""
+    path, errors = tmp_path / "hooks.db", []
+    await close(await open_writer(path, synchronous="normal"))
+    caplog.set_level(logging.DEBUG, "aiosqlite")
+    for number in range(things + 1):
+        done = Done()
+        logging.getLogger("aiosqlite").addHandler(done)
+        opening = asyncio.create_task(open_one(path))
+        for _ in range(number):
+            await asyncio.sleep(0)  # it asks for something
+            assert done.things.acquire(timeout=PATIENCE)  # which is done while the loop stands still
+            await asyncio.sleep(0)  # and is answered
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError) as cut:
+            await opening
+        errors.append(cut.value)
+        logging.getLogger("aiosqlite").removeHandler(done)
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("COMMIT")
 
 
 @pytest.mark.parametrize("version", range(len(migrations()) + 1))

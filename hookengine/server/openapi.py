@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +23,7 @@ from hookengine.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, OTHER_CODES, Problem
+from hookengine.server.problems import MALFORMED_CODES, MEDIA_TYPE, OTHER_CODES, Problem, title
 from hookengine.server.wire import EVENT_STREAM, JSON, NDJSON
 from hookengine.times import Duration, Rate, Time
 
@@ -141,12 +140,12 @@ class _Operation:
         found = {str(route.status): self._success()}
         for status, type_ in route.others.items():
             found[str(status)] = {
-                "description": HTTPStatus(status).phrase,
+                "description": title(status),
                 "content": {JSON: {"schema": self._schemas[type_]}},
             }
         for status, names in _errors_of(route).items():
             problem: dict[str, Any] = {
-                "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{name}`' for name in names)}",
+                "description": f"{title(status)}: {', '.join(f'`{name}`' for name in names)}",
                 "content": {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(name="Problem")}}},
             }
             if status in {429, 503}:
@@ -156,7 +155,7 @@ class _Operation:
 
     def _success(self) -> dict[str, Any]:
         route = self._route
-        answered: dict[str, Any] = {"description": HTTPStatus(route.status).phrase}
+        answered: dict[str, Any] = {"description": title(route.status)}
         if route.media_type == EVENT_STREAM:
             item = _REFERENCE.format(name=route.answer.__name__)
             answered["content"] = {EVENT_STREAM: {"schema": {"type": "string", "description": f"Each `data` is a {item}."}}}

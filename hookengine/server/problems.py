@@ -70,6 +70,8 @@ OTHER_CODES = {
     "request_timeout": (408, "The body did not arrive in 30 s."),
 }
 
+# Python has these names of RFC 9110 from 3.13 on, and older ones before.
+_RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 _BY_STATUS: dict[int, type[RequestError]] = {
     404: NotFound,
     405: MethodNotAllowed,
@@ -114,10 +116,14 @@ def problem_of(refused: web.HTTPException) -> web.Response:
 def problem_of_status(status: int, headers: dict[str, str] | None = None) -> web.Response:
     """The answer for a status alone."""
     kind = _BY_STATUS.get(status)
-    known = HTTPStatus(status)
     if kind is not None:
         return _problem(status, kind.code, kind().detail, (), headers or {})
-    return _problem(status, known.phrase.lower().replace(" ", "_"), known.description, (), headers or {})
+    return _problem(status, title(status).lower().replace(" ", "_"), HTTPStatus(status).description, (), headers or {})
+
+
+def title(status: int) -> str:
+    """What a status is called (RFC 9110, section 15), whatever version of Python runs."""
+    return _RENAMED.get(status) or HTTPStatus(status).phrase
 
 
 def internal_error() -> web.Response:
@@ -201,7 +207,7 @@ def _problem(
 ) -> web.Response:
     told = Problem(
         type=f"urn:hookengine:problem:{code}",
-        title=HTTPStatus(status).phrase,
+        title=title(status),
         status=status,
         code=code,
         detail=detail,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ENDING = 1.0  # s that a thread may take to end, at most, once it has nothing more to do; it takes less than a millisecond
+_CHUNK = 64  # rows that a cursor fetches at a time: aiosqlite's own number
 _BUSY = 5  # s that another program's lock is waited for
 _BEGINNING = 0.001  # s that a thread may take to begin with a statement, at most; it mostly takes a tenth of that
 
@@ -164,12 +165,12 @@ async def open_writer(path: Path, *, synchronous: str) -> aiosqlite.Connection:
     db = await _connect(path)
     try:
         if await _value(db, "PRAGMA page_count") == 0:  # in other files it has no effect, but takes the lock
-            await db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        await db.execute("PRAGMA journal_mode = WAL")
+            await _value(db, "PRAGMA auto_vacuum = INCREMENTAL")
+        await _value(db, "PRAGMA journal_mode = WAL")
         level = _SYNCHRONOUS[synchronous]
-        await db.execute(f"PRAGMA synchronous = {level}")
+        await _value(db, f"PRAGMA synchronous = {level}")
         for pragma in _WRITER:
-            await db.execute(pragma)
+            await _value(db, pragma)
         await _check_durability(db, path, level)
     except BaseException:
         await close(db)
@@ -188,7 +189,7 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     db = await _connect(path)
     try:
         for pragma in _READER:
-            await db.execute(pragma)
+            await _value(db, pragma)
         await _value(db, "PRAGMA user_version")  # opens its files, for which there may be no descriptor later
     except BaseException:
         await close(db)
@@ -212,14 +213,22 @@ async def migrate(db: aiosqlite.Connection, path: Path) -> None:
 
 
 async def _connect(path: Path | str, *, uri: bool = False) -> aiosqlite.Connection:
-    # No implicit transactions; patience with the lock of another program, such as a shell; closed here if its thread dies.
-    connecting = aiosqlite.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False, uri=uri)
+    made: list[sqlite3.Connection] = []
+
+    def connect() -> sqlite3.Connection:
+        # No implicit transactions; patience with the lock of another program, such as a shell; closed here if its thread dies.
+        made.append(sqlite3.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False, uri=uri))
+        return made[0]
+
+    connecting = aiosqlite.Connection(connect, iter_chunk_size=_CHUNK)
     # An interpreter that ends without a stop waits for every other thread, for ever.
     connecting._thread.daemon = True  # noqa: SLF001  # aiosqlite has no public name for it; a test of the engine holds it
     try:
         db = await connecting
     except BaseException:
         _join(connecting)
+        for connection in made:  # aiosqlite does not know it yet, where the waiting for it was cancelled
+            connection.close()
         raise
     db.text_factory = _text
     return db
@@ -281,6 +290,6 @@ def _join(db: aiosqlite.Connection) -> None:
 
 
 async def _value(db: aiosqlite.Connection, statement: str) -> Any:
-    async with db.execute(statement) as cursor:
-        row = await cursor.fetchone()
-    return None if row is None else row[0]
+    # Not with a cursor: who is cancelled meanwhile keeps it in his traceback, and with it the lock of the closed connection.
+    rows = list(await db.execute_fetchall(statement))
+    return rows[0][0] if rows else None

@@ -79,11 +79,11 @@ class Folding:
 async def truncate(db: aiosqlite.Connection) -> None:
     """Copy all of the WAL into the file, and give its room to the disk, if nobody reads for long; raises sqlite3.Error."""
     ((patience,),) = await db.execute_fetchall("PRAGMA busy_timeout")
-    await db.execute(f"PRAGMA busy_timeout = {min(patience, _SHORTLY)}")
+    await db.execute_fetchall(f"PRAGMA busy_timeout = {min(patience, _SHORTLY)}")
     try:
         await db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
-        await db.execute(f"PRAGMA busy_timeout = {patience}")
+        await db.execute_fetchall(f"PRAGMA busy_timeout = {patience}")
 
 
 def write_anew(wal: Path) -> None:

@@ -195,7 +195,7 @@ class Store:
     async def _fold(self) -> None:
         """Raises StorageFailed if that is what this shows."""
         try:
-            await self._connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            await self._connections[0].execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:  # the WAL stays, and is read at the next start
             raise_if_fatal(error)
         failpoint("K23-folded")

@@ -13,7 +13,7 @@ import aiosqlite
 import pytest
 import structlog
 from internet import Internet
-from virtual import SimulatedClock, Threads, VirtualLoop, connect
+from virtual import SimulatedClock, Threads, VirtualLoop, connection
 
 from hookengine import dispatcher, maintenance
 from hookengine.config import Config, Delivery, Security
@@ -109,7 +109,7 @@ class World:
         self.loop = loop = VirtualLoop(self.internet, self.now)
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(aiosqlite, "connect", connect(self._disk_time, self.step))
+                patch.setattr(aiosqlite, "Connection", connection(self._disk_time, self.step))
                 patch.setattr(aiohttp.connector, "monotonic", loop.time)
                 for (module, name), value in TIMES.items():
                     patch.setattr(module, name, value)

@@ -134,8 +134,10 @@ class _Thread:
         """Until it was told to stop."""
         return not self._ended
 
-    def join(self, timeout: float) -> None:
-        """It does nothing beside what it is asked for, so that there is no end to wait for."""
+    def join(self, timeout: float) -> None:  # noqa: ARG002  # as `Thread.join`
+        """Do what it was asked for until now, as the thread would before its end."""
+        while self._queue:
+            self._work()
 
     def empty(self) -> bool:
         """Whether no work waits."""
@@ -160,6 +162,8 @@ class _Thread:
             self._loop.call_soon(self._work)
 
     def _work(self) -> None:
+        if not self._queue:
+            return  # somebody has waited for the end
         future, function = self._queue.popleft()
         try:
             result = function()
@@ -176,19 +180,19 @@ class _Thread:
             self._later()
 
 
-_connect = aiosqlite.connect
+_Connection = aiosqlite.Connection
 
 
-def connect(delay: Callable[[], float], done: Callable[[], None]) -> Callable[..., aiosqlite.Connection]:
-    """What takes the place of `aiosqlite.connect`: each piece of work takes *delay()* seconds, and then calls *done*."""
+def connection(delay: Callable[[], float], done: Callable[[], None]) -> Callable[..., aiosqlite.Connection]:
+    """What takes the place of `aiosqlite.Connection`: each piece of work takes *delay()* seconds, and then calls *done*."""
 
-    def connect(*args: Any, **given: Any) -> aiosqlite.Connection:
-        connection = _connect(*args, **given)
+    def make(*args: Any, **given: Any) -> aiosqlite.Connection:
+        made = _Connection(*args, **given)
         thread: Any = _Thread(delay, done)
-        connection._thread = connection._tx = thread
-        return connection
+        made._thread = made._tx = thread
+        return made
 
-    return connect
+    return make
 
 
 class Threads:
