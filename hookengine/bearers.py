@@ -107,7 +107,8 @@ class Bearers:
         renewal = source.renewal
         if renewal is None:
             source.ends_at = self._loop.time() + within / 1000
-            renewal = source.renewal = self._begin(self._renew(source))
+            renewal = self._begin(self._renew(source))
+            source.renewal = None if renewal.done() else renewal  # which eager tasks are that wait for nothing
         grace = _GRACE if source.ends_at <= until + _MOMENT else 0.0
         await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()) + grace)
         if not renewal.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -637,4 +638,25 @@ async def test_fault_in_a_renewal_is_the_end_of_the_attempt_only() -> None:
 
     assert isinstance(outcome, Broken)
     assert "KeyError in a renewal" == outcome.error.detail
+    assert source.renewal is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="its tasks are never eager")
+async def test_renewal_that_waits_for_nothing_is_over() -> None:
+    """Where the host's tasks are eager a renewal may end before anybody knows of it: the next attempt begins another."""
+    asked: list[Request] = []
+
+    async def send(request: Request) -> Outcome:
+        asked.append(request)
+        return Interrupted()
+
+    bearers = Bearers(send, now=lambda: NOW, load=None, save=None)
+    source = bearers.source(Authorization(subscription=1, oauth2=OAUTH2))
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # as above
+    for _ in range(2):
+        await bearers.token(source, refused=None, within=1000, until=loop.time() + PATIENCE)
+    loop.set_task_factory(None)
+
+    assert 2 == len(asked)
     assert source.renewal is None
