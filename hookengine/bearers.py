@@ -113,7 +113,8 @@ class Bearers:
         await asyncio.wait([renewal], timeout=max(0.0, until - self._loop.time()) + grace)
         if not renewal.done():
             return TOO_LATE
-        return Interrupted() if renewal.cancelled() else renewal.result()
+        # Nothing but what the event loop itself raises gets out of it, a KeyboardInterrupt for instance.
+        return Interrupted() if renewal.cancelled() or renewal.exception() else renewal.result()
 
     async def close(self) -> None:
         """End the renewals under way; who waits for one is interrupted."""

@@ -172,7 +172,7 @@ class Engine(Api):
             raise
         if not ready.done():
             self._supervisor = None
-            supervisor.result()
+            _raise_end(supervisor)
 
     async def stop(self, *, drain: float | None = None) -> None:
         """
@@ -207,13 +207,16 @@ class Engine(Api):
             self._check_loop()
             await asyncio.wait([supervisor])
         if not supervisor.cancelled():  # as the end of its event loop does
-            supervisor.result()
+            _raise_end(supervisor)
 
     async def _supervise(self, ready: asyncio.Future[None]) -> None:
         try:
             async with AsyncExitStack() as stack:
                 self._parts = parts = await self._build(stack)
-                await self._run(parts, ready)
+                try:
+                    await self._run(parts, ready)
+                except (KeyboardInterrupt, SystemExit) as cut:  # in a task of the group: from there the loop has raised it
+                    raise _cut(cut) from cut
         except ExceptionGroup as failed:
             raise _first(failed) from None
         finally:
@@ -346,7 +349,7 @@ class Engine(Api):
         self._check_process()
         if self._parts is None:
             if self._supervisor is not None and self._supervisor.done() and not self._supervisor.cancelled():
-                self._supervisor.result()  # raises what ended it
+                _raise_end(self._supervisor)
             raise RuntimeError("the engine does not run: call start() first")
         return self._parts
 
@@ -425,6 +428,18 @@ def _owner_token(path: Path, clock: Clock) -> str:
     if not _TOKEN.fullmatch(token):
         raise StartError(f"{path} holds no token: delete it, and the next start makes one")
     return token
+
+
+def _raise_end(supervisor: asyncio.Task[None]) -> None:
+    """Raise what ended it, if anything; as an error what the event loop has raised already: once is enough."""
+    try:
+        supervisor.result()
+    except (KeyboardInterrupt, SystemExit) as cut:
+        raise _cut(cut) from cut
+
+
+def _cut(cut: BaseException) -> RuntimeError:
+    return RuntimeError(f"the engine was cut by {cut!r}")
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

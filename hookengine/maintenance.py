@@ -66,12 +66,15 @@ class Maintenance:
 
     async def run(self) -> None:
         """Work until `stop`; at last, write down what must not wait for a round that does not come."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
-            group.create_task(self._keep_up())
-            group.create_task(self._replay())
-            group.create_task(self._at_pace(upkeep.span, SPANS, EVERY))
-            group.create_task(self._at_pace(Search(), *SEARCH))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow())
+                group.create_task(self._keep_up())
+                group.create_task(self._replay())
+                group.create_task(self._at_pace(upkeep.span, SPANS, EVERY))
+                group.create_task(self._at_pace(Search(), *SEARCH))
+        except (KeyboardInterrupt, SystemExit) as cut:  # in a task of the group: from there the event loop has raised it
+            raise RuntimeError(f"upkeep was cut by {cut!r}") from cut
         if self._store.memory.tokens.unwritten(0):
             await self._once(registry.note_uses(0))
 

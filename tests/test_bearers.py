@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import hostile
 import pytest
 from authorization import JSON, TokenServer
 from engines import Gate
+from interrupts import run
 from msgspec.structs import replace
 from patience import PATIENCE
-from storage import NOW, OAUTH2, SetClock
+from storage import NOW, OAUTH2, SetClock, all_of
 from test_sender import LOOPBACK, ending, looking_up
 
 from hookengine import auth
@@ -639,6 +640,22 @@ async def test_fault_in_a_renewal_is_the_end_of_the_attempt_only() -> None:
     assert isinstance(outcome, Broken)
     assert "KeyError in a renewal" == outcome.error.detail
     assert source.renewal is None
+
+
+def test_interrupt_in_a_renewal_is_raised_once() -> None:
+    """Ctrl-C that lands there is not raised again by everyone who waits: their attempts are interrupted."""
+
+    async def send(_: Request) -> Outcome:
+        raise KeyboardInterrupt
+
+    async def wait() -> list[Any]:
+        bearers = Bearers(send, now=lambda: NOW, load=None, save=None)
+        source = bearers.source(Authorization(subscription=1, oauth2=OAUTH2))
+        until = asyncio.get_running_loop().time() + PATIENCE
+        return await all_of(*(bearers.token(source, refused=None, within=1000, until=until) for _ in range(3)))
+
+    with closing(asyncio.new_event_loop()) as loop:
+        assert (1, [Interrupted()] * 3) == run(loop, wait())
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="its tasks are never eager")

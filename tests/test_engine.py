@@ -23,6 +23,7 @@ import aiosqlite.core
 import pytest
 import structlog
 from engines import LOOPBACK, Gate, Journal, blocked_writer, edit, engine, rows, running
+from interrupts import interrupt, run
 from patience import PATIENCE
 from storage import Faulty, io_error
 
@@ -636,6 +637,62 @@ print("end", flush=True)
     assert err.count("Traceback") <= 2 * ("close()" in lines)
     async with running(tmp_path) as made:
         assert 1 == len((await made.events()).data)
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        pytest.param("Writer.run", StorageFailed("the writer was cut by KeyboardInterrupt()"), id="writer"),
+        pytest.param("Store.failed", RuntimeError("the engine was cut by KeyboardInterrupt()"), id="watch"),
+        pytest.param("Dispatcher.run", RuntimeError("the engine was cut by KeyboardInterrupt()"), id="dispatcher"),
+        pytest.param("Maintenance._follow", RuntimeError("upkeep was cut by KeyboardInterrupt()"), id="upkeep"),
+    ],
+)
+def test_interrupt_is_raised_once(tmp_path: Path, complaints: list[str], task: str, told: Exception) -> None:
+    """Ctrl-C in a loop that the host runs itself ends the engine in order, wherever it lands; `stop` raises no second one."""
+    made = Engine(tmp_path / DATABASE)
+
+    async def work() -> None:
+        await made.start()
+        await made.publish("order.created", {})
+        await interrupt(task)
+        await made.wait_stopped()
+
+    async def again() -> None:
+        async with made:
+            assert 1 == len((await made.events()).data)
+
+    with closing(asyncio.new_event_loop()) as loop:
+        ends = [run(loop, each()) for each in (work, lambda: made.publish("order.created", {}), made.stop, made.stop)]
+        assert (0, None) == run(loop, again())
+
+    assert [(1, repr(told)), (0, repr(told)), (0, repr(told)), (0, "None")] == [(cuts, repr(end)) for cuts, end in ends]
+    gc.collect()
+    assert [] == complaints
+
+
+def test_interrupt_of_a_start_is_raised_once(tmp_path: Path, complaints: list[str]) -> None:
+    """Ctrl-C in the midst of a start leaves nothing open, and whoever waits for the start hears of it as an error."""
+    made = Engine(tmp_path / DATABASE)
+
+    async def work() -> None:
+        starting = asyncio.create_task(made.start())
+        while "hookengine-writer" not in {each.get_name() for each in asyncio.all_tasks()}:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0)
+        await interrupt("Engine._supervise")
+        await starting
+
+    async def again() -> None:
+        async with made:
+            await made.publish("order.created", {})
+
+    with closing(asyncio.new_event_loop()) as loop:
+        cuts, end = run(loop, work())
+        assert (0, None) == run(loop, again())
+
+    assert (1, "RuntimeError('the engine was cut by KeyboardInterrupt()')") == (cuts, repr(end))
+    gc.collect()
+    assert [] == complaints
 
 
 async def test_commit_outlives_a_cancelled_publisher(running_engine: Engine) -> None:

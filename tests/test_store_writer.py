@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from interrupts import run
 from patience import PATIENCE
 from storage import DELIVERED, MINUTE, NO_ANSWER, NOW, Faulty, Opened, all_of, draft, drafts, io_error, opened, result, write
 
@@ -350,6 +351,33 @@ async def test_writer_that_is_cancelled_refuses_all(tmp_path: Path) -> None:
             await place.publish()
     async with opened(tmp_path) as place:
         await place.publish()
+
+
+def test_writer_that_is_cut_tells_all(tmp_path: Path) -> None:
+    """Ctrl-C in a transaction is raised once; whoever waits for the writer, or comes later, hears of it as StorageFailed."""
+
+    async def work() -> list[Any]:
+        async with opened(tmp_path) as place:
+
+            async def cut(_: Transaction) -> None:
+                jobs.extend(asyncio.create_task(place.publish()) for _ in range(3))
+                await asyncio.sleep(0)
+                raise KeyboardInterrupt
+
+            jobs: list[asyncio.Task[Any]] = [asyncio.create_task(place.store.failed())]
+            told = await all_of(place.store.writer.change(cut))
+            return told + await all_of(*jobs, place.publish())
+
+    async def again() -> None:
+        async with opened(tmp_path) as place:
+            await place.publish()
+
+    with closing(asyncio.new_event_loop()) as loop:
+        cuts, told = run(loop, work())
+        assert (0, None) == run(loop, again())
+
+    assert 1 == cuts
+    assert [repr(StorageFailed("the writer was cut by KeyboardInterrupt()"))] * 6 == [repr(each) for each in told]
 
 
 @pytest.mark.parametrize("seed", range(5))

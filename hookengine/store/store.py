@@ -201,7 +201,7 @@ class Store:
         failpoint("K23-folded")
 
     async def _watch(self, writing: asyncio.Task[None]) -> None:
-        """Return when the writer has ended; raises StorageFailed, after it has ended, if what it works with is gone first."""
+        """Return when the writer has ended; raises StorageFailed then, if it was cut or what it works with is gone first."""
         while not writing.done():
             await asyncio.wait([writing], timeout=_PULSE)
             gone = self._whereabouts.lost() or (
@@ -214,6 +214,9 @@ class Store:
                     writing.cancel()  # it waits for ever: there is nothing in it that could be cut
                 await asyncio.wait([writing])
                 raise failed
+        cut = None if writing.cancelled() else writing.exception()
+        if cut is not None and not isinstance(cut, Exception):  # the event loop has raised it: once is enough
+            raise StorageFailed(f"the writer was cut by {cut!r}")
 
     async def _unlock(self, db: aiosqlite.Connection, *, fresh: bool) -> Vault:
         """

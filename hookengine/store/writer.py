@@ -149,6 +149,9 @@ class Writer:
             # A fault of ours, in a listener for instance: something is committed and not told, which only a new start reads.
             self._failed = StorageFailed(f"the writer failed: {error!r}")
             raise self._failed from error
+        except (KeyboardInterrupt, SystemExit) as cut:  # it may be anywhere in a transaction
+            self._failed = StorageFailed(f"the writer was cut by {cut!r}")
+            raise
         finally:
             self._closing = True
             self._commits.end_recording()
