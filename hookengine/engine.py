@@ -167,11 +167,15 @@ class Engine(Api):
         try:
             await asyncio.wait([ready, supervisor], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
+            # Where the stop is cancelled as well asyncio would complain that nobody has seen what ended it.
+            supervisor.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             with suppress(Exception):
-                await self.stop(drain=0)
+                if self._supervisor is supervisor:  # else it has failed, and that is another start's
+                    await self.stop(drain=0)
             raise
         if not ready.done():
-            self._supervisor = None
+            if self._supervisor is supervisor:
+                self._supervisor = None
             _raise_end(supervisor)
 
     async def stop(self, *, drain: float | None = None) -> None:

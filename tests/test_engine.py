@@ -228,6 +228,49 @@ async def test_cancelled_start_leaves_nothing_open(tmp_path: Path, complaints: l
         await made.publish("order.created", {})
 
 
+async def test_start_that_is_cancelled_twice_and_fails(tmp_path: Path, complaints: list[str], running_engine: Engine) -> None:
+    """Whoever does not even wait for the end of the start that they cancelled leaves no error that nobody has seen."""
+    made = Engine(running_engine.path)
+    starting = asyncio.create_task(made.start())
+    for _ in range(2):
+        await asyncio.sleep(0)
+        starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert made._supervisor is not None
+    await asyncio.wait([made._supervisor], timeout=PATIENCE)
+    del made, starting
+    gc.collect()
+
+    assert [] == complaints
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_start_right_after_one_that_failed(tmp_path: Path, cancelled: bool) -> None:
+    """A start before the caller of the one that failed has woken up is not undone by that, and is stopped as any other."""
+    (tmp_path / DATABASE).mkdir()
+    made = engine(tmp_path)
+    failing = asyncio.create_task(made.start())
+    await asyncio.sleep(0)
+    first = made._supervisor
+    assert first is not None
+    async with asyncio.timeout(PATIENCE):
+        while not first.done():  # noqa: ASYNC110  # whoever waits for it is woken too late
+            await asyncio.sleep(0)
+    (tmp_path / DATABASE).rmdir()
+    if cancelled:
+        failing.cancel()
+    await made.start()
+    with pytest.raises(asyncio.CancelledError if cancelled else StartError):
+        await failing
+    await made.publish("order.created", {})
+    await made.stop()
+
+    assert "stopped" in repr(made)
+    async with running(tmp_path) as other:
+        assert 1 == len((await other.events()).data)
+
+
 async def spoil_schema(folder: Path) -> None:
     """A file of a later version."""
     async with running(folder):
