@@ -124,7 +124,8 @@ class Engine(Api):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.stop()
+        if self._owner == _Process.id:  # a fork leaves the block too, at its end for instance
+            await self.stop()
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[None]:
@@ -199,7 +200,7 @@ class Engine(Api):
             await self.wait_stopped()
         finally:
             if self._supervisor is supervisor and supervisor.done():
-                self._supervisor = self._owner = None
+                self._supervisor = None
 
     async def wait_stopped(self) -> None:
         """Return when the engine has stopped; raises what ended it, such as StorageFailed."""
@@ -345,7 +346,8 @@ class Engine(Api):
         # then the store: the writer commits what it was sent, folds the WAL into the file, and gives the lock back.
 
     def _check_process(self) -> None:
-        if self._owner not in (None, _Process.id):
+        # What has ended before the fork is nobody's.
+        if self._owner != _Process.id and self._supervisor is not None and not self._supervisor.done():
             raise RuntimeError("this process is a fork of the one that started the engine: make an engine of its own")
 
     @property

@@ -569,6 +569,52 @@ asyncio.run(main())
     assert (0, "0\n") == (await ended(forked))[:2]
 
 
+@pytest.mark.row("F16")
+async def test_fork_may_leave_the_block(tmp_path: Path) -> None:
+    """A fork that ends inside `async with` ends as it wants to."""
+    forked = await program(
+        tmp_path,
+        """
+async def main():
+    async with engine:
+        if (child := os.fork()) == 0:
+            sys.exit(3)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+        os._exit(0)  # the child has closed its event loop, and with it what the two have in common
+asyncio.run(main())
+""",
+    )
+
+    assert (0, "3\n") == (await ended(forked))[:2]
+
+
+@pytest.mark.row("F16")
+@pytest.mark.parametrize("spoil", ["", "os.mkdir(sys.argv[1])"], ids=["its loop", "a start that failed"])
+async def test_fork_may_start_what_has_ended(tmp_path: Path, spoil: str) -> None:
+    """An engine that has ended with its event loop, or that could not start, belongs to nobody: a fork may start it."""
+    forked = await program(
+        tmp_path,
+        f"""
+async def main():
+    async with engine:
+        await engine.publish("a", 1)
+{spoil}
+try:
+    asyncio.run(engine.start())
+except Exception:
+    os.rmdir(sys.argv[1])
+if (child := os.fork()) == 0:
+    asyncio.run(main())
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status))
+""",
+    )
+
+    assert (0, "0\n") == (await ended(forked))[:2]
+
+
 async def test_loop_of_another_thread_is_told_where_it_runs(tmp_path: Path) -> None:
     """A call from another thread's event loop is refused before anything is done; handed over to the engine's own it works."""
     async with Engine(tmp_path / DATABASE) as made:
