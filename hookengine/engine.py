@@ -367,6 +367,11 @@ class Engine(Api):
 
     def _check_loop(self) -> None:
         if asyncio._get_running_loop() is not self._loop:  # noqa: SLF001  # what is awaited would be done, and nobody hear of it
+            assert self._loop is not None  # noqa: S101  # start() has set it
+            if self._loop.is_closed():
+                raise RuntimeError(
+                    "the event loop that the engine ran in was closed before stop(): its file is taken until this process ends"
+                )
             raise RuntimeError(
                 "the engine runs in another event loop: hand the call over by asyncio.run_coroutine_threadsafe()"
             )

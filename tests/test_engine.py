@@ -615,6 +615,27 @@ print(os.waitstatus_to_exitcode(status))
     assert (0, "0\n") == (await ended(forked))[:2]
 
 
+async def test_loop_that_was_closed_is_told(tmp_path: Path) -> None:
+    """Of an engine whose event loop was closed under it is said just that: there is no loop to hand a stop to."""
+    forgetful = await program(
+        tmp_path,
+        """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(engine.start())
+loop.close()
+for ending in (engine.stop, engine.wait_stopped):
+    try:
+        asyncio.run(ending())
+    except RuntimeError as error:
+        print(error)
+os._exit(0)
+""",
+    )
+
+    told = "the event loop that the engine ran in was closed before stop(): its file is taken until this process ends\n"
+    assert (0, 2 * told) == (await ended(forgetful))[:2]
+
+
 async def test_loop_of_another_thread_is_told_where_it_runs(tmp_path: Path) -> None:
     """A call from another thread's event loop is refused before anything is done; handed over to the engine's own it works."""
     async with Engine(tmp_path / DATABASE) as made:
