@@ -49,6 +49,7 @@ from hookengine.models import (
 )
 from hookengine.scheduler import Refill
 from hookengine.store import Answer, Draft, Key, Receipt, changes
+from hookengine.store.publications import MOST_DELIVERIES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -124,6 +125,20 @@ async def test_waiting_events_are_counted(tmp_path: Path) -> None:
         assert (2, 0) == (waiting, place.store.writer.waiting)
 
 
+async def test_events_of_the_commit_under_way_are_waiting(tmp_path: Path) -> None:
+    """Until it is made they are counted, each once, also those that a commit had no room for."""
+    seen: list[int] = []
+    async with opened(tmp_path) as place:
+        for types in (("one",), *[("all",)] * MOST_DELIVERIES):
+            await place.subscribe(event_types=types)
+        place.listener.look = lambda _: seen.append(place.store.writer.waiting)
+        await place.publish(draft(type="one"))  # of which is told while the next commit is under way
+        await all_of(*[place.store.writer.submit([draft(type="all")]) for _ in range(3)])
+        await place.listener.until("accepted", 4)
+
+        assert [3, 2, 1, 0] == seen
+
+
 async def test_order_of_telling(tmp_path: Path) -> None:
     """Once the rows of a commit are visible to others publishers go on, and then the listener hears of its deliveries."""
     order: list[tuple[str, int]] = []
@@ -148,10 +163,10 @@ async def test_deliveries_are_told_while_sqlite_does_the_next_commit(tmp_path: P
     order: list[tuple[str, int]] = []
     async with opened(tmp_path) as place:
         await place.subscribe()
-        place.listener.look = lambda name: order.append((name, place.store.writer.waiting))
+        place.listener.look = lambda name: order.append((name, place.store.writer._commits.publications.count))
         for _ in range(2):
             await place.publish()
-            order.append(("publisher", place.store.writer.waiting))
+            order.append(("publisher", place.store.writer._commits.publications.count))
         await place.listener.until("accepted", 2)
 
     assert [("publisher", 0), ("accepted", 0), ("publisher", 0), ("accepted", 0)] == order

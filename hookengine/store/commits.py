@@ -62,6 +62,11 @@ class Commits:
     def __bool__(self) -> bool:
         return bool(self.publications or self.results)
 
+    @property
+    def waiting(self) -> int:
+        """Events that wait for a commit, the present one or a later one."""
+        return self.publications.count + sum(len(publication.drafts) for publication in self._in_hand)
+
     def submit(
         self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None
     ) -> asyncio.Future[Any]:
@@ -86,7 +91,7 @@ class Commits:
         if lack is not None:  # they would take the last of the disk
             refuse(publications, lack)
             publications = []
-        self._in_hand = list(publications)
+        self._in_hand = publications  # the list itself: what the commit has no room for is taken out of it
         return results, publications
 
     def refuse(self, error: Exception) -> None:

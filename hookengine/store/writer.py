@@ -164,8 +164,8 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Events that wait for their commit."""
-        return self._commits.publications.count
+        """Events that wait for their commit, also for the one under way."""
+        return self._commits.waiting
 
     def _check(self) -> None:
         if self._failed is not None:
