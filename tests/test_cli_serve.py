@@ -19,11 +19,12 @@ from select import select
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import PATIENCE
 
 from hookengine.cli import daemon, demonstration, main
 from hookengine.cli.api import DEFAULT_DATA
 from hookengine.cli.config import load
-from hookengine.cli.logs import make_logger, never_waiting, relaying
+from hookengine.cli.logs import Outlet, make_logger, never_waiting, relaying
 from hookengine.cli.serve import greeting
 from hookengine.client import Client
 from hookengine.engine import Engine
@@ -499,6 +500,45 @@ def test_writers_of_log_lines_never_wait() -> None:
     assert 0 < dropped < 100
     assert len(lines) == (100 - dropped) * 1_000
     assert lines == [b"%09d" % n for n in range(100 - dropped) for _ in range(1_000)]
+
+
+def test_drops_are_told_though_others_fill_the_room() -> None:
+    """What is told of dropped lines is not dropped itself, and does not take the room of what comes: all are accounted for."""
+    reading, writing = os.pipe()
+    outlet = Outlet(writing)
+    line, written = b"x" * 999 + b"\n", []
+
+    def fill(count: int = 1_000) -> None:
+        for _ in range(count):
+            outlet.write(line)
+        written.append(count)
+
+    def tell(dropped: int) -> None:
+        if len(written) < 5:
+            other = threading.Thread(target=fill)
+            other.start()
+            other.join()
+        outlet.write(b"%0999d\n" % dropped)
+
+    def end() -> None:
+        outlet.finish(PATIENCE)
+        os.close(writing)
+
+    outlet.on_dropped = tell
+    fill(200)
+    while select([], [writing], [], 0)[1]:
+        pass  # until the pipe is full: before, the thread could tell of what is dropped in two parts
+    fill()
+    ending = threading.Thread(target=end)
+    ending.start()
+    with open(reading, "rb") as pipe:  # noqa: PTH123  # a descriptor
+        lines = pipe.read().splitlines(keepends=True)
+    ending.join()
+    told = [int(each) for each in lines if each != line]
+
+    kept = lines.count(line)
+    assert sum(written) == kept + sum(told)
+    assert kept > 3 * 256  # what came before, and twice what there is room for: after each telling others have it
 
 
 def test_stream_in_memory_is_written_at_once() -> None:

@@ -8,7 +8,7 @@ import os
 import select
 from collections import deque
 from contextlib import contextmanager, suppress
-from threading import Condition, Thread
+from threading import Condition, Thread, current_thread
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
 import orjson
@@ -28,7 +28,7 @@ class Outlet(io.RawIOBase):
     Hands what is written to a thread of its own, which writes it to *descriptor*; drops what does not fit.
 
     A pipe that nobody reads, or a disk that hangs, keeps that thread waiting, and nobody else. `on_dropped` hears, in that
-    thread and once writing works again, how many writes were dropped.
+    thread and once writing works again, how many writes were dropped; what it writes itself is not, however full it is.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -50,7 +50,7 @@ class Outlet(io.RawIOBase):
     def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes are what a TextIOWrapper writes
         """Take *data*, at once."""
         with self._changed:
-            if self._size + len(data) <= _MOST_WAITING:
+            if self._size + len(data) <= _MOST_WAITING or current_thread() is self._thread:
                 self._waiting.append(bytes(data))
                 self._size += len(data)
                 self._changed.notify()
@@ -66,6 +66,7 @@ class Outlet(io.RawIOBase):
         self._thread.join(patience)
 
     def _run(self) -> None:
+        ahead = 0  # writes until drops are told again, so that what tells of them does not take the room of all else
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._ending)
@@ -76,9 +77,13 @@ class Outlet(io.RawIOBase):
                 self._write(data)
             with self._changed:
                 self._size -= len(data)
-                dropped, self._dropped = self._dropped, 0
+                ahead -= 1
+                dropped = 0
+                if ahead <= 0:
+                    dropped, self._dropped = self._dropped, 0
             if dropped:
                 self.on_dropped(dropped)
+                ahead = len(self._waiting)
 
     def _write(self, data: bytes) -> None:
         # Not through a file of Python's: its lock would be held at the end of the interpreter, which ends it with a crash.
