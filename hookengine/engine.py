@@ -284,7 +284,15 @@ class Engine(Api):
         maintenance = Maintenance(store, retention=config.store.retention, observe=observe)
         observe.add(maintenance)
         service = Service(
-            store, sender=sender, waiters=waiters, metrics=metrics, ring=ring, clock=clock, config=config, policy=policy
+            store,
+            sender=sender,
+            waiters=waiters,
+            metrics=metrics,
+            ring=ring,
+            clock=clock,
+            config=config,
+            policy=policy,
+            resume_at=scheduler.resume_at,
         )
         server = None
         if door is not None:

@@ -201,7 +201,14 @@ def shown_explained(
 
 
 def shown_stats(
-    s: models.Subscription, health: Health, summary: Summary, *, since: int, pending: int, held: int
+    s: models.Subscription,
+    health: Health,
+    summary: Summary,
+    *,
+    since: int,
+    pending: int,
+    held: int,
+    resumes_at: int | None,
 ) -> views.Stats:
     """What the statistics of a subscription since an hour come to, and how it stands now."""
     return views.Stats(
@@ -217,6 +224,7 @@ def shown_stats(
         consecutive_failures=health.consecutive_failures,
         last_success_at=optional_moment(health.last_success_at),
         last_failure_at=optional_moment(health.last_failure_at),
+        resumes_at=optional_moment(resumes_at),
     )
 
 

@@ -275,6 +275,11 @@ class Scheduler:
         lane = self._lanes.get(subscription)
         return None if lane is None else lane.standing
 
+    def resume_at(self, subscription: int) -> int:
+        """Before this nothing of *subscription* may go, by its breaker or its pace; 0 if it is not served."""
+        lane = self._lanes.get(subscription)
+        return 0 if lane is None or not lane.open else lane.resume_at
+
     def due(self, subscription: int, priority: Priority, now: int) -> int:
         """How many deliveries of *subscription* are due, wait in memory, and go no later than one of *priority*."""
         lane = self._lanes.get(subscription)

@@ -51,6 +51,10 @@ ErrorName = Annotated[str, _one_of(ErrorCode)]
 TriggerName = Annotated[str, _one_of(Trigger)]
 
 Occurred = Annotated[Moment, Meta(description="When it happened, as the producer says; else when it was accepted.")]
+_NEXT_ATTEMPT = Meta(
+    description="The earliest time: it may lie in the past while a rest after failures, the rate limit or a lack of slots "
+    "holds it back. null: it has ended, is held, or waits for others."
+)
 _AS_PROFILE = Meta(description="null: as the profile has it.")
 
 
@@ -287,7 +291,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     type: str
     state: StateOfDelivery
     attempt_count: int
-    next_attempt_at: Annotated[Moment | None, Meta(description="null: it has ended, is held, or waits for others.")]
+    next_attempt_at: Annotated[Moment | None, _NEXT_ATTEMPT]
     created_at: Moment
     finished_at: Moment | None
     failed_label: str | UnsetType = UNSET
@@ -389,7 +393,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     """
     What became of a subscription's deliveries from the whole hour `since` on.
 
-    The counters and times at the end are the subscription's, whatever the range.
+    The counters and times at the end are the subscription's, whatever the range. `resumes_at` is until when nothing of it is
+    sent, because it rests after failures or by its rate limit; None where neither holds anything back now.
     """
 
     subscription: str
@@ -400,3 +405,4 @@ class Stats(Struct, frozen=True, kw_only=True):
     consecutive_failures: int
     last_success_at: Moment | None
     last_failure_at: Moment | None
+    resumes_at: Moment | None

@@ -1384,6 +1384,7 @@ STATS: dict[str, Any] = {
     "consecutive_failures": 0,
     "last_success_at": None,
     "last_failure_at": None,
+    "resumes_at": "2030-03-18T16:00:00.000Z",
 }
 
 
@@ -1400,6 +1401,7 @@ def test_statistics_are_shown_in_lines(server: Server, ask: Callable[..., Ended]
         'status_codes\t{"200": 5, "503": 4}',
         "p50_ms\t40",
         "p99_ms\t",
+        "resumes_at\t2030-03-18T16:00:00.000Z",
     ):
         assert line in lines
     assert STATS == json.loads(ask("subscription", "stats", SUB, "--json").out)

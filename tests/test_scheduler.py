@@ -1131,6 +1131,20 @@ def test_pace_from_before_a_start() -> None:
     assert [[], [1]] == [take(scheduler, now=NOW + later) for later in (69, 70)]
 
 
+def test_it_is_known_when_a_lane_goes_on() -> None:
+    """The later of breaker and pace counts; who is not served waits for no time."""
+    scheduler = serving(1, standing=replace(FAILING, resume_at=NOW + 50))
+    known = [scheduler.resume_at(1), scheduler.resume_at(2)]
+    scheduler.open(1, replace(FAILING, resume_at=NOW + 50), max_concurrency=8, pace=100, next_at=NOW + 70, now=NOW)
+    known.append(scheduler.resume_at(1))
+    push(scheduler, make(1))
+    assert [1] == take(scheduler, now=NOW + 70)
+    known.append(scheduler.resume_at(1))
+    scheduler.close(1)
+
+    assert [NOW + 50, 0, NOW + 70, NOW + 170, 0] == [*known, scheduler.resume_at(1)]
+
+
 def test_paced_lane_fetches_what_is_next() -> None:
     """Rows on disk are fetched in time for their turn, and not before."""
     scheduler = serving()

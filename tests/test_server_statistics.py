@@ -8,15 +8,18 @@ from urllib.parse import urlencode
 import pytest
 import pytest_asyncio
 from api import Api, serving
+from engines import edit
 from patience import PATIENCE
 
 from hookengine.clock import Clock
+from hookengine.health import BREAKER_LONGEST_PAUSE
 from hookengine.receiver import Receiver
 from hookengine.statistics import HOUR, hour_of
-from hookengine.times import format_time
+from hookengine.times import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,6 +30,7 @@ NOTHING: dict[str, Any] = {
     "consecutive_failures": 0,
     "last_success_at": None,
     "last_failure_at": None,
+    "resumes_at": None,
 }
 
 
@@ -70,6 +74,37 @@ async def test_counts(api: Api) -> None:
     assert 0 == shown["consecutive_failures"]
     for name in ("last_success_at", "last_failure_at"):
         assert subscription[name] == shown[name]
+
+
+async def test_rate_limit_is_told(api: Api) -> None:
+    """After a request it is known until when the limit lets no other go; who is disabled waits for no time."""
+    async with Receiver() as receiver:
+        made = await api.subscribe(receiver.url, tenant="limited", rate_limit="1/m")
+        before = await stats(api, made)
+        event = await api.publish(tenant="limited")
+        await api.engine.wait(event["id"], PATIENCE)
+    after = await stats(api, made)
+    await api.made(f"/v1/subscriptions/{made['id']}/disable", None)
+
+    assert [None, None] == [before["resumes_at"], (await stats(api, made))["resumes_at"]]
+    since_the_request = parse_time(after["last_success_at"]) + 60_020 - parse_time(after["resumes_at"])
+    assert 0 <= since_the_request <= PATIENCE * 1000
+
+
+async def test_rest_after_failures_is_told(tmp_path: Path) -> None:
+    """While the breaker is open it is known until when, also after a start."""
+    async with Receiver(500) as receiver:
+        async with serving(tmp_path) as api:
+            made = await api.subscribe(receiver.url, retry_schedule=[])
+            event = await api.publish()
+            await api.engine.wait(event["id"], PATIENCE)
+            before = await stats(api, made)
+        await edit(tmp_path, "UPDATE health SET consecutive_failures = 20")
+        async with serving(tmp_path) as api:
+            after = await stats(api, made)
+
+    assert None is before["resumes_at"]
+    assert BREAKER_LONGEST_PAUSE == parse_time(after["resumes_at"]) - parse_time(after["last_failure_at"])
 
 
 @pytest.mark.parametrize("state", ["pending", "held"])

@@ -21,6 +21,7 @@ from hookengine.store import Key
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from hookengine.access import Principal
     from hookengine.clock import Clock
@@ -113,6 +114,7 @@ class Operations:
         clock: Clock,
         config: Config,
         policy: Policy,
+        resume_at: Callable[[int], int],
     ) -> None:
         self._store = store
         self._sender = sender
@@ -122,6 +124,7 @@ class Operations:
         self._clock = clock
         self._config = config
         self._policy = policy
+        self._resume_at = resume_at  # before which nothing of a subscription (its seq) may go
         self._profiles = config.profiles
         self._refusing = False
         self._keys_in_use: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}  # with how many use each, of saves with a test

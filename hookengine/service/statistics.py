@@ -28,7 +28,7 @@ class StatisticsOperations(Operations):
         """
         What became of the deliveries of one subscription, by default in the last day; whole hours.
 
-        All of it comes from rows that are kept by the hour, and from the index of what waits.
+        What is counted comes from rows that are kept by the hour, and from the index of what waits.
         """
         self._require(by, Scope.EVENTS_READ)
         part = Query(query, {"since", "until"}, paged=False).slice(by.tenant)
@@ -40,6 +40,7 @@ class StatisticsOperations(Operations):
         since = hour_of(begin)
         summary = Summary(await self._store.viewer.statistics(subscription.seq, since=since, until=part.until))
         waiting = await self._store.viewer.pending(subscription.seq, most=_MOST_PENDING)
+        resume_at = self._resume_at(subscription.seq)
         return shown_stats(
             subscription,
             self._store.memory.health_of(subscription.seq),
@@ -47,4 +48,5 @@ class StatisticsOperations(Operations):
             since=since,
             pending=waiting if subscription.state is SubscriptionState.ACTIVE else 0,
             held=waiting if subscription.state is SubscriptionState.DISABLED else 0,
+            resumes_at=resume_at if resume_at > self._clock.now() else None,
         )
