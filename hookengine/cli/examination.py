@@ -246,15 +246,35 @@ def subscription(api: Api, id: str, config: Config, *, now: int) -> Iterator[Che
     yield url(found["url"], config)
     yield profile(found["profile"], config)
     yield state(found)
-    yield from failures(api, found)
+    # From the hour of the last failure on: that one is in it, however long ago it was.
+    query = {"since": found.get("last_failure_at")}
+    stats = api.read(api.get(api.path("subscriptions", id, "stats"), **query), "since", "attempts", "resumes_at")
+    yield from failures(api, found, stats)
     pending = api.read(api.get("/v1/deliveries", subscription=id, state="pending", limit=250), "data", "next_cursor")
-    due = min((each["next_attempt_at"] for each in pending["data"] if each["next_attempt_at"]), default=None)
     count = f"{len(pending['data'])}{' or more' if pending['next_cursor'] else ''} pending"
-    when = f"the next {waiting(due, now)}" if due else "waiting for a batch to be full, or to have waited long enough"
     if pending["data"] and (why := hindrance(api, found, pending["data"][0]["event"])):
         yield Check("next attempt", False, f"{count}, none goes: {why}", "It is about the profile as the daemon has it.")
         return
-    yield Check("next attempt", True, f"{count}, {when}" if pending["data"] else "nothing is pending")
+    known = config.profiles.get(found["profile"])
+    gathers = found.get("ordering") != "fifo" and bool(found.get("batch") or (known is not None and known.batch))
+    when = next_attempt(pending, stats["resumes_at"], gathers=gathers, now=now)
+    yield Check("next attempt", True, f"{count}{when}" if pending["data"] else "nothing is pending")
+
+
+def next_attempt(pending: Mapping[str, Any], resumes_at: str | None, *, gathers: bool, now: int) -> str:
+    """When the first of those goes that are *pending*, as far as a page of the newest tells."""
+    is_whole = pending["next_cursor"] is None
+    due = min((each["next_attempt_at"] for each in pending["data"] if each["next_attempt_at"]), default=None)
+    if due is not None and not is_whole and due > format_time(now):
+        due = None  # an older one may go before
+    if resumes_at is not None and (due is None or due < resumes_at):
+        why = "a rest after failures, or its rate limit, lasts until then"
+        return f", the next {waiting(resumes_at, now)} at the earliest: {why}"
+    if due is not None:
+        return f", the next {waiting(due, now)}"
+    if not is_whole:
+        return ""
+    return f", waiting for {'a batch to be full, or to have waited long enough' if gathers else 'their turn'}"
 
 
 def hindrance(api: Api, found: Mapping[str, Any], event: str) -> str:
@@ -294,7 +314,7 @@ def state(found: Mapping[str, Any]) -> Check:
     return Check("state", False, f"{found['state']}: {reason}", advice)
 
 
-def failures(api: Api, found: Mapping[str, Any]) -> Iterator[Check]:
+def failures(api: Api, found: Mapping[str, Any], stats: Mapping[str, Any]) -> Iterator[Check]:
     """Its unbroken run of failures, and the newest of them in words."""
     count = found["consecutive_failures"]
     success = found.get("last_success_at")
@@ -303,10 +323,38 @@ def failures(api: Api, found: Mapping[str, Any]) -> Iterator[Check]:
         yield Check("failures", True, f"none; it last succeeded at {success}" if success else "nothing was sent yet")
         return
     yield Check("failures", False, f"{count} running, {since}")
-    listed = api.read(api.get("/v1/deliveries", subscription=found["id"], limit=50), "data")
+    yield from newest_failures(api, found["id"]) or counted_failures(stats)
+
+
+def newest_failures(api: Api, id: str) -> list[Check]:
+    """How the last attempts failed at its newest deliveries."""
+    listed = api.read(api.get("/v1/deliveries", subscription=id, limit=50), "data")
     failing = [each for each in listed["data"] if each["attempt_count"] and each["state"] != "delivered"]
+    checks = []
     for each in failing[:_SHOWN]:
         attempts = api.read(api.get(api.path("deliveries", each["id"])), "attempts")["attempts"]
         if bad := [attempt for attempt in attempts if attempt["outcome"] in {"refused", "unreachable"}]:
             words = f"{each['type']} at {bad[-1]['at']}: {describe_attempt(bad[-1])}"
-            yield Check("failure", False, words, remedy(bad[-1]))
+            checks.append(Check("failure", False, words, remedy(bad[-1])))
+    return checks
+
+
+def counted_failures(stats: Mapping[str, Any]) -> list[Check]:
+    """How most attempts failed: what is known where the newest deliveries wait behind those that fail."""
+    codes, statuses = dict(stats["attempts"]["error_codes"]), {}
+    if "http_status" in codes:  # a redirect has a code of its own
+        statuses = {status: number for status, number in stats["attempts"]["status_codes"].items() if status[0] not in "23"}
+    if statuses:
+        del codes["http_status"]
+    most = sorted((codes | statuses).items(), key=lambda way: -way[1])[:_SHOWN]
+    return [
+        Check(
+            "failure",
+            False,
+            f"{way} in {number} of {stats['attempts']['total']} attempts since {stats['since']}",
+            remedy(
+                {"status_code": int(way), "error": {"code": "http_status"}} if way in statuses else {"error": {"code": way}}
+            ),
+        )
+        for way, number in most
+    ]
