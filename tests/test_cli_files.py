@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from patience import PATIENCE
-from storage import DAY, DELIVERED, SetClock, draft, opened, result, write
+from storage import DAY, DELIVERED, SetClock, draft, opened, result, rows, write
+from storage import files as stored
 from verbs import Ended, Terminal, alone
 
 from hookengine import engine as engines
@@ -51,6 +52,20 @@ async def data(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+async def crashed(tmp_path: Path) -> Path:
+    """A data directory with one event, which is in the WAL only, as a daemon has left it that was killed."""
+    (tmp_path / "running").mkdir()
+    folder = tmp_path / DATA
+    folder.mkdir(mode=0o700)
+    async with opened(tmp_path / "running") as place:
+        await place.publish()
+        for name, content in stored(tmp_path / "running").items():
+            (folder / name).write_bytes(content)
+    (folder / "hooks.db.lock").write_bytes(b"")
+    return folder
+
+
 def test_database_has_the_engines_name() -> None:
     """What the verbs look for is what the engine makes."""
     assert engines.DATABASE == files.DATABASE
@@ -72,6 +87,39 @@ def test_database_that_cannot_be_read_is_status_4(cli: Callable[..., Ended]) -> 
     (DATA / "hooks.db").symlink_to("hooks.db")
 
     assert Ended(4, "", "Error: hookengine-data/hooks.db cannot be read by this user\n") == cli("db", "info")
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "of_empty"),
+    [
+        (["db", "info"], 5, 1),
+        (["db", "check"], 5, 1),
+        (["db", "prune", "--older-than", "1d", "--yes"], 5, 78),
+        (["backup", "out.db"], 5, 1),
+        (["doctor"], 1, 1),
+        (["serve", "--listen", "127.0.0.1:0"], 78, 78),
+        (["init"], 78, 6),
+    ],
+)
+def test_what_a_database_left_is_kept(
+    cli: Callable[..., Ended], crashed: Path, verb: list[str], status: int, of_empty: int
+) -> None:
+    """Where its WAL is there and the database is not, or is empty, no verb loses anything; put back, all is there again."""
+    database = crashed / "hooks.db"
+    database.rename("away.db")
+    before = stored(crashed)
+    ended = [cli(*verb)]
+    assert before == stored(crashed)
+    database.touch()
+    ended.append(cli(*verb))
+
+    assert [status, of_empty] == [each.status for each in ended]
+    words = [f"{DATA}/hooks.db {what}, but there is " for what in ("is not there", "is empty")]
+    assert [True, verb != ["init"]] == [each in ended.out + ended.err for each, ended in zip(words, ended, strict=True)]
+    assert "docs/backup.md" not in ended[1].out
+    assert before | {"hooks.db": b""} == stored(crashed)
+    Path("away.db").replace(database)
+    assert [(1,)] == rows(database, "SELECT count(*) FROM events")
 
 
 # backup

@@ -541,12 +541,18 @@ async def test_start_that_ended_after_making_the_key_begins_again(tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", ".reserve"])
-async def test_what_a_database_left_is_no_new_one(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("what", ["is not there", "is empty"])
+async def test_what_a_database_left_is_no_new_one(tmp_path: Path, what: str, suffix: str) -> None:
     """Where a file that only a database has beside it is there, though empty, and the database is not, none is made."""
     left = tmp_path / f"hooks.db{suffix}"
     left.touch()
-    with pytest.raises(StartError, match=f"is not there, but there is {left}: put the database back, or take that away"):
+    if what == "is empty":
+        (tmp_path / "hooks.db").touch()
+    before = files(tmp_path)
+    with pytest.raises(StartError, match=f"{what}, but there is {left}: put the database back, or take that away"):
         await store_at(tmp_path / "hooks.db").open(Recorder())
+    (tmp_path / "hooks.db.lock").unlink()
+    assert before == files(tmp_path)
     left.unlink()
     async with opened(tmp_path) as place:
         assert place.store.is_new

@@ -210,6 +210,20 @@ async def test_other_schema_is_refused(tmp_path: Path, script: str, error: type[
         summary(place.path)
 
 
+@pytest.mark.parametrize("script", ["", "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL"])
+def test_first_start_that_was_cut_is_told(tmp_path: Path, script: str) -> None:
+    """What it has left, with or without a first page, is ours, and what lies beside it stays."""
+    path = tmp_path / "hooks.db"
+    write(path, script)
+    if not script:
+        path.with_name("hooks.db-journal").write_bytes(bytes(512))
+    before = files(tmp_path)
+
+    with pytest.raises(StorageUnavailable, match="holds nothing yet: its first start was cut, and the next one ends it"):
+        summary(path)
+    assert before == files(tmp_path)
+
+
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """Any other file is told from a database."""
     path = tmp_path / "hooks.db"

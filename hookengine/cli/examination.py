@@ -29,6 +29,7 @@ from hookengine.config import Config
 from hookengine.errors import ConfigInvalid, DatabaseTooNew, HookEngineError, KeyUnusable, StorageUnavailable
 from hookengine.netguard import UrlRefused, vet_url
 from hookengine.store import inspection, space
+from hookengine.store.whereabouts import Files
 from hookengine.times import format_time
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def examine(asked: Asked) -> Iterator[Check]:
     now, newest = Clock().now(), None
     if asked.url is None:
         yield from directory(asked.data)
-        if there(asked.data / DATABASE):
+        if there(asked.data / DATABASE) or Files(asked.data / DATABASE).left_behind() is not None:
             check, newest = database(asked.data / DATABASE, os.environ.get("HOOKENGINE_ENCRYPTION_KEY"))
             yield check
         yield disk(asked.data, shutil.disk_usage)

@@ -23,6 +23,10 @@ def database(data: Path) -> Path:
         path.stat()
         readable = os.access(path, os.R_OK)
     except FileNotFoundError:
+        from hookengine.store.whereabouts import Files  # noqa: PLC0415  # it loads the store
+
+        if (left := Files(path).left_behind()) is not None:
+            raise CliError(printable(f"{path} {left}"), Exit.NOT_FOUND) from None
         raise CliError(
             f"{printable(str(data))} holds no database: `hookengine init` or `hookengine serve` makes one", Exit.NOT_FOUND
         ) from None

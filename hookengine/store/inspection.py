@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _TICK = 10_000  # steps of SQLite's machine: a millisecond or so
 
+_NOTHING_YET = "holds nothing yet: its first start was cut, and the next one ends it"
+
 # What it is called where SQLite may not make the files beside the database.
 _NO_FILES = ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY")
 
@@ -56,6 +58,10 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file, for reading only; raises StorageCorrupt if it is none of ours, DatabaseTooNew, and StorageUnavailable."""
     files = Files(path)
     real = files.db
+    if (left := files.left_behind()) is not None:
+        raise StorageUnavailable(f"{path} {left}")
+    if files.size() == 0:  # SQLite would delete a journal that is beside it
+        raise StorageUnavailable(f"{path} {_NOTHING_YET}")
     is_writable = os.access(real.parent, os.W_OK)
     mode = _mode(files, is_writable=is_writable and os.access(real, os.W_OK))
     try:
@@ -66,6 +72,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > known:
                 raise DatabaseTooNew(str(path), version, known)
+            if version == 0 and db.execute(sql.is_ours).fetchone()[0]:
+                raise StorageUnavailable(f"{path} {_NOTHING_YET}")
             if version == 0:
                 raise StorageCorrupt(f"{path} is no database of hookengine")
             yield db

@@ -121,13 +121,9 @@ class Store:
 
     async def _open(self, listener: Listener) -> None:
         files = Files(self.path)
+        if (left := files.left_behind()) is not None:
+            raise StartError(f"{self.path} {left}")
         fresh = make_file(files.db)
-        # SQLite deletes a WAL that has no database. Where a stop has folded it into a file that somebody had taken away, the
-        # others still tell that there was one.
-        beside = (files.wal, files.shm, files.reserve)
-        if fresh and (left := [str(path) for path in beside if path.exists()]):
-            there = f"there is {' and '.join(left)}"
-            raise StartError(f"{self.path} is not there, but {there}: put the database back, or take that away")
         write_anew(files.wal)
         db = await open_writer(files.db, synchronous=self._synchronous)
         self._connections.append(db)

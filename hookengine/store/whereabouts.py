@@ -35,6 +35,28 @@ class Files:
         self.db = Path(os.path.realpath(path))  # a relative one that begins with `file:` would be a URI to SQLite
         self.wal, self.shm, self.lock, self.reserve = (self.db.with_name(self.db.name + suffix) for suffix in BESIDE)
 
+    def size(self) -> int | None:
+        """How many bytes the database itself has; None where it is not there."""
+        try:
+            return self.db.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def left_behind(self) -> str | None:
+        """
+        What a database has left here that is taken away, or has nothing in it; None while it is there, or nothing else is.
+
+        SQLite deletes a WAL that has no database, with what was accepted last. Where a stop has folded it into a file that
+        somebody had taken away, the others still tell that there was one.
+        """
+        left = [str(path) for path in (self.wal, self.shm, self.reserve) if os.access(path, os.F_OK)]
+        # Looked at after them: a first start has something in it before it makes one of these.
+        size = self.size()
+        if size or not left:
+            return None
+        what = "is not there" if size is None else "is empty"
+        return f"{what}, but there is {' and '.join(left)}: put the database back, or take that away"
+
 
 class Whereabouts:
     """
