@@ -71,7 +71,7 @@ class Lane:
         return self.in_flight >= self.slots
 
     def next_queue(self, now: int, overtaking: int) -> deque[Entry] | None:
-        """The queue whose head goes now: the first that is due, or one behind it that was overtaken *overtaking* times."""
+        """The queue whose head goes now: of those due the first, or behind it the first that was overtaken so often."""
         high, normal, low = self.queues
         if normal and not high and not low and self.marks == NOTHING_ON_DISK:  # as it mostly is
             if normal[0][0] > now:
@@ -81,7 +81,7 @@ class Lane:
         chosen: int | None = None
         for priority, queue in enumerate(self.queues):
             in_memory = queue and queue[0][0] <= now
-            if in_memory and (chosen is None or self.overtaken[priority] >= overtaking):
+            if in_memory and (chosen is None or self.overtaken[priority] >= overtaking > self.overtaken[chosen]):
                 chosen = priority
             elif chosen is not None and (in_memory or ((mark := self.marks[priority]) is not None and mark[0] <= now)):
                 self.overtaken[priority] += 1

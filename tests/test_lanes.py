@@ -55,6 +55,13 @@ def test_who_is_overtaken_often_enough_goes() -> None:
     assert [1, 2, 6, 3, 4, 7, 5, None] == [goes(lane, 2) for _ in range(8)]
 
 
+def test_of_two_that_were_overtaken_the_higher_goes_first() -> None:
+    """Where normal and low ones have been overtaken as often, a normal one goes, and the next is a low one."""
+    lane = lane_of(*[(NOW, HIGH)] * 4, *[(NOW, NORMAL)] * 2, *[(NOW, LOW)] * 2)
+
+    assert [1, 2, 5, 7, 3, 6, 8, 4] == [goes(lane, 2) for _ in range(8)]
+
+
 def test_what_is_on_disk_is_overtaken_too() -> None:
     """Rows from a mark on count as waiting from their time on, so that their turn comes when they are read."""
     lane = lane_of(*[(NOW, HIGH)] * 4)

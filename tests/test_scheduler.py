@@ -133,7 +133,7 @@ def test_each_lower_priority_is_overtaken_as_often() -> None:
         order.append(seq)
         scheduler.release(seq)
 
-    assert [0, 1, 20, 10, 2, 21, 11, 3, 22] == order
+    assert [0, 1, 10, 20, 2, 11, 21, 3, 12] == order
 
 
 def test_nothing_is_overtaken_before_its_time() -> None:
