@@ -46,7 +46,7 @@ MISTAKES = {
     "unknown_plan": "a plan that the configuration does not have",
     "unknown_profile": "a profile that there is not",
     "unknown_subscription": "the id of no subscription of the tenant",
-    "unknown_variable": "a variable of the environment, or a variable in a template, that there is not",
+    "unknown_variable": "a variable of the environment that is nearly one that there is, or one of a template that is none",
     "unusable_secret": "a profile that cannot sign with the secret that the subscription or its tenant has",
     "unused_member": "a member that the profile, or the grant of OAuth 2.0, does not send",
 }

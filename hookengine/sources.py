@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PREFIX = "HOOKENGINE_"
+_ENCRYPTION_KEY = f"{_PREFIX}ENCRYPTION_KEY"  # no option; where it is misspelled a start would make a key of its own
 _SURE = 0.8  # the likeness from which a variable is taken for a misspelled option
 _LONGEST_VARIABLE = 100  # characters; no option is near it
 
@@ -93,7 +94,7 @@ class Sources:
                 self._lay(option.section, option.key, _from_text(option.type, text), variable)
             # What is not close to an option may be somebody else's: for a service named `hookengine-server`, Kubernetes sets
             # HOOKENGINE_SERVER_PORT in every pod.
-            elif meant := _meant(variable, self._options):
+            elif variable != _ENCRYPTION_KEY and (meant := _meant(variable, [*self._options, _ENCRYPTION_KEY])):
                 detail = f"unknown variable - did you mean {meant}?"
                 self.mistakes.append((variable, Mistake(code="unknown_variable", detail=detail)))
 

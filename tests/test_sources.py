@@ -107,10 +107,12 @@ def test_variables_are_read_by_type(key: str, text: str, expected: Any) -> None:
         ("HOOKENGINE_SEVER_LISTEN", "HOOKENGINE_SERVER_LISTEN"),
         ("HOOKENGINE_LOG_LEVL", "HOOKENGINE_LOG_LEVEL"),
         ("HOOKENGINE_SERVER__LISTEN", "HOOKENGINE_SERVER_LISTEN"),
+        ("HOOKENGINE_ENCRYPTION_KEYS", "HOOKENGINE_ENCRYPTION_KEY"),
+        ("HOOKENGINE_ENCRYPTON_KEY", "HOOKENGINE_ENCRYPTION_KEY"),
     ],
 )
 def test_misspelled_variables(variable: str, meant: str) -> None:
-    """A variable that is nearly an option is a mistake."""
+    """A variable that is nearly an option, or nearly the key's, is a mistake."""
     assert [(variable, f"unknown variable - did you mean {meant}?")] == [
         (place, mistake.detail) for place, mistake in read(environ={variable: "x"}).mistakes
     ]
