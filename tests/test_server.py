@@ -50,6 +50,19 @@ def _no_fault(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [] == [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (route.method, re.sub(r"\{[a-z]+\}", "x", route.path))
+        for route in routes.ROUTES
+        if route.method != "GET" and not route.keyed
+    ],
+)
+async def test_key_where_none_is_kept(api: Api, method: str, path: str) -> None:
+    """Whatever changes something and keeps no Idempotency-Key refuses one: it would promise what is not kept."""
+    assert_problem(await api(method, path, headers={"Idempotency-Key": "x"}), 400, "idempotency_key_not_supported")
+
+
 def assert_problem(answer: Answer, status: int, code: str) -> None:
     """*answer* is a problem of that status and code, in the one form that they all have, and is safe to show."""
     assert (status, problems.MEDIA_TYPE) == (answer.status, answer.headers["Content-Type"])

@@ -148,12 +148,6 @@ async def read_text(request: web.Request, *media_types: str, batch: bool = False
 
 async def read_action(request: web.Request) -> bytes:
     """The body of an action, which may be left out."""
-    wire.refuse_key(request)
-    return await read_repeatable(request)
-
-
-async def read_repeatable(request: web.Request) -> bytes:
-    """The body of an action that takes an Idempotency-Key; it may be left out."""
     return await _read(request, JSON, limit=request.app[LIMITS][0], required=False)
 
 

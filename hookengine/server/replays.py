@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from hookengine.server import wire
-from hookengine.server.asked import asker_of, id_of, query_of, read_repeatable, service_of, tenant_of
+from hookengine.server.asked import asker_of, id_of, query_of, read_action, service_of, tenant_of
 from hookengine.server.events import accepted_event
 from hookengine.server.wire import JSON, answer, repeated
 from hookengine.store import Answer
@@ -19,7 +19,7 @@ async def explain(request: web.Request) -> web.Response:
 async def replay_event(request: web.Request) -> web.Response:
     """POST /v1/events/{id}/replay."""
     tenant = tenant_of(request)
-    body = await read_repeatable(request)
+    body = await read_action(request)
     made = await service_of(request).replay_event(
         asker_of(request),
         id_of(request),
@@ -35,7 +35,7 @@ async def replay_event(request: web.Request) -> web.Response:
 
 async def replay(request: web.Request) -> web.Response:
     """POST /v1/subscriptions/{id}/replay."""
-    body = await read_repeatable(request)
+    body = await read_action(request)
     given = wire.read_object(body, optional=True)
     made = await service_of(request).replay(
         asker_of(request), id_of(request), given, key=wire.read_key(request, body), render=wire.dump

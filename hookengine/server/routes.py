@@ -52,6 +52,7 @@ from hookengine.server import (
     subscriptions,
     tenants,
     tokens,
+    wire,
 )
 from hookengine.server.asked import PRINCIPAL, count_failure, identify
 from hookengine.server.route import PAGED, Body, Route
@@ -213,4 +214,6 @@ async def authenticate(
             by.require(route.scope)  # before a body is read; the service asks again, for Python too
             if request.query_string and route.refuses_parameters:
                 Query(request.query, set(), paged=False).raise_if_any()
+            if request.method != "GET" and not route.keyed:
+                wire.refuse_key(request)
     return await handler(request)
