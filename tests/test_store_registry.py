@@ -190,6 +190,19 @@ async def test_secrets_that_cannot_be_read_can_be_deleted(tmp_path: Path) -> Non
 # Plans.
 
 
+@pytest.mark.parametrize(("limit", "words"), [(0, "0 subscriptions"), (1, "1 subscription")])
+async def test_limit_is_told_in_words(place: Opened, limit: int, words: str) -> None:
+    """One subscription is not many."""
+    await change(place, registry.set_tenant("acme", "gold"))
+    add = changes.add_subscription(subscription(place.clock), limits={"gold": limit})
+    for _ in range(limit):
+        await change(place, add)
+    with pytest.raises(SubscriptionLimitReached) as caught:
+        await change(place, add)
+
+    assert f"the plan 'gold' lets the tenant acme have {words}" == caught.value.detail
+
+
 async def test_limit_holds_for_many_at_once(place: Opened) -> None:
     """Of many subscriptions that are made together, only as many pass as the plan allows."""
     await change(place, registry.set_tenant("acme", "gold"))

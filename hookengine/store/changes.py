@@ -318,7 +318,8 @@ def check_limit(memory: Memory, tenant: str, limits: Mapping[str, int | None]) -
     plan = None if known is None else known.plan
     limit = None if plan is None else limits.get(plan)
     if limit is not None and memory.index.count(tenant) >= limit:
-        raise SubscriptionLimitReached(f"the plan '{plan}' lets the tenant {tenant} have {limit} subscriptions")
+        count = f"{limit} subscription{'' if limit == 1 else 's'}"
+        raise SubscriptionLimitReached(f"the plan '{plan}' lets the tenant {tenant} have {count}")
 
 
 def _announce_state(tx: Transaction, commit: Commit, subscription: Subscription, health: Health) -> None:
