@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from base64 import b64decode
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from contextlib import suppress
-from html import escape
+from html.entities import html5
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,8 @@ _SHORTEST = 8  # characters of a credential that is looked for
 _ESCAPING = ("", "&<>", "&<>'\"+`")
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|.)")
+# How HTML may write any character: by its number, which has zeros before it as it likes, or by its name.
+_REFERENCE = re.compile(r"&(?:#0*+([0-9]{1,7})|#[xX]0*+([0-9a-fA-F]{1,6})|([A-Za-z][A-Za-z0-9]{1,31}));")
 # What is looked for of one request: some twenty credentials, or the longest token. Headers are 8 KiB of any words, of which
 # all spellings would be megabytes, and a second's search in each answer.
 _MOST_SPELLINGS = 256
@@ -129,11 +132,6 @@ def _spelled(text: str) -> set[str]:
         text.lower(),
         escaped,
         escaped.replace("/", "\\/"),
-        escape(text),
-        escape(text, quote=False),
-    }
-    found |= {
-        each.replace("&#x27;", "&#39;").replace("&quot;", mark) for each in (escape(text),) for mark in ("&quot;", "&#34;")
     }
     in_urls = {quote(text), quote(text, safe=""), quote_plus(text), quote(text, safe="!'()*")}  # the last is JavaScript's
     found |= in_urls | {_PERCENT.sub(lambda each: each[0].lower(), each) for each in in_urls}
@@ -163,12 +161,51 @@ def _any_of(texts: list[str]) -> str:
 
 def hidden(text: str, spellings: Spellings) -> str:
     """*text* with `***` in place of each of *spellings*, also where only a long beginning of it is there."""
+    found = [*_found(text, spellings)]
+    if "&" in text:  # each may be longer as HTML reads it, or as it is, where a credential has a reference in it
+        found = sorted([*found, *_found_in_html(text, spellings)])
     parts, at = [], 0
+    for start, end in found:
+        if start >= at:
+            parts += [text[at:start], HIDDEN]
+        at = max(at, end)
+    return "".join(parts) + text[at:] if parts else text
+
+
+def _found(text: str, spellings: Spellings) -> Iterator[tuple[int, int]]:
+    """From where to where something is in *text* that is looked for."""
+    at = 0
     while found := spellings.beginning.search(text, at):
         place, end = found.span()
-        parts += [text[at:place], HIDDEN]
         at = place + _longest(text, place, spellings.texts) if end - place == _BEGINNING else end
-    return "".join(parts) + text[at:] if parts else text
+        yield place, at
+
+
+def _found_in_html(text: str, spellings: Spellings) -> Iterator[tuple[int, int]]:
+    """The same, of what *text* reads as in HTML."""
+    parts, at, size = [], 0, 0
+    places, longer = list[int](), [0]  # of the references in what is read, and by how much they are longer than that
+    for reference in _REFERENCE.finditer(text):
+        char = _referred(reference)
+        if len(char) == 1:
+            start, end = reference.span()
+            parts += [text[at:start], char]
+            size += start - at + 1
+            places.append(size - 1)
+            longer.append(longer[-1] + end - start - 1)
+            at = end
+    if places:
+        for start, end in _found("".join(parts) + text[at:], spellings):
+            yield start + longer[bisect_left(places, start)], end + longer[bisect_left(places, end)]
+
+
+def _referred(reference: re.Match[str]) -> str:
+    """What a *reference* stands for; nothing, where that is no character."""
+    decimal, hexadecimal, name = reference.groups()
+    if name is not None:
+        return html5.get(f"{name};", "")
+    number = int(hexadecimal, 16) if decimal is None else int(decimal)
+    return chr(number) if number <= sys.maxunicode else ""
 
 
 def _longest(text: str, at: int, spellings: list[str]) -> int:

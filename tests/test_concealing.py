@@ -172,6 +172,38 @@ def test_other_languages_spellings_are_concealed(secret: str, said: str) -> None
     assert b"***" == found.response.body
 
 
+@pytest.mark.parametrize(
+    ("secret", "said", "kept"),
+    [
+        pytest.param("a+b/cdefgh=", "a&#43;b/cdefgh=", "***", id="decimal, as Go"),
+        pytest.param("a+b/cdefgh=", "<a&#x2B;b&#x2F;cdefgh&#x3d;>", "<***>", id="hexadecimal"),
+        pytest.param("a+b/cdefgh=", "a&#X002b;b&#00000000000047;cdefgh&#061;", "***", id="zeros before"),
+        pytest.param("a+b/cdefgh=", "&#97;&plus;b&sol;cdefgh&equals;", "***", id="names, and a letter"),
+        pytest.param("a+b/cdefgh=", "".join(f"&#{ord(each)};" for each in "a+b/cdefgh="), "***", id="all"),
+        pytest.param("a+b/cdefgh=", "&lt;a&#43;b/cdefgh=&gt;a&#43;b/cdefgh=", "&lt;***&gt;***", id="twice, among others"),
+        pytest.param("abcdefghijklm+opqrstu", "abcdefghijklm&#43;opqrstu &#43;", "*** &#43;", id="behind a beginning"),
+        pytest.param("abcdefghijklm+opqrstu", "abcdefghijklm&#43;opq", "***", id="cut"),
+        pytest.param("abcdefghijkl&lt;opqrstu", "abcdefghijkl&lt;opqrstu", "***", id="a reference of its own"),
+        pytest.param("abcdefghijkl&lt;opqrstu", "abcdefghijkl&amp;lt;opqrstu", "***", id="and that as HTML"),
+        pytest.param("schl\u00fcssel-1", "schl&uuml;ssel-1", "***", id="not ASCII"),
+        pytest.param('a"b+cdefgh', "a\\&quot;b&#43;cdefgh", "***", id="JSON in HTML"),
+        pytest.param(
+            "a+b/cdefgh=",
+            "&#1114112;&#9999999;&none;&fjlig;&#xD800;&#;&",
+            "&#1114112;&#9999999;&none;&fjlig;&#xD800;&#;&",
+            id="none",
+        ),
+    ],
+)
+def test_every_reference_of_html_is_read(secret: str, said: str, kept: str) -> None:
+    """However a page writes the characters of a credential, by number or by name, it is not kept."""
+    answer = Accepted(response=Response(status=200, headers=(), body=said.encode(), truncated=False))
+    found = Concealer().conceal(answer, sent(("authorization", f"Bearer {secret}")))
+
+    assert isinstance(found, Accepted)
+    assert kept.encode() == found.response.body
+
+
 @pytest.mark.parametrize("length", [7_400, 7_600, 12_000])
 def test_longest_token_is_concealed(length: int) -> None:
     """Of a token of which there is no room for all spellings, at least the one that was sent is found."""
@@ -196,7 +228,9 @@ def test_each_of_many_credentials_is_concealed() -> None:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("repeated", ["<", "%3C", "&lt;", "<<<<>>>>", "<<<<<<<<<<<<~"])
+@pytest.mark.parametrize(
+    "repeated", ["<", "%3C", "&lt;", "&#60;", "&#0", "&", "<&#60;", "<<<<>>>>", "<<<<<<<<<<<<~", "<<<<<<<<<<<&lt;~"]
+)
 def test_many_words_keep_nobody_waiting(repeated: str, record_property: Callable[[str, object], None]) -> None:
     """The longest answer, made of what many words begin with, is looked through in milliseconds."""
     body = (repeated.encode() * 16_384)[:16_384]
