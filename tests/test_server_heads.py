@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookengine.server.heads import Head, alone, head_of
+from hookengine.server.heads import Head, alone, begins_behind, head_of
 
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX: y\r\n\r\n"
 
@@ -27,6 +27,30 @@ HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX: y\r\n\r\
 def test_what_came_alone(data: bytes, size: int, expected: bytes | None) -> None:
     """The head is found where the bytes are one request, and no more."""
     assert expected == alone(data, size)
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "expected"),
+    [
+        pytest.param(HEAD + b"12345", 5, False, id="one request"),
+        pytest.param(HEAD + b"12345" + HEAD + b"1234", 4, False, id="two, the last one cut in its body"),
+        pytest.param(HEAD + b"12345P", 5, True, id="a byte more"),
+        pytest.param(HEAD + b"1\r\n\r\nPOST", 5, True, id="an empty line in the body"),
+        pytest.param(HEAD + b"GET /", 0, True, id="behind a head"),
+        pytest.param(HEAD + b"\r\n", 0, False, id="an empty line is none"),
+        pytest.param(HEAD.replace(b"\r", b""), 0, False, id="lone line feeds"),
+        pytest.param(b"\n", 0, False, id="the last of a head"),
+        pytest.param(b"\r\n12345", 5, False, id="the last of a head, and a body"),
+        pytest.param(b"2345", 4, False, id="the last of a body"),
+        pytest.param(b"2345GET", 4, True, id="the last of a body, and more"),
+        pytest.param(HEAD + b"5\r\n12345\r\n0\r\n\r\n", 5, False, id="chunks"),
+        pytest.param(HEAD + b"5\r\n12345\r\n0\r\n\r\nGET", 5, True, id="chunks and more"),
+        pytest.param(b"", 5, False, id="nothing"),
+    ],
+)
+def test_what_begins_behind_a_request(data: bytes, size: int, *, expected: bool) -> None:
+    """A request that ends where the bytes end has nothing behind it."""
+    assert expected == begins_behind(data, size)
 
 
 @pytest.mark.parametrize("name", [b"Content-Length: ", b"content-length:", b"CONTENT-LENGTH:\t "])

@@ -362,6 +362,65 @@ def test_head_that_drips(tmp_path: Path, before: bytes) -> None:
     on_both_loops(scenario)
 
 
+LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+SIZED = request("POST", "/livez", b"{}", Connection="keep-alive")
+PUBLISHED = request("POST", "/v1/events", b'{"type": "a", "data": 1}', Connection="keep-alive")
+
+
+@pytest.mark.row("I64")
+@pytest.mark.parametrize(
+    "before",
+    [b"", LIVE, SIZED, CHUNKED, LIVE + SIZED, PUBLISHED],
+    ids=["first", "no body", "sized", "chunked", "two", "published"],
+)
+def test_head_that_comes_with_something_else(tmp_path: Path, before: bytes) -> None:
+    """Nor does one last that begins with the connection, or behind a whole request; a connection without one stays."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as api, asyncio.timeout(PATIENCE / 2):
+            patience_of(api).head = 0.2
+            whole = before.replace(b"{token}", api.token.encode())
+            async with at_once(api, whole or LIVE) as (idle, writer):
+                await idle.readuntil(b"}")
+                async with at_once(api, whole + b"GET /livez HTTP/1.1\r\nHo") as (reader, _):
+                    assert before.count(b"HTTP/1.1") == (await reader.read()).count(b"HTTP/1.1")
+                writer.write(request("GET", "/livez"))
+                assert (await idle.read()).endswith(b'{"status":"ok"}')
+
+    on_both_loops(scenario)
+
+
+def test_head_that_waits_behind_a_request(tmp_path: Path) -> None:
+    """While the request before it is under way, a head that has begun ends nothing."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as api, asyncio.timeout(PATIENCE / 2):
+            patience_of(api).head = 0.2
+            stream = request("GET", "/v1/stream", Connection="keep-alive").replace(b"{token}", api.token.encode())
+            async with at_once(api, stream + b"GET /livez HTTP/1.1\r\nHo") as (reader, _):
+                assert b"200 OK" in await reader.readuntil(b": ")
+                for _ in range(3):
+                    async with at_once(api, b"GET /liv") as (other, _):
+                        await other.read()
+                await api.subscribe()
+                await reader.readuntil(b"created")
+
+    on_both_loops(scenario)
+
+
+@asynccontextmanager
+async def at_once(api: Api, sent: bytes) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which *sent* is there before the server takes it."""
+    client = socket.create_connection(("127.0.0.1", int((api.engine.url or "").rpartition(":")[2])))
+    client.sendall(sent)
+    reader, writer = await asyncio.open_connection(sock=client)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
 @pytest.mark.row("I64")
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch", "/v1/subscriptions", "/v1/subscriptions/x/enable"])
 def test_body_that_drips(tmp_path: Path, path: str) -> None:

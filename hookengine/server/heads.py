@@ -43,6 +43,20 @@ def alone(data: bytes, size: int) -> bytes | None:
     return data[:end] if len(data) == end + size and data.count(b"\n", 0, end) == data.count(b"\r\n", 0, end) else None
 
 
+def begins_behind(data: bytes, size: int) -> bool:
+    """
+    Whether *data* goes on behind the request that it ends, with *size* bytes of its body, as far as can be told.
+
+    Without a body, or with one in chunks, it ends with an empty line, of which less may be here than elsewhere.
+    """
+    return not (_is_end(data, len(data)) or _is_end(data, len(data) - size))
+
+
+def _is_end(data: bytes, end: int) -> bool:
+    last = data[max(0, end - len(_END)) : end].replace(b"\r", b"")
+    return last.endswith(b"\n\n") or b"\n\n".endswith(last)
+
+
 def head_of(head: bytes, authorization: str | None) -> Head | None:
     """What is remembered of *head*; None where it tells no length."""
     found = _LENGTH.search(head)

@@ -13,7 +13,7 @@ from aiohttp.http import RawRequestMessage
 from hookengine.errors import StartError
 from hookengine.server import asked, routes
 from hookengine.server.express import Express
-from hookengine.server.heads import Head, alone, head_of
+from hookengine.server.heads import Head, alone, begins_behind, head_of
 from hookengine.server.limits import InHand, Limit
 from hookengine.server.problems import SAFE, problem_of, problem_of_status, tell_errors
 
@@ -54,7 +54,8 @@ class _Connection(web.RequestHandler):
         self._coming: deque[Any] = deque()  # requests that are kept from aiohttp's handler until it waits
         self._accepting: asyncio.Future[list[Receipt]] | None = None  # what the client waits for, of `express`
         self._is_between = True  # whether the parser is known to have nothing of the next request
-        self._unfinished = 0  # bytes of a head that has not ended
+        self._unfinished = 0  # bytes of a head that has not ended, or 1 where it began behind something else
+        self._begun = 0.0  # when that began; loop time
         self._body: Any = None  # of the last request that was parsed
         self._was_paused = False  # whether the parser was, since it was last resumed
         self._last: tuple[RawRequestMessage, bytes] | None = None  # the last one that came alone, with its head
@@ -80,10 +81,11 @@ class _Connection(web.RequestHandler):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        """Take *data*; what begins a head without ending it brings forward the time at which an idle connection ends."""
+        """Take *data*; a head that begins without ending brings forward the time at which an idle connection ends."""
         if self._head is not None and self._is_between and self._is_idle() and self._begin_alike(self._head, data):
             return
         known, is_of_body = self._request_count, self._body is not None and not self._body.is_eof()
+        fed = self._body.total_bytes if is_of_body else 0
         waiter, self._waiter = self._waiter, None  # aiohttp would go on with what came, and we may do so ourselves
         super().data_received(data)
         self._waiter = waiter
@@ -92,20 +94,21 @@ class _Connection(web.RequestHandler):
             self._is_between = self._is_between and self._request_count == known + 1 and self._came_alone(data)
         if is_new:
             self._body = self._messages[-1][1]
-        self._unfinished = 0 if is_new or is_of_body else self._unfinished + len(data)
+            fed = 0
+        before, added = self._unfinished, len(data)
+        if is_new or is_of_body:
+            before, added = 0, int(self._body.is_eof() and begins_behind(data, self._body.total_bytes - fed))
+        if added and not before:
+            self._begun = self._loop.time()
+        self._unfinished = before + added
         if self._unfinished > _LARGEST_HEAD:
             self.force_close()
             return
         self._go_on()
         if len(self._messages) > _MOST_BEHIND and not self._buffer_paused and not self._is_idle():
             self._pause_reading_for_buffer()  # until all but one are taken: aiohttp would have 32 wait
-        latest = self._loop.time() + self._patience.head
-        if not self._is_idle() or self._keepalive_handle is None:
-            return
-        if latest < self._next_keepalive_close_time:
-            self._next_keepalive_close_time = latest
-            self._keepalive_handle.cancel()
-            self._keepalive_handle = self._loop.call_at(latest, self._process_keepalive)
+        if self._unfinished:
+            self._await_head()
 
     def _is_idle(self) -> bool:
         return self._waiter is not None and not self._waiter.done() and self._accepting is None
@@ -200,7 +203,25 @@ class _Connection(web.RequestHandler):
     def _process_keepalive(self) -> None:
         if self._accepting is not None:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        elif self._unfinished and self._is_idle() and self._loop.time() >= self._head_until():
+            self.force_close()
         super()._process_keepalive()
+        if self._unfinished and not self._force_close:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        """Look whether the head that has begun is whole when its time is over; that begins only once nothing is under way."""
+        at = self._head_until() if self._is_idle() else self._loop.time() + self._patience.head
+        handle = cast("asyncio.TimerHandle | None", self._keepalive_handle)
+        if handle is not None:
+            if handle.when() <= at:
+                return
+            handle.cancel()
+        self._keepalive_handle = self._loop.call_at(at, self._process_keepalive)
+
+    def _head_until(self) -> float:
+        waits_since = self._next_keepalive_close_time - self._keepalive_timeout
+        return max(self._begun, waits_since) + self._patience.head
 
     def pause_reading(self) -> None:
         """Wait until what has come is taken."""
