@@ -179,9 +179,9 @@ def _errors_of(route: Route) -> dict[int, list[str]]:
     if route.scope is not None:
         kinds += [Unauthorized, Forbidden, RateLimited]
         if route.method != "GET":
-            kinds += [Malformed, Stopping, StorageUnavailable]
+            kinds += [Stopping, StorageUnavailable]
     if route.body is not None:
-        kinds += [PayloadTooLarge, UnsupportedMediaType, Invalid]
+        kinds += [Malformed, PayloadTooLarge, UnsupportedMediaType, Invalid]
     if route.parameters or route.refuses_parameters:
         kinds += [Invalid]
     if route.keyed:

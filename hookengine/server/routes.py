@@ -214,6 +214,6 @@ async def authenticate(
             by.require(route.scope)  # before a body is read; the service asks again, for Python too
             if request.query_string and route.refuses_parameters:
                 Query(request.query, set(), paged=False).raise_if_any()
-            if request.method != "GET" and not route.keyed:
+            if request.method == "POST" and not route.keyed:  # the other methods are idempotent by themselves
                 wire.refuse_key(request)
     return await handler(request)

@@ -39,6 +39,7 @@ async def show_secret(request: web.Request) -> web.Response:
 
 async def set_secret(request: web.Request) -> web.Response:
     """PUT /v1/tenants/{tenant}/secret."""
+    wire.refuse_key(request)  # without a body each repetition would make another secret
     given = wire.read_object(await read_action(request), optional=True)
     return answer(await service_of(request).set_tenant_secret(asker_of(request), name_of(request, "tenant"), given))
 
