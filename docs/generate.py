@@ -74,7 +74,9 @@ EXITS: dict[int, str] = {
     70: "the storage failed",
     75: "another engine has the database, or another program its lock",
     78: "the configuration, the database or the key cannot be used",
+    129: "ended by SIGHUP, as a terminal that closes sends it",
     Exit.INTERRUPTED: "stopped with Ctrl-C",
+    143: "ended by SIGTERM",
 }
 
 

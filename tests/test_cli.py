@@ -1134,6 +1134,26 @@ def test_accepted_event_is_shown_whatever_comes_after(server: Server, ask: Calla
     assert f"Error: {EVENT} is accepted, but to follow it takes a token with events:read\n" == ended.err
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_accepted_event_is_shown_whatever_ends_the_waiting(server: Server, name: str, status: int) -> None:
+    """A signal while it waits takes the event's id from nobody, and is the exit status that shells expect."""
+    server.on("POST /v1/events", ACCEPTED, status=202)
+    server.on("GET /v1/deliveries", page(DELIVERY | {"state": "pending", "attempt_count": 0}))
+    script = (
+        "import os, signal, sys; from hookengine.cli import main; connects = []\n"
+        "def send(event, _):\n"
+        "    if event == 'socket.connect' and not connects.append(event) and len(connects) == 2:\n"
+        f"        os.kill(os.getpid(), signal.{name})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests that run in the background ignore it
+        "sys.addaudithook(send); sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["event", "send", "t", "{}", "--wait", "--json", "--url", server.receiver.url]
+    ended = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, timeout=PATIENCE, check=False)
+
+    assert (status, ACCEPTED) == (ended.returncode, json.loads(ended.stdout)), ended
+    assert b"Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("delivery", "seen", "expected"),
     [

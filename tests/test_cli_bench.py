@@ -69,9 +69,9 @@ def test_bench_measures_and_leaves_nothing(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_interrupted_bench_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    """A signal ends the run, its scenario and its receiver, and takes the files away."""
+    """A signal ends the run, its scenario and its receiver, and takes the files away; the exit status says which it was."""
     command = [*COMMAND, "--count", "1000000", "--only", "http"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -80,7 +80,7 @@ def test_interrupted_bench_leaves_nothing(number: signal.Signals, tmp_path: Path
         out, err = process.communicate(timeout=20)
 
     assert "files are in" in said, said + err
-    assert (130, "") == (process.returncode, out)
+    assert (128 + number, "") == (process.returncode, out)
     assert "Traceback" not in err
     assert [] == list(tmp_path.iterdir())
     assert [] == [line for line in command_lines() if str(tmp_path) in line]

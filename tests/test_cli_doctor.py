@@ -10,6 +10,8 @@ import resource
 import shlex
 import socket
 import stat
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +90,98 @@ def test_init_that_fails_leaves_nothing(cli: Callable[..., Ended]) -> None:
     (Path("taken") / DATA).touch()
     closed, taken = cli("init", "/proc/self"), cli("init", "taken")
 
-    assert (1, 78) == (closed.status, taken.status)
-    assert closed.err.startswith("Error: /proc/self/config.toml cannot be made: ")
+    assert (78, 78) == (closed.status, taken.status)
+    assert closed.err.startswith("Error: the data directory /proc/self/hookengine-data cannot be made: ")
     assert "the data directory taken/hookengine-data cannot be made" in taken.err
     assert [DATA.name] == [path.name for path in Path("taken").iterdir()]
+
+
+# An init that gets a signal when it opens a file of that name.
+SIGNALLED = """
+import os, signal, sys
+from hookengine.cli import main
+
+def send(event, arguments):
+    if event in {"open", "sqlite3.connect"} and os.path.basename(str(arguments[0])).startswith(sys.argv[2]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
+sys.addaudithook(send)
+sys.exit(main(["init", "new/site"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("at", ["hooks.db", "admin.token"])
+def test_init_that_is_ended_may_be_tried_again(cli: Callable[..., Ended], name: str, at: str) -> None:
+    """Whichever signal ends it, and wherever, nothing of it stays in the way of the next."""
+    command = [sys.executable, "-c", SIGNALLED, name, at]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}[name] == ended.returncode, ended
+    assert "Traceback" not in ended.stderr
+    assert [] == list(Path().iterdir())
+    assert 0 == cli("init", "new/site").status
+
+
+def test_init_that_is_ended_leaves_what_is_others() -> None:
+    """Only what it has made itself is taken away: files and directories of before stay."""
+    (Path("new/site") / DATA).mkdir(parents=True)
+    (Path("new/site") / DATA / "notes").write_text("precious")
+    before = sorted(Path().rglob("*"))
+    command = [sys.executable, "-c", SIGNALLED, "SIGTERM", "admin.token"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert (143, before) == (ended.returncode, sorted(Path().rglob("*"))), ended
+
+
+# An init beside which somebody puts a thing of that name in its place just before it does.
+QUICKER = """
+import os, sys
+from hookengine.cli import main
+
+def put(event, arguments):
+    if event in {"open", "os.mkdir"} and str(arguments[0]) == f"site/{sys.argv[1]}":
+        os.rename(f"other/{sys.argv[1]}", f"site/{sys.argv[1]}")
+
+sys.addaudithook(put)
+sys.exit(main(["init", "site"]))
+"""
+
+
+@pytest.mark.parametrize(("name", "said"), [("hookengine-data", "hookengine-data/hooks.db"), ("config.toml", "config.toml")])
+def test_init_changes_nothing_of_whoever_is_quicker(cli: Callable[..., Ended], name: str, said: str) -> None:
+    """What another makes meanwhile is a conflict as well, and stays."""
+    cli("init", "other")
+    Path("site").mkdir()
+    command = [sys.executable, "-c", QUICKER, name]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert (6, f"Error: site/{said} exists, and nothing was changed\n") == (ended.returncode, ended.stderr)
+    assert [name] == [path.name for path in Path("site").iterdir()]
+    assert (Path("site") / said).stat().st_size
+
+
+# An init on a disk that is full when the configuration comes.
+FULL = """
+import errno, os, sys
+from hookengine.cli import main
+
+def fail(event, arguments):
+    if event == "open" and str(arguments[0]) == "site/config.toml":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+sys.addaudithook(fail)
+sys.exit(main(["init", "site"]))
+"""
+
+
+def test_init_without_space_for_the_configuration_leaves_nothing() -> None:
+    """Where the last file cannot be made the others go too, and what is wrong is said in a sentence."""
+    ended = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert (1, "Error: site/config.toml cannot be made: No space left on device\n") == (ended.returncode, ended.stderr)
+    assert [] == list(Path().iterdir())
 
 
 # doctor: this machine

@@ -438,6 +438,33 @@ def test_demo_stays_open_when_asked() -> None:
     assert not data.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(("flags", "at"), [([], "hookengine is at"), (["--keep"], "stays open")], ids=["", "keep"])
+def test_demo_that_is_ended_leaves_nothing(number: signal.Signals, flags: list[str], at: str, tmp_path: Path) -> None:
+    """Its directory, with keys and tokens, is gone whichever signal ends it; only with --keep is that how it should end."""
+    script = (
+        "import signal, sys; from hookengine.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # tests that run in the background ignore it
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "demo", *flags],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if at in line)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE)
+
+    assert str(tmp_path) in said
+    assert (0 if flags else 128 + number) == process.returncode, err
+    assert "Traceback" not in err
+    assert [] == list(tmp_path.iterdir())
+
+
 async def test_demo_does_not_wait_for_ever(capsys: pytest.CaptureFixture[str]) -> None:
     """A delivery that does not end is told, and is no success."""
     page = Reply(body=b'{"data": [{"state": "pending"}, {"state": "delivered"}], "next_cursor": null}')

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +12,7 @@ from hookengine.cli.exits import CliError, Exit
 from hookengine.cli.files import KEY, database, size
 from hookengine.cli.output import printable, say
 from hookengine.cli.progress import progress
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from hookengine.cli.signals import heeding_signals
 
 _EXAMPLES = """\b
 hookengine backup /backup/hooks-$(date +%F).db
@@ -40,7 +34,7 @@ def backup(out: Path, *, force: bool, as_json: bool, data: Path) -> None:
 
     source = database(data)
     try:
-        with _heeding_signals(), progress("copying") as advance:
+        with heeding_signals(), progress("copying") as advance:
             copied = copy(source, out, replace=force, progress=advance)
     except TargetExists as error:
         again = "" if force or out.is_dir() else "; --force replaces a file"
@@ -53,27 +47,3 @@ def backup(out: Path, *, force: bool, as_json: bool, data: Path) -> None:
         f"It does not hold the key. Without {printable(str(data / KEY))} (or HOOKENGINE_ENCRYPTION_KEY) it cannot be"
         " started: keep the key apart from the copy."
     )
-
-
-@contextmanager
-def _heeding_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end what is done meanwhile as Ctrl-C does, which tidies up; another does not disturb that."""
-    is_main = threading.current_thread() is threading.main_thread()  # no other one may set how a signal is handled
-    numbers = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if is_main and signal.getsignal(number) is signal.SIG_DFL  # under nohup SIGHUP is ignored, and stays so
-    ]
-
-    def end(number: int, _: object) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)  # as shells count
-
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)

@@ -17,6 +17,7 @@ from hookengine.cli.daemon import announced
 from hookengine.cli.files import TOKEN
 from hookengine.cli.logs import make_logger
 from hookengine.cli.output import say, show_mark
+from hookengine.cli.signals import ending, heeding_signals
 from hookengine.client import Client
 from hookengine.clock import Clock
 from hookengine.engine import Engine
@@ -75,7 +76,7 @@ _AUTHORIZATION = "Basic aG9va2VuZ2luZTpkZW1v"
 
 async def demonstrate(*, keep: bool) -> bool:
     """Play all scenes, and return whether every delivery arrived and every request verified."""
-    with TemporaryDirectory(prefix="hookengine-demo-") as directory:
+    with heeding_signals(asyncio.current_task()), TemporaryDirectory(prefix="hookengine-demo-") as directory:
         data = Path(directory)
         async with _daemon(data) as client, AsyncExitStack() as stack:
             say(f"hookengine is at {client.url}, its data in {data}")
@@ -174,7 +175,7 @@ def _verdict(states: Sequence[str], requests: Sequence[Received]) -> bool:
 
 async def _stay(data: Path) -> None:
     told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in {signal.SIGTERM, signal.SIGINT, *ending()}:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     say(f"It stays open until Ctrl-C. Try: hookengine delivery list --data {data}")
     await told.wait()

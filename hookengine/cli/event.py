@@ -11,6 +11,7 @@ from hookengine.cli.arguments import document, in_time, key_header, moment, past
 from hookengine.cli.exits import CliError, Exit
 from hookengine.cli.following import follow
 from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
+from hookengine.cli.signals import heeding_signals
 from hookengine.clock import Clock
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ def send(api: Api, type_: str, data_: str | None, *, idempotency_key: str | None
     if not wait:
         return None
     shown = answer  # what is known of it, whatever comes in between
-    try:
-        delivered = accepted["deliveries"] == 0 or _followed(api, accepted)
-        shown = api.get(api.path("events", accepted["id"]), tenant=accepted["tenant"]) if api.as_json else answer
-    finally:
-        if api.as_json:
-            show_bytes(shown.body)
+    with heeding_signals():
+        try:
+            delivered = accepted["deliveries"] == 0 or _followed(api, accepted)
+            shown = api.get(api.path("events", accepted["id"]), tenant=accepted["tenant"]) if api.as_json else answer
+        finally:
+            if api.as_json:
+                show_bytes(shown.body)
     return Exit.OK if delivered else Exit.FAILED
 
 

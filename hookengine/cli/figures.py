@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from hookengine.bench.runner import left_out, machine, receiver, run
 from hookengine.bench.summary import Measured, charts, comparisons, throughput
 from hookengine.cli.output import printable, say, show_table
 from hookengine.cli.progress import progress
+from hookengine.cli.signals import heeding_signals
 from hookengine.clock import Clock
 from hookengine.times import format_time
 
@@ -24,30 +24,19 @@ if TYPE_CHECKING:
 
 
 def measure(plan: Plan, directory: Path) -> Measured:
-    """Do what *plan* asks for, with files in *directory* until the end; raises Abort on a signal to end."""
-    try:
-        return asyncio.run(_measure(plan, directory.absolute()))
-    except asyncio.CancelledError:
-        raise click.Abort from None
+    """Do what *plan* asks for, with files in *directory* until the end, or until a signal."""
+    return asyncio.run(_measure(plan, directory.absolute()))
 
 
 async def _measure(plan: Plan, directory: Path) -> Measured:
-    _heed_signals()
-    with TemporaryDirectory(prefix="hookengine-bench-", dir=directory) as name:
+    here = asyncio.current_task()
+    with heeding_signals(here), TemporaryDirectory(prefix="hookengine-bench-", dir=directory) as name:
         folder = Path(name)
         async with receiver(folder) as reached:
             say(f"The receiver is {printable(reached.name)}; files are in {printable(name)} until the end.")
             with progress("measuring") as advance:
                 runs = await run(plan, reached, folder, advance)
             return Measured(plan, reached.name, machine(), runs, left_out(plan, reached))
-
-
-def _heed_signals() -> None:
-    """Let the first signal to end cancel the present task; another does not disturb the tidying up."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  # who calls is one
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, lambda: task.cancelling() or task.cancel())
 
 
 def show(measured: Measured) -> None:

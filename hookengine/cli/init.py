@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -13,6 +15,8 @@ from hookengine.cli.api import DEFAULT_DATA, naming
 from hookengine.cli.exits import CliError, Exit
 from hookengine.cli.files import DATABASE, KEY
 from hookengine.cli.output import printable, say
+from hookengine.cli.signals import heeding_signals
+from hookengine.errors import AlreadyRunning
 
 _CONFIG = "config.toml"
 
@@ -27,24 +31,12 @@ def init(folder: Path) -> None:
     """
     # Imported here, since it loads the engine.
     from hookengine.cli.daemon import run_loop  # noqa: PLC0415
-    from hookengine.config import example  # noqa: PLC0415
 
     config, data = folder / _CONFIG, folder / DEFAULT_DATA
     for path in (config, data / DATABASE):
         if os.path.lexists(path):
-            raise CliError(f"{printable(str(path))} exists, and nothing was changed", Exit.CONFLICT)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Private, since a proxy's password may come into it.
-        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(example())
-    except OSError as error:
-        raise CliError(f"{printable(str(config))} cannot be made: {error.strerror}") from error
-    try:
-        run_loop(_make(data))
-    except BaseException:
-        config.unlink()  # so that it may be tried again
-        raise
+            _refuse(path)
+    run_loop(_make(config, data))
     for line in greeting(config, data):
         say(line)
 
@@ -64,13 +56,67 @@ def greeting(config: Path, data: Path) -> list[str]:
     ]
 
 
-async def _make(data: Path) -> None:
-    """What the first start of a daemon makes, by such a start."""
+def _refuse(path: Path) -> NoReturn:
+    raise CliError(f"{printable(str(path))} exists, and nothing was changed", Exit.CONFLICT)
+
+
+async def _make(config: Path, data: Path) -> None:
+    """Make *data*, then *config*; whatever ends it before takes away what it has made, so that it may be tried again."""
+    import asyncio  # noqa: PLC0415  # with what is above
+
+    with heeding_signals(asyncio.current_task()):
+        absent = [path for path in (data, *data.parents) if not path.exists()]  # the innermost first
+        others = _content(data)
+        try:
+            if not await _start_once(data):
+                others = _content(data)  # whoever was quicker has made it
+                _refuse(data / DATABASE)
+            _write(config)
+        except AlreadyRunning:
+            raise  # so does whoever runs
+        except BaseException:
+            for path in _content(data) - others:
+                path.unlink()
+            for path in absent:
+                with suppress(OSError):  # it is not there, or holds what is not ours
+                    path.rmdir()
+            raise
+
+
+def _content(data: Path) -> set[Path]:
+    try:
+        return set(data.iterdir())
+    except OSError:
+        return set()
+
+
+async def _start_once(data: Path) -> bool:
+    """What the first start of a daemon makes, by such a start; whether it was the first."""
     from hookengine.cli.config import load  # noqa: PLC0415  # with what is above
     from hookengine.cli.logs import make_logger  # noqa: PLC0415
     from hookengine.engine import Engine  # noqa: PLC0415
 
     config = load(None, environ={}, listen="127.0.0.1:0")
     engine = Engine.from_file(config, data=data, logger=make_logger("error", "console", sys.stderr, colors=False))
-    await engine.start()
-    await engine.stop(drain=0)
+    try:
+        await engine.start()
+        is_new = engine.is_new
+        await engine.stop(drain=0)
+    finally:
+        await engine.stop(drain=0)  # to the end, where a signal has cut it short
+    return is_new
+
+
+def _write(config: Path) -> None:
+    from hookengine.config import example  # noqa: PLC0415  # with what is above
+
+    try:
+        # Private, since a proxy's password may come into it.
+        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(example())
+    except FileExistsError:
+        _refuse(config)
+    except OSError as error:
+        with suppress(OSError):
+            config.unlink()
+        raise CliError(f"{printable(str(config))} cannot be made: {error.strerror}") from error
