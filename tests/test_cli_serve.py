@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import pty
 import queue
 import signal
 import socket
@@ -410,6 +411,27 @@ def test_console_lines_hold_no_escapes_and_no_variables() -> None:
     assert "ValueError: no 7" in shown
     assert "unwanted" not in shown
     assert "whsec-x" not in shown
+
+
+@pytest.mark.parametrize(("term", "coloured"), [("xterm", True), ("dumb", False)])
+def test_log_has_colours_where_a_terminal_shows_them(term: str, *, coloured: bool) -> None:
+    """On a terminal that knows no escapes the lines have none."""
+    ours, theirs = pty.openpty()
+    environ = os.environ | {"TERM": term, "HOOKENGINE_SECURITY_PROXY": "http://127.0.0.1:9"}  # of which there is a line
+    command = [sys.executable, "-m", "hookengine", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=theirs, env=environ) as child:
+        try:
+            os.close(theirs)
+            shown = b""
+            while b"Ready." not in shown:
+                shown += os.read(ours, 4096)
+            child.send_signal(signal.SIGTERM)
+
+            assert (True, coloured) == (b"proxy_in_use" in shown, b"\x1b[" in shown)
+            assert 0 == child.wait(PATIENCE)
+        finally:
+            child.kill()
+            os.close(ours)
 
 
 # demo

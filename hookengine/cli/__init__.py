@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hookengine import __version__
+from hookengine.cli.arguments import require_text
 from hookengine.cli.backup import backup
 from hookengine.cli.bench import bench
 from hookengine.cli.completion import completion
@@ -29,7 +30,7 @@ from hookengine.cli.exits import Exit, report
 from hookengine.cli.init import init
 from hookengine.cli.listen import listen
 from hookengine.cli.openapi import openapi
-from hookengine.cli.output import say
+from hookengine.cli.output import plain, say
 from hookengine.cli.replay import replay
 from hookengine.cli.serve import serve
 from hookengine.cli.signature import sign, verify
@@ -50,8 +51,8 @@ _NOT_WRITTEN = {errno.ENOSPC, errno.EIO, errno.EDQUOT}  # what a full disk or a 
 @click.pass_context
 def hookengine(context: click.Context) -> None:
     """Send webhooks that arrive: one process, one SQLite file."""
-    if os.environ.get("NO_COLOR"):
-        context.color = False  # click itself does not know the variable
+    if plain():
+        context.color = False  # click itself does not know the variables
 
 
 for _verb in (
@@ -61,6 +62,7 @@ for _verb in (
     *(init, doctor, backup, db, bench, completion),
 ):
     hookengine.add_command(_verb)
+require_text(hookengine)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

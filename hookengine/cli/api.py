@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +14,8 @@ from urllib.parse import quote
 import click
 
 from hookengine.cli.exits import CliError, Exit
-from hookengine.cli.files import DAEMON, DATABASE, TOKEN
-from hookengine.cli.output import printable, say, show_bytes, show_record, show_table
+from hookengine.cli.files import DAEMON, DATABASE, TOKEN, absolute
+from hookengine.cli.output import printable, say, shell_word, show_bytes, show_record, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,7 +100,7 @@ def text_of(answer: Answer, member: str) -> str:
 
 def naming(data: Path) -> str:
     """What names *data* to another command, behind what is there of it; nothing where that needs no name."""
-    return "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
+    return "" if data == DEFAULT_DATA else f" --data {shell_word(str(data))}"
 
 
 def with_api(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,14 +150,14 @@ def _daemon_url(data: Path) -> str:
         url, pid = str(found["url"]), int(found["pid"])
         runs = _runs(data, pid)
     except FileNotFoundError:
-        place = printable(str(data.absolute()))
+        place = printable(str(absolute(data)))
         reason = (
             f"the daemon on {place} is stopped: start it"
             if data.is_dir()
             else f"there is no directory {place}: name that of a daemon with --data, start one here"
         )
         raise CliError(
-            f"{reason} with `hookengine serve{printable(naming(data))}`, or name a server with --url", Exit.NOT_REACHED
+            f"{reason} with `hookengine serve{naming(data)}`, or name a server with --url", Exit.NOT_REACHED
         ) from None
     except PermissionError as error:
         raise CliError(f"{error.filename} cannot be read: {error.strerror}", Exit.NOT_ALLOWED) from error
@@ -166,7 +165,7 @@ def _daemon_url(data: Path) -> str:
         raise CliError(f"{path} is not what a daemon writes: name the server with --url", Exit.NOT_REACHED) from error
     if not runs:
         # Whoever has the port now is not to see the owner's token.
-        words = f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve{printable(naming(data))}`"
+        words = f"the daemon on {data} (pid {pid}) runs no more: start it with `hookengine serve{naming(data)}`"
         raise CliError(words, Exit.NOT_REACHED)
     return url
 

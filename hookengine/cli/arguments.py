@@ -18,7 +18,7 @@ import click
 from hookengine.cli.output import say, working
 from hookengine.clock import Clock
 from hookengine.times import format_time, parse_duration
-from hookengine.wording import LONE_SURROGATE, quoted
+from hookengine.wording import LONE_SURROGATE, SURROGATE, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,26 @@ FILE = click.Path(readable=False, path_type=Path)  # whether it can be read is s
 _PATIENCE = 1.0  # s
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_LIKE_A_DURATION = re.compile(r"-?[0-9.]+ ?[A-Za-z]+")
+
+
+class _Text(click.types.StringParamType):
+    """A text; Python stands in for bytes that are no UTF-8 with surrogates."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = super().convert(value, param, ctx)
+        if SURROGATE.search(text):
+            self.fail("it is not UTF-8", param, ctx)
+        return text
+
+
+def require_text(command: click.Command) -> None:
+    """Let *command*, and those below it, refuse what is no text; names of files may be of any bytes, and contents are read."""
+    for parameter in command.params:
+        if parameter.type is click.STRING and "@FILE" not in (parameter.metavar or ""):
+            parameter.type = _Text()
+    for each in getattr(command, "commands", {}).values():
+        require_text(each)
 
 
 def read_bytes(argument: str) -> bytes:
@@ -115,7 +135,7 @@ def document(members: Mapping[str, Any], name: str, text: bytes) -> bytes:
 
 
 def moment(text: str, *, now: int) -> str:
-    """The time that *text* names: a duration counts from *now* (ms since the epoch); all else is for the server to read."""
+    """The time that *text* names: a duration counts from *now* (ms since the epoch); the server reads what is like none."""
     return _moment(text, now, 1)
 
 
@@ -133,7 +153,9 @@ def in_time(query: dict[str, Any]) -> dict[str, Any]:
 def _moment(text: str, now: int, direction: int) -> str:
     try:
         return format_time(now + direction * parse_duration(text))
-    except ValueError:
+    except ValueError as error:
+        if _LIKE_A_DURATION.fullmatch(text):
+            raise click.BadParameter(str(error)) from error
         return text
 
 
@@ -171,6 +193,8 @@ def _check_json(name: str, text: bytes) -> None:
         json.loads(text.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
     except RecursionError as error:
         raise click.BadParameter(f"the {name} is nested too deeply", param_hint="JSON") from error
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"the {name} is not UTF-8", param_hint="JSON") from error
     except ValueError as error:
         raise click.BadParameter(f"the {name} is not JSON: {error}", param_hint="JSON") from error
 

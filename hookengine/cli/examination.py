@@ -19,7 +19,7 @@ import click
 from hookengine.cli.api import Api, find_server
 from hookengine.cli.config import load
 from hookengine.cli.exits import CliError
-from hookengine.cli.files import DAEMON, DATABASE, KEY, TOKEN, size
+from hookengine.cli.files import DAEMON, DATABASE, KEY, TOKEN, absolute, size
 from hookengine.cli.following import waiting
 from hookengine.cli.output import describe_attempt
 from hookengine.cli.remedies import remedy
@@ -152,7 +152,7 @@ def database(path: Path, encryption_key: str | None) -> tuple[Check, int | None]
 def disk(data: Path, usage_of: Callable[[Path], tuple[int, int, int]]) -> Check:
     """Whether there is space for what comes, where the database is, or will be."""
     file = data / DATABASE
-    folder = file.resolve().parent if there(file) else data.absolute()
+    folder = file.resolve().parent if there(file) else absolute(data)
     place = next(path for path in (folder, *folder.parents) if there(path))
     total, _, free = usage_of(place)
     least = space.least(total)

@@ -13,6 +13,7 @@ import click
 from hookengine.bench import plot
 from hookengine.bench.runner import left_out, machine, receiver, run
 from hookengine.bench.summary import Measured, charts, comparisons, throughput
+from hookengine.cli.files import absolute
 from hookengine.cli.output import printable, say, show_table
 from hookengine.cli.progress import progress
 from hookengine.cli.signals import heeding_signals
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def measure(plan: Plan, directory: Path) -> Measured:
     """Do what *plan* asks for, with files in *directory* until the end, or until a signal."""
-    return asyncio.run(_measure(plan, directory.absolute()))
+    return asyncio.run(_measure(plan, absolute(directory)))
 
 
 async def _measure(plan: Plan, directory: Path) -> Measured:

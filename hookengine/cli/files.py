@@ -37,6 +37,14 @@ def database(data: Path) -> Path:
     return path
 
 
+def absolute(path: Path) -> Path:
+    """*path* from the root on; raises CliError where it counts from a working directory that has been deleted."""
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        raise CliError("the working directory has been deleted: go to another one") from error
+
+
 def size(count: int) -> str:
     """A number of bytes in a unit for people."""
     value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 from hookengine.cli.api import DEFAULT_DATA, naming
 from hookengine.cli.exits import CliError, Exit
 from hookengine.cli.files import DATABASE, KEY
-from hookengine.cli.output import printable, say
+from hookengine.cli.output import printable, say, shell_word
 from hookengine.cli.signals import heeding_signals
 from hookengine.errors import AlreadyRunning
 
@@ -43,7 +42,7 @@ def init(folder: Path) -> None:
 
 def greeting(config: Path, data: Path) -> list[str]:
     """What was made, and what comes next."""
-    options = f"--config {shlex.quote(str(config))}{naming(data)}"
+    options = f"--config {shell_word(str(config))}{naming(data)}"
     key = "Keep a copy of secret.key in a safe place: without it the database cannot be used."
     return [
         f"{printable(str(config))}: every option with its default, to be edited",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import shlex
 import signal
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -16,9 +15,9 @@ import click
 from aiohttp import hdrs
 from yarl import URL
 
-from hookengine.cli.api import DEFAULT_DATA
+from hookengine.cli.api import naming
 from hookengine.cli.exits import CliError
-from hookengine.cli.output import printable, say
+from hookengine.cli.output import printable, say, shell_word
 from hookengine.cli.verdict import advice
 from hookengine.clock import Clock
 from hookengine.inputs import DEFAULT_TENANT
@@ -119,14 +118,17 @@ def greeting(plan: Plan, url: str, known: Sequence[str]) -> list[str]:
             lines.append("It has no secret, so nothing can be verified.")
         return lines
     secret = ["--secret", plan.typed or known[0]] if known else []
-    data = ["--data", str(plan.data)] if plan.data != DEFAULT_DATA else []
     words = ["hookengine", "subscription", "add", plan.public_url or f"{url}/"]
     words += ["--profile", plan.profile] if plan.profile != "standard" else []
     lines.append("Subscribe it (the daemon must run with --dev):")
     if PROFILES[plan.profile].uses_tenants_secret:
-        lines.append(f"  {shlex.join(['hookengine', 'tenant', 'secret', 'set', DEFAULT_TENANT, *secret, *data])}")
+        lines.append(f"  {_command('hookengine', 'tenant', 'secret', 'set', DEFAULT_TENANT, *secret)}{naming(plan.data)}")
         secret = []
-    return [*lines, f"  {shlex.join([*words, *secret, *data])}"]
+    return [*lines, f"  {_command(*words, *secret)}{naming(plan.data)}"]
+
+
+def _command(*words: str) -> str:
+    return " ".join(map(shell_word, words))
 
 
 def _not_listening(port: int, error: OSError) -> str:

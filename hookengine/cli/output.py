@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from contextlib import contextmanager, suppress
 from threading import Timer
@@ -49,9 +51,22 @@ def working(words: str, *, after: float = 1.0) -> Iterator[None]:
         timer.cancel()
 
 
+def plain() -> bool:
+    """Whether the person wants no colours, or the terminal shows none."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 def printable(text: str) -> str:
     """*text* from elsewhere, with escapes for whatever could drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shell_word(text: str) -> str:
+    """*text* as one word of a command to be copied, with the shell's own escapes for whatever could drive the terminal."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = (c if c.isprintable() and c not in "'\\" else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in text)
+    return f"$'{''.join(escaped)}'"
 
 
 def show_bytes(document: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from hookengine.cli.arguments import FILE
 from hookengine.cli.config import load
 from hookengine.cli.exits import Exit, report
 from hookengine.cli.files import DATABASE, TOKEN
-from hookengine.cli.output import say
+from hookengine.cli.output import plain, say, shell_word
 from hookengine.errors import HookEngineError, StartError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def serve(*, file: Path | None, data: Path, listen: str | None, dev: bool) -> in
     from hookengine.interpreter import tune  # noqa: PLC0415
 
     config = load(file, environ=os.environ, listen=listen, dev=dev)
-    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    colors = sys.stderr.isatty() and not plain()
 
     def greet() -> None:
         say(greeting(str(engine.url), data, fresh=engine.is_new, dev=dev, pid=os.getpid()))
@@ -73,7 +72,7 @@ def greeting(url: str, data: Path, *, fresh: bool, dev: bool, pid: int) -> str:
     first = f"hookengine subscription add https://example.com/hook{option}"
     if dev:
         first = "hookengine listen 9000    (in another terminal: a receiver, which prints how to subscribe it)"
-    token = shlex.quote(str(data / TOKEN))
+    token = shell_word(str(data / TOKEN))
     lines = [
         f"hookengine {__version__}  ·  data {data / DATABASE}{' (new)' if fresh else ''}  ·  pid {pid}",
         f"├─ API   {url}/v1",
