@@ -476,6 +476,7 @@ async def test_signal_ends_it_with_0(number: signal.Signals) -> None:
         ["--status", "200,"],
         ["--delay", "2"],
         ["--fail-rate", "2"],
+        ["--fail-rate", "nan"],
         ["--forward-to", "127.0.0.1:3000"],
         ["--forward-to", "http://[::1"],
         ["--forward-to", "http://127.0.0.1:3000", "--status", "500"],

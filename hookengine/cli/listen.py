@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -33,6 +34,12 @@ def _statuses(_context: click.Context, _parameter: click.Parameter, value: str |
     if not all(200 <= status <= 599 for status in found):
         raise click.BadParameter("expected statuses from 200 to 599, with commas between: 500,500,200")
     return found
+
+
+def _part(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if isnan(value):  # which no range leaves out
+        raise click.BadParameter("expected a number from 0 to 1")
+    return value
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -67,7 +74,12 @@ hookengine listen 9000 --status 500,500,200 --delay 2s
 )
 @click.option("--delay", metavar="DURATION", callback=duration, help="Let every answer wait.")
 @click.option(
-    "--fail-rate", type=click.FloatRange(0, 1), default=0.0, metavar="P", help="Answer 500 to this part of the requests."
+    "--fail-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    callback=_part,
+    metavar="P",
+    help="Answer 500 to this part of the requests.",
 )
 @click.option("--forward-to", metavar="URL", callback=_url, help="Pass requests on, and the answers back.")
 @click.option("--url", "public_url", metavar="URL", callback=_url, help="The URL that the sender knows, where it is another.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from math import inf
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[str, str]]
 
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # as `inputs.EventId` has it
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # what no field value holds: RFC 9110, 5.5
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 _LONGEST_LITERAL = 100_000  # bytes: Linux takes 128 KiB in one argument of a command
 
 
@@ -35,10 +40,16 @@ def _header(_context: click.Context, _parameter: click.Parameter, value: tuple[s
 
 
 def _pair(line: str) -> tuple[str, str]:
-    name, mark, value = line.partition(":")
-    if not mark or not name.strip():
-        raise click.BadParameter("expected NAME: VALUE")
-    return name.strip(), value.strip()
+    name, mark, value = (part.strip() for part in line.partition(":"))
+    if not mark or not _FIELD_NAME.fullmatch(name) or _CONTROL.search(value):
+        raise click.BadParameter("expected NAME: VALUE, as a request can have it")
+    return name, value
+
+
+def _event_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _ID.fullmatch(value):
+        raise click.BadParameter("expected 1 to 64 letters, digits, _ and -")
+    return value
 
 
 def _header_file(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Headers:
@@ -138,8 +149,14 @@ hookengine sign --secret @secret @body.json --curl http://127.0.0.1:9000/hook | 
 
 @click.command(epilog=_SIGN_EXAMPLES)
 @_common
-@click.option("--id", "id_", metavar="ID", help="The event's id, where the profile sends one.  [default: a new one]")
-@click.option("--timestamp", type=int, metavar="SECONDS", help="Since the epoch.  [default: now]")
+@click.option(
+    "--id",
+    "id_",
+    metavar="ID",
+    callback=_event_id,
+    help="The event's id, where the profile sends one.  [default: a new one]",
+)
+@click.option("--timestamp", type=click.IntRange(0, _LAST_SECOND), metavar="SECONDS", help="Since the epoch.  [default: now]")
 @click.option("--curl", "target", metavar="URL", help="Show the command that sends the signed request to URL.")
 def sign(
     given: tuple[str, ...],
@@ -172,7 +189,7 @@ def sign(
         *make_headers(
             SCHEMES[profile],
             known,
-            id=id_ or clock.new_id("evt"),
+            id=clock.new_id("evt") if id_ is None else id_,
             timestamp=moment,
             body=content,
             method=method,
