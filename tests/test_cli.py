@@ -1006,15 +1006,40 @@ def test_send_as_json_shows_the_answer(server: Server, ask: Callable[..., Ended]
 def test_events_are_listed_by_filter(server: Server, ask: Callable[..., Ended]) -> None:
     """Every filter is a member of the query, and what is not given is not sent."""
     server.on("GET /v1/events", page(ACCEPTED))
-    ended = ask("event", "list", "--type", "order.*", "--since", "2030-01-01T00:00:00Z", "--limit", "2", "--cursor", "c=")
+    ended = ask(
+        "event", "list", "--type", "order.created", "--since", "2030-01-01T00:00:00Z", "--limit", "2", "--cursor", "c="
+    )
 
     assert f"{EVENT}\torder.created\tdefault\t2030-03-17T17:46:40Z\t1\n" == ended.out
     assert {
-        "type": "order.*",
+        "type": "order.created",
         "since": "2030-01-01T00:00:00Z",
         "limit": "2",
         "cursor": "c=",
     } == server.query
+
+
+def test_pattern_of_types_is_no_filter(server: Server, ask: Callable[..., Ended]) -> None:
+    """A pattern would find nothing, and is refused."""
+    ended = ask("event", "list", "--type", "order.*")
+
+    assert (2, []) == (ended.status, server.receiver.requests)
+    assert "Invalid value for '--type': a whole type is meant: no event's type has a * in it" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("99999999d", "a duration is at most 36500d, got '99999999d'"),
+        *((text, f"expected a duration such as '500ms', '15s' or '24h', got '{text}'") for text in ("10 min", "1.5h", "-5m")),
+    ],
+)
+def test_duration_that_is_none_is_told_as_one(server: Server, ask: Callable[..., Ended], text: str, words: str) -> None:
+    """What was meant as a duration gets a duration's error, and not that of a time."""
+    ended = ask("event", "list", "--since", text)
+
+    assert (2, []) == (ended.status, server.receiver.requests)
+    assert words in ended.err
 
 
 def test_event_is_shown_with_its_bytes(server: Server, ask: Callable[..., Ended]) -> None:
@@ -1274,6 +1299,16 @@ def test_delivery_is_shown_with_its_attempts(server: Server, ask: Callable[..., 
     assert f"id\t{DLV}" == ended.out.splitlines()[0]
     assert "1\t2030-03-17T17:46:40.000Z\tauto\trefused\t503 in 12 ms" == ended.out.splitlines()[-1]
     assert ask("delivery", "show", DLV, "--json").out.startswith('{"id": ')
+
+
+def test_delivery_is_shown_with_its_bodies(server: Server, ask: Callable[..., Ended]) -> None:
+    """What was sent and answered has a line each, cut where it is long; where nothing is kept of it there is none."""
+    sides = {"request": {"body": "x" * 401}, "response": {"body": "a\nb"}}
+    attempts = [REFUSED, REFUSED | {"number": 2} | sides, REFUSED | {"number": 3, "request": {"body": None}}]
+    server.on(f"GET /v1/deliveries/{DLV}", DELIVERY | {"attempts": attempts})
+
+    lines = [f"2\trequest\t{'x' * 400} …", "2\tresponse\ta\\nb"]
+    assert lines == ask("delivery", "show", DLV).out.splitlines()[-2:]
 
 
 @pytest.mark.parametrize(("verb", "words"), [("retry", "is due now"), ("cancel", "is cancelled")])
@@ -1787,6 +1822,7 @@ def test_no_color_holds_for_marks_too(server: Server) -> None:
 
     assert "\x1b[32m✓" in on_terminal(b"", *argv).out
     assert "\x1b[" not in on_terminal(b"", *argv, NO_COLOR="1").out
+    assert "\x1b[" not in on_terminal(b"", *argv, TERM="dumb").out
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
@@ -1822,7 +1858,6 @@ def on_terminal(typed: bytes, *argv: str, **environ: str) -> Ended:
         while more := _read(ours):
             shown += more
             if typed and b"[y/N]" in shown:
-    assert "\x1b[" not in on_terminal(b"", *argv, TERM="dumb").out
                 os.write(ours, typed)
                 typed = b""
         os.close(ours)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hookengine.cli.api import Api, page_options, with_api
 from hookengine.cli.arguments import in_time
 from hookengine.cli.output import cell, describe_attempt, say, show_bytes, show_record, show_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_SHOWN = 400  # characters of a body: some lines
 
 
 @click.group()
@@ -39,7 +44,7 @@ def list_deliveries(api: Api, **query: str | int | None) -> None:
 @click.argument("id_", metavar="ID")
 @with_api
 def show(api: Api, id_: str) -> None:
-    """Show a delivery and its attempts."""
+    """Show a delivery, its attempts, and how the bodies that were sent and answered begin; with --json all that is kept."""
     answer = api.get(api.path("deliveries", id_))
     if api.as_json:
         show_bytes(answer.body)
@@ -48,6 +53,8 @@ def show(api: Api, id_: str) -> None:
     attempts = found.pop("attempts")
     show_record(found)
     show_table(("number", "at", "trigger", "outcome", "answer"), [_row(attempt) for attempt in attempts])
+    if bodies := [body for attempt in attempts for body in _bodies(attempt)]:
+        show_table(("number", "of", "body"), bodies)
 
 
 @delivery.command()
@@ -72,6 +79,13 @@ def _act(api: Api, id_: str, action: str, done: str) -> None:
         show_bytes(answer.body)
     else:
         say(f"{cell(id_)} is {done}")
+
+
+def _bodies(attempt: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for side in ("request", "response"):
+        if body := (attempt.get(side) or {}).get("body"):
+            shown = body if len(body) <= _SHOWN else f"{body[:_SHOWN]} …"
+            yield {"number": attempt["number"], "of": side, "body": shown}
 
 
 def _row(attempt: dict[str, Any]) -> dict[str, Any]:

@@ -94,8 +94,14 @@ def _followed(api: Api, accepted: Mapping[str, Any]) -> bool:
         raise CliError(words, Exit.NOT_ALLOWED) from None
 
 
+def _exact(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and "*" in value:
+        raise click.BadParameter("a whole type is meant: no event's type has a * in it")
+    return value
+
+
 @event.command("list")
-@click.option("--type", metavar="TYPE", help="Only of exactly this type.")
+@click.option("--type", metavar="TYPE", callback=_exact, help="Only of exactly this type.")
 @click.option("--tenant", help="Only this tenant's.")
 @click.option("--since", metavar="TIME|DURATION", help="Accepted then or later: 2030-01-31T12:00:00Z, or in the last 6h.")
 @click.option("--until", metavar="TIME|DURATION", help="Accepted before.")
