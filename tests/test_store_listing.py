@@ -123,8 +123,8 @@ async def test_filtered_pages_hold_what_there_is(tmp_path: Path, times: dict[str
         for tenant, type_ in (("small", None), (None, "rare"), ("large", "rare"), ("small", "type.0"), ("large", "type.3")):
             found, _ = await place.store.reader.events(Slice(limit=50, tenant=tenant, **times), type=type_)
             expected = place.rows(
-                "SELECT id FROM events WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR type = ?2)"
-                " AND accepted_at >= ?3 AND accepted_at < ?4 ORDER BY seq DESC LIMIT 50",
+                "SELECT id FROM events WHERE tenant = ifnull(?, tenant) AND type = ifnull(?, type)"
+                " AND accepted_at >= ? AND accepted_at < ? ORDER BY seq DESC LIMIT 50",
                 *(tenant, type_, since, until),
             )
             assert expected == [(event.id,) for event in found]
@@ -133,9 +133,9 @@ async def test_filtered_pages_hold_what_there_is(tmp_path: Path, times: dict[str
                 Slice(limit=50, tenant=tenant, **times), state=state, subscription=subscription
             )
             expected = place.rows(
-                "SELECT d.id FROM deliveries AS d JOIN events AS e ON e.seq = d.event WHERE (?1 IS NULL OR e.tenant = ?1)"
-                " AND (?2 IS NULL OR d.state = ?2) AND (?3 IS NULL OR d.subscription = ?3)"
-                " AND d.created_at >= ?4 AND d.created_at < ?5 ORDER BY d.seq DESC LIMIT 50",
+                "SELECT d.id FROM deliveries AS d JOIN events AS e ON e.seq = d.event WHERE e.tenant = ifnull(?, e.tenant)"
+                " AND d.state = ifnull(?, d.state) AND d.subscription = ifnull(?, d.subscription)"
+                " AND d.created_at >= ? AND d.created_at < ? ORDER BY d.seq DESC LIMIT 50",
                 *(tenant, state, subscription, since, until),
             )
             assert expected == [(delivery.id,) for delivery in went]
@@ -182,7 +182,7 @@ async def test_pieces_of_a_walk_make_the_same_pages(
             while before is not None:
                 found, before = await place.store.viewer.deliveries(Slice(limit=limit, before=before), state=state)
                 pages += found
-            expected = place.rows("SELECT id FROM deliveries_shown WHERE ?1 IS NULL OR state = ?1 ORDER BY seq DESC", state)
+            expected = place.rows("SELECT id FROM deliveries_shown WHERE state = ifnull(?, state) ORDER BY seq DESC", state)
             assert expected == [(each.id,) for each in pages]
             assert expected or state == "failed"
 
