@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EVERYTHING = "*"
 OURS = "hookengine"  # the tenant, and the first word of the event types, that are the engine's own
 
+_MADE_LATER = "it was made after the event"
 _MOST_SHOWN = 5  # event types in an explanation
 _MOST_REMEMBERED = 100_000  # subscriptions in matches: types are few, but a producer may make them up
 
@@ -44,11 +45,11 @@ class Way(StrEnum):
     REPLAY = "replay"
 
 
-def explain(subscription: Subscription, event: Event, *, chosen: bool, way: Way | None) -> str:
+def explain(subscription: Subscription, event: Event, *, chosen: bool, way: Way | None, kept_since: int) -> str:
     """
     Why *event* made a delivery for *subscription* in this *way*, or why (without one) it made none: a clause without an end.
 
-    With *chosen*, the event named its subscriptions itself.
+    With *chosen*, the event named its subscriptions itself. What ended before *kept_since* may be deleted.
     """
     if subscription.tenant != event.tenant:
         return f"it belongs to the tenant {subscription.tenant}, and the event to {event.tenant}"
@@ -61,21 +62,30 @@ def explain(subscription: Subscription, event: Event, *, chosen: bool, way: Way 
         if pattern is None:
             return f"its event types took in {event.type} then, and were changed since"
         return f"its event type {pattern} takes in {event.type}"
-    return _absence(subscription, event, chosen=chosen, pattern=pattern)
+    return _absence(subscription, event, chosen=chosen, pattern=pattern, kept_since=kept_since)
 
 
-def _absence(subscription: Subscription, event: Event, *, chosen: bool, pattern: str | None) -> str:
+def _absence(subscription: Subscription, event: Event, *, chosen: bool, pattern: str | None, kept_since: int) -> str:
     if subscription.created_at > event.accepted_at:
-        return "it was made after the event"
+        return _MADE_LATER
     if chosen:
         return "the event named others"
     if pattern is None:
         return f"none of its event types ({_some(subscription.event_types)}) takes in {event.type}"
     if not _takes(subscription):
         return "it is disabled and skips events meanwhile"
-    if subscription.updated_at > event.accepted_at:
+    return _history(subscription, event, kept_since=kept_since)
+
+
+def _history(subscription: Subscription, event: Event, *, kept_since: int) -> str:
+    # What is of the same millisecond came after the event: else that would have made a delivery.
+    if subscription.created_at >= event.accepted_at:
+        return _MADE_LATER
+    if subscription.updated_at >= event.accepted_at:
         return f"it takes in {event.type} now, but was changed after the event, or was disabled and skipped it"
-    return "its delivery is past the retention"
+    if event.accepted_at < kept_since:
+        return "its delivery is past the retention"
+    return "its delivery was deleted before the retention was over, or the clock was set back meanwhile"
 
 
 def _some(event_types: tuple[str, ...]) -> str:

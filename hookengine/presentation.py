@@ -170,7 +170,13 @@ def shown_token_answer(outcome: models.Outcome) -> views.TokenAnswer | None:
 
 
 def shown_explained(
-    to: models.Subscription | Receiver, event: models.Event, went: list[Went], *, chosen: bool, hindrance: str | None = None
+    to: models.Subscription | Receiver,
+    event: models.Event,
+    went: list[Went],
+    *,
+    chosen: bool,
+    hindrance: str | None = None,
+    kept_since: int,
 ) -> views.Explained:
     """What *event* did for one subscription: *went* are its deliveries there, newest first, which wait for a *hindrance*."""
     accepted = next((each for each in went if each.state == DeliveryState.DELIVERED), None)
@@ -178,7 +184,7 @@ def shown_explained(
     if isinstance(to, models.Subscription):
         original = any(not each.replay for each in went)
         way = None if shown is None else Way.EVENT if original else Way.REPLAY
-        reason = explain(to, event, chosen=chosen, way=way)
+        reason = explain(to, event, chosen=chosen, way=way, kept_since=kept_since)
     else:
         reason = "the event made a delivery for it, and it was deleted since"
     if all(each.state != DeliveryState.PENDING for each in went):

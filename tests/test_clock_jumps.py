@@ -11,7 +11,7 @@ import pytest
 from engines import Gate, Journal, rows, running
 from msgspec import UNSET
 from patience import PATIENCE
-from storage import DAY
+from storage import DAY, HOUR
 
 from hookengine.clock import Clock
 from hookengine.engine import Engine
@@ -97,6 +97,24 @@ async def test_fresh_events_do_not_wait_for_lost_time(tmp_path: Path, clock: typ
         states = [each.state for event in events for each in await engine.wait(event.id, PATIENCE)]
 
     assert ["delivered"] * 12 == states
+
+
+async def test_what_is_past_the_retention(tmp_path: Path, clock: type[ShiftedClock]) -> None:
+    """A delivery that is not there, as the subscription is now, is past the retention only if the event is older than that."""
+    async with running(tmp_path) as engine:
+        made = await engine.subscribe("http://127.0.0.1:8099/", event_types=["user.*"])
+        clock.shift = HOUR
+        await noticed(engine)
+        event = await engine.publish("order.created", {})
+        clock.shift = 0
+        await noticed(engine)
+        await engine.update_subscription(made.id, event_types=["*"])
+        [within] = (await engine.explain(event.id)).subscriptions
+        clock.shift = 31 * DAY
+        [older] = (await engine.explain(event.id)).subscriptions
+
+    assert within.reason.endswith("or the clock was set back meanwhile.")
+    assert "Its delivery is past the retention." == older.reason
 
 
 async def test_chosen_times_stay(tmp_path: Path, clock: type[ShiftedClock]) -> None:

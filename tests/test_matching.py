@@ -335,6 +335,24 @@ SKIPS = subscription(1, state=DISABLED, while_disabled=SKIP)
             "it takes in order.created now, but was changed after the event, or was disabled and skipped it",
             id="changed",
         ),
+        pytest.param(
+            replace(ORDERS, created_at=10, updated_at=10), False, None, "it was made after the event", id="made then"
+        ),
+        pytest.param(replace(ORDERS, created_at=10), True, None, "the event named others", id="made then, not named"),
+        pytest.param(
+            replace(USERS, created_at=10),
+            False,
+            None,
+            "none of its event types (user.*) takes in order.created",
+            id="made then, no type",
+        ),
+        pytest.param(
+            replace(ORDERS, updated_at=10),
+            False,
+            None,
+            "it takes in order.created now, but was changed after the event, or was disabled and skipped it",
+            id="changed then",
+        ),
         pytest.param(ORDERS, False, None, "its delivery is past the retention", id="pruned"),
         pytest.param(
             subscription(1, state=DISABLED), False, None, "its delivery is past the retention", id="pruned while it holds"
@@ -343,4 +361,10 @@ SKIPS = subscription(1, state=DISABLED, while_disabled=SKIP)
 )
 def test_explanation(to: Subscription, chosen: bool, way: Way | None, expected: str) -> None:
     """The first reason that decides is told, in words of the event and of the subscription as it is now."""
-    assert expected == explain(to, EVENT, chosen=chosen, way=way)
+    assert expected == explain(to, EVENT, chosen=chosen, way=way, kept_since=11)
+
+
+def test_delivery_that_should_be_there() -> None:
+    """Of an event within the retention none is said to be past it."""
+    expected = "its delivery was deleted before the retention was over, or the clock was set back meanwhile"
+    assert expected == explain(ORDERS, EVENT, chosen=False, way=None, kept_since=10)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from api import Api, serving
-from engines import rows, running
+from engines import blocked_writer, rows, running
 from patience import PATIENCE
 
 from hookengine.clock import Clock
@@ -101,6 +101,21 @@ async def test_named_and_replayed(api: Api) -> None:
         replayed["id"]: ("held", "A replay sent it there; the delivery is held."),
         neither["id"]: (None, "The event named others."),
     } == {each["subscription"]: (each.get("state"), each["reason"]) for each in (await explained(api, event))["subscriptions"]}
+
+
+async def test_subscription_that_waited_behind_an_event(api: Api) -> None:
+    """One that was asked for before an event, and committed after it, was made after the event."""
+    async with asyncio.TaskGroup() as group, blocked_writer(api.engine):
+        asked = group.create_task(api.engine.subscribe("http://127.0.0.1:8099/", tenant="behind"))
+        await asyncio.sleep(0)
+        published = group.create_task(api.engine.publish("order.created", {}, tenant="behind"))
+        await asyncio.sleep(0)
+    [told] = (await explained(api, {"id": published.result().id}))["subscriptions"]
+    kept = await api("GET", f"/v1/subscriptions/{asked.result().id}")
+
+    assert "It was made after the event." == told["reason"]
+    assert published.result().accepted_at <= asked.result().created_at
+    assert format_time(int(asked.result().created_at.timestamp() * 1000)) == kept.json["created_at"]
 
 
 async def test_delivery_that_came_through_is_shown(api: Api) -> None:

@@ -91,6 +91,18 @@ async def test_subscription_is_added(tmp_path: Path) -> None:
         assert [first, second] == list(place.store.memory.index)
 
 
+async def test_subscription_is_as_old_as_its_commit(tmp_path: Path) -> None:
+    """It is made when it is stored, and not when it was asked for: events may have been committed between."""
+    async with opened(tmp_path) as place:
+        asked = subscription(place.clock)
+        place.clock.time += 5
+        made = await add(place, asked)
+
+        assert isinstance(made, Subscription)
+        assert (NOW + 5, NOW + 5) == (made.created_at, made.updated_at)
+        assert [(NOW + 5, NOW + 5)] == place.rows("SELECT created_at, updated_at FROM subscriptions")
+
+
 async def test_subscription_with_a_key_is_added_once(tmp_path: Path) -> None:
     """The repetition gets what the first was answered; other bytes are refused."""
     async with opened(tmp_path) as place:

@@ -47,10 +47,18 @@ class ReplayOperations(Operations):
         both.sort(key=lambda each: -each.seq)
         shown = both[: part.limit]
         went = await self._store.viewer.deliveries_to(event.seq, [each.seq for each in shown])
+        kept_since = self._clock.now() - self._config.store.retention
         return views.Explanation(
             event=event.id,
             subscriptions=[
-                shown_explained(each, event, went.get(each.seq, []), chosen=chosen, hindrance=self._hindrance(each))
+                shown_explained(
+                    each,
+                    event,
+                    went.get(each.seq, []),
+                    chosen=chosen,
+                    hindrance=self._hindrance(each),
+                    kept_since=kept_since,
+                )
                 for each in shown
             ],
             next_cursor=cursor_of(shown[-1].seq if len(both) > part.limit else None),

@@ -65,7 +65,6 @@ class SubscriptionOperations(Verification):
         self._check_kept_secrets(problems, draft, tenant)
         self._check_types(problems, draft.get("event_types"), kept=())
         wanted = problems.require(draft)
-        now = self._clock.now()
         settings = subscribing.settings(wanted, default_profile=default_profile)
         secret = self._first_secret(wanted.secret, settings["profile"])
         disabled = settings["state"] is SubscriptionState.DISABLED
@@ -75,8 +74,8 @@ class SubscriptionOperations(Verification):
             tenant=tenant,
             secrets=() if secret is None else (SigningSecret(value=Secret(secret)),),
             disabled_reason=models.DisabledReason.MANUAL if disabled else None,
-            created_at=now,
-            updated_at=now,
+            created_at=0,  # this and the next, as `seq`, are given with its commit
+            updated_at=0,
             **settings,
         )
         made = await self._add(
@@ -183,9 +182,7 @@ class SubscriptionOperations(Verification):
                 return first
             changes.check_limit(self._store.memory, subscription.tenant, limits)
             await self._verify(subscription)
-            now = self._clock.now()
-            tested = replace(subscription, created_at=now, updated_at=now)
-            return await self._store.writer.change(changes.add_subscription(tested, key, render, limits=limits))
+            return await self._store.writer.change(changes.add_subscription(subscription, key, render, limits=limits))
 
     def _first_secret(self, given: str | None, profile: str) -> str | None:
         if not self._profiles[profile].has_own_secrets:

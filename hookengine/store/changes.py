@@ -57,7 +57,7 @@ def add_subscription(
     limits: Mapping[str, int | None] | None = None,
 ) -> Callable[[Transaction], Awaitable[Subscription | Answer]]:
     """
-    Store *subscription* under a new key; a repetition with *key* gets the first one's Answer.
+    Store *subscription* under a new key, as made now; a repetition with *key* gets the first one's Answer.
 
     *limits* are, by plan, how many subscriptions a tenant may have; raises SubscriptionLimitReached where its plan is full.
     """
@@ -66,7 +66,7 @@ def add_subscription(
         if key is not None and (answer := await answers.find(tx, key)) is not None:
             return answer
         check_limit(tx.memory, subscription.tenant, limits or {})
-        new = replace(subscription, seq=tx.new_subscription())
+        new = replace(subscription, seq=tx.new_subscription(), created_at=tx.now, updated_at=tx.now)
         await tx.run(sql.insert_subscription, registered.new_subscription_row(new, tx.vault))
         commit = Commit()
         commit.health.append(rows.health_row(new.seq, Health()))
