@@ -646,7 +646,7 @@ async def test_disabled_before_it_began(tmp_path: Path, journal: Journal) -> Non
 
 @pytest.mark.parametrize("status", [200, 500])
 async def test_deleted_while_in_flight(running_engine: Engine, journal: Journal, status: int) -> None:
-    """The attempt ends and is recorded; its delivery, and what waited, read as cancelled."""
+    """The attempt ends and is recorded; its delivery, and what waited, read as cancelled since the deleting."""
     gate = Gate()
     async with Receiver(gate) as receiver:
         made = await running_engine.subscribe(receiver.url, retry_schedule=SOON)
@@ -654,11 +654,15 @@ async def test_deleted_while_in_flight(running_engine: Engine, journal: Journal,
         second = await running_engine.publish("order.created", {"n": 2})
         await gate.arrived()
         await running_engine.unsubscribe(made.id)
+        deleted_at = (await only(running_engine, event=first.id)).finished_at
+        assert deleted_at is not None
+        await past(running_engine, int(deleted_at.timestamp() * 1000))
         gate.open(status)
         await journal.until("attempt_accepted" if status == 200 else "attempt_failed", subscription=None)
         ended, waiting = [(await running_engine.wait(event.id, PATIENCE))[0] for event in (first, second)]
 
     assert "cancelled" == ended.state == waiting.state
+    assert deleted_at == ended.finished_at == waiting.finished_at
     assert (1, 0) == (ended.attempt_count, waiting.attempt_count)
     assert [1, 0] == [len((await only(running_engine, event=each.id)).attempts or []) for each in (first, second)]
     assert 1 == len(receiver.requests)

@@ -399,12 +399,13 @@ def test_expired_delivery_has_no_attempt() -> None:
 
 @pytest.mark.parametrize("outcome", [DELIVERED, NO_ANSWER], ids=["success", "failure"])
 def test_attempt_of_a_deleted_subscription_is_recorded_and_stays_cancelled(outcome: Any) -> None:
-    """The attempt is history, the delivery is cancelled, and nothing is counted."""
+    """The attempt is history, the delivery is cancelled since the deleting, and nothing is counted."""
     made = batch()
+    made.know({}, {}, deletions={1: NOW - 5})
     made.add_results([result(delivery(), outcome)])
 
     ((recorded,),) = made.recorded
-    assert (DeliveryState.CANCELLED, NOW) == (recorded.delivery.state, recorded.delivery.finished_at)
+    assert (DeliveryState.CANCELLED, NOW - 5) == (recorded.delivery.state, recorded.delivery.finished_at)
     assert ["cancelled"] == [row[4] for row in written(made, "settled")]
     assert 1 == len(written(made, "attempts"))
     assert {} == made.health

@@ -48,7 +48,7 @@ from hookengine.models import (
     WhileDisabled,
 )
 from hookengine.scheduler import Refill
-from hookengine.store import Answer, Draft, Key, Receipt, changes
+from hookengine.store import Answer, Draft, Key, Receipt, changes, upkeep
 from hookengine.store.publications import MOST_DELIVERIES
 
 if TYPE_CHECKING:
@@ -477,16 +477,23 @@ async def test_result_gives_way_to_what_was_done_by_hand(tmp_path: Path, by_hand
 
 
 async def test_result_after_the_subscription_is_deleted(tmp_path: Path) -> None:
-    """The attempt is recorded and the delivery stays cancelled, even if it succeeded."""
+    """The attempt is recorded and the delivery stays cancelled since then as others do, even if it succeeded."""
+    shown = "SELECT state, finished_at FROM deliveries_shown ORDER BY seq"
     async with opened(tmp_path) as place:
         gone = await place.subscribe()
-        (delivery,) = await place.deliver()
+        one, other, waiting = await place.deliver(*drafts(3))
+        place.clock.time += 5
         await place.store.writer.change(changes.delete_subscription(gone.id, None))
-        (recorded,) = await place.record(result(delivery, DELIVERED))
+        assert [("cancelled", NOW + 5)] * 3 == place.rows(shown)
+        place.clock.time += HOUR
+        (recorded,) = await place.record(result(one, DELIVERED))
+        assert 2 == await place.store.writer.change(upkeep.cancel_rest)
+        await place.record(result(other, NO_ANSWER))
 
-        assert DeliveryState.CANCELLED is recorded.delivery.state
-        assert [("cancelled",)] == place.rows("SELECT state FROM deliveries")
-        assert [("accepted",)] == place.rows("SELECT outcome FROM attempts")
+        assert (DeliveryState.CANCELLED, NOW + 5) == (recorded.delivery.state, recorded.delivery.finished_at)
+        assert [("cancelled", NOW + 5)] * 3 == place.rows(shown)
+        assert [(one.seq, 1), (other.seq, 1), (waiting.seq, 0)] == place.rows("SELECT seq, attempt_count FROM deliveries")
+        assert [("accepted",), ("unreachable",)] == place.rows("SELECT outcome FROM attempts ORDER BY seq")
         assert [(0, None)] == place.rows("SELECT consecutive_failures, last_success_at FROM health")
 
 

@@ -76,16 +76,28 @@ class Batch:
         self._seen: dict[EventName, Seen] = {}
         self._commit = Commit()
         self._lines: set[Line] = set()  # those in which somebody stands
+        self._deletions: Mapping[int, int] = {}  # when subscriptions were deleted, of which there are results
         self._advanced: dict[Line, None] = {}
         self._announcer = Announcer(now=now, clock=clock, numbers=numbers, index=index, lines=self._lines)
         self._hour = hour_of(now)
         self._tallies: dict[Values, int] = {}  # by all columns of `statistics` but the last
 
-    def know(self, known: answers.Known, seen: Mapping[EventName, Seen], lines: Iterable[Line] = ()) -> None:
-        """What earlier commits hold of the keys and event ids that are about to come, and in which lines somebody stands."""
+    def know(
+        self,
+        known: answers.Known,
+        seen: Mapping[EventName, Seen],
+        lines: Iterable[Line] = (),
+        deletions: Mapping[int, int] | None = None,
+    ) -> None:
+        """
+        What earlier commits hold of the keys and event ids that are about to come, and in which lines somebody stands.
+
+        *deletions* are of the subscriptions that are gone, and of which there are results.
+        """
         self._known.update(known)
         self._seen.update(seen)
         self._lines.update(lines)
+        self._deletions = deletions or {}
 
     def add_results(self, results: Sequence[Result]) -> None:
         """Record what became of a delivery, or of those of a batch, whose shared attempt is counted once."""
@@ -116,8 +128,8 @@ class Batch:
         # Its subscription was deleted while the attempt ran: it reads as cancelled since, and stays so. One that somebody had
         # cancelled before keeps that time.
         if subscription is None and result.before.finished_at is None:
-            cancelled = {"state": DeliveryState.CANCELLED, "finished_at": self._now, "attempt_count": after.attempt_count}
-            after = replace(result.before, **cancelled, failed_label=None)
+            cancelled = {"state": DeliveryState.CANCELLED, "attempt_count": after.attempt_count, "failed_label": None}
+            after = replace(result.before, **cancelled, finished_at=self._deletions.get(after.subscription, self._now))
         reason = None
         is_interrupted = attempt is not None and isinstance(attempt.outcome, Interrupted)
         if is_interrupted:

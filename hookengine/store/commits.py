@@ -187,7 +187,7 @@ class Commits:
         """What is to be written; *publications* that would make it too large are taken out, and wait for the next."""
         clock, memory, now = self._writing.clock, self._writing.memory, self._writing.clock.now()
         batch = Batch(now=now, clock=clock, numbers=self._writing.numbers, index=memory.index, health=memory.health)
-        await self._look_up(batch, publications, now)  # first, because what results are told by stands in lines, too
+        await self._look_up(batch, results, publications, now)  # first, because what results are told by stands in lines, too
         for group in results:
             batch.add_results([self._up_to_date(result) for result in group])
         answered: list[_Answered] = []
@@ -214,24 +214,30 @@ class Commits:
             return result
         return replace(result, before=current, after=retry.overruled(taken, result.after, current))
 
-    async def _look_up(self, batch: Batch, publications: list[Publication], now: int) -> None:
+    async def _look_up(
+        self, batch: Batch, results: list[tuple[Result, ...]], publications: list[Publication], now: int
+    ) -> None:
         """
-        Tell *batch* which keys and event ids are taken.
+        Tell *batch* which keys and event ids are taken, and when the subscriptions of *results* were deleted that are gone.
 
         `executemany` would only say that some row of many was a duplicate; this says which.
         """
         db, index = self._writing.db, self._writing.memory.index
         keys = [publication.key for publication in publications if publication.key is not None]
+        gone = {seq for group in results if index.get(seq := group[0].before.subscription) is None}
         chosen = [(d.id, d.tenant) for publication in publications for d in publication.drafts if d.id is not None]
         known: answers.Known = {}
         seen = {}
+        deletions: dict[int, int] = {}
         if keys:
             known = answers.known(await db.execute_fetchall(sql.known_keys, answers.wanted(keys, now)))
         if chosen:
             found = await db.execute_fetchall(sql.known_events, (rows.json_text(chosen),))
             seen = dict(map(rows.receipt, found))
+        if gone:
+            deletions = {row[0]: row[1] for row in await db.execute_fetchall(sql.deletions, (rows.json_text(list(gone)),))}
         asked = lines.wanted((draft for publication in publications for draft in publication.drafts), index)
-        batch.know(known, seen, await lines.standing(db, asked | index.our_lines))
+        batch.know(known, seen, await lines.standing(db, asked | index.our_lines), deletions)
 
     def _follow(self, batch: Batch, answered: list[_Answered], heads: list[Delivery]) -> None:
         """What a commit entails, before anybody else can run; for its deliveries there is time until `tell`."""

@@ -406,6 +406,10 @@ UPDATE meta SET value = ? WHERE name = ?;
 SELECT CAST(substr(name, 10) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS enabled_at
 FROM meta WHERE name LIKE 'enabling:%';
 
+-- deletions
+-- When subscriptions were deleted.
+SELECT seq, deleted_at FROM subscriptions WHERE seq IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL;
+
 -- cancelling
 -- The deleted subscriptions that may still have pending rows.
 SELECT CAST(substr(name, 12) AS INTEGER) AS subscription, CAST(value AS INTEGER) AS deleted_at
