@@ -203,7 +203,7 @@ class SubscriptionInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     metadata: Annotated[dict[str, Any] | None, _said("Labels of yours, up to 16 KiB; nothing goes by them.")] = None
     state: Annotated[
         Literal["active", "disabled"] | None,
-        _said("Whether it gets events, as by enable and disable; active unless given."),
+        _said("Whether it gets events: a state that changes acts as enable or disable; active unless given."),
     ] = None
 
 

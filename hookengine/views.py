@@ -268,7 +268,7 @@ class AttemptResponse(Struct, frozen=True, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One try to deliver."""
+    """One try to deliver; one that was `interrupted` does not count, and the next has the same `number`."""
 
     number: int
     at: Moment
