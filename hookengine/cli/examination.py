@@ -76,7 +76,7 @@ def examine(asked: Asked) -> Iterator[Check]:
     now, newest = Clock().now(), None
     if asked.url is None:
         yield from directory(asked.data)
-        if there(asked.data / DATABASE) or Files(asked.data / DATABASE).left_behind() is not None:
+        if there(asked.data / DATABASE) or Files(absolute(asked.data) / DATABASE).left_behind() is not None:
             check, newest = database(asked.data / DATABASE, os.environ.get("HOOKENGINE_ENCRYPTION_KEY"))
             yield check
         yield disk(asked.data, shutil.disk_usage)
