@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hookengine.clock import Clock
+    from hookengine.exchange import Turn
     from hookengine.observers import Happening
     from hookengine.outage import Outage
     from hookengine.profiles import Profile
@@ -64,6 +65,11 @@ class Ready(Struct):
     outcome: Outcome | None = None
     since: float = 0.0  # by the loop's clock, when the request went
     begun: Begun | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether its subscription has a rate limit."""
+        return self.served.subscription.rate_limit is not None
 
 
 class Attempting:
@@ -136,11 +142,11 @@ class Attempting:
         assert ready.begun is not None  # noqa: S101  # by `begin`
         return self._conclude(ready, self._sender.abandon(ready.begun))
 
-    async def run(self, ready: Ready, *, turn: Callable[[float], float | None] | None = None) -> list[Result]:
+    async def run(self, ready: Ready, *, turn: Turn | None = None) -> list[Result]:
         """
         Send what is *ready*, after `begin` could not, or go on where it has come to; what becomes of each delivery.
 
-        *turn* is asked when a request with an access token goes, with the ms that it has: how many of these it has to wait.
+        *turn* is asked when a request could go, with the ms that it has: how many of these it has to wait.
         """
         if not ready.going:
             return ready.results

@@ -91,6 +91,11 @@ class Deadline:
         self.spared = False  # whether it was put off once, after a stall
         self._passed = False
 
+    @property
+    def left(self) -> float:
+        """The seconds until then."""
+        return self.when - self._owner._loop.time()  # noqa: SLF001  # the two are one thing
+
     def watch(self, what: asyncio.Future[Any]) -> None:
         """Cancel *what* when the time is over; a block that then waits for it is cut as if it had waited all the time."""
         self._what = what

@@ -375,6 +375,8 @@ class Dispatcher:
         if (answer := self._attempting.begin(ready)) is None:
             self._spawn(self._attempt(ready))
         else:
+            if ready.is_limited:  # what has not gone yet asks for its turn when it could
+                self._scheduler.sent(ready.taken.seq, now=self._clock.now())
             self._attempts.add(answer)
             answer.add_done_callback(partial(self._answered, ready))
 
@@ -436,12 +438,12 @@ class Dispatcher:
         failpoint("K07-taken")
         secrets = partial(self._store.memory.secrets, served.subscription, of_tenant=served.profile.uses_tenants_secret)
         ready = self._attempting.prepare(taken, members, served, secrets=secrets)
-        if served.subscription.rate_limit is not None:
+        if ready.is_limited:
             self._pace(ready)
         return ready
 
     def _pace(self, ready: Ready) -> None:
-        """The pace counts from when the request goes, if one does: with an access token that is not known yet (`_put_off`)."""
+        """The next one is taken an interval after this one begins, if that is known by now: a token may come much later."""
         seq = ready.taken.seq
         if not ready.going:
             self._scheduler.spare(seq)
@@ -449,8 +451,7 @@ class Dispatcher:
             self._scheduler.begun(seq, now=ready.now)
 
     async def _attempt(self, ready: Ready) -> None:
-        limited = ready.served.subscription.rate_limit is not None
-        turn = partial(self._put_off, ready.taken) if limited else None
+        turn = partial(self._put_off, ready.taken) if ready.is_limited else None
         self._ended(ready.taken, await self._attempting.run(ready, turn=turn))
 
     def _put_off(self, taken: Delivery, left: float) -> float | None:

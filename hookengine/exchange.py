@@ -21,6 +21,7 @@ from hookengine.wire import KEPT_BODY, Answers, Wire
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from aiohttp.abc import AbstractResolver
     from aiohttp.client_proto import ResponseHandler
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hookengine.wire import Answer
 
     _Sent = tuple[Wire, asyncio.Future[Answer]]
+    Turn = Callable[[float], float | None]  # of the ms that are left, those to wait; None if these are too few
 
 CONNECT_BUDGET = 5.0  # s for lookup, TCP and TLS together
 KEEP_ALIVE = 4.0  # s; many servers close an idle connection after 5
@@ -49,6 +51,10 @@ class Phase(Enum):
     CONNECT = "connect"
     SEND = "send"  # the receiver had not taken the whole request
     ANSWER = "answer"
+
+
+class OutOfTurn(Exception):
+    """The turn of a request comes when its time is over: it was not sent."""
 
 
 class Pool(TCPConnector):
@@ -218,15 +224,27 @@ class Exchange:
         wire, _ = self._under_way
         self._leave(pool, target, wire, None)
 
-    async def run(self, pool: Pool, target: Target, request: bytes, deadline: Deadline) -> Response:
+    async def run(
+        self,
+        pool: Pool,
+        target: Target,
+        request: bytes,
+        deadline: Deadline,
+        *,
+        turn: Turn | None = None,
+    ) -> Response:
         """
         Send *request*, unless `begin` has, wait for the head of the answer and for a reasonable part of its body.
 
-        *deadline* is moved nearer once the head is there. Raises what aiohttp and the event loop raise; from the moment that
-        there is a `response`, nothing but what ends the waiting.
+        *deadline* is moved nearer once the head is there. *turn* is asked each time that the request could go. Raises
+        OutOfTurn where that comes too late, and what aiohttp and the event loop raise; from the moment that there is a
+        `response`, nothing but what ends the waiting.
         """
-        if self._sent is None and self.begin(pool, target, request) is None:
-            self._send(await pool.dial(target), request)
+        if self._sent is None:
+            wire = pool.idle(target)
+            if wire is None:
+                wire = await pool.dial(target)
+            self._send(await _in_turn(wire, pool, target, deadline, turn), request)
         wire, _ = self._under_way
         try:
             return await self._converse(pool, target, deadline)
@@ -236,7 +254,8 @@ class Exchange:
                 raise
             let_go(error)
         self.phase = Phase.CONNECT
-        self._send(await pool.dial_anew(target), request)
+        wire = await pool.dial_anew(target)
+        self._send(await _in_turn(wire, pool, target, deadline, turn), request)
         return await self._converse(pool, target, deadline)
 
     def _send(self, wire: Wire, request: bytes) -> asyncio.Future[Answer]:
@@ -302,6 +321,25 @@ class Exchange:
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001  # whatever befalls the body, the verdict stands
             let_go(error)
+
+
+async def _in_turn(wire: Wire, pool: Pool, target: Target, deadline: Deadline, turn: Turn | None) -> Wire:
+    """Over which connection a request goes that could go now by *wire*, once it is its *turn*."""
+    wait = 0.0 if turn is None else turn(deadline.left * 1000)
+    if wait == 0:
+        return wire
+    if wait is None:
+        wire.connection.close()
+        raise OutOfTurn
+    try:
+        await asyncio.sleep(wait / 1000)
+    except BaseException:
+        wire.connection.close()
+        raise
+    if wire.transport is None or wire.transport.is_closing():  # the other side did not wait as long
+        wire.connection.close()
+        return await pool.dial(target)
+    return wire
 
 
 def let_go(error: BaseException) -> None:

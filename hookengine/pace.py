@@ -7,8 +7,8 @@ class Pace:
     """
     At least *interval* ms from one request to the next.
 
-    A request takes its turn when it is taken from the queue. It goes later where something holds it up, and the next one is
-    spaced from when it goes.
+    A request takes its turn when it is taken from the queue. It goes later where something holds it up, such as the look-up of
+    an address, and the next one is spaced from when it goes.
     """
 
     __slots__ = ("_interval", "_last_taken", "_next_before", "_sent_at", "next_at")
@@ -18,7 +18,7 @@ class Pace:
         self._interval = interval
         self._next_before = 0.0  # the same before the last was taken
         self._last_taken = 0  # which that is
-        self._sent_at = 0.0  # when the last went that had been held up since it was taken
+        self._sent_at = 0.0  # when the last went, or goes
 
     def change(self, interval: float, next_at: float = 0.0) -> None:
         """From now on it is *interval*, also since the last one if that is longer; the next goes not before *next_at*."""
@@ -32,12 +32,17 @@ class Pace:
         self.next_at = max(self.next_at, now) + self._interval
 
     def begin(self, now: int) -> None:
-        """A request that has its turn goes now."""
+        """A request that has its turn begins now."""
         self.next_at = max(self.next_at, now + self._interval)
+
+    def send(self, now: int) -> None:
+        """A request goes now, which nothing has held up."""
+        self._sent_at = max(self._sent_at, now)
+        self.begin(now)
 
     def put_off(self, within: float, now: int) -> float | None:
         """
-        A request was held up since it was taken: the ms that it still has to wait, so that no two of those go together.
+        A request was held up since it was taken: the ms that it still has to wait, so that no two go together.
 
         None, and it takes no turn, unless these are fewer than *within*.
         """

@@ -218,6 +218,12 @@ class Scheduler:
         if pace is not None:
             pace.begin(now)
 
+    def sent(self, seq: int, *, now: int) -> None:
+        """The request of delivery *seq*, which was taken, goes at once."""
+        pace = self._in_flight[seq].pace
+        if pace is not None:
+            pace.send(now)
+
     def put_off(self, seq: int, within: float, *, now: int) -> float | None:
         """
         The request of delivery *seq*, which was taken, goes only now: the ms that it has to wait for the pace.

@@ -16,7 +16,7 @@ from hookengine.bearers import TOO_LATE, Bearers
 from hookengine.clock import Clock
 from hookengine.concealing import Concealer
 from hookengine.deadline import Deadlines
-from hookengine.exchange import Exchange, Phase, Pool, let_go
+from hookengine.exchange import Exchange, OutOfTurn, Phase, Pool, let_go
 from hookengine.message import Proxy, Target, compose
 from hookengine.models import (
     AccessToken,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from hookengine.bearers import Load, Save
     from hookengine.deadline import Deadline
+    from hookengine.exchange import Turn
     from hookengine.models import Authorization, Outcome, Request, Response
     from hookengine.wire import Answer
 
@@ -49,6 +50,7 @@ _DNS_OUTAGE = 30.0  # s
 _LONGEST_DNS_OUTAGE = 24 * 3600.0
 
 _DEFAULT_RULES = Rules()
+_OUT_OF_TURN = Interrupted()  # nothing was sent, and none of its attempts is spent
 _TEST_NET = ("192.0.2.1", 9)  # RFC 5737: nobody's
 
 # How asking a proxy for a tunnel may fail. What else may befall a connection before its request is TLS, inside the tunnel.
@@ -144,13 +146,13 @@ class Sender:
         rules: Rules = _DEFAULT_RULES,
         *,
         begun: Begun | None = None,
-        turn: Callable[[float], float | None] | None = None,
+        turn: Turn | None = None,
     ) -> Outcome:
         """
         Send *request* once, unless it is *begun*, and say how it ended.
 
-        Where it needs an access token, *turn* is asked each time that it goes with one, with the ms that it has left: for how
-        many of these it has to wait; None if for more. Raises nothing but CancelledError.
+        *turn* is asked each time that it could go, with the ms that it has left: for how many of these it has to wait; None if
+        for more. Raises nothing but CancelledError.
         """
         if request.authorization is not None:
             return await self._attempt_with_token(request, request.authorization, rules, turn)
@@ -160,7 +162,9 @@ class Sender:
             target = self._target(request.url)
             message = compose(request.method, target, request.headers, request.body)
             with self._deadlines.after(request.timeout / 1000) if begun is None else begun.deadline as deadline:
-                response = await exchange.run(self._pool, target, message, deadline)
+                response = await exchange.run(self._pool, target, message, deadline, turn=turn)
+        except OutOfTurn:
+            return _OUT_OF_TURN
         except Exception as error:  # noqa: BLE001  # nothing escapes the attempt
             answered = exchange.response
             if answered is None:
@@ -188,7 +192,7 @@ class Sender:
         request: Request,
         authorization: Authorization,
         rules: Rules,
-        turn: Callable[[float], float | None] | None,
+        turn: Turn | None,
     ) -> Outcome:
         """
         The same with an access token, all within the time for one attempt.
@@ -203,13 +207,12 @@ class Sender:
             token = await self._bearers.token(source, refused=refused, within=request.timeout, until=until)
             if not isinstance(token, AccessToken):
                 return token
-            rest = (until - self._loop.time()) * 1000
-            wait = 0.0 if turn is None else turn(rest)
-            if wait is None or (left := round(rest - wait)) <= 0:
+            if (left := round((until - self._loop.time()) * 1000)) <= 0:
                 return outcome
-            if wait:
-                await asyncio.sleep(wait / 1000)
-            outcome = await self.attempt(bearing(request, token, timeout=left), rules)
+            latest = await self.attempt(bearing(request, token, timeout=left), rules, turn=turn)
+            if refused is not None and latest is _OUT_OF_TURN:
+                return outcome
+            outcome = latest
             if refused is not None or not _is_unauthorized(outcome):
                 return outcome
             refused = token

@@ -16,6 +16,7 @@ from hookengine.message import compose
 if TYPE_CHECKING:
     import aiohttp
 
+    from hookengine.exchange import Turn
     from hookengine.models import Response
 
 
@@ -33,12 +34,14 @@ class Client:
         self.deadlines = Deadlines()
         self.exchange = Exchange()
 
-    async def send(self, url: str, *, seconds: float = 5, body: bytes = b"{}", private: bool = False) -> Response:
+    async def send(
+        self, url: str, *, seconds: float = 5, body: bytes = b"{}", private: bool = False, turn: Turn | None = None
+    ) -> Response:
         """One request; `exchange` is what is known of it."""
         self.exchange = Exchange(private=private)
         target = aim(url)
         with self.deadlines.after(seconds) as deadline:
-            return await self.exchange.run(self.pool, target, compose("POST", target, (), body), deadline)
+            return await self.exchange.run(self.pool, target, compose("POST", target, (), body), deadline, turn=turn)
 
     async def close(self) -> None:
         """End all connections."""

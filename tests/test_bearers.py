@@ -486,6 +486,22 @@ async def test_each_request_has_the_time_that_those_before_left() -> None:
         assert (True, True) == (first <= 4900, second <= 4800)
 
 
+@pytest.mark.parametrize(("turns", "ends", "requests"), [([None], Interrupted, 0), ([0.0, None], Refused, 1)])
+async def test_what_is_out_of_turn_is_not_sent(turns: list[float | None], ends: type[Outcome], requests: int) -> None:
+    """A request whose turn comes too late spends no attempt; of a repetition after a 401 the first answer counts."""
+    left = iter(turns)
+    async with TokenServer() as server, Receiver(401) as endpoint:
+        sender = Sender(LOOPBACK)
+        authorization = Authorization(subscription=1, oauth2=server.oauth2())
+        request = Request(method="POST", url=endpoint.url, headers=(), body=b"", timeout=5000, authorization=authorization)
+        try:
+            outcome = await sender.attempt(request, turn=lambda _: next(left))
+        finally:
+            await sender.close()
+
+        assert (ends, requests) == (type(outcome), len(endpoint.requests))
+
+
 def test_answer_of_a_token_server_does_not_show_itself() -> None:
     """The body that holds a token is absent from the repr of what is read."""
     answer = _answer(Accepted(response=Response(status=200, headers=(), body=b"hush", truncated=False)))

@@ -16,7 +16,7 @@ from hostile import aim, answers, on_both_loops, receiver, response
 from patience import PATIENCE
 
 from hookengine import exchange
-from hookengine.exchange import Phase, let_go
+from hookengine.exchange import OutOfTurn, Phase, let_go
 from hookengine.models import Response
 from hookengine.wire import HeadTooLarge, TooManyInformational, Wire
 
@@ -242,6 +242,62 @@ def test_stale_connection(behaviour: hostile.Behaviour) -> None:
 
         assert [b"ok", b"ok"] == [answer.body for answer in seen]
         assert (2, 3) == (bad.connections, len(bad.requests))
+
+    on_both_loops(scenario)
+
+
+def test_turn() -> None:
+    """Each request waits for its turn, also once more on a new connection; one whose turn comes too late is not sent."""
+    left: list[float] = []
+    waits = [0.0, 30.0, 10.0, None]
+
+    def turn(ms: float) -> float | None:
+        left.append(ms)
+        return waits[len(left) - 1]
+
+    async def scenario() -> None:
+        left.clear()
+        client = Client()
+        async with receiver(hostile.finishes_on_second_request) as bad:
+            first = await client.send(bad.url, turn=turn)
+            began = asyncio.get_running_loop().time()
+            second = await client.send(bad.url, turn=turn)
+            took = asyncio.get_running_loop().time() - began
+            await client.pool.close()
+            client = Client()
+            with pytest.raises(OutOfTurn):
+                await client.send(bad.url, turn=turn)
+            await bad.settled()
+            await client.close()
+
+        assert (b"ok", b"ok") == (first.body, second.body)
+        assert took >= 0.04
+        assert (4, True) == (len(left), all(0 < ms <= 5000 for ms in left))
+        assert (3, 3) == (bad.connections, len(bad.requests))
+
+    on_both_loops(scenario)
+
+
+def test_connection_that_ends_before_its_turn() -> None:
+    """The other side need not wait as long: the request goes over another connection."""
+    peers: list[hostile.Peer] = []
+
+    async def impatient(peer: hostile.Peer) -> None:
+        peers.append(peer)
+        if len(peers) == 1:
+            await peer.finish()
+        else:
+            await hostile.healthy(peer)
+
+    async def scenario() -> None:
+        peers.clear()
+        client = Client()
+        async with receiver(impatient) as bad:
+            answer = await client.send(bad.url, turn=lambda _: 200.0)
+            await client.close()
+
+        assert b"ok" == answer.body
+        assert (2, 1) == (bad.connections, len(bad.requests))
 
     on_both_loops(scenario)
 

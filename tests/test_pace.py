@@ -61,6 +61,14 @@ def test_those_that_were_held_up_are_spaced() -> None:
     assert NOW + 300 == pace.next_at
 
 
+def test_those_that_were_held_up_are_spaced_from_others() -> None:
+    """Who was held up goes an interval after who went at once meanwhile."""
+    pace = Pace(100)
+    pace.send(NOW)
+    assert 60 == pace.put_off(1_000, NOW + 40)
+    assert NOW + 200 == pace.next_at
+
+
 @pytest.mark.parametrize(("now", "next_at"), [(NOW, NOW + 100), (NOW + 1, NOW + 100), (NOW - 1_000, NOW - 900)])
 def test_nothing_waits_longer_than_an_interval(now: int, next_at: int) -> None:
     """After the clock has gone back, or a limit was raised, one interval from now is enough."""

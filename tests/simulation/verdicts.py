@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # an attempt may wait for its commit, behind others and a slow disk.
 ON_THE_WAY = 6.0
 UNTIL_RECORDED = 5.0
-NEARER = 0.8  # s: how much longer one of two requests may be on its way
+NEARER = 0.01  # s: times are whole milliseconds, and one of two requests may be a pass of the loop longer on its way
 RESENT = 0.9  # s: sooner than any retry
 
 FAILURE_LABELS = {None, "Webhook Dispatch Failed"}  # of deliveries whose schedule is at its end
