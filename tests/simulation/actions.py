@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from internet import PRIVATE, Endpoint
+from looks import contradictions, look
 
 from hookengine.errors import DeliveryStateConflict, EndpointVerificationFailed, SubscriptionDisabled, SubscriptionNotFound
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from simulated import World
 
-    from hookengine.views import Subscription
+    from hookengine.views import Delivery, Subscription
 
 TENANTS = ("acme", "zeta")
 TYPES = ("order.created", "order.paid", "user.left")
@@ -84,6 +85,9 @@ class Actions:
         self.counters: list[tuple[int, str, int]] = []  # at the start of a life: failures running of a subscription
         self.done: list[tuple[float, str]] = []  # what was begun, and when
         self.jumps: list[float] = []  # when the wall clock was set
+        self.set_back: list[float] = []  # what it showed before, in ms, where it was set back
+        self.contradictions: list[str] = []  # of what was shown
+        self._seen: dict[str, Delivery] = {}  # at the last look
         self._open: list[list[Said]] = []  # published, and not answered
         self._asked: dict[str, Sub] = {}  # by URL: those of which it is not known whether they were made
         self._rng = world.rng_of("actions")
@@ -247,7 +251,7 @@ class Actions:
     async def disable(self) -> None:
         """By hand."""
         if sub := self._one():
-            await self.world.engine.disable(sub.id)
+            await self._set_state(sub, "disabled")
             self.disables.append((self.world.loop.time(), sub.id))
 
     async def enable(self) -> None:
@@ -255,12 +259,51 @@ class Actions:
         for sub in self._live():
             if await self._state(sub) == "disabled":
                 sub.enabled.append((self.world.loop.time(), int(self.world.wall())))
-                await self.world.engine.enable(sub.id)
+                await self._set_state(sub, "active")
+
+    async def _set_state(self, sub: Sub, state: str) -> None:
+        engine = self.world.engine
+        if self._rng.random() < 0.3:
+            await engine.update_subscription(sub.id, state=state)
+        else:
+            await (engine.enable(sub.id) if state == "active" else engine.disable(sub.id))
 
     async def edit(self) -> None:
-        """A setting that changes no byte of a request."""
+        """A setting that changes no body, whatever waits."""
         if sub := self._one():
-            await self.world.engine.update_subscription(sub.id, metadata={"edited": self.world.loop.time()})
+            await self.world.engine.update_subscription(sub.id, **self._setting(sub))
+
+    def _setting(self, sub: Sub) -> dict[str, Any]:
+        """Another value of one setting; the verdict asks for no more of *sub* than what holds with any that it has had."""
+        rng = self._rng
+        settings: dict[str, tuple[Any, ...]] = {
+            "event_types": PATTERNS,
+            "while_disabled": ("hold", "skip"),
+            "max_concurrency": (1, 2, 4, 8),
+            "retry_schedule": (SHORT, None),
+            "timeout": ("1s", "30s", None),
+            "metadata": ({"edited": self.world.loop.time()},),
+        }
+        if sub.profile == "clevertap":
+            settings["batch"] = tuple({"max_events": most, "max_wait": wait} for most in (1, 2, 5) for wait in ("1s", "20s"))
+        else:
+            settings |= {"ordering": ("fifo", "none"), "headers": ({"x-edited": str(self.world.loop.time())},)}
+        if sub.rate is None:
+            settings["rate_limit"] = ("2/s", "30/m", None)
+        name = rng.choice(list(settings))
+        value = rng.choice(settings[name])
+        match name:
+            case "event_types":
+                sub.patterns = value
+            case "while_disabled":
+                sub.skips = value == "skip"
+            case "max_concurrency":
+                sub.most = max(sub.most, value)
+            case "retry_schedule":
+                sub.schedule = tuple(map(min, sub.schedule, SCHEDULES[sub.profile] if value is None else SHORT_MS))
+            case "ordering":
+                sub.fifo = False
+        return {name: value}
 
     async def rotate(self) -> None:
         """A new secret, beside which the old one signs for some time."""
@@ -325,6 +368,19 @@ class Actions:
         with suppress(DeliveryStateConflict, SubscriptionDisabled):  # it ended meanwhile, or stands behind another
             await asked
 
+    async def look(self) -> None:
+        """At all that is shown, after some seconds in which it may come to rest."""
+        await self.world.loop.passing(1.0)
+        found = await look(self.world.engine)
+        if found is None:
+            return
+        self.contradictions += contradictions(found, retried=bool(self.retried), jumped=bool(self.jumps))
+        for each in found.deliveries:
+            before = self._seen.get(each.id)
+            if before is not None and before.finished_at not in (None, each.finished_at) and each.id not in self.retried:
+                self.contradictions.append(f"{each.id} ended at {before.finished_at}, and then at {each.finished_at}")
+        self._seen = {each.id: each for each in found.deliveries}
+
     # The world.
 
     async def mood(self) -> None:
@@ -344,7 +400,10 @@ class Actions:
     async def jump(self) -> None:
         """The wall clock is set, by up to a day."""
         self.jumps.append(self.world.loop.time())
+        before = self.world.wall()
         self.world.ahead += self._rng.choice((-DAY, DAY, -3_600, 3_600, -2, 2))
+        if self.world.wall() < before:
+            self.set_back.append(before)
 
     async def heal(self) -> None:
         """Everything is well, and everybody is enabled."""
@@ -365,11 +424,11 @@ class Actions:
 
     async def _look(self, sub: Sub) -> None:
         try:
-            await self.world.engine.subscription(sub.id)
+            found = await self.world.engine.subscription(sub.id)
         except SubscriptionNotFound:
             sub.deleted = True
         else:
-            sub.deleted = False
+            sub.deleted, sub.patterns, sub.skips = False, found.event_types, found.while_disabled == "skip"
 
 
 def matches(sub: Sub, said: Said) -> bool:

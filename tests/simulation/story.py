@@ -99,11 +99,14 @@ class Story:
             await self.actions.some(count, KINDS)
             if last:
                 await self._rest()
+                await self.actions.look()
             elif kind != "stop":  # it has not ended yet: so it does amid the next things
                 world.steps = rng.randint(1, 60)
                 await self.actions.publish_batch()
                 await self.actions.publish()
                 await world.loop.passing(rng.choice((1.0, 100.0, 10_000.0)))
+            else:
+                await self.actions.look()
             await world.engine.stop(drain=0 if rng.random() < 0.2 else rng.uniform(0.0, 25.0))
 
         with world.alive():

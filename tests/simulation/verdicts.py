@@ -114,6 +114,11 @@ def what_was_accepted_is_there(reading: Reading) -> Iterator[str]:
                 yield f"event {said.n} was not accepted, and went to {sub_id}"
 
 
+def answers_agree(reading: Reading) -> Iterator[str]:
+    """Lists, statistics, events and explanations say the same of a moment, and when something has ended never changes."""
+    yield from reading.actions.contradictions
+
+
 def endings_have_reasons(reading: Reading) -> Iterator[str]:
     """A delivery is delivered only if a request succeeded, failed only by schedule or expiry, cancelled only if one asked."""
     for (sub_id, n), deliveries in reading.deliveries.items():
@@ -280,7 +285,7 @@ def retries_wait(reading: Reading) -> Iterator[str]:
     """
     Between a failure and the next attempt lies what the schedule says, unless somebody retried or enabled.
 
-    Where the clock was set back to before the failure, the wait began anew: that clock does not tell how long it was.
+    Where the clock was set back meanwhile, the wait goes on by another: that clock does not tell how long it was.
     """
     for delivery in reading.story.deliveries:
         sub = reading.subs.get(delivery["sub"])
@@ -290,8 +295,11 @@ def retries_wait(reading: Reading) -> Iterator[str]:
         for attempt in reading.attempts[delivery["seq"]]:
             if attempt["trigger"] == "manual":
                 due_at, step = 0, 0
-            if failed_at <= attempt["at"] < due_at and not _was_enabled(
-                sub, failed_at, attempt["at"], jumped=bool(reading.actions.jumps)
+            was_set_back = any(failed_at <= wall <= due_at for wall in reading.actions.set_back)
+            if (
+                failed_at <= attempt["at"] < due_at
+                and not was_set_back
+                and not _was_enabled(sub, failed_at, attempt["at"], jumped=bool(reading.actions.jumps))
             ):
                 yield f"{delivery['id']} went again at {attempt['at']}, {due_at - attempt['at']} ms too early"
             if attempt["outcome"] in {"refused", "unreachable"} and step < len(sub.schedule):
@@ -409,6 +417,7 @@ def flying(arrival: Arrival) -> list[Arrival]:
 CHECKS: tuple[Callable[[Reading], Iterator[str]], ...] = (
     all_comes_to_rest,
     what_was_accepted_is_there,
+    answers_agree,
     endings_have_reasons,
     attempts_are_requests,
     repeats_are_rare,
