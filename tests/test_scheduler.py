@@ -987,6 +987,17 @@ def test_nothing_is_put_off_without_a_limit() -> None:
     assert [0, None] == [scheduler.put_off(1, within, now=NOW) for within in (1, 0)]
 
 
+def test_request_that_was_held_up_keeps_away_from_others() -> None:
+    """It goes an interval after one that was taken later and went at once."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2), make(3))
+    assert [[1], [2]] == [take(scheduler, now=NOW + ms) for ms in (0, 100)]
+    scheduler.sent(2, now=NOW + 100)
+
+    assert 60 == scheduler.put_off(1, 1_000, now=NOW + 140)
+    assert [[], [3]] == [take(scheduler, now=NOW + ms) for ms in (299, 300)]
+
+
 def test_requests_that_were_held_up_do_not_go_together() -> None:
     """Those that waited for the same thing go one interval after the other, and the next one after them."""
     scheduler = paced(1_000)
