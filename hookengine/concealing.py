@@ -30,8 +30,8 @@ _SHORTEST = 8  # characters of a credential that is looked for
 _ESCAPING = ("", "&<>", "&<>'\"+`")
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|.)")
-# How HTML may write any character: by its number, which has zeros before it as it likes, or by its name.
-_REFERENCE = re.compile(r"&(?:#0*+([0-9]{1,7})|#[xX]0*+([0-9a-fA-F]{1,6})|([A-Za-z][A-Za-z0-9]{1,31}));")
+# How HTML may write any character: by its number, which has zeros before it as it likes and need not end, or by its name.
+_REFERENCE = re.compile(r"&(?:#0*+([0-9]{1,7});?|#[xX]0*+([0-9a-fA-F]{1,6});?|([A-Za-z][A-Za-z0-9]{1,31});)")
 # What is looked for of one request: some twenty credentials, or the longest token. Headers are 8 KiB of any words, of which
 # all spellings would be megabytes, and a second's search in each answer.
 _MOST_SPELLINGS = 256

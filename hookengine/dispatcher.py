@@ -372,11 +372,15 @@ class Dispatcher:
         ]
 
     def _send(self, ready: Ready) -> None:
-        if (answer := self._attempting.begin(ready)) is None:
+        seq, is_limited = ready.taken.seq, ready.is_limited
+        # What does not go at once asks for its turn when it could: see `_put_off`.
+        may_go = not is_limited or self._scheduler.may_send(seq, now=self._clock.now())
+        answer = self._attempting.begin(ready) if may_go else None
+        if answer is None:
             self._spawn(self._attempt(ready))
         else:
-            if ready.is_limited:  # what has not gone yet asks for its turn when it could
-                self._scheduler.sent(ready.taken.seq, now=self._clock.now())
+            if is_limited:
+                self._scheduler.sent(seq, now=self._clock.now())
             self._attempts.add(answer)
             answer.add_done_callback(partial(self._answered, ready))
 
@@ -451,11 +455,17 @@ class Dispatcher:
             self._scheduler.begun(seq, now=ready.now)
 
     async def _attempt(self, ready: Ready) -> None:
-        turn = partial(self._put_off, ready.taken) if ready.is_limited else None
+        turn = partial(self._put_off, ready) if ready.is_limited else None
         self._ended(ready.taken, await self._attempting.run(ready, turn=turn))
 
-    def _put_off(self, taken: Delivery, left: float) -> float | None:
-        return self._scheduler.put_off(taken.seq, left, now=self._clock.now())
+    def _put_off(self, ready: Ready, left: float) -> float | None:
+        """How long it has to wait for its turn; None where that is too late, or it is not to go any more: it is taken anew."""
+        taken = ready.taken
+        if self._serving.served(taken.subscription) is None or self._flights.are_changed(map(_DELIVERY, ready.going)):
+            return None
+        now = self._clock.now()
+        expires_at = min((each.expires_at for each, _ in ready.going if each.expires_at is not None), default=inf)
+        return self._scheduler.put_off(taken.seq, min(left, expires_at - now), now=now)
 
     def _answered(self, ready: Ready, answer: asyncio.Future[Any]) -> None:
         try:

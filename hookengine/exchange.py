@@ -237,8 +237,8 @@ class Exchange:
         Send *request*, unless `begin` has, wait for the head of the answer and for a reasonable part of its body.
 
         *deadline* is moved nearer once the head is there. *turn* is asked each time that the request could go. Raises
-        OutOfTurn where that comes too late, and what aiohttp and the event loop raise; from the moment that there is a
-        `response`, nothing but what ends the waiting.
+        OutOfTurn where its first one comes too late, and what aiohttp and the event loop raise; from the moment that there is
+        a `response`, nothing but what ends the waiting.
         """
         if self._sent is None:
             wire = pool.idle(target)
@@ -255,7 +255,7 @@ class Exchange:
             let_go(error)
         self.phase = Phase.CONNECT
         wire = await pool.dial_anew(target)
-        self._send(await _in_turn(wire, pool, target, deadline, turn), request)
+        self._send(await _in_turn(wire, pool, target, deadline, turn, again=True), request)
         return await self._converse(pool, target, deadline)
 
     def _send(self, wire: Wire, request: bytes) -> asyncio.Future[Answer]:
@@ -323,10 +323,17 @@ class Exchange:
             let_go(error)
 
 
-async def _in_turn(wire: Wire, pool: Pool, target: Target, deadline: Deadline, turn: Turn | None) -> Wire:
-    """Over which connection a request goes that could go now by *wire*, once it is its *turn*."""
+async def _in_turn(
+    wire: Wire, pool: Pool, target: Target, deadline: Deadline, turn: Turn | None, *, again: bool = False
+) -> Wire:
+    """
+    Wait for the turn of a request that has *wire*; the connection to send it over.
+
+    One that has had a turn, and needs one *again*, goes at once where that would be too late: else one whose connections all
+    end before it would never go.
+    """
     wait = 0.0 if turn is None else turn(deadline.left * 1000)
-    if wait == 0:
+    if wait == 0 or (wait is None and again):
         return wire
     if wait is None:
         wire.connection.close()
@@ -338,7 +345,7 @@ async def _in_turn(wire: Wire, pool: Pool, target: Target, deadline: Deadline, t
         raise
     if wire.transport is None or wire.transport.is_closing():  # the other side did not wait as long
         wire.connection.close()
-        return await pool.dial(target)
+        return await _in_turn(await pool.dial(target), pool, target, deadline, turn, again=True)
     return wire
 
 

@@ -7,8 +7,9 @@ class Pace:
     """
     At least *interval* ms from one request to the next.
 
-    A request takes its turn when it is taken from the queue. It goes later where something holds it up, such as the look-up of
-    an address, and the next one is spaced from when it goes.
+    A request takes its turn when it is taken from the queue (`take`), and another one may be taken an interval after it begins
+    (`begin`). It goes at once (`send`), or later where something holds it up, such as the look-up of an address: then it asks
+    for its turn once more (`put_off`), and the next one is spaced from when it goes.
     """
 
     __slots__ = ("_interval", "_last_taken", "_next_before", "_sent_at", "next_at")
@@ -34,6 +35,10 @@ class Pace:
     def begin(self, now: int) -> None:
         """A request that has its turn begins now."""
         self.next_at = max(self.next_at, now + self._interval)
+
+    def is_free(self, now: int) -> bool:
+        """Whether a request may go at once: not so soon after one that was held up."""
+        return now + 1 > self._sent_at + self._interval  # times are whole milliseconds
 
     def send(self, now: int) -> None:
         """A request goes now, which nothing has held up."""

@@ -218,6 +218,11 @@ class Scheduler:
         if pace is not None:
             pace.begin(now)
 
+    def may_send(self, seq: int, *, now: int) -> bool:
+        """Whether the request of delivery *seq*, which was taken, may go at once."""
+        pace = self._in_flight[seq].pace
+        return pace is None or pace.is_free(now)
+
     def sent(self, seq: int, *, now: int) -> None:
         """The request of delivery *seq*, which was taken, goes at once."""
         pace = self._in_flight[seq].pace

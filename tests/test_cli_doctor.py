@@ -112,7 +112,7 @@ sys.exit(main(["init", "new/site"]))
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("at", ["hooks.db", "admin.token"])
+@pytest.mark.parametrize("at", ["hooks.db", "admin.token", "config.toml"])
 def test_init_that_is_ended_may_be_tried_again(cli: Callable[..., Ended], name: str, at: str) -> None:
     """Whichever signal ends it, and wherever, nothing of it stays in the way of the next."""
     command = [sys.executable, "-c", SIGNALLED, name, at]

@@ -187,6 +187,7 @@ def test_other_languages_spellings_are_concealed(secret: str, said: str) -> None
         pytest.param("abcdefghijkl&lt;opqrstu", "abcdefghijkl&amp;lt;opqrstu", "***", id="and that as HTML"),
         pytest.param("schl\u00fcssel-1", "schl&uuml;ssel-1", "***", id="not ASCII"),
         pytest.param('a"b+cdefgh', "a\\&quot;b&#43;cdefgh", "***", id="JSON in HTML"),
+        pytest.param("a+b/zyxwvu=", "a&#43b&#x2fzyxwvu&#061", "***", id="without an end"),
         pytest.param(
             "a+b/cdefgh=",
             "&#1114112;&#9999999;&none;&fjlig;&#xD800;&#;&",

@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -256,38 +257,88 @@ async def test_others_do_not_wait(running_engine: Engine) -> None:
     assert 20 == len(events)
 
 
+class Names:
+    """What libc would answer, for every name; once it is asked to wait, not before `found` is set."""
+
+    def __init__(self) -> None:
+        self.found = threading.Event()
+        self.found.set()
+        self.asked = 0
+
+    def __call__(self, _host: str, port: int, **_: Any) -> list[Any]:
+        """As getaddrinfo."""
+        self.asked += 1
+        assert self.found.wait(PATIENCE)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    @classmethod
+    async def held_up(cls, engine: Engine, receiver: Receiver, **settings: Any) -> tuple[Names, views.Subscription]:
+        """A limited subscription with four slots, from now on waiting for the address of its endpoint."""
+        names, sender = cls(), engine._running.dispatcher._sender
+        sender._resolver._lookup = names
+        made = await engine.subscribe(receiver.url.replace("127.0.0.1", "hooks.acme.example"), rate_limit="8/s", **settings)
+        await delivered(engine, await publish(engine, 4))  # it earns as many slots
+        names.found.clear()
+        sender._resolver._kept.clear()
+        sender._pool.make_room()
+        return names, made
+
+
+async def in_flight(engine: Engine, count: int) -> None:
+    """Return once so many are."""
+    async with asyncio.timeout(PATIENCE):
+        while engine._running.dispatcher.in_flight < count:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+
+
 @pytest.mark.alone
 async def test_rate_limit_holds_for_those_who_waited_for_an_address(running_engine: Engine) -> None:
     """Requests that waited for the same name to be looked up go one after the other, as all others do."""
-    found, asked = threading.Event(), []
-    found.set()
-
-    def lookup(host: str, port: int, **_: Any) -> list[Any]:
-        asked.append(host)
-        assert found.wait(PATIENCE)
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
-
-    sender = running_engine._running.dispatcher._sender
-    sender._resolver._lookup = lookup
     gc.freeze()  # a collection of all that the tests before it have left holds a request up, and the next one is on time
     async with Receiver() as receiver:
-        await running_engine.subscribe(receiver.url.replace("127.0.0.1", "hooks.acme.example"), rate_limit="8/s")
-        await delivered(running_engine, await publish(running_engine, 4))  # it earns as many slots
-        found.clear()
-        sender._resolver._kept.clear()
-        sender._pool.make_room()
+        names, _ = await Names.held_up(running_engine, receiver)
         events = await publish(running_engine, 6)
-        async with asyncio.timeout(PATIENCE):
-            while running_engine._running.dispatcher.in_flight < 4:  # noqa: ASYNC110  # nobody tells
-                await asyncio.sleep(0)
-        found.set()
+        await in_flight(running_engine, 4)
+        names.found.set()
         await delivered(running_engine, events)
         times = [request.at for request in receiver.requests]
     gc.unfreeze()
 
-    assert (10, 2) == (len(times), len(asked))
+    assert (10, 2) == (len(times), names.asked)
     # 125 ms, but for how late a busy machine may tell of the first of two.
     assert min(later - earlier for earlier, later in pairwise(times)) >= 65
+
+
+@pytest.mark.parametrize("change", ["cancel", "disable", "delete", "expire"])
+async def test_what_changes_while_it_waits_for_its_turn_does_not_go(running_engine: Engine, change: str) -> None:
+    """Nothing goes that was cancelled or has expired meanwhile, nor to a subscription that was disabled or deleted."""
+    async with Receiver() as receiver:
+        names, made = await Names.held_up(running_engine, receiver)
+        soon = datetime.now(UTC) + timedelta(milliseconds=600 if change == "expire" else 600_000)
+        event = await running_engine.publish("order.changed", {"n": 4}, expires_at=soon)
+        await in_flight(running_engine, 1)
+        [delivery] = (await running_engine.event(event.id)).deliveries
+        match change:
+            case "cancel":
+                await running_engine.cancel(delivery.id)
+            case "disable":
+                await running_engine.disable(made.id)
+            case "delete":
+                await running_engine.unsubscribe(made.id)
+            case _:
+                async with asyncio.timeout(PATIENCE):
+                    while datetime.now(UTC) <= soon:  # noqa: ASYNC110  # nobody tells
+                        await asyncio.sleep(0)
+        names.found.set()
+        async with asyncio.timeout(PATIENCE):
+            while running_engine._running.dispatcher.in_flight:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0)
+        if change == "expire":
+            await running_engine.wait(event.id, PATIENCE)
+        ended = await running_engine.delivery(delivery.id)
+
+    states = {"cancel": "cancelled", "disable": "held", "delete": "cancelled", "expire": "failed"}
+    assert (4, 0, states[change]) == (len(receiver.requests), ended.attempt_count, ended.state)
 
 
 async def test_failed_attempts_count_too(running_engine: Engine, journal: Journal) -> None:

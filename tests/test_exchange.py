@@ -247,9 +247,9 @@ def test_stale_connection(behaviour: hostile.Behaviour) -> None:
 
 
 def test_turn() -> None:
-    """Each request waits for its turn, also once more on a new connection; one whose turn comes too late is not sent."""
+    """Each request waits for its turn, if there is time once more on a new connection; one that cannot wait is not sent."""
     left: list[float] = []
-    waits = [0.0, 30.0, 10.0, None]
+    waits = [0.0, 30.0, 10.0, 0.0, 20.0, None, None]
 
     def turn(ms: float) -> float | None:
         left.append(ms)
@@ -263,24 +263,35 @@ def test_turn() -> None:
             began = asyncio.get_running_loop().time()
             second = await client.send(bad.url, turn=turn)
             took = asyncio.get_running_loop().time() - began
-            await client.pool.close()
+            await client.close()
+        async with receiver(hostile.finishes_on_second_request) as bad:
+            client = Client()
+            seen = [await client.send(bad.url, turn=turn) for _ in range(2)]  # the second has no time for another turn
+            await client.close()
+        async with receiver(hostile.healthy) as good:
             client = Client()
             with pytest.raises(OutOfTurn):
-                await client.send(bad.url, turn=turn)
-            await bad.settled()
+                await client.send(good.url, turn=turn)
+            await good.settled()
             await client.close()
 
-        assert (b"ok", b"ok") == (first.body, second.body)
+        assert [b"ok"] * 4 == [answer.body for answer in (first, second, *seen)]
         assert took >= 0.04
-        assert (4, True) == (len(left), all(0 < ms <= 5000 for ms in left))
-        assert (3, 3) == (bad.connections, len(bad.requests))
+        assert (7, True) == (len(left), all(0 < ms <= 5000 for ms in left))
+        assert (2, 3) == (bad.connections, len(bad.requests))
+        assert (1, 0) == (good.connections, len(good.requests))
 
     on_both_loops(scenario)
 
 
 def test_connection_that_ends_before_its_turn() -> None:
-    """The other side need not wait as long: the request goes over another connection."""
+    """The other side need not wait as long: the request asks once more for its turn, to go over another connection."""
     peers: list[hostile.Peer] = []
+    waits: list[float] = []
+
+    def turn(_: float) -> float:
+        waits.append(0.0 if waits else 200.0)
+        return waits[-1]
 
     async def impatient(peer: hostile.Peer) -> None:
         peers.append(peer)
@@ -291,12 +302,13 @@ def test_connection_that_ends_before_its_turn() -> None:
 
     async def scenario() -> None:
         peers.clear()
+        waits.clear()
         client = Client()
         async with receiver(impatient) as bad:
-            answer = await client.send(bad.url, turn=lambda _: 200.0)
+            answer = await client.send(bad.url, turn=turn)
             await client.close()
 
-        assert b"ok" == answer.body
+        assert (b"ok", [200.0, 0.0]) == (answer.body, waits)
         assert (2, 1) == (bad.connections, len(bad.requests))
 
     on_both_loops(scenario)

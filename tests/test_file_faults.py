@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -325,3 +325,13 @@ async def test_readers_do_not_keep_the_wal_from_being_folded(in_memory: Path) ->
             assert n < asked
 
     assert largest <= 64 << 20
+
+
+@pytest.mark.parametrize("name", ["loop.db", f"{'x' * 300}.db"], ids=["a link to itself", "too long"])
+def test_what_nobody_can_look_at_has_left_nothing(tmp_path: Path, name: str) -> None:
+    """Where even the look is refused, nothing is known to be left: who opens it says what is wrong."""
+    with suppress(OSError):
+        (tmp_path / name).symlink_to(name)
+    found = whereabouts.Files(tmp_path / name)
+
+    assert (None, None) == (found.size(), found.left_behind())

@@ -992,10 +992,21 @@ def test_request_that_was_held_up_keeps_away_from_others() -> None:
     scheduler = paced(100)
     push(scheduler, make(1), make(2), make(3))
     assert [[1], [2]] == [take(scheduler, now=NOW + ms) for ms in (0, 100)]
+    assert scheduler.may_send(2, now=NOW + 100)
     scheduler.sent(2, now=NOW + 100)
 
     assert 60 == scheduler.put_off(1, 1_000, now=NOW + 140)
     assert [[], [3]] == [take(scheduler, now=NOW + ms) for ms in (299, 300)]
+
+
+def test_request_that_could_go_at_once_waits_for_one_that_was_held_up() -> None:
+    """What was taken before that one had its turn is not sent beside it."""
+    scheduler = paced(100)
+    push(scheduler, make(1), make(2))
+    assert [[1], [2]] == [take(scheduler, now=NOW + ms) for ms in (0, 100)]
+    assert 0 == scheduler.put_off(1, 1_000, now=NOW + 100)
+
+    assert [False, True] == [scheduler.may_send(2, now=NOW + ms) for ms in (198, 200)]
 
 
 def test_requests_that_were_held_up_do_not_go_together() -> None:

@@ -371,8 +371,8 @@ PUBLISHED = request("POST", "/v1/events", b'{"type": "a", "data": 1}', Connectio
 @pytest.mark.row("I64")
 @pytest.mark.parametrize(
     "before",
-    [b"", LIVE, SIZED, CHUNKED, LIVE + SIZED, PUBLISHED],
-    ids=["first", "no body", "sized", "chunked", "two", "published"],
+    [b"", LIVE, SIZED, CHUNKED, LIVE + SIZED, PUBLISHED, 70 * LIVE],
+    ids=["first", "no body", "sized", "chunked", "two", "published", "more than aiohttp parses at once"],
 )
 def test_head_that_comes_with_something_else(tmp_path: Path, before: bytes) -> None:
     """Nor does one last that begins with the connection, or behind a whole request; a connection without one stays."""

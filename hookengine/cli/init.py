@@ -64,22 +64,28 @@ async def _make(config: Path, data: Path) -> None:
     import asyncio  # noqa: PLC0415  # with what is above
 
     with heeding_signals(asyncio.current_task()):
-        absent = [path for path in (data, *data.parents) if not path.exists()]  # the innermost first
-        others = _content(data)
+        absent, others, made = _absent(data), _content(data), list[Path]()
         try:
             if not await _start_once(data):
-                others = _content(data)  # whoever was quicker has made it
+                others = _content(data)  # they belong to who was quicker
                 _refuse(data / DATABASE)
             _write(config)
+            made.append(config)
+            await asyncio.sleep(0)  # a signal that came meanwhile ends it, too
         except AlreadyRunning:
-            raise  # so does whoever runs
+            raise  # what is there belongs to who runs
         except BaseException:
-            for path in _content(data) - others:
+            for path in (*made, *(_content(data) - others)):
                 path.unlink()
             for path in absent:
                 with suppress(OSError):  # it is not there, or holds what is not ours
                     path.rmdir()
             raise
+
+
+def _absent(data: Path) -> list[Path]:
+    """What is not there of *data* and the directories above it, the innermost first."""
+    return [path for path in (data, *data.parents) if not os.path.lexists(path)]
 
 
 def _content(data: Path) -> set[Path]:

@@ -96,7 +96,7 @@ class _Connection(web.RequestHandler):
             self._body = self._messages[-1][1]
             fed = 0
         before, added = self._unfinished, len(data)
-        if is_new or is_of_body:
+        if data and (is_new or is_of_body):  # without, aiohttp goes on with what it has, of which nothing new is known
             before, added = 0, int(self._body.is_eof() and begins_behind(data, self._body.total_bytes - fed))
         if added and not before:
             self._begun = self._loop.time()

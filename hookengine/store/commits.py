@@ -65,7 +65,8 @@ class Commits:
     @property
     def waiting(self) -> int:
         """Events that wait for a commit, the present one or a later one."""
-        return self.publications.count + sum(len(publication.drafts) for publication in self._in_hand)
+        in_hand = [publication for publication in self._in_hand if not publication.done.done()]
+        return self.publications.count + sum(len(publication.drafts) for publication in in_hand)
 
     def submit(
         self, drafts: list[Draft], key: Key | None, render: Callable[[list[Receipt]], bytes] | None

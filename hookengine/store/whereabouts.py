@@ -36,10 +36,10 @@ class Files:
         self.wal, self.shm, self.lock, self.reserve = (self.db.with_name(self.db.name + suffix) for suffix in BESIDE)
 
     def size(self) -> int | None:
-        """How many bytes the database itself has; None where it is not there."""
+        """How many bytes the database itself has; None where it is not there, or nobody may know."""
         try:
             return self.db.stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def left_behind(self) -> str | None:
