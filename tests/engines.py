@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from hookengine.config import Config, Delivery, Security
 from hookengine.engine import DATABASE, Engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
     from pathlib import Path
 
     from hookengine import views
@@ -188,6 +189,23 @@ async def taken(engine: Engine) -> None:
     async with asyncio.timeout(PATIENCE):
         while not engine._running.dispatcher.in_flight:
             await engine._running.store.writer.change(nothing)
+
+
+async def in_flight(engine: Engine, count: int) -> None:
+    """Return when so many deliveries hold a slot."""
+    async with asyncio.timeout(PATIENCE):
+        while engine._running.dispatcher.in_flight < count:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def measured() -> Iterator[None]:
+    """Spare what is timed in the block a collection of all that the tests before it have left."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def attempts_ended(engine: Engine) -> None:

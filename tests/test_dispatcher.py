@@ -22,6 +22,7 @@ from engines import (
     blocked_writer,
     edit,
     engine,
+    in_flight,
     limit_pages,
     numbers,
     only,
@@ -1219,8 +1220,7 @@ async def test_drain_of_what_a_stop_found_being_read(tmp_path: Path) -> None:
         dispatcher._payloads.take = lambda _: None  # as of what waited on the disk
         async with blocked_reader(made):
             await made.publish("order.created", {"n": 2})
-            while dispatcher.in_flight < 2:  # noqa: ASYNC110  # there is no event for it
-                await asyncio.sleep(0)
+            await in_flight(made, 2)
             stopping = asyncio.create_task(made.stop(drain=PATIENCE))
             first.answer()
             while dispatcher._attempts:  # noqa: ASYNC110  # there is no event for it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import socket
 import threading
@@ -13,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engines import Gate, Journal, edit, numbers, only, running
+from engines import Gate, Journal, edit, in_flight, measured, numbers, only, running
 from patience import PATIENCE
 
 from hookengine.errors import DeliveryStateConflict
@@ -284,25 +283,17 @@ class Names:
         return names, made
 
 
-async def in_flight(engine: Engine, count: int) -> None:
-    """Return once so many are."""
-    async with asyncio.timeout(PATIENCE):
-        while engine._running.dispatcher.in_flight < count:  # noqa: ASYNC110  # nobody tells
-            await asyncio.sleep(0)
-
-
 @pytest.mark.alone
 async def test_rate_limit_holds_for_those_who_waited_for_an_address(running_engine: Engine) -> None:
     """Requests that waited for the same name to be looked up go one after the other, as all others do."""
-    gc.freeze()  # a collection of all that the tests before it have left holds a request up, and the next one is on time
-    async with Receiver() as receiver:
-        names, _ = await Names.held_up(running_engine, receiver)
-        events = await publish(running_engine, 6)
-        await in_flight(running_engine, 4)
-        names.found.set()
-        await delivered(running_engine, events)
-        times = [request.at for request in receiver.requests]
-    gc.unfreeze()
+    with measured():  # a request that is held up, and the next one on time, would be too near
+        async with Receiver() as receiver:
+            names, _ = await Names.held_up(running_engine, receiver)
+            events = await publish(running_engine, 6)
+            await in_flight(running_engine, 4)
+            names.found.set()
+            await delivered(running_engine, events)
+            times = [request.at for request in receiver.requests]
 
     assert (10, 2) == (len(times), names.asked)
     # 125 ms, but for how late a busy machine may tell of the first of two.
